@@ -1,0 +1,9 @@
+"""The one exception that means "the user can mend this"."""
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: a config value, a file, a directory.
+
+    The message is one line that names the field or the file and says what to do. Experiments print it without a
+    traceback and exit with status 2.
+    """
