@@ -1,0 +1,1 @@
+"""Running statistics that merge by addition, and the statistics of predicted tokens."""

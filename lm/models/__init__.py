@@ -1,0 +1,1 @@
+"""Whole models, and what is known of them before they run."""

@@ -1,0 +1,73 @@
+"""Model shapes by name, with the published parameter count of each that has one."""
+
+from lm.errors import UserError
+from lm.modules.config import TransformerConfig
+
+
+def _gpt2(layers: int, width: int, heads: int) -> TransformerConfig:
+    return TransformerConfig(
+        vocab_size=50_257, layers=layers, width=width, heads=heads, max_length=1024, bias=True, dropout=0.1
+    )
+
+
+def _llama(
+    vocab_size: int, layers: int, width: int, heads: int, kv_heads: int, feed_forward_width: int, **rest
+) -> TransformerConfig:
+    return TransformerConfig(
+        vocab_size=vocab_size,
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=kv_heads,
+        feed_forward_width=feed_forward_width,
+        positions="rotary",
+        normalization="rms_norm",
+        activation="swiglu",
+        **rest,
+    )
+
+
+PRESETS: dict[str, TransformerConfig] = {
+    # Small ones, for a laptop. Their vocabulary is the tokenizer's.
+    "tiny": TransformerConfig(layers=2, width=64, heads=2, max_length=64),
+    "small": TransformerConfig(layers=4, width=256, heads=4, max_length=256),
+    "llama_small": _llama(None, 4, 256, 4, 2, 704, max_length=256),
+    # GPT-2 (Radford et al. 2019, table 2; counts of the released weights).
+    "gpt2_124m": _gpt2(12, 768, 12),
+    "gpt2_355m": _gpt2(24, 1024, 16),
+    "gpt2_774m": _gpt2(36, 1280, 20),
+    "gpt2_1.5b": _gpt2(48, 1600, 25),
+    # Llama-like: SmolLM2 (Allal et al. 2025), TinyLlama (Zhang et al. 2024), Llama 3 (Grattafiori et al. 2024).
+    "smollm2_135m": _llama(49_152, 30, 576, 9, 3, 1536, max_length=8192, rotary_base=100_000.0),
+    "smollm2_360m": _llama(49_152, 32, 960, 15, 5, 2560, max_length=8192, rotary_base=100_000.0),
+    "tinyllama_1.1b": _llama(32_000, 22, 2048, 32, 4, 5632, max_length=2048, tie_embeddings=False),
+    "llama3_1b": _llama(128_256, 16, 2048, 32, 8, 8192, max_length=8192, rotary_base=500_000.0),
+    "llama3_3b": _llama(128_256, 28, 3072, 24, 8, 8192, max_length=8192, rotary_base=500_000.0),
+    "llama3_8b": _llama(
+        128_256, 32, 4096, 32, 8, 14_336, max_length=8192, rotary_base=500_000.0, tie_embeddings=False
+    ),
+}
+
+PUBLISHED_PARAMETERS: dict[str, int] = {
+    "gpt2_124m": 124_439_808,
+    "gpt2_355m": 354_823_168,
+    "gpt2_774m": 774_030_080,
+    "gpt2_1.5b": 1_557_611_200,
+    "smollm2_135m": 134_515_008,
+    "smollm2_360m": 361_821_120,
+    "tinyllama_1.1b": 1_100_048_384,
+    "llama3_1b": 1_235_814_400,
+    "llama3_3b": 3_212_749_824,
+    "llama3_8b": 8_030_261_248,
+}
+
+
+def preset(name: str) -> TransformerConfig:
+    """The model shape of that name.
+
+    Raises:
+      UserError: if there is none; the message lists those there are.
+    """
+    if name not in PRESETS:
+        raise UserError(f"there is no model preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

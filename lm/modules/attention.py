@@ -1,0 +1,118 @@
+"""Attention.
+
+Axes: B batch, T query positions, S key positions, N query heads, K key-value heads, H head width, D model width.
+"""
+
+import chex
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lm.modules.config import TransformerConfig
+from lm.modules.embeddings import rotate
+from lm.modules.linear import linear
+
+
+@flax.struct.dataclass
+class KeyValueCache:
+    """Keys and values of the tokens that a layer has seen. Slot s holds position s.
+
+    Attributes:
+      keys_BSKH: rotated keys.
+      values_BSKH: values.
+    """
+
+    keys_BSKH: Array
+    values_BSKH: Array
+
+    @classmethod
+    def empty(cls, config: TransformerConfig, batch: int, length: int) -> "KeyValueCache":
+        """A cache for `length` positions of `batch` sequences."""
+        zeros = jnp.zeros((batch, length, config.num_kv_heads, config.size_per_head), config.compute_dtype)
+        return cls(zeros, zeros)
+
+    def write(self, keys_BTKH: Array, values_BTKH: Array, positions_BT: Array) -> "KeyValueCache":
+        """The cache with these keys and values at their positions."""
+        rows_B1 = jnp.arange(positions_BT.shape[0])[:, None]
+        return KeyValueCache(
+            self.keys_BSKH.at[rows_B1, positions_BT].set(keys_BTKH),
+            self.values_BSKH.at[rows_B1, positions_BT].set(values_BTKH),
+        )
+
+
+def attend(
+    q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array | None, *, causal: bool, implementation: str
+) -> Array:
+    """Scaled dot-product attention with grouped key-value heads (Vaswani et al. 2017; Ainslie et al. 2023).
+
+    Args:
+      q_BTNH: queries. K must divide N.
+      k_BSKH: keys.
+      v_BSKH: values.
+      mask_BTS: True where query t may see key s; every query must see at least one key. None: it sees all.
+      causal: whether query t sees keys up to t alone, besides what the mask says.
+      implementation: "xla" or "cudnn".
+
+    Returns:
+      Values mixed for each query, [B, T, N, H], in the dtype of `v_BSKH`. Scores are summed, and their softmax taken, in
+      float32.
+
+    Raises:
+      ValueError: if K does not divide N.
+    """
+    # cuDNN takes a mask only with its query axis written out and one head axis: [B, 1, T, S].
+    mask_B1TS = None if mask_BTS is None else mask_BTS[:, None, :, :]
+    return jax.nn.dot_product_attention(
+        q_BTNH, k_BSKH, v_BSKH, mask=mask_B1TS, is_causal=causal, implementation=implementation
+    )
+
+
+class MultiHeadAttention(nn.Module):
+    """Self-attention with rotary positions and grouped key-value heads where the config asks for them."""
+
+    config: TransformerConfig
+    causal: bool = True
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs_BTD: Array,
+        positions_BT: Array | None = None,
+        mask_BTS: Array | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> tuple[Array, KeyValueCache | None]:
+        """Mixes positions.
+
+        Args:
+          inputs_BTD: normalized residual stream.
+          positions_BT: for rotary embedding and for the cache; None: 0 to T - 1.
+          mask_BTS: where a query may look. With a cache S is the cache's length and the mask must carry causality.
+          cache: what earlier tokens left, or None to attend within the inputs alone.
+
+        Returns:
+          [B, T, D] to be added to the residual stream, and the cache with these tokens written into it.
+        """
+        config = self.config
+        batch, length, _ = inputs_BTD.shape
+
+        def project(heads: int, name: str) -> Array:
+            projected = linear(config, heads * config.size_per_head, name=name)(inputs_BTD)
+            return projected.reshape(batch, length, heads, config.size_per_head)
+
+        q_BTNH = project(config.heads, "query")
+        k_BSKH = project(config.num_kv_heads, "key")
+        v_BSKH = project(config.num_kv_heads, "value")
+        if config.positions == "rotary":
+            rotary_positions = jnp.arange(length)[None, :] if positions_BT is None else positions_BT
+            q_BTNH = rotate(q_BTNH, rotary_positions, config.rotary_base)
+            k_BSKH = rotate(k_BSKH, rotary_positions, config.rotary_base)
+        if cache is not None:
+            chex.assert_shape(mask_BTS, (batch, length, cache.keys_BSKH.shape[1]))
+            cache = cache.write(k_BSKH, v_BSKH, positions_BT)
+            k_BSKH, v_BSKH = cache.keys_BSKH, cache.values_BSKH
+        causal = self.causal and cache is None
+        mixed_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, causal=causal, implementation=config.attention)
+        mixed_BTE = mixed_BTNH.reshape(batch, length, config.heads * config.size_per_head)
+        return linear(config, config.width, to_residual=True, name="output")(mixed_BTE), cache

@@ -1,0 +1,21 @@
+"""Dropout that is on exactly when randomness is given."""
+
+import flax.linen as nn
+from jax import Array
+
+from lm.modules.config import TransformerConfig
+
+
+class Dropout(nn.Module):
+    """Dropout at the configured rate (Srivastava et al. 2014).
+
+    It drops when the caller passes `rngs={"dropout": key}` and is the identity otherwise, so that no flag has to travel
+    through the stack and evaluation cannot forget one.
+    """
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """Returns `inputs`, of any shape, with entries dropped and the rest scaled up."""
+        return nn.Dropout(self.config.dropout, deterministic=not self.has_rng("dropout"))(inputs)

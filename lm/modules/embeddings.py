@@ -1,0 +1,88 @@
+"""Token and position embeddings.
+
+Axes: B batch, T positions, V vocabulary, D model width, H head width.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lm.modules.config import TransformerConfig
+
+
+class TokenEmbedding(nn.Module):
+    """A table of token vectors, which can also score every token of the vocabulary (Press & Wolf 2017)."""
+
+    config: TransformerConfig
+
+    def setup(self):
+        config = self.config
+        initializer = nn.initializers.normal(config.initializer_range)
+        self.embedding = self.param("embedding", initializer, (config.vocab_size, config.width), config.storage_dtype)
+
+    def __call__(self, tokens_BT: Array) -> Array:
+        """Returns the vectors of `tokens_BT`, [B, T, D], in the compute dtype."""
+        return jnp.take(self.embedding, tokens_BT, axis=0).astype(self.config.compute_dtype)
+
+    def logits(self, hidden_BTD: Array) -> Array:
+        """Returns the score of each token, [B, T, V], accumulated and kept in float32."""
+        return output_logits(hidden_BTD, self.embedding.astype(self.config.compute_dtype))
+
+
+def output_logits(hidden_BTD: Array, output_VD: Array) -> Array:
+    """Scores of each token of the vocabulary, [B, T, V], in float32.
+
+    A 16-bit logit near 10 is off by up to 0.03, and with it a probability by up to 0.8 points, so the products may be of
+    16-bit numbers but their sum never is.
+    """
+    return jnp.einsum("...d,vd->...v", hidden_BTD, output_VD, preferred_element_type=jnp.float32)
+
+
+class PositionEmbedding(nn.Module):
+    """Vectors added to the token embeddings: learned, or sinusoidal (Vaswani et al. 2017, section 3.5)."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, positions_BT: Array | None, length: int) -> Array:
+        """Returns [B, T, D] for given positions, or [T, D] for positions 0 to `length` - 1 where none are given."""
+        config = self.config
+        if config.positions == "learned":
+            initializer = nn.initializers.normal(config.initializer_range)
+            table_TD = self.param("embedding", initializer, (config.max_length, config.width), config.storage_dtype)
+        else:
+            table_TD = sinusoidal_table(config.max_length, config.width)
+        chosen = table_TD[:length] if positions_BT is None else jnp.take(table_TD, positions_BT, axis=0)
+        return chosen.astype(config.compute_dtype)
+
+
+def sinusoidal_table(length: int, width: int) -> Array:
+    """Sines in the first half of the axis D and cosines in the second, of wavelengths from 2 pi to 20,000 pi: [T, D]."""
+    frequencies = 10_000.0 ** -(np.arange(0, width, 2) / width)
+    angles = np.arange(length)[:, None] * frequencies
+    table = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)[:, :width]
+    return jnp.asarray(table, jnp.float32)
+
+
+def rotate(inputs_BTNH: Array, positions_BT: Array, base: float) -> Array:
+    """Rotary position embedding in the half-split layout (Su et al. 2021; as in GPT-NeoX and Llama).
+
+    Coordinate i is paired with coordinate i + H/2 and the pair is turned by `position * base ** (-2 i / H)`. Angles are
+    float32: at position 8,000 a 16-bit angle would be off by whole turns.
+
+    Args:
+      inputs_BTNH: queries or keys; H is even.
+      positions_BT: of each token, from 0. Its batch axis may be 1.
+      base: the larger, the slower the slowest rotation.
+
+    Returns:
+      The turned vectors, in the dtype of `inputs_BTNH`.
+    """
+    half = inputs_BTNH.shape[-1] // 2
+    frequencies = jnp.asarray(base ** -(np.arange(half) / half), jnp.float32)
+    angles = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies[None, None, None, :]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    first, second = jnp.split(inputs_BTNH.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(inputs_BTNH.dtype)

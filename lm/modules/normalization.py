@@ -1,0 +1,24 @@
+"""Normalization.
+
+Axes: B batch, T positions, D model width.
+"""
+
+import flax.linen as nn
+
+from lm.modules.config import TransformerConfig
+
+
+def normalization(config: TransformerConfig, name: str | None = None) -> nn.Module:
+    """The configured normalization of the last axis: LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019).
+
+    Means and variances are taken in float32 whatever the compute dtype.
+    """
+    shared = dict(
+        epsilon=config.normalization_epsilon,
+        dtype=config.compute_dtype,
+        param_dtype=config.storage_dtype,
+        name=name,
+    )
+    if config.normalization == "rms_norm":
+        return nn.RMSNorm(**shared)
+    return nn.LayerNorm(use_bias=config.bias, **shared)
