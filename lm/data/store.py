@@ -1,0 +1,240 @@
+"""The token store: a corpus as one flat, memory-mapped stream of token ids for each split.
+
+With an end-of-text token E the stream is `E doc1 E doc2 ... E docN E`: every document begins with E, and the E that
+begins the next document is also the target that ends the previous one, so every token but the first is a target once.
+Without it the documents just follow one another.
+
+A store is a folder that is never changed once it is there, named by a hash of everything that its content depends on.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from lm.data.cleaning import clean
+from lm.data.config import DataConfig, TokenizerConfig
+from lm.data.sources import Source, empty_split_message
+from lm.data.tokenizers import Tokenizer, train_tokenizer
+from lm.errors import UserError
+
+SPLITS = ("train", "validation")
+_FORMAT = 1  # part of every cache key: raise it when the files' layout or content changes
+_BATCH_CHARACTERS = 1_000_000  # documents are encoded in batches of this much text
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """The tokens of one split, read-only.
+
+    Attributes:
+      tokens: the stream, a memory map of uint16 or uint32, [num_tokens].
+      document_starts: position in the stream at which each document starts, int64, [num_documents], increasing from 0.
+      num_bytes: bytes of the documents' text in UTF-8, after cleaning: what bits per byte are counted by.
+      end_of_text: id of the token that stands between documents, or None.
+    """
+
+    tokens: np.ndarray
+    document_starts: np.ndarray
+    num_bytes: int
+    end_of_text: int | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the stream."""
+        return len(self.tokens)
+
+    @property
+    def num_documents(self) -> int:
+        """Number of documents in the stream."""
+        return len(self.document_starts)
+
+    @property
+    def has_end_of_text(self) -> bool:
+        """Whether a token stands between documents."""
+        return self.end_of_text is not None
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike) -> "TokenStore":
+        """Maps the store in a folder.
+
+        Raises:
+          UserError: if a file is missing, unreadable or shorter than store.json says.
+        """
+        folder = Path(folder)
+        try:
+            about = json.loads((folder / "store.json").read_text())
+            tokens = np.memmap(folder / "tokens.bin", dtype=about["dtype"], mode="r", shape=(about["tokens"],))
+            document_starts = np.load(folder / "documents.npy", mmap_mode="r")
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"the token store {folder} is damaged ({error}): delete it and run again") from error
+        return cls(tokens, document_starts, about["bytes"], about["end_of_text"])
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A tokenizer and the two splits that it made.
+
+    Attributes:
+      tokenizer: what made the ids.
+      train: tokens to learn from.
+      validation: tokens to measure on.
+    """
+
+    tokenizer: Tokenizer
+    train: TokenStore
+    validation: TokenStore
+
+
+def build_corpus(data: DataConfig, tokenizer: TokenizerConfig, tokenizer_file: Path | None = None) -> Corpus:
+    """Opens the corpus that the configs describe, building what is not in the cache yet.
+
+    Args:
+      data: what to read.
+      tokenizer: the tokenizer to make.
+      tokenizer_file: a tokenizer.json, as that of a work directory, to use instead of making one.
+
+    Raises:
+      UserError: if the source cannot be read, a split is empty, or the cache cannot be written.
+    """
+    source = Source(data)
+    cache = _cache_folder(data.cache_dir)
+    fingerprint = source.fingerprint()
+    if tokenizer_file is not None:
+        made = Tokenizer.load(tokenizer_file, tokenizer.end_of_text)
+    elif tokenizer.kind == "file":
+        made = train_tokenizer(tokenizer, source.documents)
+    else:
+        made = _cached_tokenizer(cache, fingerprint, source, data, tokenizer)
+    key = _hash(_FORMAT, "tokens", fingerprint, data.cleaning, made.digest)
+    folder = _cached(cache / key, lambda target: _write_splits(target, source, data, made))
+    return Corpus(made, *(TokenStore.open(folder / split) for split in SPLITS))
+
+
+def _cached_tokenizer(
+    cache: Path, fingerprint: str, source: Source, data: DataConfig, config: TokenizerConfig
+) -> Tokenizer:
+    def write(folder: Path):
+        _check_splits(source)  # before minutes of training, not after
+        train_tokenizer(config, lambda split: clean(source.documents(split), data.cleaning)).save(
+            folder / "tokenizer.json"
+        )
+
+    key = _hash(_FORMAT, "tokenizer", fingerprint, data.cleaning, asdict(config))
+    return Tokenizer.load(_cached(cache / key, write) / "tokenizer.json", config.end_of_text)
+
+
+def _check_splits(source: Source):
+    for split in SPLITS:
+        next(source.documents(split))
+
+
+def _write_splits(folder: Path, source: Source, data: DataConfig, tokenizer: Tokenizer):
+    _check_splits(source)
+    seen: set[bytes] = set()  # shared, so that validation keeps no exact duplicate of training
+    with _progress_bar(source.num_bytes) as advance:
+        for split in SPLITS:
+            documents = clean(source.documents(split), data.cleaning, seen)
+            about = _write_store(folder / split, documents, tokenizer, advance)
+            if not about["documents"]:
+                raise UserError(empty_split_message(split, data))
+            about["source"] = (
+                data.validation_source if split == "validation" and data.validation_source else data.source
+            )
+            (folder / split / "store.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _write_store(
+    folder: Path, documents: Iterable[str], tokenizer: Tokenizer, advance: Callable[[int], None]
+) -> dict[str, int | str | None]:
+    """Streams documents into tokens.bin and documents.npy; returns the counts for store.json."""
+    folder.mkdir()
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    prefix = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+    starts, num_tokens, num_bytes = [], 0, 0
+    with open(folder / "tokens.bin", "wb") as stream:
+        for texts in _batches(documents):
+            for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+                if not ids:  # white space alone has no tokens in WordPiece
+                    continue
+                starts.append(num_tokens)
+                np.array(prefix + ids, dtype).tofile(stream)
+                num_tokens += len(prefix) + len(ids)
+                num_bytes += (size := len(text.encode()))
+                advance(size)
+        np.array(prefix, dtype).tofile(stream)
+    np.save(folder / "documents.npy", np.array(starts, np.int64))
+    counts = {"tokens": num_tokens + len(prefix), "documents": len(starts), "bytes": num_bytes}
+    return counts | {"dtype": dtype.name, "end_of_text": tokenizer.end_of_text, "tokenizer": tokenizer.digest}
+
+
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    batch, size = [], 0
+    for document in documents:
+        batch.append(document)
+        size += len(document)
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+@contextlib.contextmanager
+def _progress_bar(num_bytes: int) -> Iterator[Callable[[int], None]]:
+    """A bar with rate and time left on standard error, or nothing where that is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
+        yield functools.partial(progress.advance, progress.add_task("tokenizing", total=num_bytes))
+
+
+def _cache_folder(configured: str | None) -> Path:
+    default = os.environ.get("LM_CACHE_DIR") or Path.home() / ".cache" / "calibrated_lm"
+    return Path(configured or default).expanduser()
+
+
+def _cached(folder: Path, write: Callable[[Path], None]) -> Path:
+    """Returns `folder`, made by `write` if it is not there yet.
+
+    It is written under another name and then renamed: an interrupted build leaves nothing under its own name, and of
+    two processes that build at once the later one keeps the earlier one's work.
+    """
+    if folder.exists():
+        return folder
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"config.data.cache_dir: cannot write in {folder.parent} ({error.strerror}): set it, or $LM_CACHE_DIR, "
+            "to a folder that can be written"
+        ) from error
+    try:
+        write(temporary)
+        _rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _rename(temporary: Path, folder: Path):
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if not folder.exists():  # the name was free, so it failed for another reason
+            raise
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,192 @@
+"""Windows of a token store and batches of them: a batch is a pure function of (seed, step).
+
+So a run resumes from its step alone, exactly, without seeking, and on another number of hosts.
+
+Axes: b rows of this host's batch, T positions in a window.
+
+Every batch is a dict of [b, T] arrays:
+    tokens     int32    what the model sees
+    targets    int32    the stream's next token
+    weights    float32  1 where the target counts, 0 at padding and where the target begins another document and there
+                        is no end-of-text token to predict
+    positions  int32    position in the segment, from 0 at each document's start and at the window's start
+    segments   int32    which document of the window a token is of, from 1; 0 at padding
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+
+from lm.data.store import TokenStore
+from lm.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+_ENDLESS = 2**62  # len() must fit a machine word
+
+
+def window(store: TokenStore, start: int, length: int) -> Batch:
+    """One window: the arrays of a batch without the batch axis, [T].
+
+    Args:
+      store: the stream.
+      start: position of the window's first token.
+      length: T. What reaches beyond the last target of the stream is padding.
+    """
+    return {name: rows[0] for name, rows in _gather(store, np.array([start]), length).items()}
+
+
+class TrainBatches(Sequence):
+    """Shuffled windows for training, without end; every window comes once an epoch.
+
+    `batches[step]` is a dict of [b, T] arrays with b = batch_size / hosts. The windows of the global batch are rows
+    step * batch_size to (step + 1) * batch_size of an endless order, each epoch of which is a permutation of its own.
+
+    Args:
+      store: the stream.
+      length: T.
+      batch_size: rows of the global batch.
+      seed: at least 0.
+      random_offsets: shift each window by an offset, drawn anew each time, in [0, T), so that the borders differ from
+        epoch to epoch and the end of the stream, shorter than a window, is reached too.
+      host: index of this host; it gets the `host`-th part of the rows of each global batch.
+      hosts: number of hosts.
+
+    Raises:
+      UserError: if hosts does not divide batch_size, or if the stream is shorter than one window.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        length: int,
+        batch_size: int,
+        seed: int,
+        random_offsets: bool = False,
+        host: int = 0,
+        hosts: int = 1,
+    ):
+        if store.num_tokens < length + 1:
+            raise UserError(
+                f"the training split has {store.num_tokens} tokens, fewer than a window of {length} and its last target"
+                f" ({length + 1}): set a smaller config.model.max_length or a larger config.data.source"
+            )
+        self._store = store
+        self._length = length
+        self._batch_size = batch_size
+        self._seed = seed
+        self._random_offsets = random_offsets
+        self._host_rows = _host_rows(batch_size, host, hosts)
+        # Two epochs, for the batch that straddles them; a method's own cache would keep the object alive.
+        self._permutation = functools.lru_cache(maxsize=2)(self._make_permutation)
+
+    @property
+    def num_windows(self) -> int:
+        """Windows in an epoch."""
+        return (self._store.num_tokens - 1) // self._length
+
+    def __len__(self) -> int:
+        """As good as endless: the order goes on for as long as anyone trains."""
+        return _ENDLESS // self._batch_size
+
+    def __getitem__(self, step: int) -> Batch:
+        rows = step * self._batch_size + np.arange(self._batch_size)
+        starts = self._windows(rows) * self._length
+        if self._random_offsets:
+            offsets = np.random.default_rng((self._seed, 1, step)).integers(self._length, size=self._batch_size)
+            starts = np.minimum(starts + offsets, self._store.num_tokens - 1 - self._length)
+        return _gather(self._store, starts[self._host_rows], self._length)
+
+    def _windows(self, rows: np.ndarray) -> np.ndarray:
+        epochs, places = np.divmod(rows, self.num_windows)
+        windows = np.empty_like(rows)
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            windows[epochs == epoch] = self._permutation(epoch)[places[epochs == epoch]]
+        return windows
+
+    def _make_permutation(self, epoch: int) -> np.ndarray:
+        # grain's stateless shuffle gives the same kind of order without the memory (8 bytes a window), but costs 16
+        # microseconds a row from Python: more than all else here together.
+        return np.random.default_rng((self._seed, 0, epoch)).permutation(self.num_windows)
+
+
+class ValidationBatches(Sequence):
+    """Consecutive windows in order: every target of the stream is in exactly one, with weight 1.
+
+    The last window is padded, and rows missing from the last batch are padding throughout, so that all hosts have the
+    same number of batches of the same shape.
+
+    Args:
+      store: the stream.
+      length: T.
+      batch_size: rows of the global batch.
+      host: index of this host.
+      hosts: number of hosts.
+
+    Raises:
+      UserError: if hosts does not divide batch_size, or if the stream has no target.
+    """
+
+    def __init__(self, store: TokenStore, length: int, batch_size: int, host: int = 0, hosts: int = 1):
+        if store.num_tokens < 2:
+            raise UserError(
+                "the validation split has fewer than 2 tokens, so nothing to predict: set a larger "
+                "config.data.validation_fraction or config.data.validation_source"
+            )
+        self._store = store
+        self._length = length
+        self._batch_size = batch_size
+        self._host_rows = _host_rows(batch_size, host, hosts)
+
+    def __len__(self) -> int:
+        """Number of batches, the same on every host."""
+        return math.ceil((self._store.num_tokens - 1) / (self._length * self._batch_size))
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        rows = index * self._batch_size + np.arange(self._batch_size)
+        return _gather(self._store, rows[self._host_rows] * self._length, self._length)
+
+
+def prefetch(batches: Sequence[Batch], start: int = 0, threads: int = 1, buffer: int = 4) -> Iterator[Batch]:
+    """Yields batches[start], batches[start + 1], ... made ahead of time in threads.
+
+    Args:
+      batches: `TrainBatches`, `ValidationBatches` or any other sequence.
+      start: first index, as the step to resume from.
+      threads: how many make batches; 0 makes each when it is asked for.
+      buffer: how many batches to keep ready.
+    """
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer if threads else 0)
+    return iter(grain.MapDataset.source(batches)[start:].to_iter_dataset(options))
+
+
+def _host_rows(batch_size: int, host: int, hosts: int) -> slice:
+    if batch_size % hosts:
+        raise UserError(f"config.batch_size={batch_size} must be divisible by the number of hosts, {hosts}")
+    share = batch_size // hosts
+    return slice(host * share, (host + 1) * share)
+
+
+def _gather(store: TokenStore, starts: np.ndarray, length: int) -> Batch:
+    """All rows at once: windows that start at `starts` [b], padded where they leave the stream."""
+    last = store.num_tokens - 1  # the last token is a target and never an input
+    index = starts[:, None] + np.arange(length + 1)  # [b, T + 1]
+    inside = index[:, :-1] < last
+    index = np.minimum(index, last)
+    stream = np.asarray(store.tokens)[index].astype(np.int32)
+    document = np.searchsorted(store.document_starts, index, side="right")  # counted from 1
+    weights = inside if store.has_end_of_text else inside & (document[:, 1:] == document[:, :-1])
+    document = document[:, :-1]
+    segment_starts = np.maximum(store.document_starts[document - 1], starts[:, None])
+    return {
+        "tokens": np.where(inside, stream[:, :-1], 0),
+        "targets": np.where(inside, stream[:, 1:], 0),
+        "weights": weights.astype(np.float32),
+        "positions": np.where(inside, index[:, :-1] - segment_starts, 0).astype(np.int32),
+        "segments": np.where(inside, document - document[:, :1] + 1, 0).astype(np.int32),
+    }
