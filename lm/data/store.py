@@ -75,7 +75,7 @@ class TokenStore:
         try:
             about = json.loads((folder / "store.json").read_text())
             tokens = np.memmap(folder / "tokens.bin", dtype=about["dtype"], mode="r", shape=(about["tokens"],))
-            document_starts = np.load(folder / "documents.npy", mmap_mode="r")
+            document_starts = np.asarray(np.load(folder / "documents.npy", mmap_mode="r"))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"the token store {folder} is damaged ({error}): delete it and run again") from error
         return cls(tokens, document_starts, about["bytes"], about["end_of_text"])

@@ -35,9 +35,12 @@ class Tokenizer:
     Args:
       backend: a tokenizer of the tokenizers library. Its truncation and padding are switched off.
       end_of_text: whether to use its end-of-text token, if it has one.
+      content: the tokenizer.json it was read from, if any: it is saved as it was, since the library's parser rounds the
+        scores of unigram and would write others.
     """
 
-    def __init__(self, backend: Backend, end_of_text: bool = True):
+    def __init__(self, backend: Backend, end_of_text: bool = True, content: str | None = None):
+        self._content = backend.to_str() if content is None else content
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True  # tokenizer.json does not hold this setting
@@ -58,7 +61,7 @@ class Tokenizer:
     @functools.cached_property
     def digest(self) -> str:
         """Hash of the tokenizer's content."""
-        content = f"{self._end_of_text} {self._backend.to_str()}"
+        content = f"{self._end_of_text} {self._content}"
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     def encode(self, text: str) -> list[int]:
@@ -87,7 +90,7 @@ class Tokenizer:
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
-            temporary.write_text(self._backend.to_str(), encoding="utf-8")
+            temporary.write_bytes(self._content.encode())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -100,23 +103,24 @@ class Tokenizer:
           UserError: if the file is missing or is not a tokenizer.
         """
         try:
-            content = Path(path).read_text(encoding="utf-8")
+            content = Path(path).read_bytes().decode()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the tokenizer {path}: {error}") from error
         try:
-            return cls(Backend.from_str(content), end_of_text)
+            return cls(Backend.from_str(content), end_of_text, content)
         except Exception as error:  # the library raises a bare Exception
             raise UserError(f"{path} is not a tokenizer.json of the tokenizers library: {error}") from error
 
     @functools.cached_property
     def _is_characters(self) -> bool:
-        state = json.loads(self._backend.to_str())
-        return state["pre_tokenizer"] is None and state["model"].get("merges") == []
+        state = json.loads(self._content)
+        return state.get("pre_tokenizer") is None and state["model"].get("merges") == []
 
     def _check_characters(self, text: str, ids: list[int]):
         # The library drops unknown characters silently; counting is the cheap way to notice.
         if len(ids) != len(text):
-            unknown = min(set(text) - set(self._backend.get_vocab(with_added_tokens=False)))
+            known = self._backend.get_vocab(with_added_tokens=False)
+            unknown = next(character for character in text if character not in known)
             raise UserError(
                 f"the character {unknown!r} (U+{ord(unknown):04X}) is not in the character tokenizer's vocabulary: "
                 "use config.tokenizer.kind=bytes, or train on text that has it"

@@ -50,7 +50,7 @@ class TrainBatches(Sequence):
       length: T.
       batch_size: rows of the global batch.
       seed: at least 0.
-      random_offsets: shift each window by an offset, drawn anew each time, in [0, T), so that the borders differ from
+      random_offsets: shift each window by an offset in [0, T), drawn anew each epoch, so that the borders differ from
         epoch to epoch and the end of the stream, shorter than a window, is reached too.
       host: index of this host; it gets the `host`-th part of the rows of each global batch.
       hosts: number of hosts.
@@ -81,7 +81,7 @@ class TrainBatches(Sequence):
         self._random_offsets = random_offsets
         self._host_rows = _host_rows(batch_size, host, hosts)
         # Two epochs, for the batch that straddles them; a method's own cache would keep the object alive.
-        self._permutation = functools.lru_cache(maxsize=2)(self._make_permutation)
+        self._epoch_starts = functools.lru_cache(maxsize=2)(self._make_epoch_starts)
 
     @property
     def num_windows(self) -> int:
@@ -93,24 +93,26 @@ class TrainBatches(Sequence):
         return _ENDLESS // self._batch_size
 
     def __getitem__(self, step: int) -> Batch:
-        rows = step * self._batch_size + np.arange(self._batch_size)
-        starts = self._windows(rows) * self._length
-        if self._random_offsets:
-            offsets = np.random.default_rng((self._seed, 1, step)).integers(self._length, size=self._batch_size)
-            starts = np.minimum(starts + offsets, self._store.num_tokens - 1 - self._length)
+        starts = self._starts(step * self._batch_size, (step + 1) * self._batch_size)
         return _gather(self._store, starts[self._host_rows], self._length)
 
-    def _windows(self, rows: np.ndarray) -> np.ndarray:
-        epochs, places = np.divmod(rows, self.num_windows)
-        windows = np.empty_like(rows)
-        for epoch in range(epochs[0], epochs[-1] + 1):
-            windows[epochs == epoch] = self._permutation(epoch)[places[epochs == epoch]]
-        return windows
+    def _starts(self, first: int, stop: int) -> np.ndarray:
+        """Where the windows of rows `first` to `stop` of the endless order start; they may straddle epochs."""
+        parts = []
+        while first < stop:
+            epoch, place = divmod(first, self.num_windows)
+            parts.append(self._epoch_starts(epoch)[place : place + stop - first])
+            first += len(parts[-1])
+        return np.concatenate(parts)
 
-    def _make_permutation(self, epoch: int) -> np.ndarray:
-        # grain's stateless shuffle gives the same kind of order without the memory (8 bytes a window), but costs 16
-        # microseconds a row from Python: more than all else here together.
-        return np.random.default_rng((self._seed, 0, epoch)).permutation(self.num_windows)
+    def _make_epoch_starts(self, epoch: int) -> np.ndarray:
+        # grain's stateless shuffle would save the memory (8 bytes a window), but from Python it costs 16 microseconds
+        # a row: more than everything else here together.
+        random = np.random.default_rng((self._seed, epoch))
+        starts = random.permutation(self.num_windows) * self._length
+        if self._random_offsets:
+            starts += random.integers(self._length, size=self.num_windows)
+        return np.minimum(starts, self._store.num_tokens - 1 - self._length)
 
 
 class ValidationBatches(Sequence):
@@ -178,15 +180,18 @@ def _gather(store: TokenStore, starts: np.ndarray, length: int) -> Batch:
     index = starts[:, None] + np.arange(length + 1)  # [b, T + 1]
     inside = index[:, :-1] < last
     index = np.minimum(index, last)
-    stream = np.asarray(store.tokens)[index].astype(np.int32)
+    stream = np.asarray(store.tokens)[index]
     document = np.searchsorted(store.document_starts, index, side="right")  # counted from 1
-    weights = inside if store.has_end_of_text else inside & (document[:, 1:] == document[:, :-1])
-    document = document[:, :-1]
+    predicted = inside if store.has_end_of_text else document[:, 1:] == document[:, :-1]
+    index, document = index[:, :-1], document[:, :-1]
     segment_starts = np.maximum(store.document_starts[document - 1], starts[:, None])
-    return {
-        "tokens": np.where(inside, stream[:, :-1], 0),
-        "targets": np.where(inside, stream[:, 1:], 0),
-        "weights": weights.astype(np.float32),
-        "positions": np.where(inside, index[:, :-1] - segment_starts, 0).astype(np.int32),
-        "segments": np.where(inside, document - document[:, :1] + 1, 0).astype(np.int32),
+    batch = {
+        "tokens": stream[:, :-1].astype(np.int32),
+        "targets": stream[:, 1:].astype(np.int32),
+        "weights": predicted.astype(np.float32),
+        "positions": (index - segment_starts).astype(np.int32),
+        "segments": (document - document[:, :1] + 1).astype(np.int32),
     }
+    if inside.all():
+        return batch
+    return {name: values * inside.astype(values.dtype) for name, values in batch.items()}

@@ -1,0 +1,220 @@
+"""The token store: its layout, its cache, and what an interrupted build leaves."""
+
+import itertools
+import json
+import os
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+
+from lm.data import store as store_module
+from lm.data.config import DataConfig, TokenizerConfig
+from lm.data.store import TokenStore, build_corpus
+from lm.data.tokenizers import train_tokenizer
+from lm.errors import UserError
+
+BYTES = TokenizerConfig("bytes")
+TEXTS = [f"document {i}: naïve\n" for i in range(60)]
+
+
+@pytest.fixture
+def data(tmp_path):
+    lines = "".join(json.dumps({"text": text, "title": text}) + "\n" for text in TEXTS)
+    (tmp_path / "a.jsonl").write_text(lines)
+    for i in range(9):
+        (tmp_path / f"{i}.txt").write_text(TEXTS[i])
+    return {
+        "source": f"jsonl:{tmp_path}/a.jsonl",
+        "validation_fraction": 0.3,
+        "cache_dir": str(tmp_path / "cache"),
+    }
+
+
+@pytest.fixture
+def forbid_building(monkeypatch):
+    def forbid():
+        def fail(*_):
+            raise AssertionError("built again")
+
+        monkeypatch.setattr(store_module, "_write_splits", fail)
+        monkeypatch.setattr(store_module, "train_tokenizer", fail)
+
+    return forbid
+
+
+def test_end_of_text_opens_every_document_and_closes_the_last(data):
+    corpus = build_corpus(DataConfig(**data), BYTES)
+    end = corpus.tokenizer.end_of_text
+    texts = []
+    for store in (corpus.train, corpus.validation):
+        assert store.end_of_text == end
+        assert store.has_end_of_text
+        positions = np.flatnonzero(np.asarray(store.tokens) == end)
+        np.testing.assert_array_equal(positions[:-1], store.document_starts)
+        assert positions[-1] == store.num_tokens - 1
+        documents = np.split(store.tokens, store.document_starts[1:])
+        decoded = [corpus.tokenizer.decode(document) for document in documents]
+        assert store.num_documents == len(decoded)
+        assert store.num_bytes == sum(len(text.encode()) for text in decoded)
+        assert store.num_tokens == store.num_bytes + store.num_documents + 1
+        texts += decoded
+    assert sorted(texts) == sorted(TEXTS)
+
+
+def test_without_end_of_text_documents_follow_one_another(data):
+    corpus = build_corpus(DataConfig(**data), TokenizerConfig("bytes", end_of_text=False))
+    assert corpus.train.end_of_text is None
+    assert corpus.train.num_tokens == corpus.train.num_bytes
+    starts = [*corpus.train.document_starts, corpus.train.num_tokens]
+    for start, stop in itertools.pairwise(starts):
+        assert corpus.tokenizer.decode(corpus.train.tokens[start:stop]) in TEXTS
+
+
+def test_types(data):
+    train = build_corpus(DataConfig(**data), BYTES).train
+    assert isinstance(train.tokens, np.memmap)
+    assert train.tokens.dtype == np.uint16
+    assert train.document_starts.dtype == np.int64
+    with pytest.raises(ValueError, match="read-only"):
+        train.tokens[0] = 1
+
+
+def test_a_large_vocabulary_takes_four_bytes(data, tmp_path):
+    model = models.WordLevel({str(i): i for i in range(70_000)}, unk_token="69999")
+    Backend(model).save(str(tmp_path / "words.json"))
+    corpus = build_corpus(DataConfig(**data), TokenizerConfig("file", path=str(tmp_path / "words.json")))
+    assert corpus.tokenizer.vocab_size == 70_000
+    assert corpus.train.tokens.dtype == np.uint32
+    assert set(np.unique(corpus.train.tokens)) == {69_999}
+
+
+def test_batches_of_documents_do_not_show(data, monkeypatch):
+    one = build_corpus(DataConfig(**data), BYTES)
+    monkeypatch.setattr(store_module, "_BATCH_CHARACTERS", 30)
+    two = build_corpus(DataConfig(**data | {"cache_dir": data["cache_dir"] + "2"}), BYTES)
+    np.testing.assert_array_equal(one.train.tokens, two.train.tokens)
+    np.testing.assert_array_equal(one.train.document_starts, two.train.document_starts)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "unigram"])
+def test_a_cache_hit_builds_nothing(data, forbid_building, kind):
+    config = TokenizerConfig(kind, vocab_size=300)
+    first = build_corpus(DataConfig(**data), config)
+    forbid_building()
+    second = build_corpus(DataConfig(**data), config)
+    assert second.tokenizer.digest == first.tokenizer.digest
+    np.testing.assert_array_equal(first.train.tokens, second.train.tokens)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"validation_fraction": 0.4}, {"cleaning": ("lowercase",)}, {"field": "title"}, {"source": "text:{}/*.txt"}],
+)
+def test_what_changes_the_content_misses_the_cache(data, forbid_building, change, tmp_path):
+    build_corpus(DataConfig(**data), BYTES)
+    forbid_building()
+    change = {name: value.format(tmp_path) if name == "source" else value for name, value in change.items()}
+    with pytest.raises(AssertionError, match="built again"):
+        build_corpus(DataConfig(**data | change), BYTES)
+
+
+def test_a_tokenizer_file_is_used_instead_of_training(data, tmp_path):
+    saved = tmp_path / "work" / "tokenizer.json"
+    saved.parent.mkdir()
+    first = build_corpus(DataConfig(**data), TokenizerConfig(vocab_size=300))
+    first.tokenizer.save(saved)
+    again = build_corpus(DataConfig(**data), TokenizerConfig(vocab_size=290), tokenizer_file=saved)
+    assert again.tokenizer.digest == first.tokenizer.digest
+    assert again.train.tokens.filename == first.train.tokens.filename
+
+
+def test_an_interrupted_build_leaves_nothing(data, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build_corpus(DataConfig(**data), TokenizerConfig("file", path=_bytes_file(data)))
+    assert os.listdir(data["cache_dir"]) == []
+    assert build_corpus(DataConfig(**data), BYTES).train.num_documents
+
+
+def _bytes_file(data):
+    path = f"{data['cache_dir']}.json"
+    train_tokenizer(BYTES, lambda split: ()).save(path)
+    return path
+
+
+def test_the_first_of_two_builds_at_once_wins(data, monkeypatch):
+    write = store_module._write_splits
+
+    def write_after_another(*arguments):
+        monkeypatch.setattr(store_module, "_write_splits", write)
+        build_corpus(DataConfig(**data), BYTES)
+        write(*arguments)
+
+    monkeypatch.setattr(store_module, "_write_splits", write_after_another)
+    assert build_corpus(DataConfig(**data), BYTES).train.num_documents
+    assert len(os.listdir(data["cache_dir"])) == 2  # the tokenizer and the tokens
+
+
+def test_duplicates_of_training_leave_validation(tmp_path):
+    (tmp_path / "train.txt").write_text("a\n\nb\n\na")
+    (tmp_path / "validation.txt").write_text("B\n\nc")
+    data = DataConfig(
+        source=f"text:{tmp_path}/train.txt",
+        validation_source=f"text:{tmp_path}/validation.txt",
+        document_separator="blank_line",
+        cleaning=("whitespace", "lowercase", "exact_duplicates"),
+        cache_dir=str(tmp_path / "cache"),
+    )
+    corpus = build_corpus(data, BYTES)
+    assert corpus.tokenizer.decode(corpus.validation.tokens) == "c"
+
+
+def test_unwritable_cache_is_named(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"config.data.cache_dir: cannot write in .*/file/cache .*LM_CACHE_DIR"):
+        build_corpus(DataConfig(**data | {"cache_dir": f"{tmp_path}/file/cache"}), BYTES)
+
+
+def test_cache_folder_comes_from_the_environment(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("LM_CACHE_DIR", str(tmp_path / "elsewhere"))
+    build_corpus(DataConfig(**data | {"cache_dir": None}), BYTES)
+    assert (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("damage", ["store.json", "tokens.bin", "documents.npy"])
+def test_a_damaged_store_is_named(data, damage):
+    folder = os.path.dirname(build_corpus(DataConfig(**data), BYTES).train.tokens.filename)
+    os.truncate(os.path.join(folder, damage), 1)
+    with pytest.raises(UserError, match=f"{folder} is damaged .*delete it and run again"):
+        TokenStore.open(folder)
+
+
+def test_an_empty_split_is_an_error_before_anything_is_trained(data, forbid_building):
+    with pytest.raises(UserError, match="the validation split is empty"):
+        build_corpus(DataConfig(**data | {"validation_fraction": 0.0}), TokenizerConfig("bpe"))
+    assert os.listdir(data["cache_dir"]) == []
+
+
+def test_cleaning_that_empties_a_split_is_an_error(tmp_path):
+    (tmp_path / "train.txt").write_text("a")
+    (tmp_path / "validation.txt").write_text("\x00")
+    sources = {"source": f"text:{tmp_path}/train.txt", "validation_source": f"text:{tmp_path}/validation.txt"}
+    data = DataConfig(**sources, cleaning=("control_characters",), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="the validation split is empty"):
+        build_corpus(data, BYTES)
+
+
+@pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR is not set")
+def test_tiny_shakespeare(tmp_path):
+    data = DataConfig("tfds:tiny_shakespeare", cache_dir=str(tmp_path))
+    corpus = build_corpus(data, TokenizerConfig("characters", end_of_text=False))
+    assert corpus.tokenizer.vocab_size == 65
+    assert corpus.train.num_tokens == 1_003_854
+    assert corpus.validation.num_tokens == 55_770
+    assert corpus.tokenizer.decode(corpus.train.tokens[:14]) == "First Citizen:"

@@ -1,0 +1,130 @@
+"""Tokenizers: lossless where promised, deterministic, and never fooled by text that spells a special token."""
+
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+
+from lm.data.config import TokenizerConfig
+from lm.data.tokenizers import END_OF_TEXT, Tokenizer, train_tokenizer
+from lm.errors import UserError
+
+AWKWARD = [
+    "plain text",
+    "  two  spaces\n\n\ttabs \r\n ",
+    "naïve café e\u0301 \u00a0 日本語 \U0001f468\u200d\U0001f469\u200d\U0001f467 \ufeff\u200b",
+    "\x00\x01\x7f\uffff\U0010ffff",
+    f"a {END_OF_TEXT} b </s>",
+    "don't we'll 12345 x_y ĠĊ",
+]
+LOSSLESS = ["bytes", "characters", "bpe", "unigram"]
+
+
+def documents(split):
+    return AWKWARD * 20 + [f"word{i} and {i * i}" for i in range(200)]
+
+
+def make(kind, **values):
+    return train_tokenizer(TokenizerConfig(**{"kind": kind, "vocab_size": 400} | values), documents)
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+@pytest.mark.parametrize("end_of_text", [True, False])
+def test_decoding_gives_back_the_text(kind, end_of_text, tmp_path):
+    tokenizer = make(kind, end_of_text=end_of_text)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    for each in (tokenizer, Tokenizer.load(tmp_path / "tokenizer.json")):
+        assert [each.decode(ids) for ids in each.encode_batch(AWKWARD)] == AWKWARD
+        assert (each.end_of_text is not None) == end_of_text
+        assert each.vocab_size == tokenizer.vocab_size
+        assert each.digest == tokenizer.digest
+
+
+@pytest.mark.parametrize("kind", [*LOSSLESS, "wordpiece"])
+def test_text_never_becomes_a_special_token(kind, tmp_path):
+    make(kind).save(tmp_path / "tokenizer.json")
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert tokenizer.end_of_text is not None
+    assert tokenizer.end_of_text not in tokenizer.encode(f"{END_OF_TEXT}x {END_OF_TEXT}")
+
+
+@pytest.mark.parametrize("kind", [*LOSSLESS, "wordpiece"])
+def test_ids_fit_the_vocabulary(kind):
+    tokenizer = make(kind)
+    assert max(max(ids) for ids in tokenizer.encode_batch(AWKWARD)) < tokenizer.vocab_size
+    assert tokenizer.end_of_text < tokenizer.vocab_size
+
+
+def test_vocabulary_sizes():
+    assert make("bytes").vocab_size == 257
+    assert make("bytes", end_of_text=False).vocab_size == 256
+    assert make("characters", end_of_text=False).vocab_size == len(set("".join(documents("train"))))
+    for kind in ("bpe", "unigram"):
+        assert make(kind).vocab_size == 400
+    assert make("wordpiece").vocab_size <= 400
+
+
+def test_bytes_are_bytes():
+    tokenizer = make("bytes")
+    for text in AWKWARD:
+        assert len(tokenizer.encode(text)) == len(text.encode())
+
+
+def test_bpe_training_is_deterministic_and_spans_no_unknown():
+    assert make("bpe").digest == make("bpe").digest
+    assert make("bpe").decode(make("bpe").encode("ελληνικά")) == "ελληνικά"
+
+
+def test_characters_come_from_both_splits():
+    tokenizer = train_tokenizer(
+        TokenizerConfig("characters", end_of_text=False), lambda split: ["ab"] if split == "train" else ["c"]
+    )
+    assert tokenizer.encode("cab") == [2, 0, 1]
+
+
+def test_unknown_character_is_named():
+    with pytest.raises(UserError, match=r"'ß' \(U\+00DF\)"):
+        make("characters").encode("done ßg")
+
+
+def test_wordpiece_marks_what_it_cannot_spell():
+    tokenizer = make("wordpiece")
+    assert tokenizer.decode(tokenizer.encode("word1 and"), skip_special_tokens=False) == "word1 and"
+    assert tokenizer.decode(tokenizer.encode("ψ"), skip_special_tokens=False) == "[UNK]"
+
+
+def test_foreign_file(tmp_path):
+    backend = Backend(models.WordLevel({"a": 0, "[UNK]": 7, "[SEP]": 9}, unk_token="[UNK]"))
+    backend.add_special_tokens(["[SEP]"])
+    backend.enable_truncation(1)
+    backend.enable_padding(length=5)
+    path = tmp_path / "foreign.json"
+    backend.save(str(path))
+    tokenizer = train_tokenizer(TokenizerConfig("file", path=str(path)), documents)
+    assert tokenizer.vocab_size == 10
+    assert tokenizer.end_of_text == 9
+    assert tokenizer.encode("a") == [0]
+    assert train_tokenizer(TokenizerConfig("file", path=str(path), end_of_text=False), documents).end_of_text is None
+
+
+def test_a_plain_token_does_not_end_documents(tmp_path):
+    Backend(models.WordLevel({"</s>": 0, "x": 1}, unk_token="x")).save(str(tmp_path / "plain.json"))
+    assert Tokenizer.load(tmp_path / "plain.json").end_of_text is None
+
+
+def test_save_replaces_the_whole_file(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text("old")
+    make("bytes").save(path)
+    assert Tokenizer.load(path).vocab_size == 257
+    assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff", b'{"model": {"type": "BPE"}'])
+def test_unreadable_file_is_named(tmp_path, content):
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        Tokenizer.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
