@@ -75,10 +75,10 @@ class TfdsReader:
         rows = self._rows(split)
         for i in range(len(rows)):
             row = rows[i]
-            if not isinstance(row.get(self._field), bytes | str):
+            text = row.get(self._field)
+            if not isinstance(text, bytes | str):
                 raise UserError(_no_field(f"tfds:{self._name}", self._field, row))
-            text = row[self._field]
-            yield text.decode() if isinstance(text, bytes) else text
+            yield _decode(text, f"row {i} of tfds:{self._name}", 0) if isinstance(text, bytes) else text
 
     def _rows(self, split: Split) -> Sequence[dict]:
         expression = self._expressions[split]
@@ -129,6 +129,9 @@ class Source:
         """Hash of the content: of all files' bytes and the settings that make documents of them.
 
         Neither paths nor modification times count, so a moved corpus keeps its fingerprint.
+
+        Raises:
+          UserError: if a file cannot be opened.
         """
         config = self._config
         schemes = [source and source.partition(":")[0] for source in (config.source, config.validation_source)]
@@ -139,8 +142,7 @@ class Source:
             files = reader.files if reader else ()
             digest.update(len(files).to_bytes(8))
             for file in files:
-                with open(file, "rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "blake2b").digest())
+                digest.update(_file_digest(file))
         return digest.hexdigest()
 
     def _files(self) -> list[Path]:
@@ -178,6 +180,14 @@ def empty_split_message(split: Split, config: DataConfig) -> str:
         message += " with config.data.document_separator=blank_line"
     change = "larger" if split == "validation" else "smaller"
     return f"{message}, set a {change} config.data.validation_fraction, or set config.data.validation_source"
+
+
+def _file_digest(file: Path) -> bytes:
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "blake2b").digest()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; mend it, or leave it out of the source") from error
 
 
 def _open_reader(key: str, spec: str, config: DataConfig) -> Reader:
@@ -236,12 +246,12 @@ def _lines(file: Path) -> Iterator[str]:
             offset += len(line)
 
 
-def _decode(data: bytes, file: Path, offset: int) -> str:
+def _decode(data: bytes, place: Path | str, offset: int) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         position = offset + error.start
-        raise UserError(f"{file} is not UTF-8 at byte {position}: convert it to UTF-8, or leave it out") from error
+        raise UserError(f"{place} is not UTF-8 at byte {position}: convert it to UTF-8, or leave it out") from error
 
 
 def _blank_line_documents(file: Path) -> Iterator[str]:
@@ -306,7 +316,11 @@ def _tfds_builder(name: str):
             "or pip install 'calibrated-lm[tfds]' and run again"
         )
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # anything, from a lost connection to a missing checksum
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"tfds:{name} could not be prepared in {builder.data_dir}: {reason}") from error
     return builder
 
 

@@ -144,6 +144,13 @@ def test_bad_json_line_is_located(tmp_path, line, words):
     assert words in message
 
 
+def test_a_file_that_vanished_is_named(many):
+    source = Source(text_config(many))
+    (many / "007.txt").unlink()
+    with pytest.raises(UserError, match=f"cannot read {many}/007.txt"):
+        source.fingerprint()
+
+
 def test_empty_split_says_what_to_change(tmp_path):
     write_files(tmp_path, {"a.txt": "one document"})
     message = error_of(text_config(tmp_path, validation_fraction=0.0), "validation")
@@ -165,6 +172,19 @@ def test_unprepared_tfds_set_says_how_to_get_it(tmp_path, monkeypatch):
     assert "set TFDS_DATA_DIR" in message
     assert "pip install 'calibrated-lm[tfds]'" in message
     assert "knows no set 'no_such_set'" in error_of(DataConfig("tfds:no_such_set"))
+
+
+def test_a_tfds_set_that_cannot_be_downloaded_says_why(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def fail(builder):
+        assert builder.info.file_format.value == "array_record"
+        raise ConnectionError("no route to host\nand more")
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    assert f"tfds:lm1b could not be prepared in {tmp_path}" in error_of(DataConfig("tfds:lm1b"))
 
 
 @needs_tfds

@@ -39,7 +39,7 @@ def forbid_building(monkeypatch):
             raise AssertionError("built again")
 
         monkeypatch.setattr(store_module, "_write_splits", fail)
-        monkeypatch.setattr(store_module, "train_tokenizer", fail)
+        monkeypatch.setattr(store_module, "_check_splits", fail)
 
     return forbid
 
@@ -113,11 +113,12 @@ def test_a_cache_hit_builds_nothing(data, forbid_building, kind):
     [{"validation_fraction": 0.4}, {"cleaning": ("lowercase",)}, {"field": "title"}, {"source": "text:{}/*.txt"}],
 )
 def test_what_changes_the_content_misses_the_cache(data, forbid_building, change, tmp_path):
-    build_corpus(DataConfig(**data), BYTES)
+    config = TokenizerConfig("file", path=_bytes_file(data))  # the same whatever the text
+    build_corpus(DataConfig(**data), config)
     forbid_building()
     change = {name: value.format(tmp_path) if name == "source" else value for name, value in change.items()}
     with pytest.raises(AssertionError, match="built again"):
-        build_corpus(DataConfig(**data | change), BYTES)
+        build_corpus(DataConfig(**data | change), config)
 
 
 def test_a_tokenizer_file_is_used_instead_of_training(data, tmp_path):
@@ -195,7 +196,8 @@ def test_a_damaged_store_is_named(data, damage):
         TokenStore.open(folder)
 
 
-def test_an_empty_split_is_an_error_before_anything_is_trained(data, forbid_building):
+def test_an_empty_split_is_an_error_before_anything_is_trained(data, monkeypatch):
+    monkeypatch.delattr(store_module, "train_tokenizer")
     with pytest.raises(UserError, match="the validation split is empty"):
         build_corpus(DataConfig(**data | {"validation_fraction": 0.0}), TokenizerConfig("bpe"))
     assert os.listdir(data["cache_dir"]) == []

@@ -2,7 +2,7 @@
 
 import pytest
 from tokenizers import Tokenizer as Backend
-from tokenizers import models
+from tokenizers import models, pre_tokenizers
 
 from lm.data.config import TokenizerConfig
 from lm.data.tokenizers import END_OF_TEXT, Tokenizer, train_tokenizer
@@ -94,6 +94,7 @@ def test_wordpiece_marks_what_it_cannot_spell():
 
 def test_foreign_file(tmp_path):
     backend = Backend(models.WordLevel({"a": 0, "[UNK]": 7, "[SEP]": 9}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.add_special_tokens(["[SEP]"])
     backend.enable_truncation(1)
     backend.enable_padding(length=5)
@@ -102,12 +103,14 @@ def test_foreign_file(tmp_path):
     tokenizer = train_tokenizer(TokenizerConfig("file", path=str(path)), documents)
     assert tokenizer.vocab_size == 10
     assert tokenizer.end_of_text == 9
-    assert tokenizer.encode("a") == [0]
+    assert tokenizer.encode("a b") == [0, 7]
     assert train_tokenizer(TokenizerConfig("file", path=str(path), end_of_text=False), documents).end_of_text is None
 
 
 def test_a_plain_token_does_not_end_documents(tmp_path):
-    Backend(models.WordLevel({"</s>": 0, "x": 1}, unk_token="x")).save(str(tmp_path / "plain.json"))
+    backend = Backend(models.WordLevel({"</s>": 0, "x": 1}, unk_token="x"))
+    backend.add_tokens(["</s>"])
+    backend.save(str(tmp_path / "plain.json"))
     assert Tokenizer.load(tmp_path / "plain.json").end_of_text is None
 
 

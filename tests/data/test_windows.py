@@ -167,7 +167,7 @@ def test_hosts_share_the_batch_of_one(store, random_offsets, hosts):
 
 
 def test_random_offsets_reach_the_end_of_the_stream_and_never_leave_it():
-    store = make_store([206])  # 25 windows of 8, and 7 more targets
+    store = make_store([201])  # 25 windows of 8, and 2 more targets
     plain, shifted = (TrainBatches(store, 8, 25, 0, random_offsets) for random_offsets in (False, True))
     reached = {False: Counter(), True: Counter()}
     for epoch in range(60):
