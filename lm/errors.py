@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one line that names the field or the file and says what to do. Experiments print it without a
     traceback and exit with status 2.
     """
+
+
+class TrainingError(Exception):
+    """Training cannot go on, such as when the loss is not finite. Experiments print it and exit with status 1."""

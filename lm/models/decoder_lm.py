@@ -5,6 +5,7 @@ Axes: B batch, T query positions, S key positions, V vocabulary, D model width.
 
 import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -19,13 +20,18 @@ class DecoderLM(nn.Module):
 
     A pure function of (parameters, inputs): `model.apply({"params": params}, tokens_BT)`. Dropout is on when
     `rngs={"dropout": key}` is passed.
+
+    Attributes:
+      config: its shape.
+      mesh: of devices, with axes `data`, `fsdp` and `tensor`, or None for one device.
     """
 
     config: TransformerConfig
+    mesh: jax.sharding.Mesh | None = None
 
     def setup(self):
         config = self.config
-        self.token_embedding = TokenEmbedding(config)
+        self.token_embedding = TokenEmbedding(config, self.mesh)
         if config.positions != "rotary":
             self.position_embedding = PositionEmbedding(config)
         self.embedding_dropout = Dropout(config)
@@ -34,15 +40,11 @@ class DecoderLM(nn.Module):
             initializer = nn.initializers.normal(config.initializer_range)
             self.output = self.param("output", initializer, (config.vocab_size, config.width), config.storage_dtype)
 
-    def __call__(
-        self, tokens_BT: Array, segments_BT: Array | None = None, positions_BT: Array | None = None
-    ) -> Array:
+    def __call__(self, tokens_BT: Array, segments_BT: Array | None = None, positions_BT: Array | None = None) -> Array:
         """Returns the logits of the token after each, [B, T, V], in float32. Arguments as in `hidden`."""
         return self.logits(self.hidden(tokens_BT, segments_BT, positions_BT))
 
-    def hidden(
-        self, tokens_BT: Array, segments_BT: Array | None = None, positions_BT: Array | None = None
-    ) -> Array:
+    def hidden(self, tokens_BT: Array, segments_BT: Array | None = None, positions_BT: Array | None = None) -> Array:
         """The last hidden states, from which `logits` follow one position at a time.
 
         Args:

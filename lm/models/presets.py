@@ -43,9 +43,7 @@ PRESETS: dict[str, TransformerConfig] = {
     "tinyllama_1.1b": _llama(32_000, 22, 2048, 32, 4, 5632, max_length=2048, tie_embeddings=False),
     "llama3_1b": _llama(128_256, 16, 2048, 32, 8, 8192, max_length=8192, rotary_base=500_000.0),
     "llama3_3b": _llama(128_256, 28, 3072, 24, 8, 8192, max_length=8192, rotary_base=500_000.0),
-    "llama3_8b": _llama(
-        128_256, 32, 4096, 32, 8, 14_336, max_length=8192, rotary_base=500_000.0, tie_embeddings=False
-    ),
+    "llama3_8b": _llama(128_256, 32, 4096, 32, 8, 14_336, max_length=8192, rotary_base=500_000.0, tie_embeddings=False),
 }
 
 PUBLISHED_PARAMETERS: dict[str, int] = {

@@ -4,9 +4,11 @@ Axes: B batch, T positions, V vocabulary, D model width, H head width.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm.modules.config import TransformerConfig
 
@@ -15,6 +17,7 @@ class TokenEmbedding(nn.Module):
     """A table of token vectors, which can also score every token of the vocabulary (Press & Wolf 2017)."""
 
     config: TransformerConfig
+    mesh: Mesh | None = None
 
     def setup(self):
         config = self.config
@@ -23,7 +26,10 @@ class TokenEmbedding(nn.Module):
 
     def __call__(self, tokens_BT: Array) -> Array:
         """Returns the vectors of `tokens_BT`, [B, T, D], in the compute dtype."""
-        return jnp.take(self.embedding, tokens_BT, axis=0).astype(self.config.compute_dtype)
+        # Left to itself the compiler would split the stream along D, as the table is, and gather the batch instead.
+        table_VD = constrain(self.embedding, self.mesh, "tensor", None)
+        stream_BTD = jnp.take(table_VD, tokens_BT, axis=0).astype(self.config.compute_dtype)
+        return constrain(stream_BTD, self.mesh, ("data", "fsdp"), None, None)
 
     def logits(self, hidden_BTD: Array) -> Array:
         """Returns the score of each token, [B, T, V], accumulated and kept in float32."""
@@ -37,6 +43,13 @@ def output_logits(hidden_BTD: Array, output_VD: Array) -> Array:
     16-bit numbers but their sum never is.
     """
     return jnp.einsum("...d,vd->...v", hidden_BTD, output_VD, preferred_element_type=jnp.float32)
+
+
+def constrain(array: Array, mesh: Mesh | None, *axes: str | tuple[str, ...] | None) -> Array:
+    """The array, laid out over these mesh axes; itself where there is no mesh."""
+    if mesh is None:
+        return array
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(*axes)))
 
 
 class PositionEmbedding(nn.Module):

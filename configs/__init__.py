@@ -1,0 +1,1 @@
+"""One file a run; each says how to start it and what to expect."""

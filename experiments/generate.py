@@ -1,0 +1,59 @@
+"""Continues a text with a trained model, and says how sure the model was of each token.
+
+python -m experiments.generate --workdir=runs/quickstart --prompt="def main(" --config.temperature=0.8
+
+The text goes to standard output. With --json each continuation is a JSON object with its tokens and, for each token, the
+model's own log-probability and that of the distribution it was sampled from.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from lm.command_line import define_config, run
+from lm.configuration import from_config_dict, to_config_dict
+from lm.decoding.generate import Generation, generate
+from lm.decoding.sampling import SamplingConfig
+from lm.errors import UserError
+from lm.training.samples import encode_prompts
+from lm.training.work_directory import WorkDirectory
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command line."""
+    define_config(values, to_config_dict(SamplingConfig()))
+    flags.DEFINE_string("workdir", None, "Directory of a pretraining run.", flag_values=values)
+    flags.DEFINE_multi_string("prompt", [""], "Text to continue; may be given several times.", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, last or a step.", flag_values=values)
+    flags.DEFINE_bool("json", False, "One JSON object a continuation, with log-probabilities.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Generates and prints."""
+    if not values.workdir:
+        raise UserError("--workdir is missing: name the directory of a pretraining run")
+    config = from_config_dict(SamplingConfig, values.config)
+    model, params, tokenizer, step = WorkDirectory(Path(values.workdir)).load_model(values.checkpoint)
+    prompts = [prompt for prompt in values.prompt for _ in range(config.samples)]
+    encoded = encode_prompts(tokenizer, prompts)
+    generations = generate(model, params, encoded, config, tokenizer.end_of_text, tokenizer.vocab_size)
+    for number, (prompt, generation) in enumerate(zip(prompts, generations, strict=True)):
+        text = tokenizer.decode(generation.tokens.tolist())
+        if values.json:
+            print(json.dumps({"prompt": prompt, "text": text, "checkpoint": step, **as_lists(generation)}))
+        else:
+            print(("\n---\n" if number else "") + prompt + text)
+
+
+def as_lists(generation: Generation) -> dict[str, list]:
+    """A generation as JSON can hold it."""
+    return {
+        "tokens": generation.tokens.tolist(),
+        "log_probs": [float(value) for value in generation.log_probs],
+        "sampling_log_probs": [float(value) for value in generation.sampling_log_probs],
+    }
+
+
+if __name__ == "__main__":
+    run(main, define_flags, __doc__.strip())

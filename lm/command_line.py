@@ -1,0 +1,124 @@
+"""What every experiment's command line does alike: flags, overrides, one clear line for each mistake.
+
+Exit statuses: 0 done; 1 training failed; 2 a mistake in what the user gave; 128 + n stopped by signal n.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from lm.configuration import flatten
+from lm.errors import TrainingError, UserError
+
+
+def run(main: Callable[[flags.FlagValues], int | None], define: Callable[[flags.FlagValues], None], usage: str) -> None:
+    """Parses the command line, calls `main` with the flags, and exits with its status.
+
+    Args:
+      main: the experiment; returns the exit status, None meaning 0.
+      define: defines the experiment's flags.
+      usage: the text that `--help` begins with.
+    """
+    try:
+        sys.exit(main(parse(define, sys.argv, usage)) or 0)
+    except UserError as error:
+        _fail(str(error), 2)
+    except TrainingError as error:
+        _fail(str(error), 1)
+
+
+def parse(define: Callable[[flags.FlagValues], None], argv: Sequence[str], usage: str) -> flags.FlagValues:
+    """The parsed flags.
+
+    Raises:
+      UserError: for an unknown flag or config key, a value of the wrong type, or a config file that fails.
+    """
+    values = flags.FlagValues()
+    define(values)
+    if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
+        print(f"{usage}\n\nFlags:\n{_help(values)}")
+        sys.exit(0)
+    known_argv, sys.argv = sys.argv, list(argv)  # config_flags looks for overrides in sys.argv
+    try:
+        rest = values(list(argv))
+        config = values["config"].value if "config" in values else None
+    except UserError:
+        raise
+    except Exception as error:  # absl and ml_collections raise many kinds; each becomes one line
+        raise UserError(_explain(error, values, argv)) from error
+    finally:
+        sys.argv = known_argv
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
+    if config is None and "config" in values:
+        raise UserError("--config is missing: name a config file, such as --config=configs/quickstart.py")
+    return values
+
+
+def define_config_file(values: flags.FlagValues, default: str | None = None) -> None:
+    """Defines `--config=FILE.py[:arguments]` and `--config.KEY=VALUE`."""
+    config_flags.DEFINE_config_file(
+        "config", default, "Config file, FILE.py[:arguments]; --config.KEY=VALUE changes one value.", flag_values=values
+    )
+
+
+def define_config(values: flags.FlagValues, config: ConfigDict) -> None:
+    """Defines `--config.KEY=VALUE` for the keys of `config`."""
+    config_flags.DEFINE_config_dict("config", config, "--config.KEY=VALUE changes one value.", flag_values=values)
+
+
+def _explain(error: Exception, values: flags.FlagValues, argv: Sequence[str]) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    file = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
+    if isinstance(error, AttributeError) and (unknown := _unknown_key(values, argv)):
+        return unknown
+    if isinstance(error, OSError | ImportError | AttributeError | KeyError | TypeError | SyntaxError) and file:
+        inner = error.__cause__ or error
+        if "No such file" in str(error):
+            return f"there is no config file {file.split(':')[0]}"
+        return f"the config file {file} fails: {_one_line(inner)}"
+    return _one_line(error)
+
+
+def _unknown_key(values: flags.FlagValues, argv: Sequence[str]) -> str | None:
+    config = values["config"].value
+    if not isinstance(config, ConfigDict):
+        return None
+    leaves = flatten(config.to_dict())
+    groups = {name.rsplit(".", 1)[0] for name in leaves if "." in name}
+    for argument in argv[1:]:
+        match = re.match(r"--?config\.([\w.]+)", argument)
+        if match and match[1] not in leaves and match[1] not in groups:
+            close = difflib.get_close_matches(match[1], leaves, n=3, cutoff=0.5)
+            tail = match[1].rsplit(".", 1)[-1]
+            close += [name for name in leaves if name.rsplit(".", 1)[-1] == tail and name not in close]
+            hint = f"; did you mean {' or '.join('config.' + name for name in close)}?" if close else ""
+            return f"config.{match[1]} is not a known config key{hint}"
+    return None
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, flags.Error) else f"{type(error).__name__}: {text}"
+
+
+def _help(values: flags.FlagValues) -> str:
+    lines = []
+    for name in sorted(values):
+        flag = values[name]
+        default = "" if flag.default in (None, False) or name == "config" else f" (default: {flag.default})"
+        lines.append(f"  --{name}: {flag.help}{default}")
+    return "\n".join(lines)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)

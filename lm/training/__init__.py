@@ -1,0 +1,1 @@
+"""From a task and batches to a trained model in a work directory."""

@@ -1,0 +1,196 @@
+"""Where arrays live: a mesh of devices and a short table of sharding rules, or plain replication under `pmap`.
+
+Mesh axes: `data` splits the batch and copies the parameters; `fsdp` splits the batch and the parameters; `tensor` splits
+the parameters inside each layer.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lm.errors import UserError
+from lm.training.step import TrainState
+
+HostBatch = dict[str, np.ndarray]
+Batch = dict[str, Array]
+
+STRATEGIES = ("jit", "pmap")
+
+# The first pattern found in a parameter's path decides. A spec speaks of the last axes, so that a leading axis of scanned
+# layers stays whole. What no rule names is replicated.
+RULES: tuple[tuple[str, P], ...] = (
+    (r"(token_embedding/embedding|output)$", P("tensor", "fsdp")),
+    (r"(query|key|value|up|gate)/kernel$", P("fsdp", "tensor")),
+    (r"(attention/output|down)/kernel$", P("tensor", "fsdp")),
+    (r"(query|key|value|up|gate)/bias$", P("tensor")),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PartitioningConfig:
+    """How devices share the work.
+
+    Attributes:
+      strategy: "jit" (a mesh) or "pmap" (data parallel, parameters replicated).
+      data: devices along the axis `data`; -1: all that the other axes leave.
+      fsdp: devices along the axis `fsdp`.
+      tensor: devices along the axis `tensor`.
+    """
+
+    strategy: str = "jit"
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        if self.strategy not in STRATEGIES:
+            raise UserError(
+                f"config.partitioning.strategy must be one of {', '.join(STRATEGIES)}; got {self.strategy!r}"
+            )
+        if self.strategy == "pmap" and (self.fsdp, self.tensor) != (1, 1):
+            raise UserError(
+                "config.partitioning.strategy=pmap replicates parameters: set fsdp=1 and tensor=1, or use jit"
+            )
+        if self.data < 1 and self.data != -1 or self.fsdp < 1 or self.tensor < 1:
+            raise UserError("config.partitioning: fsdp and tensor must be at least 1, and data too unless it is -1")
+
+
+class Partitioner(Protocol):
+    """Compiles steps and places arrays for one strategy."""
+
+    axis_name: str | None
+    batch_shards: int
+    mesh: Mesh | None
+
+    def compile_init(self, init: Callable[[Array], TrainState]) -> Callable[[Array], TrainState]:
+        """Compiles a function that makes the state, each part of it where it belongs."""
+
+    def compile_train_step(self, step: Callable) -> Callable:
+        """Compiles (state, batch) -> (state, sums); the state's buffers are used again."""
+
+    def compile_evaluation_step(self, step: Callable) -> Callable:
+        """Compiles (state, batch) -> sums."""
+
+    def place_batch(self, batch: HostBatch) -> Batch:
+        """Gives this host's rows to its devices."""
+
+
+def make_partitioner(config: PartitioningConfig) -> Partitioner:
+    """The partitioner for the devices that there are.
+
+    Raises:
+      UserError: if the axes don't multiply to the number of devices.
+    """
+    devices = jax.device_count()
+    rest = config.fsdp * config.tensor
+    data = devices // rest if config.data == -1 else config.data
+    if data * rest != devices:
+        raise UserError(
+            f"config.partitioning: data={config.data} x fsdp={config.fsdp} x tensor={config.tensor} must equal the "
+            f"{devices} devices there are"
+        )
+    if config.strategy == "pmap":
+        return PmapPartitioner()
+    mesh = jax.make_mesh((data, config.fsdp, config.tensor), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
+    return MeshPartitioner(mesh)
+
+
+def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """The sharding of one parameter, or of optimizer state that has a parameter's path and shape.
+
+    An axis that its mesh axis doesn't divide is left whole, so that any model runs on any mesh.
+    """
+
+    def splits(axis: str | None, size: int) -> bool:
+        return axis is not None and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0
+
+    for pattern, spec in RULES:
+        if re.search(pattern, path) and len(shape) >= len(spec):
+            axes = (None,) * (len(shape) - len(spec)) + tuple(spec)
+            split = [axis if splits(axis, size) else None for axis, size in zip(axes, shape, strict=True)]
+            # P() and P(None, None) say the same but compile twice.
+            return P(*split) if any(split) else P()
+    return P()
+
+
+def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """A `NamedSharding` for each array of a state (or of a state of shapes)."""
+
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
+        return NamedSharding(
+            mesh, parameter_spec(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, mesh)
+        )
+
+    return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+class MeshPartitioner:
+    """`jit` over a mesh: XLA's partitioner inserts the communication."""
+
+    axis_name = None
+
+    def __init__(self, mesh: Mesh):
+        """Works with any mesh that has the axes `data`, `fsdp` and `tensor`."""
+        self.mesh = mesh
+        self.batch_shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        self._batch_sharding = NamedSharding(mesh, P(("data", "fsdp")))
+        self._replicated = NamedSharding(mesh, P())
+
+    def compile_init(self, init: Callable[[Array], TrainState]) -> Callable[[Array], TrainState]:
+        """Compiles a function that makes the state, each part of it where it belongs."""
+        shardings = state_shardings(jax.eval_shape(init, jax.random.key(0)), self.mesh)
+        return jax.jit(init, out_shardings=shardings)
+
+    def compile_train_step(self, step: Callable) -> Callable:
+        """Compiles (state, batch) -> (state, sums); the state's buffers are used again."""
+
+        def sharded_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+            state, sums = step(state, batch)
+            # Without this XLA may choose another layout for the new state, and compile again for it.
+            return jax.lax.with_sharding_constraint(state, state_shardings(state, self.mesh)), sums
+
+        return jax.jit(sharded_step, donate_argnums=0)
+
+    def compile_evaluation_step(self, step: Callable) -> Callable:
+        """Compiles (state, batch) -> sums."""
+        return jax.jit(step, out_shardings=self._replicated)
+
+    def place_batch(self, batch: HostBatch) -> Batch:
+        """Gives this host's rows to its devices."""
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._batch_sharding, x), batch)
+
+
+class PmapPartitioner:
+    """`pmap`: every device holds all parameters and works off its rows of the batch."""
+
+    axis_name = "data"
+    mesh = None
+
+    def __init__(self):
+        """Uses all devices."""
+        self.batch_shards = jax.device_count()
+
+    def compile_init(self, init: Callable[[Array], TrainState]) -> Callable[[Array], TrainState]:
+        """Compiles a function that makes the state, a copy on each device."""
+        mesh = jax.make_mesh((jax.device_count(),), (self.axis_name,), (AxisType.Auto,))
+        return jax.jit(init, out_shardings=NamedSharding(mesh, P()))
+
+    def compile_train_step(self, step: Callable) -> Callable:
+        """Compiles (state, batch) -> (state, sums); the state's buffers are used again."""
+        return jax.pmap(step, self.axis_name, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0)
+
+    def compile_evaluation_step(self, step: Callable) -> Callable:
+        """Compiles (state, batch) -> sums."""
+        return jax.pmap(step, self.axis_name, in_axes=(None, 0), out_axes=None)
+
+    def place_batch(self, batch: HostBatch) -> Batch:
+        """Adds the leading axis of devices that `pmap` maps over."""
+        devices = jax.local_device_count()
+        return jax.tree.map(lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), batch)

@@ -1,0 +1,146 @@
+"""One training step and one evaluation step, as pure functions.
+
+Losses are sums and weights until the very end, so that a step gives the same update however its tokens are spread over
+micro-batches and devices, padding included.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from lm.training.optimizers import OptimizerConfig, penalty
+
+Batch = dict[str, Array]
+Params = Any
+
+
+class Task(Protocol):
+    """What a step needs of a task; `lm.tasks.causal_lm.CausalLM` is one."""
+
+    def init(self, key: Array) -> Params:
+        """Random parameters."""
+
+    def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
+        """The objective's weighted sum, and weighted sums to report, `weight` among them."""
+
+    def evaluate(self, params: Params, batch: Batch) -> dict[str, Array]:
+        """Weighted sums per row of the batch."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+      step: optimizer steps taken.
+      params: the model's parameters.
+      optimizer_state: optax's.
+      averaged_params: their exponential moving average, or None.
+    """
+
+    step: Array
+    params: Params
+    optimizer_state: optax.OptState
+    averaged_params: Params | None
+
+    @property
+    def evaluation_params(self) -> Params:
+        """The averaged parameters where there are any, else the parameters."""
+        return self.params if self.averaged_params is None else self.averaged_params
+
+
+def init_state(task: Task, optimizer: optax.GradientTransformation, config: OptimizerConfig, key: Array) -> TrainState:
+    """The state before the first step."""
+    params = task.init(key)
+    # A copy, because a step donates its buffers and one buffer can't be given away twice.
+    averaged = jax.tree.map(jnp.copy, params) if config.ema_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), averaged)
+
+
+def make_train_step(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    config: OptimizerConfig,
+    *,
+    seed: int,
+    micro_batches: int = 1,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """A function of (state, batch) to (state, sums).
+
+    Args:
+      task: what is learned.
+      optimizer: from `make_optimizer`.
+      config: gives the penalties and the decay of the moving average.
+      seed: of dropout; the keys follow from it and the step alone.
+      micro_batches: the batch is worked off in so many parts, one after another, to save memory. Each part's gradient
+        is of a sum, and the total is divided by the total weight.
+      axis_name: the axis of `pmap` over which to sum, or None under `jit`.
+
+    Returns:
+      The step. Its second result holds weighted sums, besides `gradient_norm` and, if there is one, `penalty`.
+    """
+
+    def gradients_of_sum(params: Params, batch: Batch, key: Array) -> tuple[Params, dict[str, Array]]:
+        return jax.grad(task.loss, has_aux=True)(params, batch, key)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        if micro_batches == 1:
+            gradients, sums = gradients_of_sum(state.params, batch, key)
+        else:
+            gradients, sums = _accumulate(gradients_of_sum, state.params, batch, key, micro_batches)
+        if axis_name is not None:
+            gradients, sums = jax.lax.psum((gradients, sums), axis_name)
+        # A batch of padding alone has weight 0 and gradient 0; it must not become NaN.
+        scale = 1 / jnp.maximum(sums["weight"], 1e-9)
+        gradients = jax.tree.map(lambda gradient: gradient * scale, gradients)
+        if config.l1 or config.l2:
+            sums["penalty"], penalty_gradients = jax.value_and_grad(penalty)(state.params, config)
+            gradients = jax.tree.map(jnp.add, gradients, penalty_gradients)
+        sums["gradient_norm"] = optax.global_norm(gradients)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        averaged = state.averaged_params
+        if averaged is not None:
+            averaged = optax.incremental_update(params, averaged, 1 - config.ema_decay)
+        return TrainState(state.step + 1, params, optimizer_state, averaged), sums
+
+    return step
+
+
+def _accumulate(
+    gradients_of_sum: Callable, params: Params, batch: Batch, key: Array, micro_batches: int
+) -> tuple[Params, dict[str, Array]]:
+    # Row r goes to part r % micro_batches: each part takes rows from every device's share, so none has to move.
+    parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def add_part(totals: tuple, indexed_part: tuple[Array, Batch]) -> tuple[tuple, None]:
+        index, part = indexed_part
+        return jax.tree.map(jnp.add, totals, gradients_of_sum(params, part, jax.random.fold_in(key, index))), None
+
+    shapes = jax.eval_shape(gradients_of_sum, params, jax.tree.map(lambda x: x[0], parts), key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    totals, _ = jax.lax.scan(add_part, zeros, (jnp.arange(micro_batches), parts))
+    return totals
+
+
+def make_evaluation_step(
+    task: Task, *, axis_name: str | None = None
+) -> Callable[[TrainState, Batch], dict[str, Array]]:
+    """A function of (state, batch) to weighted sums per row of the whole batch, [B], known to every device."""
+
+    def step(state: TrainState, batch: Batch) -> dict[str, Array]:
+        sums = task.evaluate(state.evaluation_params, batch)
+        if axis_name is not None:
+            sums = jax.lax.all_gather(sums, axis_name, tiled=True)
+        return sums
+
+    return step
