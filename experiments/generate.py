@@ -2,8 +2,8 @@
 
 python -m experiments.generate --workdir=runs/quickstart --prompt="def main(" --config.temperature=0.8
 
-The text goes to standard output. With --json each continuation is a JSON object with its tokens and, for each token, the
-model's own log-probability and that of the distribution it was sampled from.
+The text goes to standard output. With --json each continuation is a JSON object with its tokens and, for each token,
+the model's own log-probability and that of the distribution it was sampled from.
 """
 
 import json

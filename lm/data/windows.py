@@ -169,7 +169,7 @@ def prefetch(batches: Sequence[Batch], start: int = 0, threads: int = 1, buffer:
 
 def _host_rows(batch_size: int, host: int, hosts: int) -> slice:
     if batch_size % hosts:
-        raise UserError(f"config.batch_size={batch_size} must be divisible by the number of hosts, {hosts}")
+        raise UserError(f"config.training.batch_size={batch_size} must be divisible by the number of hosts, {hosts}")
     share = batch_size // hosts
     return slice(host * share, (host + 1) * share)
 

@@ -24,8 +24,8 @@ class Generation:
 
     Attributes:
       tokens: the new tokens, the end-of-text token included if there is one.
-      log_probs: the model's own log-probability of each: temperature 1, nothing ruled out. Confidence and calibration are
-        about these.
+      log_probs: the model's own log-probability of each: temperature 1, nothing ruled out. Confidence and calibration
+        are about these.
       sampling_log_probs: the log-probability of each under the distribution that was sampled from.
     """
 

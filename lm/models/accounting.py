@@ -1,6 +1,7 @@
 """What a model costs, known from its shape alone.
 
-Symbols: L layers, D width, N query heads, K key-value heads, H head width, F feed-forward width, V vocabulary, T length.
+Symbols: L layers, D width, N query heads, K key-value heads, H head width, F feed-forward width, V vocabulary,
+T length.
 """
 
 from lm.modules.config import TransformerConfig

@@ -30,6 +30,7 @@ class DecoderLM(nn.Module):
     mesh: jax.sharding.Mesh | None = None
 
     def setup(self):
+        """Makes the parts."""
         config = self.config
         self.token_embedding = TokenEmbedding(config, self.mesh)
         if config.positions != "rotary":

@@ -56,8 +56,8 @@ def attend(
       implementation: "xla" or "cudnn".
 
     Returns:
-      Values mixed for each query, [B, T, N, H], in the dtype of `v_BSKH`. Scores are summed, and their softmax taken, in
-      float32.
+      Values mixed for each query, [B, T, N, H], in the dtype of `v_BSKH`. Scores are summed, and their softmax taken,
+      in float32.
 
     Raises:
       ValueError: if K does not divide N.

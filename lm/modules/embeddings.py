@@ -20,6 +20,7 @@ class TokenEmbedding(nn.Module):
     mesh: Mesh | None = None
 
     def setup(self):
+        """Makes the table."""
         config = self.config
         initializer = nn.initializers.normal(config.initializer_range)
         self.embedding = self.param("embedding", initializer, (config.vocab_size, config.width), config.storage_dtype)
@@ -39,8 +40,8 @@ class TokenEmbedding(nn.Module):
 def output_logits(hidden_BTD: Array, output_VD: Array) -> Array:
     """Scores of each token of the vocabulary, [B, T, V], in float32.
 
-    A 16-bit logit near 10 is off by up to 0.03, and with it a probability by up to 0.8 points, so the products may be of
-    16-bit numbers but their sum never is.
+    A 16-bit logit near 10 is off by up to 0.03, and with it a probability by up to 0.8 points, so the products may be
+    of 16-bit numbers but their sum never is.
     """
     return jnp.einsum("...d,vd->...v", hidden_BTD, output_VD, preferred_element_type=jnp.float32)
 
@@ -71,7 +72,7 @@ class PositionEmbedding(nn.Module):
 
 
 def sinusoidal_table(length: int, width: int) -> Array:
-    """Sines in the first half of the axis D and cosines in the second, of wavelengths from 2 pi to 20,000 pi: [T, D]."""
+    """Sines in the first half of D and cosines in the second, of wavelengths from 2 pi to 20,000 pi: [T, D]."""
     frequencies = 10_000.0 ** -(np.arange(0, width, 2) / width)
     angles = np.arange(length)[:, None] * frequencies
     table = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)[:, :width]

@@ -13,12 +13,12 @@ def normalization(config: TransformerConfig, name: str | None = None) -> nn.Modu
 
     Means and variances are taken in float32 whatever the compute dtype.
     """
-    shared = dict(
-        epsilon=config.normalization_epsilon,
-        dtype=config.compute_dtype,
-        param_dtype=config.storage_dtype,
-        name=name,
-    )
+    shared = {
+        "epsilon": config.normalization_epsilon,
+        "dtype": config.compute_dtype,
+        "param_dtype": config.storage_dtype,
+        "name": name,
+    }
     if config.normalization == "rms_norm":
         return nn.RMSNorm(**shared)
     return nn.LayerNorm(use_bias=config.bias, **shared)

@@ -179,8 +179,8 @@ class Trainer:
                 saved = self._checkpoints.steps
                 kept = f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
                 raise TrainingError(
-                    f"the {name.replace('_', ' ')} is {values[name]} at step {step}: training stopped and {kept}. Try a lower "
-                    "config.optimizer.learning_rate, more warmup_steps or a smaller clip_norm, in a new --workdir"
+                    f"the {name.replace('_', ' ')} is {values[name]} at step {step}: training stopped and {kept}. Try "
+                    "a lower config.optimizer.learning_rate or more warmup_steps, in a new --workdir"
                 )
         self._interval.add(values)
         self._clock.tokens += values["weight"]
@@ -225,7 +225,7 @@ class Trainer:
 
 
 class Interval:
-    """Sums since the last logged line. They go into checkpoints, so that a line logged after a resume covers the whole."""
+    """Sums since the last logged line, kept in checkpoints so that the next line after a resume covers it all."""
 
     def __init__(self, sums: dict[str, float] | None = None):
         """Starts from sums that a checkpoint held, or from none."""

@@ -1,7 +1,7 @@
 """Where arrays live: a mesh of devices and a short table of sharding rules, or plain replication under `pmap`.
 
-Mesh axes: `data` splits the batch and copies the parameters; `fsdp` splits the batch and the parameters; `tensor` splits
-the parameters inside each layer.
+Mesh axes: `data` splits the batch and copies the parameters; `fsdp` splits the batch and the parameters; `tensor`
+splits the parameters inside each layer.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ Batch = dict[str, Array]
 
 STRATEGIES = ("jit", "pmap")
 
-# The first pattern found in a parameter's path decides. A spec speaks of the last axes, so that a leading axis of scanned
-# layers stays whole. What no rule names is replicated.
+# The first pattern found in a parameter's path decides. A spec speaks of the last axes, so that a leading axis of
+# scanned layers stays whole. What no rule names is replicated.
 RULES: tuple[tuple[str, P], ...] = (
     (r"(token_embedding/embedding|output)$", P("tensor", "fsdp")),
     (r"(query|key|value|up|gate)/kernel$", P("fsdp", "tensor")),
@@ -58,7 +58,7 @@ class PartitioningConfig:
             raise UserError(
                 "config.partitioning.strategy=pmap replicates parameters: set fsdp=1 and tensor=1, or use jit"
             )
-        if self.data < 1 and self.data != -1 or self.fsdp < 1 or self.tensor < 1:
+        if (self.data < 1 and self.data != -1) or self.fsdp < 1 or self.tensor < 1:
             raise UserError("config.partitioning: fsdp and tensor must be at least 1, and data too unless it is -1")
 
 

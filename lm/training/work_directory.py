@@ -15,11 +15,11 @@ from lm.configuration import differences, from_config_dict
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
+from lm.tasks.causal_lm import CausalLM
 from lm.training.checkpoints import Checkpoints
 from lm.training.config import FREE_TO_CHANGE, PretrainConfig
 from lm.training.optimizers import make_optimizer
 from lm.training.step import init_state
-from lm.tasks.causal_lm import CausalLM
 
 
 @dataclasses.dataclass(frozen=True)
