@@ -1,0 +1,79 @@
+"""Attention: equal to its definition, for every mask and grouping."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import parameterized
+
+from lm.modules.attention import MultiHeadAttention, attend
+from lm.modules.config import TransformerConfig
+
+SEGMENTS = np.array([[1, 1, 1, 2, 2, 3], [1, 2, 2, 2, 2, 2]])
+SAME_SEGMENT = SEGMENTS[:, :, None] == SEGMENTS[:, None, :]
+
+
+def naive_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
+    """The definition in float64, one query of one head at a time."""
+    q_BTNH, k_BSKH, v_BSKH = (np.asarray(array, np.float64) for array in (q_BTNH, k_BSKH, v_BSKH))
+    group = q_BTNH.shape[2] // k_BSKH.shape[2]
+    mixed = np.zeros(q_BTNH.shape)
+    for b, t, n in np.ndindex(q_BTNH.shape[:3]):
+        keys, values = k_BSKH[b, :, n // group], v_BSKH[b, :, n // group]
+        scores = keys @ q_BTNH[b, t, n] / np.sqrt(q_BTNH.shape[3])
+        unnormalized = np.where(mask_BTS[b, t], np.exp(scores - scores.max()), 0)
+        mixed[b, t, n] = unnormalized @ values / unnormalized.sum()
+    return mixed
+
+
+def random_inputs(heads, kv_heads, scale=1.0, width=4):
+    random = np.random.default_rng(0)
+    shapes = [(2, 6, n, width) for n in (heads, kv_heads, kv_heads)]
+    return [jnp.asarray(scale * random.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+class AttendTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(
+        (4, 2, True, True),
+        (4, 2, True, False),
+        (4, 2, False, True),
+        (4, 2, False, False),
+        (3, 3, True, True),
+        (3, 1, True, True),
+    )
+    def test_equals_the_definition(self, heads, kv_heads, causal, segments):
+        q, k, v = random_inputs(heads, kv_heads)
+        mask = SAME_SEGMENT if segments else np.ones_like(SAME_SEGMENT)
+        given = jnp.asarray(mask) if segments else None
+        mixed = self.variant(lambda *arrays: attend(*arrays, causal=causal, implementation="xla"))(q, k, v, given)
+        chex.assert_shape(mixed, (2, 6, heads, 4))
+        seen = mask & np.tri(6, dtype=bool) if causal else mask
+        np.testing.assert_allclose(mixed, naive_attention(q, k, v, seen), rtol=1e-5, atol=1e-6)
+
+
+def test_scores_and_softmax_are_float32_for_16_bit_inputs():
+    q, k, v = (array.astype(jnp.bfloat16) for array in random_inputs(2, 2, scale=4.0, width=16))
+    mixed = attend(q, k, v, None, causal=False, implementation="xla")
+    assert mixed.dtype == jnp.bfloat16
+    expected = naive_attention(q, k, v, np.ones_like(SAME_SEGMENT))
+    # Scores reach 60, where the nearest bfloat16 is up to 0.125 away: a weight would be off by an eighth.
+    np.testing.assert_allclose(mixed.astype(jnp.float32), expected, rtol=0.01, atol=0.03)
+
+
+def test_kv_heads_that_do_not_divide_heads_are_an_error():
+    q, k, v = random_inputs(4, 3)
+    with pytest.raises(ValueError):
+        attend(q, k, v, None, causal=True, implementation="xla")
+
+
+def test_without_positions_attention_does_not_know_the_order():
+    layer = MultiHeadAttention(TransformerConfig(width=8, heads=4, kv_heads=2, bias=True), causal=False)
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(2, 6, 8)).astype(np.float32)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), inputs)
+    variables = jax.tree.map(lambda leaf: random.normal(size=leaf.shape), shapes)
+    apply = jax.jit(lambda inputs: layer.apply(variables, inputs)[0])
+    order = np.array([3, 0, 5, 1, 4, 2])
+    chex.assert_trees_all_close(apply(inputs)[:, order], apply(inputs[:, order]), atol=1e-4)

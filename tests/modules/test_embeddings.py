@@ -1,0 +1,110 @@
+"""Embeddings: rotary and sinusoidal formulas, and scores that stay float32."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import parameterized
+
+from lm.modules.config import TransformerConfig
+from lm.modules.embeddings import PositionEmbedding, TokenEmbedding, output_logits, rotate, sinusoidal_table
+
+BASE = 10_000.0
+
+
+def random_heads(seed=0, length=7, width=6):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(2, length, 3, width)), jnp.float32)
+
+
+def rotate_by_complex_numbers(inputs_BTNH, positions_BT, base):
+    """The formula of Su et al. (2021, equation 34), in complex128."""
+    inputs_BTNH = np.asarray(inputs_BTNH, np.float64)
+    half = inputs_BTNH.shape[-1] // 2
+    pairs = inputs_BTNH[..., :half] + 1j * inputs_BTNH[..., half:]
+    angles = np.asarray(positions_BT)[:, :, None, None] * base ** (-2 * np.arange(half) / (2 * half))
+    turned = pairs * np.exp(1j * angles)
+    return np.concatenate([turned.real, turned.imag], axis=-1)
+
+
+class RotateTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(BASE, 500_000.0)
+    def test_equals_complex_multiplication(self, base):
+        inputs, positions = random_heads(), jnp.array([[0, 1, 2, 3, 4, 5, 6], [9, 5, 0, 0, 100, 7, 3]])
+        turned = self.variant(rotate, static_argnums=2)(inputs, positions, base)
+        np.testing.assert_allclose(turned, rotate_by_complex_numbers(inputs, positions, base), atol=2e-5)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_norms_and_position_zero_stay(self):
+        inputs, positions = random_heads(), jnp.array([[0, 0, 1, 10, 100, 1000, 8000]])
+        turned = self.variant(rotate, static_argnums=2)(inputs, positions, BASE)
+        turned, inputs = np.asarray(turned), np.asarray(inputs)
+        np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(inputs, axis=-1), rtol=1e-5)
+        np.testing.assert_array_equal(turned[:, :2], inputs[:, :2])
+        assert np.abs(turned[:, 2:] - inputs[:, 2:]).max(axis=(0, 2, 3)).min() > 0.1
+
+
+def test_rotary_scores_depend_on_the_distance_alone():
+    queries, keys = random_heads(1), random_heads(2)
+
+    @jax.jit
+    def scores(query_shift, key_shift):
+        positions = jnp.arange(7)[None, :]
+        turned_queries = rotate(queries, positions + query_shift, BASE)
+        return jnp.einsum("btnh,bsnh->bnts", turned_queries, rotate(keys, positions + key_shift, BASE))
+
+    chex.assert_trees_all_close(scores(0, 0), scores(1, 1), scores(500, 500), atol=2e-3)
+    assert np.abs(np.asarray(scores(3, 0)) - np.asarray(scores(0, 0))).max() > 0.5
+
+
+def test_rotary_angles_are_float32_for_16_bit_inputs():
+    inputs, positions = random_heads().astype(jnp.bfloat16), jnp.full((1, 7), 8001)
+    turned = rotate(inputs, positions, BASE)
+    assert turned.dtype == jnp.bfloat16
+    expected = rotate_by_complex_numbers(inputs.astype(jnp.float32), positions, BASE)
+    np.testing.assert_allclose(turned.astype(jnp.float32), expected, rtol=2**-8, atol=0.01)
+
+
+def test_sinusoidal_table_equals_the_formula():
+    for width in (8, 7):
+        table = sinusoidal_table(50, width)
+        chex.assert_shape(table, (50, width))
+        sines = (width + 1) // 2
+        table = np.asarray(table)
+        for position in (0, 1, 49):
+            for i in range(width):
+                angle = position / 10_000 ** (2 * (i % sines) / width)
+                wave = np.sin if i < sines else np.cos
+                np.testing.assert_allclose(table[position, i], wave(angle), atol=1e-6)
+
+
+def test_positions_choose_rows_of_the_table():
+    for positions, parameters in (("learned", {"embedding": (9, 6)}), ("sinusoidal", {})):
+        layer = PositionEmbedding(TransformerConfig(width=6, heads=2, max_length=9, positions=positions))
+        variables = jax.jit(lambda: layer.init(jax.random.key(0), None, 9))()  # noqa: B023
+        assert jax.tree.map(jnp.shape, dict(variables.get("params", {}))) == parameters
+        table = np.asarray(layer.apply(variables, None, 9))
+        assert len(np.unique(table, axis=0)) == 9
+        np.testing.assert_array_equal(layer.apply(variables, None, 4), table[:4])
+        chosen = np.array([[0, 1, 0, 1], [8, 3, 3, 0]])
+        np.testing.assert_array_equal(layer.apply(variables, chosen, 4), table[chosen])
+
+
+def test_tied_output_scores_by_the_same_table():
+    layer = TokenEmbedding(TransformerConfig(vocab_size=11, width=6, heads=2))
+    tokens = jnp.array([[3, 0, 10]])
+    random = np.random.default_rng(0)
+    table, hidden = random.normal(size=(11, 6)), random.normal(size=(1, 3, 6))
+    assert jax.eval_shape(layer.init, jax.random.key(0), tokens)["params"]["embedding"].shape == table.shape
+    variables = {"params": {"embedding": table.astype(np.float32)}}
+    np.testing.assert_array_equal(layer.apply(variables, tokens), table.astype(np.float32)[np.asarray(tokens)])
+    logits = layer.apply(variables, hidden.astype(np.float32), method=TokenEmbedding.logits)
+    np.testing.assert_allclose(logits, hidden @ table.T, atol=1e-5)
+
+
+def test_logits_of_16_bit_products_are_summed_in_float32():
+    random = np.random.default_rng(0)
+    hidden, output = (random.normal(size=shape).astype(jnp.bfloat16) for shape in ((1, 9, 256), (11, 256)))
+    logits = jax.jit(output_logits)(hidden, output)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, hidden.astype(np.float64) @ output.astype(np.float64).T, atol=1e-4)
