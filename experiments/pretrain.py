@@ -19,6 +19,7 @@ from lm.models.accounting import parameter_count
 from lm.models.decoder_lm import DecoderLM
 from lm.tasks.causal_lm import CausalLM
 from lm.training.config import PretrainConfig
+from lm.training.host_memory import keep_freed_memory
 from lm.training.loop import Outcome, Trainer, check_batch_size, describe
 from lm.training.partitioning import make_partitioner
 from lm.training.samples import write_samples
@@ -61,6 +62,8 @@ def pretrain(
       TrainingError: if a loss is not finite.
     """
     directory.check(config)
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     partitioner = make_partitioner(config.partitioning)
     check_batch_size(config, partitioner)
     corpus = build_corpus(config.data, config.tokenizer, directory.tokenizer if directory.tokenizer.exists() else None)

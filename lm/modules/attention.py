@@ -12,7 +12,7 @@ from jax import Array
 
 from lm.modules.config import TransformerConfig
 from lm.modules.embeddings import rotate
-from lm.modules.linear import linear
+from lm.modules.linear import Linear
 
 
 @flax.struct.dataclass
@@ -98,7 +98,7 @@ class MultiHeadAttention(nn.Module):
         batch, length, _ = inputs_BTD.shape
 
         def project(heads: int, name: str) -> Array:
-            projected = linear(config, heads * config.size_per_head, name=name)(inputs_BTD)
+            projected = Linear(config, heads * config.size_per_head, name=name)(inputs_BTD)
             return projected.reshape(batch, length, heads, config.size_per_head)
 
         q_BTNH = project(config.heads, "query")
@@ -115,4 +115,4 @@ class MultiHeadAttention(nn.Module):
         causal = self.causal and cache is None
         mixed_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, causal=causal, implementation=config.attention)
         mixed_BTE = mixed_BTNH.reshape(batch, length, config.heads * config.size_per_head)
-        return linear(config, config.width, to_residual=True, name="output")(mixed_BTE), cache
+        return Linear(config, config.width, to_residual=True, name="output")(mixed_BTE), cache

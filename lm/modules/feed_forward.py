@@ -8,7 +8,7 @@ import jax
 from jax import Array
 
 from lm.modules.config import TransformerConfig
-from lm.modules.linear import linear
+from lm.modules.linear import Linear
 
 
 class FeedForward(nn.Module):
@@ -20,10 +20,10 @@ class FeedForward(nn.Module):
     def __call__(self, inputs_BTD: Array) -> Array:
         """Returns [B, T, D], to be added to the residual stream."""
         config = self.config
-        hidden_BTF = linear(config, config.size_of_feed_forward, name="up")(inputs_BTD)
+        hidden_BTF = Linear(config, config.size_of_feed_forward, name="up")(inputs_BTD)
         if config.activation == "swiglu":
-            gate_BTF = linear(config, config.size_of_feed_forward, name="gate")(inputs_BTD)
+            gate_BTF = Linear(config, config.size_of_feed_forward, name="gate")(inputs_BTD)
             hidden_BTF = jax.nn.silu(gate_BTF) * hidden_BTF
         else:
             hidden_BTF = jax.nn.gelu(hidden_BTF, approximate=config.activation == "gelu_tanh")
-        return linear(config, config.width, to_residual=True, name="down")(hidden_BTF)
+        return Linear(config, config.width, to_residual=True, name="down")(hidden_BTF)

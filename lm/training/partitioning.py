@@ -115,8 +115,10 @@ def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
         if re.search(pattern, path) and len(shape) >= len(spec):
             axes = (None,) * (len(shape) - len(spec)) + tuple(spec)
             split = [axis if splits(axis, size) else None for axis, size in zip(axes, shape, strict=True)]
-            # P() and P(None, None) say the same but compile twice.
-            return P(*split) if any(split) else P()
+            # P("fsdp") and P("fsdp", None) say the same but compile twice.
+            while split and split[-1] is None:
+                split.pop()
+            return P(*split)
     return P()
 
 

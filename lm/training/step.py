@@ -105,7 +105,7 @@ def make_train_step(
         if config.l1 or config.l2:
             sums["penalty"], penalty_gradients = jax.value_and_grad(penalty)(state.params, config)
             gradients = jax.tree.map(jnp.add, gradients, penalty_gradients)
-        sums["gradient_norm"] = optax.global_norm(gradients)
+        sums["gradient_norm"] = optax.tree.norm(gradients)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averaged = state.averaged_params

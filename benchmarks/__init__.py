@@ -1,0 +1,1 @@
+"""Measured against the best there is, side by side in one run."""

@@ -1,0 +1,95 @@
+"""Checkpoints keep what they promise to keep, and damage is noticed, told and survived."""
+
+import logging
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lm.errors import UserError
+from lm.training.checkpoints import Checkpoints, fingerprint
+from lm.training.step import TrainState
+
+
+def state_at(step: int) -> TrainState:
+    params = {"kernel": jnp.arange(4096.0).reshape(64, 64) * step, "scale": jnp.full(3, step, jnp.bfloat16)}
+    return TrainState(jnp.asarray(step, jnp.int32), params, (), None)
+
+
+def save_all(checkpoints: Checkpoints, losses: dict[int, float | None]) -> None:
+    for step, loss in losses.items():
+        checkpoints.save(state_at(step), {"interval": {"loss": 0.1 * step}}, loss)
+        checkpoints.wait()
+
+
+def test_round_trip_is_exact(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    save_all(checkpoints, {7: None})
+    state, progress = checkpoints.restore_newest(state_at(1))
+    chex.assert_trees_all_equal(state, state_at(7))
+    assert progress == {"interval": {"loss": 0.1 * 7}}
+
+
+def test_the_newest_and_the_best_are_kept_also_after_reopening(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save_all(checkpoints, {1: 3.0, 2: 1.0, 3: 2.0, 4: None})
+    assert checkpoints.steps == [2, 3, 4]
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.best_step == 2
+    save_all(checkpoints, {5: 1.5, 6: None})
+    assert checkpoints.steps == [2, 5, 6]
+
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x55
+    path.write_bytes(data)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def remove_the_metadata(path):
+    (path.parents[next(i for i, p in enumerate(path.parents) if p.name == "state")] / "_METADATA").unlink()
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, truncate, remove_the_metadata])
+def test_a_damaged_newest_checkpoint_is_set_aside(damage, tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    save_all(checkpoints, {1: None, 2: None})
+    data = max((tmp_path / "2" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    damage(data)
+    with caplog.at_level(logging.WARNING):
+        state, _ = checkpoints.restore_newest(state_at(1))
+    assert int(state.step) == 1
+    assert "checkpoint 2 cannot be read" in caplog.text
+    assert (tmp_path / "damaged-2").is_dir()
+    save_all(checkpoints, {2: None})  # the run comes by here again
+    assert checkpoints.steps == [1, 2]
+
+
+def test_all_damaged_is_an_error_that_names_the_folder(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    save_all(checkpoints, {1: None})
+    flip_a_byte(max((tmp_path / "1" / "state").rglob("d/*"), key=lambda path: path.stat().st_size))
+    with pytest.raises(UserError, match=str(tmp_path)):
+        checkpoints.restore_newest(state_at(1))
+
+
+def test_none_at_all_is_no_error(tmp_path):
+    assert Checkpoints(tmp_path).restore_newest(state_at(1)) is None
+
+
+def test_a_fingerprint_sees_every_bit_and_no_layout():
+    state = state_at(3)
+    mesh = jax.make_mesh((8,), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    sharded = state.replace(params={**state.params, "kernel": jax.device_put(state.params["kernel"], sharding)})
+    changed = state.replace(
+        params={**state.params, "kernel": state.params["kernel"].at[5, 5].multiply(1 + 2**-23)}
+    )
+    assert int(fingerprint(state)) == int(fingerprint(sharded)) != int(fingerprint(changed))
