@@ -85,6 +85,8 @@ def test_positions_choose_rows_of_the_table():
         assert jax.tree.map(jnp.shape, dict(variables.get("params", {}))) == parameters
         table = np.asarray(layer.apply(variables, None, 9))
         assert len(np.unique(table, axis=0)) == 9
+        if positions == "learned":
+            np.testing.assert_allclose(table.std(), 0.02, rtol=0.5)
         np.testing.assert_array_equal(layer.apply(variables, None, 4), table[:4])
         chosen = np.array([[0, 1, 0, 1], [8, 3, 3, 0]])
         np.testing.assert_array_equal(layer.apply(variables, chosen, 4), table[chosen])
