@@ -43,19 +43,24 @@ def token_statistics(logits: Array, targets: Array) -> TokenStatistics:
       `TokenStatistics` of the shape of `targets`. Under `jit` the fields that are not used are not computed.
     """
     logits = logits.astype(jnp.float32)
-    target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    highest = jax.lax.stop_gradient(logits.max(axis=-1))
-    unnormalized = jnp.exp(logits - highest[..., None])
+    highest = logits.max(axis=-1)
+    # Everything that does not depend on a constant added to the logits is computed without it: differences of large
+    # logits are exact, differences of large results are not.
+    shifted = logits - jax.lax.stop_gradient(highest)[..., None]
+    unnormalized = jnp.exp(shifted)
     normalizer = unnormalized.sum(axis=-1)
-    log_normalizer = highest + jnp.log(normalizer)
+    log_normalizer = jax.lax.stop_gradient(highest) + jnp.log(normalizer)
+    # A comparison in place of an index: its gradient is a comparison too, not a scatter, and it splits over V.
+    is_target = jax.nn.one_hot(targets, logits.shape[-1], dtype=bool)
+    target_shifted = jnp.where(is_target, shifted, 0).sum(axis=-1)
     # Counting those that share the top costs a pass over V; an argmax on CPU costs several.
-    sharing_the_top = (logits == highest[..., None]).sum(axis=-1)
-    expected_logit = (unnormalized * jnp.maximum(logits, jnp.finfo(jnp.float32).min)).sum(axis=-1) / normalizer
+    sharing_the_top = (shifted == 0).sum(axis=-1)
+    expected_shifted = (unnormalized * jnp.maximum(shifted, jnp.finfo(jnp.float32).min)).sum(axis=-1) / normalizer
     return TokenStatistics(
-        nll=log_normalizer - target_logit,
-        correct=jnp.where(target_logit == highest, 1 / sharing_the_top, 0).astype(jnp.float32),
-        confidence=1 / normalizer,
-        entropy=log_normalizer - expected_logit,
+        nll=jnp.log(normalizer) - target_shifted,
+        correct=jnp.where(target_shifted == 0, 1 / sharing_the_top, 0).astype(jnp.float32),
+        confidence=jnp.exp(highest - log_normalizer),
+        entropy=jnp.log(normalizer) - expected_shifted,
         log_normalizer=log_normalizer,
         mean_logit=logits.mean(axis=-1),
     )

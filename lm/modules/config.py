@@ -93,8 +93,9 @@ class TransformerConfig:
         sizes = ("vocab_size", "layers", "width", "heads", "kv_heads", "head_width", "feed_forward_width", "max_length")
         for name in sizes:
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"config.model.{name} must be at least 1, got {value}")
+            least = 2 if name == "max_length" else 1
+            if value is not None and value < least:
+                raise UserError(f"config.model.{name} must be at least {least}, got {value}")
 
     def _check_choices(self):
         choices = {

@@ -52,7 +52,7 @@ class Decoder(nn.Module):
     ) -> tuple[Array, Caches | None]:
         """Returns the normalized stream after the last block, [B, T, D], and the caches."""
         config = self.config
-        block = rematerialized(DecoderBlock, config.rematerialize)
+        block = rematerialized(DecoderBlock, config)
         if config.scan_layers:
             scanned = nn.scan(
                 block,
@@ -72,12 +72,13 @@ class Decoder(nn.Module):
         return normalization(config, "final_norm")(stream_BTD), caches
 
 
-def rematerialized(block: type[nn.Module], policy: str) -> type[nn.Module]:
-    """The block, with as much of its forward pass computed again in the backward pass as `policy` says."""
-    if policy == "none":
+def rematerialized(block: type[nn.Module], config: TransformerConfig) -> type[nn.Module]:
+    """The block, with as much of its forward pass computed again in the backward pass as the config says."""
+    if config.rematerialize == "none":
         return block
-    saved = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}[policy]
-    return nn.remat(block, policy=saved, prevent_cse=False)
+    policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+    # Outside a loop XLA would find both computations equal and do one, which undoes the saving.
+    return nn.remat(block, policy=policies[config.rematerialize], prevent_cse=not config.scan_layers)
 
 
 def empty_caches(config: TransformerConfig, batch: int, length: int) -> Caches:

@@ -1,0 +1,207 @@
+"""A run may stop at any moment, by any means, and be the same run."""
+
+import json
+import math
+import os
+import signal
+
+import chex
+import numpy as np
+import pytest
+from tests.tiny import files_below, replace, run, tiny_config
+
+from lm.data.store import build_corpus
+from lm.errors import TrainingError, UserError
+from lm.training.checkpoints import Checkpoints
+from lm.training.loop import Interval, Trainer, caught_signals
+from lm.training.metrics import read_metrics
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A config, and a run of it that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = tiny_config(folder)
+    return config, run(config, folder / "run"), folder / "run"
+
+
+def assert_same_run(one, other):
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+
+
+def test_a_run_leaves_a_self_contained_directory(whole):
+    _, outcome, directory = whole
+    names = {path.name for path in directory.iterdir()}
+    assert names == {
+        "config.json",
+        "tokenizer.json",
+        "checkpoints",
+        "metrics.jsonl",
+        "speed.jsonl",
+        "tensorboard",
+        "samples.txt",
+    }
+    assert int(outcome.state.step) == 6
+    assert not any(name.startswith(".") for name in files_below(directory))
+
+
+def test_metrics_have_their_names_and_steps(whole):
+    _, _, directory = whole
+    lines = read_metrics(directory / "metrics.jsonl")
+    trained = [line for line in lines if "train/loss" in line]
+    evaluated = [line for line in lines if "validation/loss" in line]
+    assert [line["step"] for line in trained] == [2, 4, 6]
+    assert [line["step"] for line in evaluated] == [3, 6]
+    for name in ("loss", "loss_stderr", "perplexity", "bits_per_byte", "accuracy", "confidence", "entropy", "tokens"):
+        assert math.isfinite(evaluated[-1][f"validation/{name}"])
+    assert evaluated[-1]["validation/perplexity"] == pytest.approx(math.exp(evaluated[-1]["validation/loss"]))
+    assert trained[-1]["train/loss"] < trained[0]["train/loss"]
+
+
+def test_bits_per_byte_and_the_token_count_are_those_of_the_text(whole):
+    config, _, directory = whole
+    store = build_corpus(config.data, config.tokenizer).validation
+    line = read_metrics(directory / "metrics.jsonl")[-1]
+    assert line["validation/tokens"] == store.num_tokens - 1
+    total = line["validation/loss"] * line["validation/tokens"]
+    assert line["validation/bits_per_byte"] == pytest.approx(total / math.log(2) / store.num_bytes)
+
+
+@pytest.mark.parametrize("at", [1, 4])
+def test_a_signal_saves_and_the_same_command_resumes_exactly(whole, at, tmp_path, monkeypatch):
+    config, outcome, directory = whole
+    count = Trainer._count
+
+    def interrupt(trainer, step, sums):
+        count(trainer, step, sums)
+        if step == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "_count", interrupt)
+    stopped = run(config, tmp_path)
+    assert stopped.stopped_by == signal.SIGTERM
+    assert at <= int(stopped.state.step) <= at + 2
+    monkeypatch.undo()
+    resumed = run(config, tmp_path)
+    assert_same_run(directory, tmp_path)
+    chex.assert_trees_all_equal(outcome.state, resumed.state)
+
+
+@pytest.mark.parametrize("at", ["_log", "_evaluate", "_save"])
+def test_dying_at_any_station_loses_nothing(whole, at, tmp_path, monkeypatch):
+    config, outcome, directory = whole
+    station = getattr(Trainer, at)
+    calls = []
+
+    def die(trainer, step, *arguments):
+        result = station(trainer, step, *arguments)
+        calls.append(step)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(Trainer, at, die)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path)
+    monkeypatch.undo()
+    resumed = run(config, tmp_path)
+    assert_same_run(directory, tmp_path)
+    chex.assert_trees_all_equal(outcome.state, resumed.state)
+
+
+def test_a_finished_run_is_not_trained_further(whole):
+    config, outcome, directory = whole
+    before = (directory / "metrics.jsonl").read_bytes()
+    again = run(config, directory)
+    assert (directory / "metrics.jsonl").read_bytes() == before
+    assert again.validation == outcome.validation
+    chex.assert_trees_all_equal(again.state, outcome.state)
+
+
+def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(whole, tmp_path, caplog):
+    config, outcome, directory = whole
+    run(config, tmp_path)
+    for data in (tmp_path / "checkpoints/6/state").rglob("d/*"):
+        middle = data.stat().st_size // 2
+        data.write_bytes(data.read_bytes()[:middle] + b"damaged" + data.read_bytes()[middle + 7 :])
+    resumed = run(config, tmp_path)
+    assert "checkpoint 6 cannot be read" in caplog.text
+    assert_same_run(directory, tmp_path)
+    chex.assert_trees_all_equal(outcome.state, resumed.state)
+
+
+def test_another_config_is_refused_by_the_names_of_the_keys(whole):
+    config, _, directory = whole
+    before = files_below(directory)
+    changed = replace(config, seed=1, optimizer={"learning_rate": 0.5})
+    with pytest.raises(UserError) as error:
+        run(changed, directory)
+    message = str(error.value)
+    assert "config.seed was 0, is 1" in message
+    assert "config.optimizer.learning_rate" in message
+    assert "weight_decay" not in message
+    assert "\n" not in message
+    assert files_below(directory) == before
+
+
+def test_what_only_says_where_and_how_often_may_change(whole, tmp_path):
+    config, _, directory = whole
+    run(replace(config, training={"checkpoint_every": 5, "evaluation_batch_size": 16}), directory)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = tiny_config(tmp_path, steps=40, checkpoint_every=1, evaluate_every=40)
+    config = replace(config, optimizer={"name": "sgd", "learning_rate": 1e30, "clip_norm": 0.0, "warmup_steps": 0})
+    with pytest.raises(TrainingError, match=r"is (nan|inf) at step \d+.*last good checkpoint is of step") as error:
+        run(config, tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    failed = int(str(error.value).split("at step ")[1].split(":")[0])
+    assert max(checkpoints.steps) < failed
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_interval_covers_what_came_before_the_checkpoint():
+    interval = Interval()
+    interval.add({"weight": 2.0, "loss": 4.0, "gradient_norm": 1.0})
+    resumed = Interval(json.loads(json.dumps(interval.sums)))
+    resumed.add({"weight": 6.0, "loss": 4.0, "gradient_norm": 3.0})
+    assert resumed.metrics() == {"train/loss": 1.0, "train/gradient_norm": 2.0}
+
+
+def test_a_second_signal_is_not_held_back():
+    with caught_signals() as caught:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert caught == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_validation_counts_the_same_whatever_the_batch(tmp_path):
+    config = tiny_config(tmp_path, steps=2)
+    results = []
+    for rows in (8, 24):
+        run(replace(config, training={"evaluation_batch_size": rows}), tmp_path / str(rows))
+        results.append(read_metrics(tmp_path / str(rows) / "metrics.jsonl")[-1])
+    np.testing.assert_allclose(list(results[0].values()), list(results[1].values()), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"optimizer": {"name": "muon", "learning_rate": 0.02}},
+        {"optimizer": {"name": "adafactor", "l1": 1e-5, "l2": 1e-4}, "training": {"micro_batches": 1}},
+        {"objective": {"loss_chunk": 20, "z_loss": 1e-4, "label_smoothing": 0.1}},
+        {"model": {"scan_layers": True, "rematerialize": "full", "positions": "rotary"}},
+    ],
+    ids=["muon", "adafactor", "chunked", "scanned"],
+)
+def test_every_kind_of_run_resumes_exactly(sections, tmp_path):
+    config = replace(tiny_config(tmp_path, steps=3, checkpoint_every=2, evaluate_every=3), **sections)
+    outcome = run(config, tmp_path / "whole")
+    run(config, tmp_path / "cut")
+    checkpoints = Checkpoints(tmp_path / "cut" / "checkpoints")
+    checkpoints._manager.delete(3)
+    checkpoints.close()
+    resumed = run(config, tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    chex.assert_trees_all_equal(outcome.state, resumed.state)

@@ -1,0 +1,41 @@
+"""Metrics files can be cut off anywhere and still be read and continued."""
+
+import json
+import math
+
+from lm.training.metrics import MetricsWriter, drop_lines_after, read_metrics
+from lm.training.work_directory import WorkDirectory
+
+
+def test_lines_after_a_step_go_and_so_does_a_line_that_was_cut_off(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    whole = "".join(json.dumps({"step": step, "x": step / 3}) + "\n" for step in range(1, 6))
+    for cut in range(len(whole) + 1):
+        path.write_text(whole[:cut])
+        drop_lines_after(path, 3)
+        kept = read_metrics(path)
+        complete = whole[:cut].count("\n")
+        assert [line["step"] for line in kept] == list(range(1, min(complete, 3) + 1))
+        assert all(line["x"] == line["step"] / 3 for line in kept)
+
+
+def test_a_writer_goes_on_where_a_run_was_cut_off(tmp_path):
+    directory = WorkDirectory(tmp_path)
+    writer = MetricsWriter(directory, 0)
+    for step in (1, 2, 3):
+        writer.metrics(step, {"train/loss": 1 / step})
+        writer.speed(step, {"speed/tokens_per_second": step})
+    writer.close()
+    writer = MetricsWriter(directory, 2)
+    writer.metrics(3, {"train/loss": 1 / 3})
+    writer.close()
+    assert [line["step"] for line in read_metrics(directory.metrics)] == [1, 2, 3]
+    assert [line["step"] for line in read_metrics(directory.speed)] == [1, 2]
+    assert any(directory.tensorboard.iterdir())
+
+
+def test_what_is_not_finite_is_null_as_json_has_it(tmp_path):
+    writer = MetricsWriter(WorkDirectory(tmp_path), 0)
+    writer.metrics(1, {"validation/loss_stderr": math.nan})
+    writer.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "validation/loss_stderr": null}\n'
