@@ -49,7 +49,7 @@ def parse(define: Callable[[flags.FlagValues], None], argv: Sequence[str], usage
     except UserError:
         raise
     except Exception as error:  # absl and ml_collections raise many kinds; each becomes one line
-        raise UserError(_explain(error, values, argv)) from error
+        raise UserError(_explain(error, define, argv)) from error
     finally:
         sys.argv = known_argv
     if len(rest) > 1:
@@ -71,14 +71,14 @@ def define_config(values: flags.FlagValues, config: ConfigDict) -> None:
     config_flags.DEFINE_config_dict("config", config, "--config.KEY=VALUE changes one value.", flag_values=values)
 
 
-def _explain(error: Exception, values: flags.FlagValues, argv: Sequence[str]) -> str:
+def _explain(error: Exception, define: Callable[[flags.FlagValues], None], argv: Sequence[str]) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    file = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
-    if isinstance(error, AttributeError) and (unknown := _unknown_key(values, argv)):
+    file = next((a.split("=", 1)[1] for a in reversed(argv) if a.startswith("--config=")), None)
+    if isinstance(error, AttributeError | KeyError) and (unknown := _unknown_key(define, argv)):
         return unknown
     if isinstance(error, OSError | ImportError | AttributeError | KeyError | TypeError | SyntaxError) and file:
         inner = error.__cause__ or error
@@ -88,11 +88,11 @@ def _explain(error: Exception, values: flags.FlagValues, argv: Sequence[str]) ->
     return _one_line(error)
 
 
-def _unknown_key(values: flags.FlagValues, argv: Sequence[str]) -> str | None:
-    config = values["config"].value
-    if not isinstance(config, ConfigDict):
+def _unknown_key(define: Callable[[flags.FlagValues], None], argv: Sequence[str]) -> str | None:
+    without_overrides = [argument for argument in argv if not re.match(r"--?config\.", argument)]
+    if without_overrides == list(argv):
         return None
-    leaves = flatten(config.to_dict())
+    leaves = flatten(parse(define, without_overrides, "")["config"].value.to_dict())
     groups = {name.rsplit(".", 1)[0] for name in leaves if "." in name}
     for argument in argv[1:]:
         match = re.match(r"--?config\.([\w.]+)", argument)

@@ -194,7 +194,7 @@ def _open_reader(key: str, spec: str, config: DataConfig) -> Reader:
     scheme, colon, rest = spec.partition(":")
     if not colon or scheme not in READERS:
         known = ", ".join(f"{name}:" for name in READERS)
-        raise UserError(f"config.data.{key} must start with one of {known} got {spec!r}")
+        raise UserError(f"config.data.{key} must start with one of {known}; got {spec!r}")
     return READERS[scheme](rest, config)
 
 
