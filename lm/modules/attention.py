@@ -12,6 +12,7 @@ from jax import Array
 
 from lm.modules.config import TransformerConfig
 from lm.modules.embeddings import rotate
+from lm.modules.explicit_gradients import attend_bnth
 from lm.modules.linear import Linear
 
 
@@ -53,7 +54,7 @@ def attend(
       v_BSKH: values.
       mask_BTS: True where query t may see key s; every query must see at least one key. None: it sees all.
       causal: whether query t sees keys up to t alone, besides what the mask says.
-      implementation: "xla" or "cudnn".
+      implementation: "explicit", "xla" or "cudnn".
 
     Returns:
       Values mixed for each query, [B, T, N, H], in the dtype of `v_BSKH`. Scores are summed, and their softmax taken,
@@ -62,11 +63,33 @@ def attend(
     Raises:
       ValueError: if K does not divide N.
     """
+    if q_BTNH.shape[2] % k_BSKH.shape[2]:
+        raise ValueError(f"{k_BSKH.shape[2]} key-value heads do not divide {q_BTNH.shape[2]} query heads")
+    if implementation == "explicit":
+        return _attend_explicitly(q_BTNH, k_BSKH, v_BSKH, mask_BTS, causal)
     # cuDNN takes a mask only with its query axis written out and one head axis: [B, 1, T, S].
     mask_B1TS = None if mask_BTS is None else mask_BTS[:, None, :, :]
     return jax.nn.dot_product_attention(
         q_BTNH, k_BSKH, v_BSKH, mask=mask_B1TS, is_causal=causal, implementation=implementation
     )
+
+
+def _attend_explicitly(
+    q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array | None, causal: bool
+) -> Array:
+    batch, length, heads, head_width = q_BTNH.shape
+    keys, kv_heads = k_BSKH.shape[1:3]
+    mask_BTS = jnp.ones((1, length, keys), bool) if mask_BTS is None else mask_BTS
+    if causal:
+        mask_BTS = mask_BTS & jnp.tril(jnp.ones((length, keys), bool))[None]
+    # Query heads that share a key-value head become one head with so many times the positions.
+    group = heads // kv_heads
+    q_BKRH = q_BTNH.reshape(batch, length, kv_heads, group, head_width).transpose(0, 2, 3, 1, 4)
+    q_BKRH = q_BKRH.reshape(batch, kv_heads, group * length, head_width)
+    mask_B1RS = jnp.tile(mask_BTS, (1, group, 1))[:, None]
+    mixed_BKRH = attend_bnth(q_BKRH, k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3), mask_B1RS)
+    mixed_BKGTH = mixed_BKRH.reshape(batch, kv_heads, group, length, head_width)
+    return mixed_BKGTH.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, head_width)
 
 
 class MultiHeadAttention(nn.Module):

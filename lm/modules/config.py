@@ -9,7 +9,7 @@ from lm.errors import UserError
 POSITIONS = ("learned", "sinusoidal", "rotary")
 NORMALIZATIONS = ("layer_norm", "rms_norm")
 ACTIVATIONS = ("gelu", "gelu_tanh", "swiglu")
-ATTENTIONS = ("xla", "cudnn")
+ATTENTIONS = ("explicit", "xla", "cudnn")
 REMATERIALIZATIONS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -40,7 +40,8 @@ class TransformerConfig:
         sqrt(2 L) (Radford et al. 2019).
       dtype: in which to compute. Logits are float32 whatever it is.
       parameter_dtype: in which to keep the parameters.
-      attention: which kernel of `jax.nn.dot_product_attention`: "xla" (everywhere) or "cudnn" (NVIDIA, 16-bit dtypes).
+      attention: "xla" (everywhere) or "cudnn" (NVIDIA, 16-bit dtypes) of `jax.nn.dot_product_attention`, or "explicit",
+        the same with its backward pass written out, which is fastest on CPU.
       scan_layers: compile one layer and loop over it: compiles L times faster, and on CPU runs a little slower.
       rematerialize: what the backward pass computes again instead of keeping: "none", "dots" (all but the results of
         matrix products) or "full" (everything inside a layer).
@@ -65,7 +66,7 @@ class TransformerConfig:
     initializer_range: float = 0.02
     dtype: str = "float32"
     parameter_dtype: str = "float32"
-    attention: str = "xla"
+    attention: str = "explicit"
     scan_layers: bool = False
     rematerialize: str = "none"
 

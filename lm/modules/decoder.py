@@ -14,7 +14,7 @@ from lm.modules.attention import KeyValueCache, MultiHeadAttention
 from lm.modules.config import TransformerConfig
 from lm.modules.dropout import Dropout
 from lm.modules.feed_forward import FeedForward
-from lm.modules.normalization import normalization
+from lm.modules.normalization import Normalization
 
 Caches = Any  # a tuple of one KeyValueCache a layer, or with `scan_layers` one whose arrays lead with L
 
@@ -34,10 +34,10 @@ class DecoderBlock(nn.Module):
     ) -> tuple[Array, KeyValueCache | None]:
         """Returns the stream after this block, [B, T, D], and the block's cache."""
         config = self.config
-        normalized_BTD = normalization(config, "attention_norm")(stream_BTD)
+        normalized_BTD = Normalization(config, name="attention_norm")(stream_BTD)
         mixed_BTD, cache = MultiHeadAttention(config, name="attention")(normalized_BTD, positions_BT, mask_BTS, cache)
         stream_BTD = stream_BTD + Dropout(config)(mixed_BTD)
-        normalized_BTD = normalization(config, "feed_forward_norm")(stream_BTD)
+        normalized_BTD = Normalization(config, name="feed_forward_norm")(stream_BTD)
         return stream_BTD + Dropout(config)(FeedForward(config, name="feed_forward")(normalized_BTD)), cache
 
 
@@ -69,7 +69,7 @@ class Decoder(nn.Module):
                 stream_BTD, cache = block(config, name=f"layer_{layer}")(stream_BTD, positions_BT, mask_BTS, cache)
                 after.append(cache)
             caches = None if caches is None else tuple(after)
-        return normalization(config, "final_norm")(stream_BTD), caches
+        return Normalization(config, name="final_norm")(stream_BTD), caches
 
 
 def rematerialized(block: type[nn.Module], config: TransformerConfig) -> type[nn.Module]:

@@ -8,6 +8,7 @@ import jax
 from jax import Array
 
 from lm.modules.config import TransformerConfig
+from lm.modules.explicit_gradients import gelu_tanh
 from lm.modules.linear import Linear
 
 
@@ -24,6 +25,8 @@ class FeedForward(nn.Module):
         if config.activation == "swiglu":
             gate_BTF = Linear(config, config.size_of_feed_forward, name="gate")(inputs_BTD)
             hidden_BTF = jax.nn.silu(gate_BTF) * hidden_BTF
+        elif config.activation == "gelu_tanh":
+            hidden_BTF = gelu_tanh(hidden_BTF)
         else:
-            hidden_BTF = jax.nn.gelu(hidden_BTF, approximate=config.activation == "gelu_tanh")
+            hidden_BTF = jax.nn.gelu(hidden_BTF, approximate=False)
         return Linear(config, config.width, to_residual=True, name="down")(hidden_BTF)

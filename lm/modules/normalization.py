@@ -4,22 +4,34 @@ Axes: B batch, T positions, D model width.
 """
 
 import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
 
 from lm.modules.config import TransformerConfig
+from lm.modules.explicit_gradients import layer_norm
 
 
-def normalization(config: TransformerConfig, name: str | None = None) -> nn.Module:
+class Normalization(nn.Module):
     """The configured normalization of the last axis: LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019).
 
     Means and variances are taken in float32 whatever the compute dtype.
     """
-    shared = {
-        "epsilon": config.normalization_epsilon,
-        "dtype": config.compute_dtype,
-        "param_dtype": config.storage_dtype,
-        "name": name,
-    }
-    if config.normalization == "rms_norm":
-        return nn.RMSNorm(**shared)
-    # The fast variance, a difference of squares, is off by a third where the mean is a thousand deviations from 0.
-    return nn.LayerNorm(use_bias=config.bias, use_fast_variance=False, **shared)
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, stream_BTD: Array) -> Array:
+        """Returns [B, T, D] in the compute dtype."""
+        config = self.config
+        width = stream_BTD.shape[-1]
+        scale_D = self.param("scale", nn.initializers.ones, (width,), config.storage_dtype)
+        if config.normalization == "rms_norm":
+            wide = stream_BTD.astype(jnp.float32)
+            mean_square = jnp.square(wide).mean(axis=-1, keepdims=True)
+            normalized = wide / jnp.sqrt(mean_square + config.normalization_epsilon)
+            return (normalized * scale_D.astype(jnp.float32)[None, None, :]).astype(config.compute_dtype)
+        outputs_BTD = layer_norm(stream_BTD, scale_D, config.normalization_epsilon).astype(config.compute_dtype)
+        if config.bias:
+            bias_D = self.param("bias", nn.initializers.zeros, (width,), config.storage_dtype)
+            outputs_BTD += bias_D.astype(config.compute_dtype)[None, None, :]
+        return outputs_BTD
