@@ -9,7 +9,7 @@ import pytest
 
 from lm.modules.config import TransformerConfig
 from lm.modules.feed_forward import FeedForward
-from lm.modules.linear import linear
+from lm.modules.linear import Linear
 
 ACTIVATIONS = {
     "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
@@ -42,7 +42,7 @@ def test_feed_forward_equals_the_formula(activation, bias):
 @pytest.mark.parametrize(("layers", "to_residual"), [(1, True), (8, True), (8, False)])
 def test_maps_into_the_residual_stream_start_smaller(layers, to_residual):
     config = TransformerConfig(layers=layers, width=128, initializer_range=0.03, bias=True)
-    layer = linear(config, 256, to_residual=to_residual)
+    layer = Linear(config, 256, to_residual=to_residual)
     params = jax.jit(layer.init)(jax.random.key(0), jnp.ones((1, 128)))["params"]
     params = jax.tree.map(np.asarray, params)
     expected = 0.03 / math.sqrt(2 * layers) if to_residual else 0.03

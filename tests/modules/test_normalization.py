@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lm.modules.config import TransformerConfig
-from lm.modules.normalization import normalization
+from lm.modules.normalization import Normalization
 
 RANDOM = np.random.default_rng(0)
 SCALE, BIAS = RANDOM.normal(size=8), RANDOM.normal(size=8)
@@ -20,8 +20,8 @@ def normalize(kind, bias, inputs, epsilon=1e-5, dtype="float32"):
     params = {"scale": jnp.asarray(SCALE, jnp.float32)}
     if bias and kind == "layer_norm":
         params["bias"] = jnp.asarray(BIAS, jnp.float32)
-    layer = normalization(config)
-    assert jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((1, 8)))["params"].keys() == params.keys()
+    layer = Normalization(config)
+    assert jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((1, 1, 8)))["params"].keys() == params.keys()
     return jax.jit(layer.apply)({"params": params}, jnp.asarray(inputs, dtype))
 
 

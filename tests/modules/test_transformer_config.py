@@ -27,7 +27,7 @@ def test_defaults_resolve():
         ({"positions": "alibi"}, "config.model.positions must be one of learned, sinusoidal, rotary; got 'alibi'"),
         ({"normalization": "batch"}, "config.model.normalization must be one of layer_norm, rms_norm; got 'batch'"),
         ({"activation": "relu"}, "config.model.activation must be one of gelu, gelu_tanh, swiglu; got 'relu'"),
-        ({"attention": "flash"}, "config.model.attention must be one of xla, cudnn; got 'flash'"),
+        ({"attention": "flash"}, "config.model.attention must be one of explicit, xla, cudnn; got 'flash'"),
         ({"rematerialize": "all"}, "config.model.rematerialize must be one of none, dots, full; got 'all'"),
         ({"dtype": "bf16"}, "config.model.dtype must be one of float32, bfloat16, float16; got 'bf16'"),
         ({"parameter_dtype": "int8"}, "config.model.parameter_dtype must be one of float32"),
@@ -40,7 +40,8 @@ def test_defaults_resolve():
         ({"kv_heads": 0}, "config.model.kv_heads must be at least 1, got 0"),
         ({"head_width": 0}, "config.model.head_width must be at least 1, got 0"),
         ({"feed_forward_width": 0}, "config.model.feed_forward_width must be at least 1, got 0"),
-        ({"max_length": 0}, "config.model.max_length must be at least 1, got 0"),
+        ({"max_length": 0}, "config.model.max_length must be at least 2, got 0"),
+        ({"max_length": 1}, "config.model.max_length must be at least 2, got 1"),
     ],
 )
 def test_bad_values_are_named(values, words):
