@@ -73,7 +73,7 @@ def _along_last(scale_D: Array, rank: int) -> Array:
 
 
 @jax.custom_vjp
-def attend_bnth(q_BNTH: Array, k_BNSH: Array, v_BNSH: Array, mask: Array) -> Array:
+def attend_bnth(q_BNTH: Array, k_BNSH: Array, v_BNSH: Array, bias: Array) -> Array:
     """Scaled dot-product attention with the head axis before the positions (Vaswani et al. 2017).
 
     Saves the probabilities, and reuses the outputs in the backward pass of the softmax (Dao et al. 2022, appendix B.2).
@@ -82,18 +82,19 @@ def attend_bnth(q_BNTH: Array, k_BNSH: Array, v_BNSH: Array, mask: Array) -> Arr
       q_BNTH: queries.
       k_BNSH: keys.
       v_BNSH: values.
-      mask: True where a query may look; broadcasts to [B, N, T, S].
+      bias: added to the scores, float32, broadcasts to [B, N, T, S]; a very low number where a query may not look. It
+        gets no gradient.
 
     Returns:
       [B, N, T, H].
     """
-    return _attend_forward(q_BNTH, k_BNSH, v_BNSH, mask)[0]
+    return _attend_forward(q_BNTH, k_BNSH, v_BNSH, bias)[0]
 
 
-def _attend_forward(q_BNTH: Array, k_BNSH: Array, v_BNSH: Array, mask: Array) -> tuple[Array, tuple[Array, ...]]:
+def _attend_forward(q_BNTH: Array, k_BNSH: Array, v_BNSH: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
     scale = 1 / math.sqrt(q_BNTH.shape[-1])
     scores = jnp.einsum("bnth,bnsh->bnts", q_BNTH * scale, k_BNSH, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    scores = scores + bias
     unnormalized = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     probabilities = (unnormalized * (1 / unnormalized.sum(axis=-1, keepdims=True))).astype(v_BNSH.dtype)
     mixed = jnp.einsum("bnts,bnsh->bnth", probabilities, v_BNSH)

@@ -27,9 +27,9 @@ STRATEGIES = ("jit", "pmap")
 # scanned layers stays whole. What no rule names is replicated.
 RULES: tuple[tuple[str, P], ...] = (
     (r"(token_embedding/embedding|output)$", P("tensor", "fsdp")),
-    (r"(query|key|value|up|gate)/kernel$", P("fsdp", "tensor")),
+    (r"(query_key_value|up|gate)/kernel$", P("fsdp", "tensor")),
     (r"(attention/output|down)/kernel$", P("tensor", "fsdp")),
-    (r"(query|key|value|up|gate)/bias$", P("tensor")),
+    (r"(query_key_value|up|gate)/bias$", P("tensor")),
 )
 
 

@@ -114,7 +114,7 @@ def test_a_step_leaves_every_array_where_it_was(name):
 def test_what_a_mesh_axis_does_not_divide_stays_whole():
     mesh = make_partitioner(LAYOUTS["mixed"]).mesh
     assert parameter_spec("params/token_embedding/embedding", (65, 32), mesh) == P(None, "fsdp")
-    assert parameter_spec("params/decoder/layers/attention/query/kernel", (2, 32, 32), mesh) == P(
+    assert parameter_spec("params/decoder/layers/attention/query_key_value/kernel", (2, 32, 32), mesh) == P(
         None, "fsdp", "tensor"
     )
     assert parameter_spec("params/decoder/final_norm/scale", (32,), mesh) == P()
