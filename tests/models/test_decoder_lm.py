@@ -204,11 +204,10 @@ def test_parameter_dtype_is_that_of_every_parameter():
 
 
 def test_dropout_acts_with_randomness_alone():
-    config, params = dataclasses.replace(CONFIGS["learned"], dropout=0.3, layers=1), random_params("learned")
+    config, params = dataclasses.replace(CONFIGS["learned"], dropout=0.3), random_params("learned")
     apply = jax.jit(lambda rngs: DecoderLM(config).apply({"params": params}, TOKENS, rngs=rngs))
-    without = DecoderLM(dataclasses.replace(config, dropout=0.0))
-    silent = jax.jit(lambda: without.apply({"params": params}, TOKENS))()
-    np.testing.assert_allclose(apply({}), silent, rtol=1e-5, atol=1e-5)
+    silent = logits_of("learned", TOKENS)
+    np.testing.assert_allclose(apply({}), silent, rtol=1e-4, atol=1e-4)
     one, again, other = (np.asarray(apply({"dropout": jax.random.key(seed)})) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     for first, second in ((one, other), (one, silent)):

@@ -37,13 +37,10 @@ class AttendTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     @parameterized.parameters(
         ("explicit", 4, 2, True, True),
-        ("explicit", 4, 2, True, False),
-        ("explicit", 4, 2, False, True),
         ("explicit", 4, 2, False, False),
-        ("explicit", 3, 3, True, True),
-        ("explicit", 3, 1, True, True),
+        ("explicit", 3, 3, False, True),
+        ("explicit", 3, 1, True, False),
         ("xla", 4, 2, True, True),
-        ("xla", 4, 2, False, False),
     )
     def test_equals_the_definition(self, implementation, heads, kv_heads, causal, segments):
         q, k, v = random_inputs(heads, kv_heads)

@@ -17,7 +17,16 @@ SEGMENTS = np.array([[1, 1, 1, 2, 2, 2]])
 
 
 def make_config(**values):
-    shape = {"vocab_size": 13, "layers": LAYERS, "width": 8, "heads": 4, "kv_heads": 2, "max_length": 6}
+    # Derived gradients: the compiler can undo their rematerialization, and a hand-written backward pass hides it.
+    shape = {
+        "vocab_size": 13,
+        "layers": LAYERS,
+        "width": 8,
+        "heads": 4,
+        "kv_heads": 2,
+        "max_length": 6,
+        "attention": "xla",
+    }
     return TransformerConfig(**shape | values)
 
 
