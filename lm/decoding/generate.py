@@ -85,14 +85,12 @@ def generate(
             if end_of_text in new:
                 new = new[: new.index(end_of_text) + 1]
                 finished[row] = True
-            pieces[row].append((new, *(array[row, : len(new)] for array in log_probs)))
+            pieces[row].append((np.asarray(new, np.int32), *(array[row, : len(new)] for array in log_probs)))
             rows[row] += new
             counts[row] += len(new)
             finished[row] |= counts[row] >= config.max_new_tokens
         keep = max(window // 2, 1)
-    return [
-        Generation(*(np.concatenate([np.asarray(piece[part]) for piece in row]) for part in range(3))) for row in pieces
-    ]
+    return [Generation(*(np.concatenate(parts) for parts in zip(*row, strict=True))) for row in pieces]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "config", "end_of_text", "vocab_size"))

@@ -93,8 +93,7 @@ def attend_bnth(q_BNTH: Array, k_BNSH: Array, v_BNSH: Array, bias: Array) -> Arr
 
 def _attend_forward(q_BNTH: Array, k_BNSH: Array, v_BNSH: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
     scale = 1 / math.sqrt(q_BNTH.shape[-1])
-    scores = jnp.einsum("bnth,bnsh->bnts", q_BNTH * scale, k_BNSH, preferred_element_type=jnp.float32)
-    scores = scores + bias
+    scores = jnp.einsum("bnth,bnsh->bnts", q_BNTH, k_BNSH, preferred_element_type=jnp.float32) * scale + bias
     unnormalized = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     probabilities = (unnormalized * (1 / unnormalized.sum(axis=-1, keepdims=True))).astype(v_BNSH.dtype)
     mixed = jnp.einsum("bnts,bnsh->bnth", probabilities, v_BNSH)
@@ -105,10 +104,10 @@ def _attend_backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array, 
     q_BNTH, k_BNSH, v_BNSH, probabilities, mixed = saved
     scale = 1 / math.sqrt(q_BNTH.shape[-1])
     v_gradient = jnp.einsum("bnts,bnth->bnsh", probabilities, gradient)
-    probability_gradient = jnp.einsum("bnth,bnsh->bnts", gradient, v_BNSH)
+    probability_gradient = jnp.einsum("bnth,bnsh->bnts", gradient, v_BNSH, preferred_element_type=jnp.float32)
     # The mean gradient under the probabilities, which the softmax removes, is <gradient, output>: no pass over S.
-    removed = (gradient * mixed).sum(axis=-1, keepdims=True)
-    score_gradient = probabilities * (probability_gradient - removed) * scale
+    removed = (gradient.astype(jnp.float32) * mixed.astype(jnp.float32)).sum(axis=-1, keepdims=True)
+    score_gradient = (probabilities * (probability_gradient - removed) * scale).astype(q_BNTH.dtype)
     q_gradient = jnp.einsum("bnts,bnsh->bnth", score_gradient, k_BNSH)
     k_gradient = jnp.einsum("bnts,bnth->bnsh", score_gradient, q_BNTH)
     return q_gradient, k_gradient, v_gradient, None

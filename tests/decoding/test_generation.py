@@ -142,6 +142,19 @@ def test_equal_prompts_in_different_places_continue_differently():
     assert len(texts) == 3
 
 
+def test_every_window_draws_anew():
+    indifferent = jax.tree.map(np.zeros_like, random_params("rotary"))
+    for generation, prompt in zip(
+        generate(MODELS["rotary"], indifferent, PROMPTS, PLAIN, None, VOCAB), PROMPTS, strict=True
+    ):
+        np.testing.assert_allclose(generation.log_probs, -np.log(VOCAB), rtol=1e-5)
+        room = WINDOW - len(prompt)
+        first, second = generation.tokens[:room][: WINDOW // 2], generation.tokens[room:][: WINDOW // 2]
+        length = min(len(first), len(second))
+        assert length >= 5
+        assert first[:length].tolist() != second[:length].tolist()
+
+
 def test_the_seed_decides_the_text():
     first = continuations("rotary", PLAIN)
     again = generate(MODELS["rotary"], random_params("rotary"), PROMPTS, PLAIN, None, VOCAB)
