@@ -99,8 +99,7 @@ def test_initial_scales():
     for part, name in (("attention", "output"), ("feed_forward", "down")):
         np.testing.assert_allclose(layers[part][name]["kernel"].std(), 0.02 / math.sqrt(16), rtol=0.03)
     for part, name in (
-        ("attention", "query"),
-        ("attention", "value"),
+        ("attention", "query_key_value"),
         ("feed_forward", "up"),
         ("feed_forward", "gate"),
     ):

@@ -202,7 +202,7 @@ def test_accumulation_of_a_model_equals_one_big_batch():
     assert min(jax.tree.leaves(moved)) > 1e-4
 
 
-GOLDEN = {"loss": 3.93621, "gradient_norm": 1.38347}
+GOLDEN = {"loss": 3.93678, "gradient_norm": 1.40489}
 
 
 def test_golden_first_step():
