@@ -50,7 +50,7 @@ def setup(config=SGD, **choices):
     """The first state and the compiled step."""
     optimizer = make_optimizer(config, 10)
     step = jax.jit(make_train_step(TASK, optimizer, config, **{"seed": 0} | choices))
-    return init_state(TASK, optimizer, config, jax.random.key(1)), step
+    return jax.jit(lambda key: init_state(TASK, optimizer, config, key))(jax.random.key(1)), step
 
 
 def without_noise(state_and_sums):
@@ -118,7 +118,8 @@ def test_moving_average_equals_its_formula():
 
 def test_averages_start_as_a_copy():
     """A step may donate its state, and one buffer can't be given away twice."""
-    state, _ = setup(dataclasses.replace(SGD, ema_decay=0.75))
+    config = dataclasses.replace(SGD, ema_decay=0.75)
+    state = init_state(TASK, make_optimizer(config, 10), config, jax.random.key(1))
     for name, leaf in state.params.items():
         assert leaf.unsafe_buffer_pointer() != state.averaged_params[name].unsafe_buffer_pointer()
 
