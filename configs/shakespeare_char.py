@@ -68,7 +68,7 @@ def cpu_best() -> PretrainConfig:
         data=DATA,
         tokenizer=TOKENIZER,
         optimizer=OptimizerConfig(
-            name="muon", learning_rate=0.02, schedule="linear", warmup_steps=100, final_learning_rate=0.0
+            name="muon", learning_rate=0.02, schedule="linear", warmup_steps=100, final_learning_rate=0.0, b2=0.99
         ),
         training=TrainingConfig(
             steps=2000,
