@@ -2,8 +2,8 @@
 
 python -m benchmarks.data_loader
 
-For each setting of `benchmarks.train_step`: tokens per second that one loader thread delivers, tokens per second that the
-training step takes, and the ratio of the two.
+For each setting of `benchmarks.train_step`: tokens per second that one loader thread delivers, tokens per second that
+the training step takes, and the ratio of the two.
 """
 
 import itertools
@@ -25,7 +25,10 @@ def main() -> None:
         step_rate = tokens / statistics.median(timed(our_step(setting), seconds=3))
         loader_rate = statistics.median(loader_rates(setting))
         ratio = loader_rate / step_rate
-        print(f"{setting.length:>8} {setting.batch:>5} {loader_rate:>17,.0f} {step_rate:>15,.0f} {ratio:>7.0f}", flush=True)
+        print(
+            f"{setting.length:>8} {setting.batch:>5} {loader_rate:>17,.0f} {step_rate:>15,.0f} {ratio:>7.0f}",
+            flush=True,
+        )
 
 
 def loader_rates(setting: Setting, turns: int = 7, batches_per_turn: int = 2000) -> list[float]:

@@ -41,7 +41,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=10, help="turns of each implementation (default: 10)")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a turn (default: 1.5)")
-    parser.add_argument("--settings", type=int, nargs="*", default=range(len(SETTINGS)), help="which rows (default: all)")
+    parser.add_argument(
+        "--settings", type=int, nargs="*", default=range(len(SETTINGS)), help="which rows (default: all)"
+    )
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:

@@ -6,12 +6,13 @@ import tempfile
 from pathlib import Path
 
 # Nearly all the time of the tests is compiling; the fast code that full optimization makes would not earn it back.
-_flags = " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+_flags = " --xla_force_host_platform_device_count=8"
+_flags += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.tiny, experiments and configs
 
-import jax
+import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Many tests train the same tiny model in a new object; compiling it once is most of what they cost.

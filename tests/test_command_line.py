@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.tiny import command_line, files_below, write_corpus
 
 from experiments import generate, pretrain
+from tests.tiny import command_line, files_below, write_corpus
 
 CONFIG = "--config=configs/quickstart.py"
 
@@ -53,10 +53,16 @@ MISTAKES = {
     "devices": (("--config.training.batch_size=12",), "batch_size=12.*8 devices.*multiple of 8"),
     "mesh": (("--config.partitioning.fsdp=3",), "fsdp=3.*8 devices"),
     "choice": (("--config.optimizer.name=adamm",), "config.optimizer.name must be one of sgd,.*adamm"),
-    "source": (("--config.data.source=html:x",), "config.data.source must start with one of python:, text:, jsonl:, tfds:; got 'html:x'"),
+    "source": (
+        ("--config.data.source=html:x",),
+        "config.data.source must start with one of python:, text:, jsonl:, tfds:; got 'html:x'",
+    ),
     "glob": (("--config.data.source=text:nowhere/*.txt",), "nowhere/\\*.txt"),
     "cleaning": (("--config.data.cleaning=('polish',)",), "polish.*lowercase"),
-    "short corpus": (("--config.model.max_length=100000",), "tokens, fewer than a window of 100000.*config.model.max_length"),
+    "short corpus": (
+        ("--config.model.max_length=100000",),
+        "tokens, fewer than a window of 100000.*config.model.max_length",
+    ),
     "empty validation": (("--config.data.validation_fraction=0.0",), "validation split is empty.*validation_fraction"),
     "tokenizer file": (
         ("--config.tokenizer.kind=file", "--config.tokenizer.path=LICENSE"),
@@ -89,7 +95,10 @@ def test_a_config_file_with_a_mistake_is_named(tmp_path, capsys):
         (
             ("def get_config(:", "SyntaxError"),
             ("import nothing_of_the_kind", "nothing_of_the_kind"),
-            ("from lm.modules.config import TransformerConfig\nget_config = lambda: TransformerConfig(layrs=1)", "layrs"),
+            (
+                "from lm.modules.config import TransformerConfig\nget_config = lambda: TransformerConfig(layrs=1)",
+                "layrs",
+            ),
             ("x = 1", "get_config"),
         )
     ):

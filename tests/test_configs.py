@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.tiny import run, tiny_config
 
 from lm.configuration import from_config_dict
 from lm.models.accounting import parameter_count
 from lm.training.config import PretrainConfig
+from tests.tiny import run, tiny_config
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {"shakespeare_char": ("cpu", "cpu_best", "gpu")}
@@ -60,9 +60,7 @@ def test_a_header_says_how_to_run_it_and_what_to_expect(name, setting):
 
 def test_shakespeare_recipes_keep_to_nanogpts_sizes():
     laptop, best, gpu = (load("shakespeare_char", setting) for setting in SETTINGS["shakespeare_char"])
-    sizes = [
-        parameter_count(dataclasses.replace(config.model, vocab_size=65)) for config in (laptop, best, gpu)
-    ]
+    sizes = [parameter_count(dataclasses.replace(config.model, vocab_size=65)) for config in (laptop, best, gpu)]
     assert sizes[0] == 804_096
     assert sizes[1] <= sizes[0]
     assert 10_600_000 < sizes[2] < 10_800_000

@@ -15,7 +15,9 @@ def commands() -> list[list[str]]:
     """Arguments of every `python -m experiments...` in the README."""
     joined = README.replace("\\\n", " ")
     found = re.findall(r"python -m experiments\.(\w+)([^\n`#]*)", joined)
-    return [[name, *(part.replace("'", "") for part in re.findall(r"--\S+='[^']*'|--\S+", rest))] for name, rest in found]
+    return [
+        [name, *(part.replace("'", "") for part in re.findall(r"--\S+='[^']*'|--\S+", rest))] for name, rest in found
+    ]
 
 
 def test_every_command_parses(monkeypatch):

@@ -18,7 +18,26 @@ from lm.training.optimizers import OptimizerConfig
 from lm.training.partitioning import PartitioningConfig
 from lm.training.work_directory import WorkDirectory
 
-WORDS = "the model knows what it knows and says how sure it is of every word that it writes".split()
+WORDS = [
+    "the",
+    "model",
+    "knows",
+    "what",
+    "it",
+    "knows",
+    "and",
+    "says",
+    "how",
+    "sure",
+    "it",
+    "is",
+    "of",
+    "every",
+    "word",
+    "that",
+    "it",
+    "writes",
+]
 
 
 def write_corpus(folder: Path, documents: int = 40) -> str:

@@ -66,6 +66,8 @@ def generate(
     counts, finished = [0] * len(rows), [False] * len(rows)
     window = model.config.max_length
     keep = window - 1
+    # What does not change the compiled loop must not compile it again.
+    key, distribution = jax.random.key(config.seed), dataclasses.replace(config, seed=0, max_new_tokens=1, samples=1)
     while not all(finished):
         contexts = [row[-keep:] for row in rows]
         lengths = np.array([len(context) for context in contexts], np.int32)
@@ -76,8 +78,9 @@ def generate(
             [0 if done else config.max_new_tokens - n for done, n in zip(finished, counts, strict=True)]
         )
         limits = np.minimum(remaining, window - lengths).astype(np.int32)
+        generated = np.array(counts, np.int32)
         outcome = _continue(
-            model, params, prompt_BP, lengths, limits, np.array(counts, np.int32), config, end_of_text, vocab_size
+            model, params, prompt_BP, lengths, limits, generated, key, distribution, end_of_text, vocab_size
         )
         tokens_BT, *log_probs = (np.asarray(array) for array in outcome)
         for row, limit in enumerate(limits):
@@ -101,6 +104,7 @@ def _continue(
     lengths_B: Array,
     limits_B: Array,
     counts_B: Array,
+    key: Array,
     config: SamplingConfig,
     end_of_text: int | None,
     vocab_size: int | None,
@@ -112,7 +116,7 @@ def _continue(
     batch, prompt_length = prompt_BP.shape
     capacity = model.config.max_length
     variables = {"params": params}
-    row_keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(config.seed), row))(jnp.arange(batch))
+    row_keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch))
 
     def forward(tokens_BT: Array, positions_BT: Array, caches: Any) -> tuple[Array, Any]:
         return model.apply(variables, tokens_BT, positions_BT, caches, method=DecoderLM.hidden_with_cache)

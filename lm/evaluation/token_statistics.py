@@ -37,7 +37,7 @@ def token_statistics(logits: Array, targets: Array) -> TokenStatistics:
 
     Args:
       logits: [..., V], any floating dtype; computed with in float32.
-      targets: [...], ids below V.
+      targets: [...], ids below V; any other gives NaN for `nll` and `correct`.
 
     Returns:
       `TokenStatistics` of the shape of `targets`. Under `jit` the fields that are not used are not computed.
@@ -53,12 +53,13 @@ def token_statistics(logits: Array, targets: Array) -> TokenStatistics:
     # A comparison in place of an index: its gradient is a comparison too, not a scatter, and it splits over V.
     is_target = jax.nn.one_hot(targets, logits.shape[-1], dtype=bool)
     target_shifted = jnp.where(is_target, shifted, 0).sum(axis=-1)
+    target_shifted = jnp.where((targets >= 0) & (targets < logits.shape[-1]), target_shifted, jnp.nan)
     # Counting those that share the top costs a pass over V; an argmax on CPU costs several.
     sharing_the_top = (shifted == 0).sum(axis=-1)
     expected_shifted = (unnormalized * jnp.maximum(shifted, jnp.finfo(jnp.float32).min)).sum(axis=-1) / normalizer
     return TokenStatistics(
         nll=jnp.log(normalizer) - target_shifted,
-        correct=jnp.where(target_shifted == 0, 1 / sharing_the_top, 0).astype(jnp.float32),
+        correct=jnp.where(target_shifted < 0, 0, 1 / sharing_the_top + target_shifted).astype(jnp.float32),
         confidence=jnp.exp(highest - log_normalizer),
         entropy=jnp.log(normalizer) - expected_shifted,
         log_normalizer=log_normalizer,

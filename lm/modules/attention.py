@@ -74,9 +74,7 @@ def attend(
     )
 
 
-def _attend_explicitly(
-    q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array | None, causal: bool
-) -> Array:
+def _attend_explicitly(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array | None, causal: bool) -> Array:
     batch, length, heads, head_width = q_BTNH.shape
     keys, kv_heads = k_BSKH.shape[1:3]
     mask_BTS = jnp.ones((1, length, keys), bool) if mask_BTS is None else mask_BTS

@@ -1,7 +1,7 @@
 """Functions with their backward pass written out, because XLA on CPU makes slow code of the derived one.
 
-They are the same mathematics as their plain forms, to which the tests compare values and gradients. What is gained is
-said at each; together it is about a quarter of a small model's training step on two cores.
+They are the same mathematics as their plain forms, to which the tests compare values and gradients. On two cores the
+attention alone takes a tenth off a small model's training step. `jax.jvp` does not work through them.
 
 Axes: B batch, T query positions, S key positions, N heads, H head width, D model width.
 """
@@ -18,7 +18,7 @@ _GELU_SCALE, _GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 @jax.custom_vjp
 def gelu_tanh(inputs: Array) -> Array:
-    """GELU in its tanh form (Hendrycks & Gimpel 2016). Saves its input alone; derived, the tanh is computed thrice."""
+    """GELU in its tanh form (Hendrycks & Gimpel 2016), saving its input alone."""
     return jax.nn.gelu(inputs, approximate=True)
 
 
@@ -40,8 +40,8 @@ gelu_tanh.defvjp(_gelu_forward, _gelu_backward)
 def layer_norm(inputs: Array, scale_D: Array, epsilon: float) -> Array:
     """LayerNorm of the last axis without bias (Ba et al. 2016), in float32.
 
-    The variance is a mean of squared differences. The backward pass works from the saved mean and deviation; derived, it
-    passes over the inputs about twice as often.
+    The variance is a mean of squared differences, not a difference of squares, which loses all precision where the mean
+    is large. The backward pass works from the saved mean and deviation.
     """
     return _layer_norm_forward(inputs, scale_D, epsilon)[0]
 

@@ -10,8 +10,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> bool:
     """Tells glibc to keep freed memory for the next allocation instead of returning it to the system.
 
-    XLA on CPU allocates a step's scratch memory anew each step. Returned and fetched again, every page of it is zeroed by
-    the kernel each time: a quarter of the time of a small model's step. Kept, the process holds on to its peak.
+    XLA on CPU allocates a step's scratch memory anew each step. Returned and fetched again, every page of it is zeroed
+    by the kernel each time: a third of the time of a small model's step. Kept, the process holds on to its peak.
 
     Returns:
       Whether it took effect; elsewhere than on Linux with glibc nothing happens.

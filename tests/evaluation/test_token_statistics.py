@@ -160,3 +160,10 @@ def largest_array(chunk):
 def test_chunks_never_hold_all_logits():
     assert largest_array(0) == B * T * V
     assert largest_array(4) == max(4 * V, V * D)
+
+
+def test_a_target_outside_the_vocabulary_is_not_a_number():
+    statistics = token_statistics(jnp.zeros((3, 4)), jnp.array([-100, 4, 0]))
+    assert np.isnan(statistics.nll[:2]).all()
+    assert np.isnan(statistics.correct[:2]).all()
+    assert float(statistics.correct[2]) == 0.25

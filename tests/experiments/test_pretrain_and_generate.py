@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.tiny import write_corpus
 
 ROOT = Path(__file__).parents[2]

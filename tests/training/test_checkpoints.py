@@ -42,7 +42,6 @@ def test_the_newest_and_the_best_are_kept_also_after_reopening(tmp_path):
     assert checkpoints.steps == [2, 5, 6]
 
 
-
 def flip_a_byte(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0x55
@@ -89,7 +88,5 @@ def test_a_fingerprint_sees_every_bit_and_no_layout():
     mesh = jax.make_mesh((8,), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     sharded = state.replace(params={**state.params, "kernel": jax.device_put(state.params["kernel"], sharding)})
-    changed = state.replace(
-        params={**state.params, "kernel": state.params["kernel"].at[5, 5].multiply(1 + 2**-23)}
-    )
+    changed = state.replace(params={**state.params, "kernel": state.params["kernel"].at[5, 5].multiply(1 + 2**-23)})
     assert int(fingerprint(state)) == int(fingerprint(sharded)) != int(fingerprint(changed))

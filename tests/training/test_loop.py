@@ -8,13 +8,13 @@ import signal
 import chex
 import numpy as np
 import pytest
-from tests.tiny import files_below, replace, run, tiny_config
 
 from lm.data.store import build_corpus
 from lm.errors import TrainingError, UserError
 from lm.training.checkpoints import Checkpoints
 from lm.training.loop import Interval, Trainer, caught_signals
 from lm.training.metrics import read_metrics
+from tests.tiny import files_below, replace, run, tiny_config
 
 
 @pytest.fixture(scope="module")

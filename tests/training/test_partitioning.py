@@ -30,7 +30,9 @@ STEPS = 10
 def batches():
     random = np.random.default_rng(1)
     for _ in range(STEPS):
-        tokens = (random.integers(0, 48, (16, 17)) ** 2 // 48).astype(np.int32)  # skewed, so that there is something to learn
+        tokens = (random.integers(0, 48, (16, 17)) ** 2 // 48).astype(
+            np.int32
+        )  # skewed, so that there is something to learn
         weights = (random.random((16, 16)) < random.random((16, 1))).astype(np.float32)  # ragged
         segments = np.cumsum(random.random((16, 16)) < 0.2, axis=1).astype(np.int32)
         positions = np.tile(np.arange(16, dtype=np.int32), (16, 1))
