@@ -37,13 +37,13 @@ def parse(define: Callable[[flags.FlagValues], None], argv: Sequence[str], usage
     Raises:
       UserError: for an unknown flag or config key, a value of the wrong type, or a config file that fails.
     """
-    values = flags.FlagValues()
-    define(values)
     if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
-        print(f"{usage}\n\nFlags:\n{_help(values)}")
+        print(f"{usage}\n\nFlags:\n{_help(define)}")
         sys.exit(0)
+    values = flags.FlagValues()
     known_argv, sys.argv = sys.argv, list(argv)  # config_flags looks for overrides in sys.argv
     try:
+        define(values)
         rest = values(list(argv))
         config = values["config"].value if "config" in values else None
     except UserError:
@@ -110,8 +110,9 @@ def _one_line(error: BaseException) -> str:
     return text if isinstance(error, flags.Error) else f"{type(error).__name__}: {text}"
 
 
-def _help(values: flags.FlagValues) -> str:
-    lines = []
+def _help(define: Callable[[flags.FlagValues], None]) -> str:
+    values, lines = flags.FlagValues(), []
+    define(values)
     for name in sorted(values):
         flag = values[name]
         default = "" if flag.default in (None, False) or name == "config" else f" (default: {flag.default})"

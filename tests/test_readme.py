@@ -1,6 +1,7 @@
 """The README tells the truth about what is here."""
 
 import re
+import shlex
 from pathlib import Path
 
 from experiments import generate, pretrain
@@ -15,9 +16,7 @@ def commands() -> list[list[str]]:
     """Arguments of every `python -m experiments...` in the README."""
     joined = README.replace("\\\n", " ")
     found = re.findall(r"python -m experiments\.(\w+)([^\n`#]*)", joined)
-    return [
-        [name, *(part.replace("'", "") for part in re.findall(r"--\S+='[^']*'|--\S+", rest))] for name, rest in found
-    ]
+    return [[name, *shlex.split(rest)] for name, rest in found]
 
 
 def test_every_command_parses(monkeypatch):

@@ -43,28 +43,58 @@ def token_statistics(logits: Array, targets: Array) -> TokenStatistics:
       `TokenStatistics` of the shape of `targets`. Under `jit` the fields that are not used are not computed.
     """
     logits = logits.astype(jnp.float32)
+    vocab_size = logits.shape[-1]
+    targets = jnp.where((targets >= 0) & (targets < vocab_size), targets, vocab_size)
+    nll, log_normalizer = _nll_and_log_normalizer(logits, targets)
     highest = logits.max(axis=-1)
     # Everything that does not depend on a constant added to the logits is computed without it: differences of large
     # logits are exact, differences of large results are not.
     shifted = logits - jax.lax.stop_gradient(highest)[..., None]
     unnormalized = jnp.exp(shifted)
     normalizer = unnormalized.sum(axis=-1)
-    log_normalizer = jax.lax.stop_gradient(highest) + jnp.log(normalizer)
-    # A comparison in place of an index: its gradient is a comparison too, not a scatter, and it splits over V.
-    is_target = jax.nn.one_hot(targets, logits.shape[-1], dtype=bool)
-    target_shifted = jnp.where(is_target, shifted, 0).sum(axis=-1)
-    target_shifted = jnp.where((targets >= 0) & (targets < logits.shape[-1]), target_shifted, jnp.nan)
     # Counting those that share the top costs a pass over V; an argmax on CPU costs several.
     sharing_the_top = (shifted == 0).sum(axis=-1)
+    target_shifted = _logit_of(shifted, targets)
     expected_shifted = (unnormalized * jnp.maximum(shifted, jnp.finfo(jnp.float32).min)).sum(axis=-1) / normalizer
     return TokenStatistics(
-        nll=jnp.log(normalizer) - target_shifted,
+        nll=nll,
         correct=jnp.where(target_shifted < 0, 0, 1 / sharing_the_top + target_shifted).astype(jnp.float32),
         confidence=jnp.exp(highest - log_normalizer),
         entropy=jnp.log(normalizer) - expected_shifted,
         log_normalizer=log_normalizer,
         mean_logit=logits.mean(axis=-1),
     )
+
+
+def _logit_of(logits: Array, targets: Array) -> Array:
+    """The logit of each target; NaN where the target is V."""
+    return jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="fill")[..., 0]
+
+
+@jax.custom_vjp
+def _nll_and_log_normalizer(logits: Array, targets: Array) -> tuple[Array, Array]:
+    """Both from two passes over V and their gradient from one; the derived one passes several times."""
+    return _nll_forward(logits, targets)[0]
+
+
+def _nll_forward(logits: Array, targets: Array) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+    highest = logits.max(axis=-1)
+    log_of_sum = jnp.log(jnp.exp(logits - highest[..., None]).sum(axis=-1))
+    nll = log_of_sum - (_logit_of(logits, targets) - highest)
+    return (nll, highest + log_of_sum), (logits, targets, highest + log_of_sum)
+
+
+def _nll_backward(saved: tuple[Array, ...], gradients: tuple[Array, Array]) -> tuple[Array, None]:
+    logits, targets, log_normalizer = saved
+    of_nll, of_log_normalizer = gradients
+    probabilities = jnp.exp(logits - log_normalizer[..., None])
+    # A comparison, not a scatter: it is part of the same pass, and it splits over V.
+    is_target = jax.nn.one_hot(targets, logits.shape[-1], dtype=bool)
+    along_v = (of_nll + of_log_normalizer)[..., None] * probabilities
+    return along_v - jnp.where(is_target, of_nll[..., None], 0), None
+
+
+_nll_and_log_normalizer.defvjp(_nll_forward, _nll_backward)
 
 
 def statistics_in_chunks(

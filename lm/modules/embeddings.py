@@ -43,12 +43,15 @@ def output_logits(hidden_BTD: Array, output_VD: Array) -> Array:
     A 16-bit logit near 10 is off by up to 0.03, and with it a probability by up to 0.8 points, so the products may be
     of 16-bit numbers but their sum never is.
     """
-    return jnp.einsum("...d,vd->...v", hidden_BTD, output_VD, preferred_element_type=jnp.float32)
+    # As one matrix, for the reason that `Linear` gives.
+    flat = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
+    logits = jnp.einsum("nd,vd->nv", flat, output_VD, preferred_element_type=jnp.float32)
+    return logits.reshape(*hidden_BTD.shape[:-1], output_VD.shape[0])
 
 
 def constrain(array: Array, mesh: Mesh | None, *axes: str | tuple[str, ...] | None) -> Array:
-    """The array, laid out over these mesh axes; itself where there is no mesh."""
-    if mesh is None:
+    """The array, laid out over these mesh axes; itself where there is nothing to spread."""
+    if mesh is None or mesh.size == 1:
         return array
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(*axes)))
 

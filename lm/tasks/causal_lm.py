@@ -69,7 +69,7 @@ class CausalLM:
 
         Returns:
           The weighted sum of the objective, and weighted sums by name: `weight` (the number of tokens, by which the
-          others are to be divided), `loss` (negative log-likelihood), `accuracy` and `objective`.
+          others are to be divided), `loss` (negative log-likelihood) and `objective`.
         """
         statistics = self._statistics(params, batch, dropout_key)
         objective = self.objective
@@ -85,7 +85,6 @@ class CausalLM:
         sums = {
             "weight": weights.sum(),
             "loss": (weights * statistics.nll).sum(),
-            "accuracy": (weights * statistics.correct).sum(),
             "objective": total,
         }
         return total, sums

@@ -185,7 +185,9 @@ def test_errors_name_the_numbers_and_the_fields():
         TrainBatches(store, 32, 1, 0)
     TrainBatches(store, 31, 1, 0)[0]
     for make in (lambda: TrainBatches(store, 8, 6, 0, hosts=4), lambda: ValidationBatches(store, 8, 6, hosts=4)):
-        with pytest.raises(UserError, match=r"config.training.batch_size=6 must be divisible by the number of hosts, 4"):
+        with pytest.raises(
+            UserError, match=r"config.training.batch_size=6 must be divisible by the number of hosts, 4"
+        ):
             make()
     with pytest.raises(UserError, match="validation split has fewer than 2 tokens"):
         ValidationBatches(make_store([1], end_of_text=False), 8, 1)
