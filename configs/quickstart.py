@@ -28,11 +28,11 @@ def get_config() -> ConfigDict:
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048),
         optimizer=OptimizerConfig(name="muon", learning_rate=2e-2, schedule="warmup_stable_decay", warmup_steps=20),
         training=TrainingConfig(
-            steps=600,
+            steps=400,
             batch_size=16,
             evaluation_batch_size=64,
-            evaluate_every=200,
-            checkpoint_every=200,
+            evaluate_every=100,
+            checkpoint_every=100,
             log_every=20,
         ),
         samples=SamplesConfig(
