@@ -6,7 +6,10 @@ The text is the catalogue set tiny_shakespeare, prepared below TFDS_DATA_DIR, or
 is installed (pip install '.[tfds]'). Validation is a full pass over the last tenth of the text, on which nanoGPT too
 validates.
 
-CPU_RESULTS
+Measured on two CPU cores, full pass over 111,539 characters:
+  cpu       loss 1.806 ± 0.008 (mean and standard error of seeds 0, 1, 2: 1.820, 1.792, 1.808; nanoGPT states 1.88)
+  cpu_best  loss 1.589 ± 0.003 (seeds 0, 1: 1.586, 1.592)
+  gpu       not measured yet; nanoGPT states 1.4697, the best of 21 estimates on random windows
 """
 
 from ml_collections import ConfigDict
