@@ -81,7 +81,7 @@ def pretrain(
     elif jax.process_index() == 0:
         console.print(f"done: {describe(outcome.validation)}", soft_wrap=True, highlight=False)
         text = write_samples(task.model, outcome.state, corpus.tokenizer, config.samples, directory.samples)
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        print(text, file=console.file)  # rich would replace tabs
         console.print(f"everything is in {directory.path}", soft_wrap=True, highlight=False)
     return outcome
 
