@@ -4,8 +4,9 @@ python -m benchmarks.train_step
 
 Each implementation runs in a process of its own; the processes take turns, a few steps each, so that whatever else the
 machine does hits all alike. Printed are medians of the step time, the ratio of PyTorch's better median (eager or
-compiled) to ours, with an interval of its logarithm over turns, and our rate against the machine's own best matrix
-product. Needs the extra `benchmark`.
+compiled) to ours, with an interval of its logarithm over turns, our rate against our own best matrix product, and the
+rates of one product alone, that of the feed-forward layer: no step can be further ahead than its products are. Needs
+the extra `benchmark`.
 """
 
 import argparse
@@ -60,8 +61,8 @@ def row(index: int, turns: int, seconds: float) -> str:
     medians = {name: [] for name in IMPLEMENTATIONS}
     for _ in range(turns):
         for name, worker in workers.items():
-            medians[name].append(statistics.median(worker.turn(seconds)))
-    rate = workers["ours"].matrix_product_rate()
+            medians[name].append(statistics.median(worker.ask(seconds)))
+    rates = {name: worker.ask("matrix products") for name, worker in workers.items() if name != "pytorch compiled"}
     for worker in workers.values():
         worker.close()
     times = {name: statistics.median(values) for name, values in medians.items()}
@@ -70,11 +71,13 @@ def row(index: int, turns: int, seconds: float) -> str:
     error = 1.96 * logs.std(ddof=1) / np.sqrt(turns)
     ratio = times[best] / times["ours"]
     achieved = flops(SETTINGS[index]) / times["ours"]
+    square, ours_alone, pytorch_alone = rates["ours"]["square"], *(rate["layer"] for rate in rates.values())
     sizes = " ".join(f"{value:>6}" for value in dataclasses.astuple(SETTINGS[index]))
     milliseconds = " ".join(f"{1e3 * times[name]:7.1f}ms" for name in IMPLEMENTATIONS)
     return (
         f"{sizes:44} {milliseconds}  {ratio:.2f} (95%: {ratio * np.exp(-error):.2f} to {ratio * np.exp(error):.2f})  "
-        f"{achieved / 1e9:.0f} of {rate / 1e9:.0f} GFLOP/s = {achieved / rate:.0%}"
+        f"{achieved / 1e9:.0f} of {square / 1e9:.0f} GFLOP/s = {achieved / square:.0%}; one product: ours "
+        f"{ours_alone / 1e9:.0f}, PyTorch {pytorch_alone / 1e9:.0f}"
     )
 
 
@@ -84,21 +87,14 @@ class Worker:
     def __init__(self, name: str, index: int):
         command = [sys.executable, "-m", "benchmarks.train_step", "--worker", name, str(index)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._ask("ready")
-
-    def turn(self, seconds: float) -> list[float]:
-        """Times of the steps that fit in a turn."""
-        return self._ask(seconds)
-
-    def matrix_product_rate(self) -> float:
-        """FLOP/s of the best large matrix product."""
-        return self._ask("matrix product")
+        self.ask("ready")
 
     def close(self) -> None:
         """Ends the process."""
         self._process.communicate(json.dumps("close") + "\n")
 
-    def _ask(self, question: object) -> object:
+    def ask(self, question: object) -> object:
+        """Its answer: times of the steps that fit in so many seconds, or the rates of matrix products."""
         print(json.dumps(question), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
@@ -122,8 +118,10 @@ def work(name: str, setting: Setting) -> None:
             return
         if question == "ready":
             answer = True
-        elif question == "matrix product":
-            answer = matrix_product_rate()
+        elif question == "matrix products":
+            tokens, width = setting.batch * setting.length, setting.width
+            rate = our_product_rate if name == "ours" else pytorch_product_rate
+            answer = {"square": rate(2048, 2048, 2048), "layer": rate(tokens, width, 4 * width)}
         else:
             answer = timed(step, question)
         print(json.dumps(answer), flush=True)
@@ -196,7 +194,9 @@ def pytorch_step(setting: Setting, *, compiled: bool) -> Callable[[], float]:
     import torch
 
     from benchmarks.pytorch_gpt2 import PyTorchStep
+    from lm.training.host_memory import keep_freed_memory
 
+    keep_freed_memory()  # it gains from this as well
     step = PyTorchStep(
         setting.layers, setting.width, setting.heads, setting.length, setting.vocab_size, compiled=compiled
     )
@@ -204,20 +204,27 @@ def pytorch_step(setting: Setting, *, compiled: bool) -> Callable[[], float]:
     return lambda: step(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
 
 
-def matrix_product_rate(size: int = 2048, repeats: int = 7) -> float:
-    """FLOP/s of a square float32 matrix product in JAX, the best of a few."""
+def our_product_rate(rows: int, inner: int, columns: int) -> float:
+    """FLOP/s of a float32 matrix product in JAX."""
     import jax
     import jax.numpy as jnp
 
-    matrix = jnp.ones((size, size), jnp.float32)
+    left, right = jnp.ones((rows, inner)), jnp.ones((inner, columns))
     product = jax.jit(jnp.matmul)
-    product(matrix, matrix).block_until_ready()
-    best = float("inf")
-    for _ in range(repeats):
-        began = time.perf_counter()
-        product(matrix, matrix).block_until_ready()
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
+    return product_rate(lambda: product(left, right).block_until_ready(), rows, inner, columns)
+
+
+def pytorch_product_rate(rows: int, inner: int, columns: int) -> float:
+    """FLOP/s of a float32 matrix product in PyTorch."""
+    import torch
+
+    left, right = torch.ones(rows, inner), torch.ones(inner, columns)
+    return product_rate(lambda: torch.mm(left, right), rows, inner, columns)
+
+
+def product_rate(product: Callable[[], object], rows: int, inner: int, columns: int, seconds: float = 1.0) -> float:
+    """FLOP/s of the median call."""
+    return 2 * rows * inner * columns / statistics.median(timed(product, seconds))
 
 
 def flops(setting: Setting) -> float:

@@ -51,11 +51,11 @@ def token_statistics(logits: Array, targets: Array) -> TokenStatistics:
     # logits are exact, differences of large results are not.
     shifted = logits - jax.lax.stop_gradient(highest)[..., None]
     unnormalized = jnp.exp(shifted)
-    normalizer = unnormalized.sum(axis=-1)
+    normalizer = _sum_of_last_axis(unnormalized)
     # Counting those that share the top costs a pass over V; an argmax on CPU costs several.
     sharing_the_top = (shifted == 0).sum(axis=-1)
     target_shifted = _logit_of(shifted, targets)
-    expected_shifted = (unnormalized * jnp.maximum(shifted, jnp.finfo(jnp.float32).min)).sum(axis=-1) / normalizer
+    expected_shifted = _sum_of_last_axis(unnormalized * jnp.maximum(shifted, jnp.finfo(jnp.float32).min)) / normalizer
     return TokenStatistics(
         nll=nll,
         correct=jnp.where(target_shifted < 0, 0, 1 / sharing_the_top + target_shifted).astype(jnp.float32),
@@ -71,6 +71,11 @@ def _logit_of(logits: Array, targets: Array) -> Array:
     return jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="fill")[..., 0]
 
 
+def _sum_of_last_axis(values: Array) -> Array:
+    """A product with ones: XLA on CPU sums exponentials at a third of the rate."""
+    return jnp.matmul(values, jnp.ones(values.shape[-1], values.dtype), precision="highest")
+
+
 @jax.custom_vjp
 def _nll_and_log_normalizer(logits: Array, targets: Array) -> tuple[Array, Array]:
     """Both from two passes over V and their gradient from one; the derived one passes several times."""
@@ -79,19 +84,20 @@ def _nll_and_log_normalizer(logits: Array, targets: Array) -> tuple[Array, Array
 
 def _nll_forward(logits: Array, targets: Array) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
     highest = logits.max(axis=-1)
-    log_of_sum = jnp.log(jnp.exp(logits - highest[..., None]).sum(axis=-1))
+    unnormalized = jnp.exp(logits - highest[..., None])
+    normalizer = _sum_of_last_axis(unnormalized)
+    log_of_sum = jnp.log(normalizer)
     nll = log_of_sum - (_logit_of(logits, targets) - highest)
-    return (nll, highest + log_of_sum), (logits, targets, highest + log_of_sum)
+    return (nll, highest + log_of_sum), (unnormalized, targets, normalizer)
 
 
 def _nll_backward(saved: tuple[Array, ...], gradients: tuple[Array, Array]) -> tuple[Array, None]:
-    logits, targets, log_normalizer = saved
+    unnormalized, targets, normalizer = saved
     of_nll, of_log_normalizer = gradients
-    probabilities = jnp.exp(logits - log_normalizer[..., None])
+    scale = (of_nll + of_log_normalizer) / normalizer
     # A comparison, not a scatter: it is part of the same pass, and it splits over V.
-    is_target = jax.nn.one_hot(targets, logits.shape[-1], dtype=bool)
-    along_v = (of_nll + of_log_normalizer)[..., None] * probabilities
-    return along_v - jnp.where(is_target, of_nll[..., None], 0), None
+    is_target = jax.nn.one_hot(targets, unnormalized.shape[-1], dtype=bool)
+    return scale[..., None] * unnormalized - jnp.where(is_target, of_nll[..., None], 0), None
 
 
 _nll_and_log_normalizer.defvjp(_nll_forward, _nll_backward)

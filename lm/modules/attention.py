@@ -126,8 +126,10 @@ class MultiHeadAttention(nn.Module):
         features = kv_heads * (group + 2) * head_width
         projected_BTF = Linear(config, features, name="query_key_value")(inputs_BTD)
         projected_BTKGH = projected_BTF.reshape(batch, length, kv_heads, group + 2, head_width)
-        q_BTNH = projected_BTKGH[:, :, :, :group].reshape(batch, length, config.heads, head_width)
-        k_BSKH, v_BSKH = projected_BTKGH[:, :, :, group], projected_BTKGH[:, :, :, group + 1]
+        # Split, whose gradient is one concatenation; that of three slices would be a sum of three padded arrays.
+        q_BTKGH, k_BTK1H, v_BTK1H = jax.lax.split(projected_BTKGH, (group, 1, 1), axis=3)
+        q_BTNH = q_BTKGH.reshape(batch, length, config.heads, head_width)
+        k_BSKH, v_BSKH = k_BTK1H.squeeze(3), v_BTK1H.squeeze(3)
         if config.positions == "rotary":
             rotary_positions = jnp.arange(length)[None, :] if positions_BT is None else positions_BT
             q_BTNH = rotate(q_BTNH, rotary_positions, config.rotary_base)
