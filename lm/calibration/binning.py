@@ -1,0 +1,215 @@
+"""Bins of confidence, and the sums over each that binned calibration errors are made of.
+
+Sums are kept as whole numbers, so that they never saturate, lose nothing however many items there are, and come out the
+same bits however the items are spread over batches, devices and hosts.
+
+Axes: N items, M bins. A leading "..." stands for any axes, such as one of buckets or resamples.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+# A value in [0, 1] as a whole number of steps of 2^-24, the spacing of float32 just below 1. Of these 24 bits, sums of
+# the upper and the lower 12 fit an int32 for so many items:
+_LIMB_BITS = 12
+_ITEMS_PER_UPDATE = 2**31 // 2**_LIMB_BITS - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Binning:
+    """How confidences are parted. Bins are (a, b], and 0 is in the first.
+
+    Attributes:
+      bins: how many.
+      edges: their M + 1 edges from 0 to 1, or None for equal widths. `equal_mass` makes such a binning.
+      scheme: what the edges are, for whoever reads the result.
+    """
+
+    bins: int = 15
+    edges: tuple[float, ...] | None = None
+    scheme: str = "equal_width"
+
+    def __post_init__(self):
+        if self.bins < 1:
+            raise ValueError(f"there must be at least one bin, not {self.bins}")
+        if self.edges is not None:
+            if len(self.edges) != self.bins + 1 or any(a >= b for a, b in zip(self.edges, self.edges[1:])):
+                raise ValueError(f"{self.bins} bins need {self.bins + 1} rising edges, not {self.edges}")
+
+    def index(self, confidence_N: Array) -> Array:
+        """The bin of each confidence, int32; computed in float32, so that 0.6 of 5 bins is in the third."""
+        confidence_N = jnp.asarray(confidence_N, jnp.float32)
+        if self.edges is not None:
+            inner = jnp.asarray(self.edges[1:-1], jnp.float32)
+            return jnp.searchsorted(inner, confidence_N, side="left").astype(jnp.int32)
+        return jnp.clip(jnp.ceil(confidence_N * self.bins) - 1, 0, self.bins - 1).astype(jnp.int32)
+
+    def all_edges(self) -> np.ndarray:
+        """The M + 1 edges."""
+        return np.linspace(0, 1, self.bins + 1) if self.edges is None else np.asarray(self.edges)
+
+    def specification(self) -> dict[str, object]:
+        """What defines the bins, to be kept beside a number."""
+        return {"bins": self.bins, "scheme": self.scheme, "edges": "(a, b], 0 in the first"}
+
+
+def equal_mass(confidence_N: np.ndarray, bins: int = 15) -> Binning:
+    """Bins that hold about as many of these confidences each. Equal confidences share a bin, so there may be fewer."""
+    ordered = np.sort(np.asarray(confidence_N, np.float32))
+    if not ordered.size:
+        raise ValueError("there are no confidences")
+    last_of_each = np.ceil(np.arange(1, bins) * ordered.size / bins).astype(int) - 1
+    inner = np.unique(ordered[np.maximum(last_of_each, 0)])
+    inner = inner[(inner > 0) & (inner < ordered[-1])]
+    edges = (0.0, *inner.tolist(), 1.0)
+    return Binning(len(edges) - 1, edges, "equal_mass")
+
+
+def near_edges(confidence_N: np.ndarray, binning: Binning) -> float:
+    """The share of confidences so close to an inner edge (1e-6) that libraries disagree on their bin.
+
+    Votes (k/10) and spoken confidences (0.8, 0.9) lie there. Above a hundredth, prefer `smooth_ece` or exact bins.
+    """
+    inner = binning.all_edges()[1:-1]
+    distance = np.abs(np.asarray(confidence_N, np.float64)[:, None] - inner[None, :])
+    return float((distance < 1e-6).any(axis=1).mean()) if inner.size else 0.0
+
+
+class BinSums(NamedTuple):
+    """Sums over each bin, as whole numbers that `merge` and `jax.lax.psum` add without loss.
+
+    Attributes:
+      count: items, int32 [..., M].
+      correct: sum of `correct`, int32 [..., M, 3]: whole, then two groups of 12 binary digits.
+      confidence: sum of confidences, likewise.
+      invalid: items with a NaN, int32 [...]: they make every error NaN.
+    """
+
+    count: Array
+    correct: Array
+    confidence: Array
+    invalid: Array
+
+    @classmethod
+    def init(cls, binning: Binning, leading: tuple[int, ...] = ()) -> "BinSums":
+        """Empty sums."""
+        count = jnp.zeros((*leading, binning.bins), jnp.int32)
+        limbs = jnp.zeros((*leading, binning.bins, 3), jnp.int32)
+        return cls(count, limbs, limbs, jnp.zeros(leading, jnp.int32))
+
+    def merge(self, other: "BinSums") -> "BinSums":
+        """Sums over the items of both."""
+        return self.sum_of(jax.tree.map(lambda a, b: jnp.stack([a, b]), self, other))
+
+    @classmethod
+    def sum_of(cls, stacked: "BinSums") -> "BinSums":
+        """Sums over the first axis of sums."""
+        return cls(*(values.sum(axis=0, dtype=jnp.int32) for values in stacked)).carried()
+
+    def carried(self) -> "BinSums":
+        """The same sums with digits in range, as they must be again after a `psum`."""
+        return self._replace(correct=_carry(self.correct), confidence=_carry(self.confidence))
+
+    def totals(self) -> "BinTotals":
+        """The sums as float64 on the host."""
+        units = 2.0 ** -(_LIMB_BITS * np.arange(3))
+        correct, confidence = (np.asarray(limbs, np.float64) @ units for limbs in (self.correct, self.confidence))
+        count = np.asarray(self.count, np.float64)
+        invalid = np.asarray(self.invalid)[..., None] > 0
+        return BinTotals(*(np.where(invalid, np.nan, values) for values in (count, correct, confidence)))
+
+
+def update(
+    sums: BinSums,
+    confidence_N: Array,
+    correct_N: Array,
+    binning: Binning,
+    *,
+    mask_N: Array | None = None,
+    bucket_N: Array | None = None,
+) -> BinSums:
+    """Adds items to the sums. Pure; jit it as part of whatever it serves.
+
+    Args:
+      sums: from `BinSums.init`, with one leading axis if there are buckets.
+      confidence_N: in [0, 1].
+      correct_N: in [0, 1].
+      binning: as in `init`.
+      mask_N: False for items that don't count, such as padding.
+      bucket_N: which entry of the leading axis each item belongs to.
+    """
+    items = confidence_N.shape[0]
+    mask_N = jnp.ones(items, bool) if mask_N is None else mask_N.astype(bool)
+    for start in range(0, items, _ITEMS_PER_UPDATE):
+        part = slice(start, start + _ITEMS_PER_UPDATE)
+        bucket = None if bucket_N is None else bucket_N[part]
+        new = _sums_of(confidence_N[part], correct_N[part], mask_N[part], bucket, binning, sums.count.shape[:-1])
+        sums = sums.merge(new)
+    return sums
+
+
+def _sums_of(
+    confidence_N: Array,
+    correct_N: Array,
+    mask_N: Array,
+    bucket_N: Array | None,
+    binning: Binning,
+    leading: tuple[int, ...],
+) -> BinSums:
+    confidence_N = confidence_N.astype(jnp.float32)
+    correct_N = correct_N.astype(jnp.float32)
+    valid_N = ~(jnp.isnan(confidence_N) | jnp.isnan(correct_N))
+    counted_N = mask_N & valid_N
+    digits = [jnp.ones_like(confidence_N, jnp.int32)]
+    for values in (correct_N, confidence_N):
+        steps = jnp.round(jnp.where(counted_N, values, 0) * 2.0 ** (2 * _LIMB_BITS)).astype(jnp.int32)
+        digits += [steps >> _LIMB_BITS, steps & (2**_LIMB_BITS - 1)]
+    cells = int(np.prod(leading, dtype=int)) * binning.bins
+    cell_N = binning.index(jnp.where(counted_N, confidence_N, 0))
+    if bucket_N is not None:
+        cell_N = cell_N + bucket_N.astype(jnp.int32) * binning.bins
+    cell_N = jnp.where(counted_N, cell_N, cells)  # out of range: dropped
+    count, *limbs = (_sum_by_cell(values, cell_N, cells).reshape(*leading, binning.bins) for values in digits)
+    correct, confidence = (
+        _carry(jnp.stack([jnp.zeros_like(count), high, low], axis=-1)) for high, low in (limbs[:2], limbs[2:])
+    )
+    wrong_N = (mask_N & ~valid_N).astype(jnp.int32)
+    bucket_N = jnp.zeros_like(wrong_N) if bucket_N is None else bucket_N
+    invalid = jax.ops.segment_sum(wrong_N, bucket_N, cells // binning.bins).reshape(leading)
+    return BinSums(count, correct, confidence, invalid)
+
+
+def _sum_by_cell(values_N: Array, cell_N: Array, cells: int) -> Array:
+    if cells <= 64:
+        # For few cells comparing with all of them is faster than scattering.
+        is_in = cell_N[None, :] == jnp.arange(cells)[:, None]
+        return jnp.where(is_in, values_N[None, :], 0).sum(axis=1, dtype=jnp.int32)
+    return jnp.zeros(cells, jnp.int32).at[cell_N].add(values_N, mode="drop")
+
+
+def _carry(limbs: Array) -> Array:
+    high, middle, low = limbs[..., 0], limbs[..., 1], limbs[..., 2]
+    middle = middle + (low >> _LIMB_BITS)
+    digit = 2**_LIMB_BITS - 1
+    return jnp.stack([high + (middle >> _LIMB_BITS), middle & digit, low & digit], axis=-1)
+
+
+class BinTotals(NamedTuple):
+    """Sums over each bin as float64 numpy arrays [..., M]: what `lm.calibration.errors` takes."""
+
+    count: np.ndarray
+    correct: np.ndarray
+    confidence: np.ndarray
+
+
+def bin_totals(confidence_N: np.ndarray, correct_N: np.ndarray, binning: Binning) -> BinTotals:
+    """Totals of items that are at hand all at once."""
+    return _update_jitted(BinSums.init(binning), jnp.asarray(confidence_N), jnp.asarray(correct_N), binning).totals()
+
+
+_update_jitted = jax.jit(update, static_argnames="binning")

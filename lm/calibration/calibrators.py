@@ -1,0 +1,346 @@
+"""Calibrators by name: maps from logits to logits that mend confidence, fitted on items that nothing else is judged by.
+
+    fitted = fit("temperature", logits_NC, labels_N)
+    calibrated_NC = fitted.apply(other_logits_NC)
+
+Each entry is a pair of functions, `fit(logits, labels) -> parameters` and `apply(parameters, logits) -> logits`. Those that
+act by class (one against the rest) give log-probabilities, which are logits too.
+
+Axes: N items, C classes.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lm.calibration import affine, one_vs_rest
+from lm.calibration.logits import Logits, map_chunks, rows, take, whole
+from lm.calibration.outcomes import outcomes
+from lm.calibration.temperature import fit_temperature
+from lm.errors import UserError
+
+Parameters = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibrator:
+    """A way to calibrate.
+
+    Attributes:
+      label: its name in tables.
+      fit: from logits [N, C] (arrays or factors) and labels [N] to parameters: arrays, numbers, lists of arrays. The
+        entries `converged` and `at_bound`, where there are any, tell how the fit ended.
+      apply: from parameters and logits to logits.
+      summary: one line about the parameters.
+    """
+
+    label: str
+    fit: Callable[[Logits, Array], Parameters]
+    apply: Callable[[Parameters, Logits], Logits]
+    summary: Callable[[Parameters], str] = lambda parameters: ""
+
+
+# --- temperature and what is made of it ---
+
+
+def _fit_temperature(logits: Logits, labels_N: Array) -> Parameters:
+    found = fit_temperature(logits, labels_N)
+    return {
+        "temperature": np.float32(found.temperature),
+        "converged": bool(found.converged),
+        "at_bound": bool(found.at_bound),
+    }
+
+
+def _apply_temperature(parameters: Parameters, logits: Logits) -> Logits:
+    return affine.apply_affine(1 / jnp.float32(parameters["temperature"]), jnp.float32(0), logits)
+
+
+def _fit_ensemble(logits: Logits, labels_N: Array) -> Parameters:
+    """Weights of softmax(z / T), softmax(z) and the uniform distribution (Zhang et al. 2020, section 4.1), by EM."""
+    parameters = _fit_temperature(logits, labels_N)
+    likelihood_N3 = _ensemble_likelihoods(logits, labels_N, parameters["temperature"])
+
+    def step(_: int, weights_3: Array) -> Array:
+        parts_N3 = likelihood_N3 * weights_3
+        return (parts_N3 / parts_N3.sum(axis=1, keepdims=True)).mean(axis=0)
+
+    weights_3 = jax.lax.fori_loop(0, 500, step, jnp.full(3, 1 / 3))
+    return {**parameters, "weights": np.asarray(weights_3)}
+
+
+@jax.jit
+def _ensemble_likelihoods(logits: Logits, labels_N: Array, temperature: Array) -> Array:
+    def of_chunk(logits_NC: Array, labels_N: Array) -> Array:
+        scaled = [
+            jnp.take_along_axis(jax.nn.softmax(logits_NC / t, axis=-1), labels_N[:, None], axis=-1)[:, 0]
+            for t in (temperature, 1.0)
+        ]
+        return jnp.stack([*scaled, jnp.full_like(scaled[0], 1 / logits_NC.shape[1])], axis=1)
+
+    return map_chunks(of_chunk, logits, labels_N)
+
+
+def _apply_ensemble(parameters: Parameters, logits: Logits) -> Array:
+    logits_NC, weights_3 = whole(logits), jnp.asarray(parameters["weights"])
+    scaled = [jax.nn.softmax(logits_NC / t, axis=-1) for t in (parameters["temperature"], 1.0)]
+    return jnp.log(weights_3[0] * scaled[0] + weights_3[1] * scaled[1] + weights_3[2] / logits_NC.shape[1])
+
+
+# --- affine maps ---
+
+
+def _fit_affine(logits: Logits, labels_N: Array, **how: Any) -> Parameters:
+    found = affine.fit_affine(logits, labels_N, **how)
+    return {
+        "scale": np.asarray(found.scale),
+        "bias": np.asarray(found.bias),
+        "converged": bool(found.converged),
+        "at_bound": bool(found.at_bound) and how.get("start") != "identity",
+    }
+
+
+def _apply_affine(parameters: Parameters, logits: Logits) -> Logits:
+    return affine.apply_affine(parameters["scale"], parameters["bias"], logits)
+
+
+def _structured(weights: affine.Weights, items: int, strength: Array) -> Array:
+    """C / N and C (C - 1) / N: the more parameters for each item, the closer to temperature scaling (Berta et al. 2026)."""
+    classes = weights["bias"].shape[0]
+    total = strength * classes / items * (jnp.square(weights["bias"]).sum() + jnp.square(weights["diagonal"]).sum())
+    if "off_diagonal" in weights:
+        off_diagonal = affine.without_diagonal(weights["off_diagonal"])
+        total += strength * classes * (classes - 1) / items * jnp.square(off_diagonal).sum()
+    return total
+
+
+def _off_diagonal_and_intercept(weights: affine.Weights, items: int, strength: Array) -> Array:
+    """ODIR (Kull et al. 2019, section 4): mean squares of what is off the diagonal and of the biases."""
+    classes = weights["bias"].shape[0]
+    off_diagonal = jnp.square(affine.without_diagonal(weights["off_diagonal"])).sum() / (classes * (classes - 1))
+    return strength * (off_diagonal + jnp.square(weights["bias"]).mean())
+
+
+def _ridge(weights: affine.Weights, items: int, strength: Array) -> Array:
+    """The squared distance from temperature scaling."""
+    squares = (affine.without_diagonal(weights["off_diagonal"]), weights["diagonal"], weights["bias"])
+    return strength * sum(jnp.square(part).sum() for part in squares)
+
+
+_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_MATRIX = ("diagonal", "off_diagonal", "bias")
+
+
+def _fit_penalized(logits: Logits, labels_N: Array, *, penalty: Callable) -> Parameters:
+    """A matrix whose penalty's strength was chosen on every fifth item, by a fit on the others."""
+    number = np.arange(len(labels_N))
+    held_out, labels_N = number % 5 == 4, np.asarray(labels_N)
+
+    def held_out_nll(strength: float) -> float:
+        parameters = _fit_affine(
+            take(logits, ~held_out), labels_N[~held_out], free=_MATRIX, penalty=penalty, strength=strength
+        )
+        return _mean_nll(_apply_affine(parameters, take(logits, held_out)), labels_N[held_out])
+
+    strength = min(_STRENGTHS, key=held_out_nll)
+    fitted = _fit_affine(logits, labels_N, free=_MATRIX, penalty=penalty, strength=strength)
+    return {**fitted, "strength": strength}
+
+
+def _fit_scaling_binning(logits: Logits, labels_N: Array) -> Parameters:
+    parameters = _fit_temperature(logits, labels_N)
+    return {**one_vs_rest.fit_scaling_binning(whole(_apply_temperature(parameters, logits)), labels_N), **parameters}
+
+
+def _apply_scaling_binning(parameters: Parameters, logits: Logits) -> Array:
+    return one_vs_rest.apply_steps(parameters, whole(_apply_temperature(parameters, logits)))
+
+
+def _on_arrays(function: Callable[[Array, Array], Parameters]) -> Callable[[Logits, Array], Parameters]:
+    return lambda logits, labels_N: function(whole(logits), labels_N)
+
+
+def _applied_to_arrays(function: Callable[[Parameters, Array], Array]) -> Callable[[Parameters, Logits], Array]:
+    return lambda parameters, logits: function(parameters, whole(logits))
+
+
+def _temperature_summary(parameters: Parameters) -> str:
+    return f"T = {float(parameters['temperature']):.4g}"
+
+
+def _ensemble_summary(parameters: Parameters) -> str:
+    shares = ", ".join(f"{float(weight):.2f}" for weight in parameters["weights"])
+    return f"{_temperature_summary(parameters)}; shares of scaled, unscaled, uniform: {shares}"
+
+
+def _strength_summary(parameters: Parameters) -> str:
+    return f"strength {parameters['strength']:g}"
+
+
+def _affine(label: str, **how: Any) -> Calibrator:
+    return Calibrator(label, functools.partial(_fit_affine, **how), _apply_affine)
+
+
+def _by_class(label: str, fit: Callable, apply: Callable) -> Calibrator:
+    return Calibrator(label, _on_arrays(fit), _applied_to_arrays(apply))
+
+
+CALIBRATORS: dict[str, Calibrator] = {
+    "temperature": Calibrator("Temperature", _fit_temperature, _apply_temperature, _temperature_summary),
+    "bias": _affine("Bias only", free=("bias",), start="identity"),
+    "temperature_bias": _affine("Temperature with bias", free=("log_scale", "bias")),
+    "vector": _affine("Vector", free=("diagonal", "bias")),
+    "matrix": _affine("Matrix", free=_MATRIX),
+    "matrix_odir": Calibrator(
+        "Matrix, ODIR",
+        functools.partial(_fit_penalized, penalty=_off_diagonal_and_intercept),
+        _apply_affine,
+        _strength_summary,
+    ),
+    "matrix_ridge": Calibrator(
+        "Matrix, ridge", functools.partial(_fit_penalized, penalty=_ridge), _apply_affine, _strength_summary
+    ),
+    "structured_vector": _affine("Structured vector", free=("diagonal", "bias"), penalty=_structured),
+    "structured_matrix": _affine("Structured matrix", free=_MATRIX, penalty=_structured),
+    "platt": _by_class("Platt", one_vs_rest.fit_platt, one_vs_rest.apply_platt),
+    "beta": _by_class("Beta", one_vs_rest.fit_beta, one_vs_rest.apply_beta),
+    "isotonic": _by_class("Isotonic", one_vs_rest.fit_isotonic, one_vs_rest.apply_isotonic),
+    "histogram": _by_class("Histogram binning", one_vs_rest.fit_histogram, one_vs_rest.apply_steps),
+    "bayesian_binning": _by_class("BBQ", one_vs_rest.fit_bayesian_binning, one_vs_rest.apply_steps),
+    "scaling_binning": Calibrator(
+        "Scaling-binning", _fit_scaling_binning, _apply_scaling_binning, _temperature_summary
+    ),
+    "ensemble_temperature": Calibrator("Ensemble temperature", _fit_ensemble, _apply_ensemble, _ensemble_summary),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A fitted calibrator.
+
+    Attributes:
+      name: of the entry in `CALIBRATORS`.
+      parameters: what `fit` gave.
+      classes: C.
+      items: of the fit.
+      nll_before: mean negative log-likelihood of the fit's items, in nats.
+      nll_after: the same after the fit.
+      converged: whether the fit reached its optimum.
+      at_bound: whether a parameter lies at the end of its range, so that its value says only "very large".
+    """
+
+    name: str
+    parameters: Parameters
+    classes: int
+    items: int
+    nll_before: float
+    nll_after: float
+    converged: bool
+    at_bound: bool
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it is used: never where it raises the very likelihood loss it was fitted to lower."""
+        return self.nll_after <= self.nll_before or np.isinf(self.nll_before)
+
+    def apply(self, logits: Logits) -> Logits:
+        """Calibrated logits; the same logits if the fit was not accepted.
+
+        Raises:
+          ValueError: if the number of classes is another than the fit's.
+        """
+        if logits.shape[1] != self.classes:
+            raise ValueError(f"calibrator {self.name} was fitted to {self.classes} classes, not {logits.shape[1]}")
+        return CALIBRATORS[self.name].apply(self.parameters, logits) if self.accepted else logits
+
+    @property
+    def summary(self) -> str:
+        """One line about the parameters."""
+        return CALIBRATORS[self.name].summary(self.parameters)
+
+    def save(self, path: Path) -> None:
+        """Writes JSON."""
+        record = {**dataclasses.asdict(self), "parameters": jax.tree.map(_to_json, self.parameters)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_text(json.dumps(record) + "\n")
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Fitted":
+        """Reads what `save` wrote.
+
+        Raises:
+          UserError: if the file is missing or something else.
+        """
+        if not path.is_file():
+            raise UserError(f"{path}: no such calibrator; python -m experiments.calibrate makes one")
+        try:
+            record = json.loads(path.read_text())
+            record["parameters"] = {name: _from_json(value) for name, value in record["parameters"].items()}
+            fitted = cls(**record)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} is not a calibrator that experiments.calibrate wrote: {error}") from error
+        if fitted.name not in CALIBRATORS:
+            raise UserError(f"{path}: unknown calibrator {fitted.name!r}; known are {', '.join(CALIBRATORS)}")
+        return fitted
+
+
+def _to_json(value: Any) -> Any:
+    return np.asarray(value).tolist() if isinstance(value, (np.ndarray, np.generic, Array)) else value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        ragged = any(isinstance(row, list) for row in value) and len({np.shape(row) for row in value}) > 1
+        return [np.asarray(row, np.float32) for row in value] if ragged else np.asarray(value, np.float32)
+    return value
+
+
+def fit(name: str, logits: Logits, labels_N: Array) -> Fitted:
+    """Fits a calibrator.
+
+    Args:
+      name: of an entry in `CALIBRATORS`.
+      logits: [N, C], or factors.
+      labels_N: the true classes.
+
+    Raises:
+      ValueError: for an unknown name, or as `outcomes` does; also if a label is a class that its logits rule out (-inf),
+        which no calibrator that keeps impossible classes impossible can mend.
+    """
+    if name not in CALIBRATORS:
+        raise ValueError(f"unknown calibrator {name!r}; known are {', '.join(CALIBRATORS)}")
+    before_N = outcomes(labels_N, logits=logits).nll_N
+    ruled_out = [int(item) for item in np.flatnonzero(np.isinf(before_N)) if _is_ruled_out(logits, labels_N, item)]
+    if ruled_out:
+        raise ValueError(f"the label of item {ruled_out[0]} ({len(ruled_out)} in all) has logit -inf")
+    labels_N = jnp.asarray(labels_N, jnp.int32)
+    parameters = CALIBRATORS[name].fit(logits, labels_N)
+    items, classes = logits.shape
+    return Fitted(
+        name=name,
+        parameters=parameters,
+        classes=classes,
+        items=items,
+        nll_before=float(np.mean(before_N, dtype=np.float64)),
+        nll_after=_mean_nll(CALIBRATORS[name].apply(parameters, logits), labels_N),
+        converged=bool(parameters.get("converged", True)),
+        at_bound=bool(parameters.get("at_bound", False)),
+    )
+
+
+def _is_ruled_out(logits: Logits, labels_N: Array, item: int) -> bool:
+    return bool(rows(logits, item, 1)[0, labels_N[item]] == -jnp.inf)
+
+
+def _mean_nll(logits: Logits, labels_N: Array) -> float:
+    return float(np.mean(outcomes(labels_N, logits=logits).nll_N, dtype=np.float64))

@@ -1,0 +1,384 @@
+"""Calibrators compared on items they never saw: every number with its interval, its floor and a paired test.
+
+Axes: N items, C classes, M bins, R resamples.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm.calibration import errors, scores
+from lm.calibration.binning import Binning, BinTotals, bin_totals, equal_mass
+from lm.calibration.calibrators import CALIBRATORS, Fitted, fit
+from lm.calibration.logits import Logits, whole
+from lm.calibration.metrics import METRICS, Metric
+from lm.calibration.outcomes import Outcomes, outcomes
+from lm.calibration.predictions import Predictions, check_disjoint
+from lm.calibration.significance import (
+    Floor,
+    Resampler,
+    bias_corrected_interval,
+    bin_features,
+    error_interval,
+    floor_of,
+    mean_interval,
+    null_totals,
+    paired_difference,
+    paired_mean_difference,
+    totals_of_sums,
+    wilson_interval,
+)
+
+_MEANS = {"nll": "nll_N", "brier": "brier_N", "accuracy": "correct_N", "confidence": "confidence_N", "entropy": "entropy_N"}
+_LARGEST_CLASSWISE = 2**26  # probabilities held at once
+_LARGEST_CLASSWISE_FEATURES = 2**25
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a comparison is made.
+
+    Attributes:
+      bins: of the binned errors.
+      resamples: of the bootstrap and of the noise floor.
+      level: of intervals.
+      seed: of all resampling.
+    """
+
+    bins: int = 15
+    resamples: int = 1000
+    level: float = 0.95
+    seed: int = 0
+
+
+def compare(
+    fit_part: Predictions,
+    test_part: Predictions,
+    calibrators: Sequence[str],
+    settings: Settings = Settings(),
+    *,
+    title: str = "",
+    source: str = "",
+    progress: Callable[[str], None] = lambda name: None,
+) -> tuple[dict[str, Any], dict[str, Fitted]]:
+    """Fits each calibrator on one part and measures it on the other, beside no calibration at all.
+
+    Args:
+      fit_part: what calibrators are fitted to.
+      test_part: what everything is measured on; shares no id and no cluster with `fit_part`.
+      calibrators: names in `CALIBRATORS`.
+      settings: bins, resampling, level, seed.
+      title: of the report.
+      source: where the predictions come from.
+      progress: called with the name of what is worked on.
+
+    Returns:
+      A dict that JSON can hold, from which tables, pictures and the report are made; and the fitted calibrators.
+
+    Raises:
+      UserError: if the parts share anything.
+      ValueError: for an unknown calibrator.
+    """
+    check_disjoint(fit_part, test_part)
+    clusters_N = None
+    if test_part.clusters_N is not None:
+        clusters_N = np.unique(test_part.clusters_N, return_inverse=True)[1]
+    resampler = Resampler(
+        len(test_part), resamples=settings.resamples, seed=settings.seed, clusters_N=clusters_N
+    )
+    measure = _Measurer(test_part.labels_N, clusters_N, resampler, settings)
+    progress("none")
+    before = measure(test_part.logits)
+    methods = [{**_UNCALIBRATED, **before.report(None)}]
+    fitted = {}
+    for name in calibrators:
+        progress(name)
+        fitted[name] = fit(name, fit_part.logits, fit_part.labels_N)
+        after = measure(fitted[name].apply(test_part.logits))
+        methods.append({**_describe(fitted[name]), **after.report(before)})
+    comparison = {
+        "title": title,
+        "source": source,
+        "items": {
+            "fit": len(fit_part),
+            "test": len(test_part),
+            "fit_clusters": None if fit_part.clusters_N is None else int(np.unique(fit_part.clusters_N).size),
+            "test_clusters": None if clusters_N is None else int(clusters_N.max()) + 1,
+            "classes": test_part.logits.shape[1],
+        },
+        "settings": dataclasses.asdict(settings),
+        "metrics": [_column(metric, settings) for metric in METRICS if metric.name in before.values],
+        "methods": methods,
+    }
+    return _finite(comparison), fitted
+
+
+_UNCALIBRATED = {
+    "name": "none",
+    "label": "Uncalibrated",
+    "summary": "",
+    "converged": True,
+    "at_bound": False,
+    "accepted": True,
+    "message": "",
+}
+
+
+def _describe(fitted: Fitted) -> dict[str, Any]:
+    message = ""
+    if not fitted.accepted:
+        message = "not used: it raised the negative log-likelihood of the items it was fitted to"
+    elif fitted.at_bound:
+        message = "at a bound: the items of the fit do not limit it, so its value means only very small or very large"
+    elif not fitted.converged:
+        message = "the fit ended before it reached its optimum"
+    return {
+        "name": fitted.name,
+        "label": CALIBRATORS[fitted.name].label,
+        "summary": fitted.summary,
+        "converged": fitted.converged,
+        "at_bound": fitted.at_bound,
+        "accepted": fitted.accepted,
+        "message": message,
+    }
+
+
+def _column(metric: Metric, settings: Settings) -> dict[str, Any]:
+    column = dataclasses.asdict(metric)
+    scheme = column.pop("binning")
+    specification = {"confidence": "probability of the predicted class"}
+    if scheme:
+        column["long"] = column["long"].replace("bins", f"bins ({settings.bins})")
+        specification |= {**Binning(settings.bins).specification(), "scheme": scheme}
+    if metric.name in _MEANS:
+        specification = {"interval": "Student's t over items, or over clusters where there are any"}
+    else:
+        specification["interval"] = f"bias-corrected bootstrap, {settings.resamples} resamples"
+    return {**column, "specification": specification}
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """One method's numbers on the test items."""
+
+    found: Outcomes
+    totals: BinTotals
+    binning: Binning
+    null: BinTotals
+    values: dict[str, float]
+    resampled: dict[str, np.ndarray]
+    floors: dict[str, Floor]
+    clusters_N: np.ndarray | None
+    level: float
+
+    def report(self, before: "_Measured | None") -> dict[str, Any]:
+        """The method's part of the comparison."""
+        metrics = {name: self._entry(name, before) for name in self.values}
+        return {"metrics": metrics, "bins": self._bins(), "risk_coverage": self._risk_coverage()}
+
+    def _entry(self, name: str, before: "_Measured | None") -> dict[str, Any]:
+        value = self.values[name]
+        entry = {"value": value, "low": None, "high": None}
+        floor = self.floors.get(name)
+        if floor is not None:
+            entry |= {"floor_mean": floor.mean, "floor_high": floor.high, "p_calibrated": floor.p}
+        if name in _MEANS:
+            per_item = getattr(self.found, _MEANS[name])
+            interval = mean_interval(per_item, self.clusters_N, self.level)
+            if before is not None:
+                difference = paired_mean_difference(
+                    getattr(before.found, _MEANS[name]), per_item, self.clusters_N, self.level
+                )
+        elif name in self.resampled:
+            resampled_R = self.resampled[name]
+            signed = floor is None or name == "signed_gap"
+            interval = (
+                bias_corrected_interval(value, resampled_R, self.level)
+                if signed
+                else error_interval(value, resampled_R, floor, self.level)
+            )
+            if before is not None:
+                difference = paired_difference(
+                    before.values[name], value, before.resampled[name], resampled_R, self.level
+                )
+        else:
+            return entry
+        entry |= {"low": interval.low, "high": interval.high}
+        if before is not None:
+            entry["difference"] = dataclasses.asdict(difference)
+        return entry
+
+    def _bins(self) -> list[dict[str, float]]:
+        edges = self.binning.all_edges()
+        band = np.quantile(self.null.correct / np.maximum(self.null.count, 1), [0.025, 0.975], axis=0)
+        rows = []
+        for b in np.flatnonzero(self.totals.count):
+            count, correct = self.totals.count[b], self.totals.correct[b]
+            low, high = wilson_interval(correct, count, self.level)
+            rows.append(
+                {
+                    "low": edges[b],
+                    "high": edges[b + 1],
+                    "count": int(count),
+                    "confidence": self.totals.confidence[b] / count,
+                    "accuracy": correct / count,
+                    "accuracy_low": low,
+                    "accuracy_high": high,
+                    "band_low": min(max(band[0, b], 0.0), 1.0),
+                    "band_high": min(max(band[1, b], 0.0), 1.0),
+                }
+            )
+        return rows
+
+    def _risk_coverage(self) -> list[list[float]]:
+        coverage, risk = scores.risk_coverage(scores.Ranking.of(self.found.confidence_N), self.found.correct_N)
+        chosen = np.unique(np.linspace(0, coverage.size - 1, 200).round().astype(int))
+        return [[float(coverage[i]), float(risk[i])] for i in chosen]
+
+
+class _Measurer:
+    """Measures logits of the test items; every call uses the same resamples."""
+
+    def __init__(
+        self, labels_N: np.ndarray, clusters_N: np.ndarray | None, resampler: Resampler, settings: Settings
+    ):
+        self._labels_N, self._clusters_N = labels_N, clusters_N
+        self._resampler, self._settings = resampler, settings
+
+    def __call__(self, logits: Logits) -> _Measured:
+        settings = self._settings
+        found = outcomes(self._labels_N, logits=logits)
+        confidence_N, correct_N = found.confidence_N, found.correct_N
+        binnings = {"equal_width": Binning(settings.bins), "equal_mass": equal_mass(confidence_N, settings.bins)}
+        totals = {scheme: bin_totals(confidence_N, correct_N, binning) for scheme, binning in binnings.items()}
+        null = {
+            scheme: null_totals(
+                confidence_N,
+                correct_N,
+                binning,
+                resamples=settings.resamples,
+                rng=np.random.default_rng(settings.seed + 1),
+                clusters_N=self._clusters_N,
+            )
+            for scheme, binning in {**binnings, "fine": Binning(errors.GRID)}.items()
+        }
+        binned = {"ece_equal_mass": (errors.ece, "equal_mass")}
+        binned |= {name: (function, "equal_width") for name, function in errors.BINNED_ERRORS.items()}
+        values = {name: float(function(totals[scheme])) for name, (function, scheme) in binned.items()}
+        floors = {name: floor_of(values[name], function(null[scheme])) for name, (function, scheme) in binned.items()}
+
+        ranking = scores.Ranking.of(confidence_N)
+        values |= {
+            "smooth_ece": errors.smooth_ece(confidence_N, correct_N),
+            "ks": errors.cumulative_error(confidence_N, correct_N).maximum,
+            "auroc": float(scores.auroc(ranking, correct_N)),
+            "aurc": float(scores.aurc(ranking, correct_N)),
+        }
+        residuals_RM = (null["fine"].correct - null["fine"].confidence) / len(confidence_N)
+        floors["smooth_ece"] = floor_of(values["smooth_ece"], errors.smooth_ece_of_residuals(residuals_RM))
+        floors["ks"] = floor_of(values["ks"], np.abs(np.cumsum(residuals_RM, axis=1)).max(axis=1))
+        values |= {name: float(np.mean(getattr(found, field), dtype=np.float64)) for name, field in _MEANS.items()}
+        resampled = self._resample(confidence_N, correct_N, binnings, binned, ranking)
+        self._classwise(logits, values, resampled, floors)
+        return _Measured(
+            found=found,
+            totals=totals["equal_width"],
+            binning=binnings["equal_width"],
+            null=null["equal_width"],
+            values={metric.name: values[metric.name] for metric in METRICS if metric.name in values},
+            resampled=resampled,
+            floors=floors,
+            clusters_N=self._clusters_N,
+            level=settings.level,
+        )
+
+    def _resample(
+        self,
+        confidence_N: np.ndarray,
+        correct_N: np.ndarray,
+        binnings: dict[str, Binning],
+        binned: dict[str, tuple[Callable, str]],
+        ranking: scores.Ranking,
+    ) -> dict[str, np.ndarray]:
+        features = {
+            scheme: bin_features(confidence_N, correct_N, binning).astype(np.float32)
+            for scheme, binning in binnings.items()
+        }
+        cells = errors.GridCells.of(confidence_N)
+        residual_N = np.asarray(correct_N, np.float64) - confidence_N
+        increasing = ranking.order_N[::-1]
+        names = [*binned, "smooth_ece", "ks", "auroc", "aurc"]
+
+        def evaluate(weights_rN: np.ndarray) -> np.ndarray:
+            totals = {scheme: totals_of_sums(weights_rN @ x_NF) for scheme, x_NF in features.items()}
+            columns = [function(totals[scheme]) for function, scheme in binned.values()]
+            residuals_rN = weights_rN * (residual_N / weights_rN.sum(axis=1, keepdims=True))
+            grid = np.stack([cells.share(row) for row in residuals_rN])
+            columns.append(errors.smooth_ece_of_residuals(grid))
+            columns.append(np.abs(np.cumsum(residuals_rN[:, increasing], axis=1)).max(axis=1))
+            columns.append(scores.auroc(ranking, correct_N, weights_rN))
+            columns.append(scores.aurc(ranking, correct_N, weights_rN))
+            return np.stack(columns, axis=1)
+
+        return dict(zip(names, self._resampler.evaluate(evaluate).T, strict=True))
+
+    def _classwise(
+        self,
+        logits: Logits,
+        values: dict[str, float],
+        resampled: dict[str, np.ndarray],
+        floors: dict[str, Floor],
+    ) -> None:
+        """Adds the classwise error where its [N, C] probabilities can be held, and its interval likewise."""
+        items, classes = logits.shape
+        if items * classes > _LARGEST_CLASSWISE:
+            return
+        bins = self._settings.bins
+        probabilities_NC = np.asarray(jax.nn.softmax(whole(logits), axis=-1))
+        totals = errors.class_bin_totals(self._labels_N, probabilities_NC, bins)
+        values["classwise_ece"] = float(errors.ece(totals).mean())
+        if items * classes * bins > _LARGEST_CLASSWISE_FEATURES:
+            return
+        cell_NC = np.asarray(Binning(bins).index(probabilities_NC)) + bins * np.arange(classes)
+        residuals_NF = np.zeros((items, classes * bins), np.float32)
+        is_class_NC = self._labels_N[:, None] == np.arange(classes)
+        np.put_along_axis(residuals_NF, cell_NC, is_class_NC - probabilities_NC, axis=1)
+
+        def evaluate(weights_rN: np.ndarray) -> np.ndarray:
+            return np.abs(weights_rN @ residuals_NF).sum(axis=1) / (classes * weights_rN.sum(axis=1))
+
+        resampled["classwise_ece"] = self._resampler.evaluate(evaluate)
+        # Each class's floor by itself: their mean is exact, its spread as if classes were independent of each other.
+        rng = np.random.default_rng(self._settings.seed + 1)
+        null_RC = np.stack(
+            [
+                errors.ece(
+                    null_totals(
+                        probabilities_NC[:, c],
+                        is_class_NC[:, c],
+                        Binning(bins),
+                        resamples=self._settings.resamples,
+                        rng=rng,
+                        clusters_N=self._clusters_N,
+                    )
+                )
+                for c in range(classes)
+            ],
+            axis=1,
+        )
+        floors["classwise_ece"] = floor_of(values["classwise_ece"], null_RC.mean(axis=1))

@@ -1,0 +1,109 @@
+"""Logits as arrays, or as the two factors whose product they are, worked off a chunk of items at a time.
+
+Axes: N items, C classes, D hidden width.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+# Numbers in a chunk of logits: few enough to stay in a processor's cache, enough to hide what a loop costs.
+CHUNK_NUMBERS = 2**19
+
+
+class FactoredLogits(NamedTuple):
+    """Logits over a large vocabulary, exactly, in N * D + C * D numbers where N * C could not be held.
+
+    Attributes:
+      hidden_ND: last hidden states.
+      output_CD: the output matrix.
+    """
+
+    hidden_ND: Array | np.ndarray
+    output_CD: Array | np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, C)."""
+        return self.hidden_ND.shape[0], self.output_CD.shape[0]
+
+
+Logits = Array | np.ndarray | FactoredLogits
+
+
+def rows(logits: Logits, start: Array | int, size: int) -> Array:
+    """Items `start` to `start + size` as float32 logits, [size, C]."""
+    if isinstance(logits, FactoredLogits):
+        hidden = jax.lax.dynamic_slice_in_dim(jnp.asarray(logits.hidden_ND), start, size)
+        return jnp.matmul(hidden, jnp.asarray(logits.output_CD).T, precision="highest").astype(jnp.float32)
+    return jax.lax.dynamic_slice_in_dim(jnp.asarray(logits), start, size).astype(jnp.float32)
+
+
+def whole(logits: Logits) -> Array:
+    """All items, [N, C], in float32."""
+    return rows(logits, 0, logits.shape[0])
+
+
+def take(logits: Logits, index_N: np.ndarray) -> Logits:
+    """The chosen items, in the same form."""
+    if isinstance(logits, FactoredLogits):
+        return FactoredLogits(logits.hidden_ND[index_N], logits.output_CD)
+    return logits[index_N]
+
+
+def _chunks(shape: tuple[int, int]) -> tuple[int, int]:
+    items, classes = shape
+    size = max(1, min(items, CHUNK_NUMBERS // classes))
+    return -(-items // size), size
+
+
+def map_chunks(function: Callable[..., Any], logits: Logits, *per_item: Array) -> Any:
+    """Per-item results of `function(logits_chunk, *per_item_chunks)`, whose arrays lead with the chunk's items.
+
+    The logits are never held in any other form than the given one beyond a chunk: memory is O(chunk * C).
+    """
+    number, size = _chunks(logits.shape)
+    items = logits.shape[0]
+    arguments = (logits, *(jnp.asarray(values) for values in per_item))
+    if number == 1:
+        return function(*(rows(a, 0, items) if i == 0 else a for i, a in enumerate(arguments)))
+    shapes = jax.eval_shape(lambda *a: function(*_slices(a, 0, size)), *arguments)
+    empty = jax.tree.map(lambda x: jnp.zeros((items, *x.shape[1:]), x.dtype), shapes)
+
+    def body(chunk: Array, results: Any) -> Any:
+        # The last chunk starts early enough to be whole, and writes some results again.
+        start = jnp.minimum(chunk * size, items - size)
+        found = function(*_slices(arguments, start, size))
+        return jax.tree.map(lambda all_, new: jax.lax.dynamic_update_slice_in_dim(all_, new, start, 0), results, found)
+
+    return jax.lax.fori_loop(0, number, body, empty)
+
+
+def sum_chunks(function: Callable[..., Any], logits: Logits, *per_item: Array) -> Any:
+    """Sum over chunks of `function(logits_chunk, counts_chunk, *per_item_chunks)`, in O(chunk * C) memory.
+
+    `counts_chunk` is 1 for an item to be counted and 0 for one that another chunk counts.
+    """
+    number, size = _chunks(logits.shape)
+    items = logits.shape[0]
+    arguments = (logits, *(jnp.asarray(values) for values in per_item))
+
+    def one(chunk: Array | int) -> Any:
+        start = jnp.minimum(chunk * size, items - size)
+        logits_chunk, *others = _slices(arguments, start, size)
+        counts = (start + jnp.arange(size) >= chunk * size).astype(jnp.float32)
+        return function(logits_chunk, counts, *others)
+
+    if number == 1:
+        return one(0)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0))
+    return jax.lax.fori_loop(0, number, lambda chunk, total: jax.tree.map(jnp.add, total, one(chunk)), zeros)
+
+
+def _slices(arguments: tuple, start: Array | int, size: int) -> tuple:
+    logits, *per_item = arguments
+    return rows(logits, start, size), *(jax.lax.dynamic_slice_in_dim(values, start, size) for values in per_item)

@@ -1,0 +1,256 @@
+"""Calibrators of one probability, applied to each class against the rest and normalized.
+
+Each maps a class's probability p to how often that class is right when p is said. With two classes only the second is
+fitted. A label that the fit never saw at some p would get probability 0 and an infinite penalty; so the result is mixed
+with 1 / (n + 1) of the uniform distribution, n being the items of the fit.
+
+Axes: N items, C classes, K fitted classes (C, or 1 of 2), F features, M bins.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy import optimize, special
+
+from lm.calibration.binning import equal_mass
+
+Parameters = dict[str, Any]
+
+
+def log_odds(logits_NC: Array) -> Array:
+    """log p - log(1 - p) of each class, [N, C], exact where p is next to 1, which float32 would round to 1."""
+    log_probs_NC = jax.nn.log_softmax(logits_NC.astype(jnp.float32), axis=-1)
+    highest_N1 = log_probs_NC.max(axis=-1, keepdims=True)
+    is_top_NC = jnp.arange(logits_NC.shape[-1]) == log_probs_NC.argmax(axis=-1)[:, None]
+    others_N1 = jax.nn.logsumexp(jnp.where(is_top_NC, -jnp.inf, log_probs_NC), axis=-1, keepdims=True)
+    rest_NC = jnp.where(is_top_NC, others_N1, jnp.log1p(-jnp.exp(jnp.where(is_top_NC, -1.0, log_probs_NC))))
+    odds_NC = jnp.where(is_top_NC, highest_N1, log_probs_NC) - rest_NC
+    return jnp.clip(odds_NC, -80.0, 80.0)
+
+
+def _fitted_classes(values_NC: Array) -> Array:
+    return values_NC[:, 1:] if values_NC.shape[1] == 2 else values_NC
+
+
+def _is_class(labels_N: Array, classes: int) -> np.ndarray:
+    return _fitted_classes(np.asarray(labels_N)[:, None] == np.arange(classes))
+
+
+def mixed_log_probs(probabilities_NK: Array, classes: int, items: int) -> Array:
+    """Log-probabilities, [N, C], of each class's own calibrated probability; rows of zeros become uniform."""
+    probabilities_NC = jnp.asarray(probabilities_NK, jnp.float32)
+    if classes == 2:
+        probabilities_NC = jnp.concatenate([1 - probabilities_NC, probabilities_NC], axis=1)
+    total_N1 = probabilities_NC.sum(axis=-1, keepdims=True)
+    probabilities_NC = jnp.where(total_N1 > 0, probabilities_NC / jnp.where(total_N1 > 0, total_N1, 1), 1 / classes)
+    share = 1 / (items + 1)
+    return jnp.log((1 - share) * probabilities_NC + share / classes)
+
+
+# --- logistic: Platt and beta ---
+
+
+@jax.jit
+def _fit_logistic(features_NF: Array, targets_N: Array, used_F: Array) -> tuple[Array, Array, Array]:
+    """Weights of a logistic regression by damped Newton steps: (weights [F], mean loss, converged)."""
+
+    def loss(weights_F: Array) -> Array:
+        score_N = jnp.matmul(features_NF, weights_F * used_F, precision="highest")
+        return (jax.nn.softplus(score_N) - targets_N * score_N).mean()
+
+    def body(state: tuple) -> tuple:
+        weights_F, _, steps, value = state
+        gradient_F, hessian_FF = jax.grad(loss)(weights_F), jax.hessian(loss)(weights_F)
+        # A little on the diagonal keeps parameters finite that the data leave open, such as those of separable labels.
+        hessian_FF = hessian_FF + jnp.diag(jnp.where(used_F > 0, 1e-7 + 1e-6 * jnp.diag(hessian_FF), 1.0))
+        step_F = jnp.linalg.solve(hessian_FF, gradient_F)
+        sizes = 0.5 ** jnp.arange(12)
+        values = jax.vmap(lambda size: loss(weights_F - size * step_F))(sizes)
+        best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
+        better = values[best] < value
+        weights_F = jnp.where(better, weights_F - sizes[best] * step_F, weights_F)
+        return weights_F, better & (jnp.abs(gradient_F).max() > 1e-6), steps + 1, jnp.minimum(values[best], value)
+
+    zeros_F = jnp.zeros(features_NF.shape[1])
+    state = (zeros_F, jnp.bool_(True), 0, loss(zeros_F))
+    weights_F, going_on, _, value = jax.lax.while_loop(lambda s: s[1] & (s[2] < 100), body, state)
+    return weights_F * used_F, value, ~going_on
+
+
+def fit_platt(logits_NC: Array, labels_N: Array) -> Parameters:
+    """sigmoid(a s + b) of the log-odds s, fitted to targets a little inside 0 and 1 (Platt 1999, section 2.2)."""
+    odds_NK, is_class_NK = _fitted_classes(log_odds(logits_NC)), _is_class(labels_N, logits_NC.shape[1])
+
+    def fit(odds_N: Array, is_class_N: Array) -> tuple[Array, Array]:
+        positives = is_class_N.sum()
+        high, low = (positives + 1) / (positives + 2), 1 / (is_class_N.shape[0] - positives + 2)
+        features = jnp.stack([odds_N, jnp.ones_like(odds_N)], axis=1)
+        weights_F, _, converged = _fit_logistic(features, jnp.where(is_class_N, high, low), jnp.ones(2))
+        return weights_F, converged
+
+    weights_KF, converged_K = jax.lax.map(lambda args: fit(*args), (odds_NK.T, jnp.asarray(is_class_NK.T)))
+    return {"weights": weights_KF, "items": len(labels_N), "converged": bool(converged_K.all())}
+
+
+def apply_platt(parameters: Parameters, logits_NC: Array) -> Array:
+    """Calibrated log-probabilities, [N, C]."""
+    weights_KF = jnp.asarray(parameters["weights"])
+    scores_NK = _fitted_classes(log_odds(logits_NC)) * weights_KF[:, 0] + weights_KF[:, 1]
+    return mixed_log_probs(jax.nn.sigmoid(scores_NK), logits_NC.shape[1], parameters["items"])
+
+
+def _beta_features(odds_N: Array) -> Array:
+    return jnp.stack([jax.nn.log_sigmoid(odds_N), -jax.nn.log_sigmoid(-odds_N), jnp.ones_like(odds_N)], axis=-1)
+
+
+def fit_beta(logits_NC: Array, labels_N: Array) -> Parameters:
+    """sigmoid(a log p - b log(1 - p) + c) with a, b >= 0 (Kull et al. 2017)."""
+    odds_NK, is_class_NK = _fitted_classes(log_odds(logits_NC)), _is_class(labels_N, logits_NC.shape[1])
+    # A negative exponent would make the map fall: that one is left out, as its authors do.
+    alternatives = jnp.array([[1.0, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 1]])
+
+    def fit(odds_N: Array, is_class_N: Array) -> tuple[Array, Array]:
+        features, targets_N = _beta_features(odds_N), is_class_N.astype(jnp.float32)
+        weights, losses, converged = jax.lax.map(
+            lambda used_F: _fit_logistic(features, targets_N, used_F), alternatives
+        )
+        allowed = (weights[:, :2] >= 0).all(axis=1)
+        best = jnp.argmin(jnp.where(allowed, losses, jnp.inf))
+        return weights[best], converged[best]
+
+    weights_KF, converged_K = jax.lax.map(lambda args: fit(*args), (odds_NK.T, jnp.asarray(is_class_NK.T)))
+    return {"weights": weights_KF, "items": len(labels_N), "converged": bool(converged_K.all())}
+
+
+def apply_beta(parameters: Parameters, logits_NC: Array) -> Array:
+    """Calibrated log-probabilities, [N, C]."""
+    features_NKF = _beta_features(_fitted_classes(log_odds(logits_NC)))
+    scores_NK = (features_NKF * jnp.asarray(parameters["weights"])).sum(axis=-1)
+    return mixed_log_probs(jax.nn.sigmoid(scores_NK), logits_NC.shape[1], parameters["items"])
+
+
+# --- from the data alone: isotonic, histogram, Bayesian binning, scaling-binning ---
+
+
+def _fit_curves(
+    logits_NC: Array, labels_N: Array, fit_curve: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+) -> Parameters:
+    probabilities_NK = _fitted_classes(np.asarray(jax.nn.softmax(logits_NC, axis=-1)))
+    is_class_NK = _is_class(labels_N, logits_NC.shape[1])
+    curves = [fit_curve(p, y) for p, y in zip(probabilities_NK.T, is_class_NK.T, strict=True)]
+    return {
+        "edges": [x.astype(np.float32) for x, _ in curves],
+        "values": [y.astype(np.float32) for _, y in curves],
+        "items": len(labels_N),
+    }
+
+
+def _apply_curves(parameters: Parameters, logits_NC: Array, read: Callable[[Array, Array, Array], Array]) -> Array:
+    probabilities_NK = _fitted_classes(jax.nn.softmax(logits_NC.astype(jnp.float32), axis=-1))
+    columns = [
+        read(p, jnp.asarray(edges), jnp.asarray(values))
+        for p, edges, values in zip(probabilities_NK.T, parameters["edges"], parameters["values"], strict=True)
+    ]
+    return mixed_log_probs(jnp.stack(columns, axis=1), logits_NC.shape[1], parameters["items"])
+
+
+def _step_function(p_N: Array, inner_edges: Array, values: Array) -> Array:
+    return values[jnp.searchsorted(inner_edges, p_N, side="left")]
+
+
+def fit_isotonic(logits_NC: Array, labels_N: Array) -> Parameters:
+    """The rising function that fits best, by pooling adjacent violators (Zadrozny & Elkan 2002)."""
+
+    def fit_curve(p_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        points, place_N = np.unique(p_N, return_inverse=True)
+        count = np.bincount(place_N)
+        fitted = optimize.isotonic_regression(np.bincount(place_N, y_N) / count, weights=count).x
+        # Between equal neighbours nothing bends: their inner points say nothing.
+        bends = np.append(True, fitted[1:] != fitted[:-1])
+        keep = bends | np.append(bends[1:], True)
+        return points[keep], fitted[keep]
+
+    return _fit_curves(logits_NC, labels_N, fit_curve)
+
+
+def apply_isotonic(parameters: Parameters, logits_NC: Array) -> Array:
+    """Calibrated log-probabilities, [N, C]; linear between the points of the fit, level beyond them."""
+    return _apply_curves(parameters, logits_NC, jnp.interp)
+
+
+def fit_histogram(logits_NC: Array, labels_N: Array, bins: int = 15) -> Parameters:
+    """The share of each equal-width bin's items that are of the class (Zadrozny & Elkan 2001); an empty bin's centre."""
+
+    def fit_curve(p_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        edges = np.arange(1, bins) / bins
+        bin_N = np.searchsorted(edges, p_N, side="left")
+        count = np.bincount(bin_N, minlength=bins)
+        centres = (np.arange(bins) + 0.5) / bins
+        share = np.bincount(bin_N, y_N, bins) / np.maximum(count, 1)
+        return edges, np.where(count > 0, share, centres)
+
+    return _fit_curves(logits_NC, labels_N, fit_curve)
+
+
+def fit_bayesian_binning(logits_NC: Array, labels_N: Array) -> Parameters:
+    """Bayesian binning into quantiles (BBQ): equal-mass histograms of many sizes, averaged by how likely they make the data.
+
+    Numbers of bins from n^(1/3) / 10 to 10 n^(1/3); a Beta prior of two items on each bin, centred on the bin (Naeini et al.
+    2015).
+    """
+
+    def fit_curve(p_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        root = p_N.size ** (1 / 3)
+        sizes = range(max(1, int(root / 10)), max(2, min(int(10 * root), p_N.size // 2)) + 1)
+        models = [_binned_model(p_N, y_N, size) for size in sizes]
+        scores = np.array([score for _, _, score in models])
+        weights = special.softmax(scores)
+        all_edges = np.unique(np.concatenate([edges for edges, _, _ in models]))
+        # One step function whose steps are everybody's; just above an edge is where the next step is read.
+        upper = np.append(all_edges, 1.0)
+        values = sum(
+            weight * means[np.searchsorted(edges, upper, side="left")]
+            for weight, (edges, means, _) in zip(weights, models, strict=True)
+            if weight > 1e-6
+        )
+        return all_edges, values / weights[weights > 1e-6].sum()
+
+    return _fit_curves(logits_NC, labels_N, fit_curve)
+
+
+def _binned_model(p_N: np.ndarray, y_N: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """An equal-mass histogram: inner edges, posterior means, log marginal likelihood."""
+    edges = np.array(equal_mass(p_N, bins).edges)
+    bin_N = np.searchsorted(edges[1:-1], p_N, side="left")
+    number = edges.size - 1
+    count, ones = np.bincount(bin_N, None, number), np.bincount(bin_N, y_N, number)
+    strength = 2 / number
+    centre = np.clip((edges[:-1] + edges[1:]) / 2, 0.005, 0.995)
+    alpha, beta = strength * centre, strength * (1 - centre)
+    score = (special.betaln(ones + alpha, count - ones + beta) - special.betaln(alpha, beta)).sum()
+    return edges[1:-1], (ones + alpha) / (count + strength), float(score)
+
+
+def apply_steps(parameters: Parameters, logits_NC: Array) -> Array:
+    """Calibrated log-probabilities, [N, C], of the calibrators that are step functions."""
+    return _apply_curves(parameters, logits_NC, _step_function)
+
+
+def fit_scaling_binning(logits_NC: Array, labels_N: Array, bins: int = 15) -> Parameters:
+    """Each equal-mass bin's mean probability, of probabilities that were scaled first (Kumar et al. 2019, section 4).
+
+    `logits_NC` are those after temperature scaling. The bins keep the scaled probabilities' means, not the labels', so they
+    add little variance; and the number of different outputs is finite, so that their error can be measured.
+    """
+
+    def fit_curve(p_N: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        edges = np.array(equal_mass(p_N, bins).edges)
+        bin_N = np.searchsorted(edges[1:-1], p_N, side="left")
+        count = np.bincount(bin_N, None, edges.size - 1)
+        return edges[1:-1], np.bincount(bin_N, p_N, edges.size - 1) / np.maximum(count, 1)
+
+    return _fit_curves(logits_NC, labels_N, fit_curve)

@@ -1,0 +1,123 @@
+"""What each prediction was worth: the few numbers per item that all of calibration is computed from.
+
+Axes: N items, C classes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lm.calibration.logits import Logits, map_chunks
+
+
+class Outcomes(NamedTuple):
+    """Per-item results, float32 [N].
+
+    Attributes:
+      confidence_N: the highest probability.
+      correct_N: 1 where the label has the highest probability, else 0; 1/n where n classes share the highest, since a
+        rule such as "the first" would make accuracy depend on the order of classes.
+      nll_N: negative log-likelihood of the label, in nats; infinite where the label has probability 0.
+      brier_N: squared distance of the probabilities from the label's indicator, 0 to 2 (Brier 1950).
+      entropy_N: of the probabilities, in nats.
+    """
+
+    confidence_N: Array | np.ndarray
+    correct_N: Array | np.ndarray
+    nll_N: Array | np.ndarray
+    brier_N: Array | np.ndarray
+    entropy_N: Array | np.ndarray
+
+
+def outcomes(labels_N: Array, *, logits: Logits | None = None, log_probs: Logits | None = None) -> Outcomes:
+    """Outcomes of each item.
+
+    Args:
+      labels_N: the true classes, 0 to C - 1.
+      logits: [N, C] in any floating dtype, or factors; -inf for a class that cannot be.
+      log_probs: [N, C], given instead of `logits` where they are already normalized. What is given is never guessed
+        from its values: logits that happen to lie in [0, 1] are logits.
+
+    Returns:
+      `Outcomes` computed in float32, a chunk of items at a time.
+
+    Raises:
+      ValueError: if not exactly one of `logits` and `log_probs` is given, shapes don't fit, a label is no class, an
+        item has NaN or +inf or no finite logit, or `log_probs` are not normalized. Under `jax.jit` values cannot be
+        checked: NaN comes out.
+    """
+    given = _exactly_one(logits, log_probs)
+    labels_N = _checked_labels(labels_N, given.shape)
+    found = _outcomes(given, labels_N, normalized=log_probs is not None)
+    if not isinstance(found.confidence_N, jax.core.Tracer):
+        found = Outcomes(*(np.asarray(values) for values in found))
+        _check_values(found)
+    return found
+
+
+def _exactly_one(logits: Logits | None, log_probs: Logits | None) -> Logits:
+    if (logits is None) == (log_probs is None):
+        raise ValueError("give either logits= or log_probs=")
+    given = logits if log_probs is None else log_probs
+    if len(given.shape) != 2 or given.shape[0] < 1 or given.shape[1] < 2:
+        raise ValueError(f"logits must be [items, classes] with at least 1 item and 2 classes, not {given.shape}")
+    return given
+
+
+def _checked_labels(labels_N: Array, shape: tuple[int, int]) -> Array:
+    if labels_N.shape != (shape[0],):
+        raise ValueError(f"labels must have shape ({shape[0]},) like the logits' items, not {labels_N.shape}")
+    if not jnp.issubdtype(labels_N.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers, not {labels_N.dtype}")
+    if not isinstance(labels_N, jax.core.Tracer):
+        wrong = np.flatnonzero((np.asarray(labels_N) < 0) | (np.asarray(labels_N) >= shape[1]))
+        if wrong.size:
+            item = wrong[0]
+            raise ValueError(f"label {labels_N[item]} of item {item} is not one of the classes 0 to {shape[1] - 1}")
+    return jnp.asarray(labels_N, jnp.int32)
+
+
+def _check_values(found: Outcomes) -> None:
+    wrong = np.flatnonzero(np.isnan(found.confidence_N))
+    if wrong.size:
+        raise ValueError(
+            f"item {wrong[0]} ({wrong.size} in all) has NaN, +inf, no finite logit, or log_probs whose probabilities "
+            "don't sum to 1"
+        )
+
+
+@jax.jit(static_argnames="normalized")
+def _outcomes(logits: Logits, labels_N: Array, normalized: bool) -> Outcomes:
+    return map_chunks(lambda chunk, labels: outcomes_of_chunk(chunk, labels, normalized), logits, labels_N)
+
+
+def outcomes_of_chunk(logits_NC: Array, labels_N: Array, normalized: bool = False) -> Outcomes:
+    """`Outcomes` of float32 logits that are held whole; NaN marks what is invalid."""
+    highest_N1 = logits_NC.max(axis=-1, keepdims=True)
+    shifted_NC = logits_NC - highest_N1
+    unnormalized_NC = jnp.exp(shifted_NC)
+    # Sums as products with ones: XLA on CPU sums exponentials at a third of that rate.
+    normalizer_N = _sum(unnormalized_NC)
+    label_shifted_N = jnp.take_along_axis(shifted_NC, labels_N[:, None], axis=-1)[:, 0]
+    sharing_N = (shifted_NC == 0).sum(axis=-1)
+    log_normalizer_N = jnp.log(normalizer_N)
+    finite_NC = jnp.maximum(shifted_NC, jnp.finfo(jnp.float32).min)
+    confidence_N = 1 / normalizer_N
+    if normalized:
+        total_N = normalizer_N * jnp.exp(highest_N1[:, 0])
+        confidence_N = jnp.where(jnp.abs(total_N - 1) < 1e-3, confidence_N, jnp.nan)
+    label_probability_N = jnp.exp(label_shifted_N) / normalizer_N
+    return Outcomes(
+        confidence_N=confidence_N,
+        correct_N=jnp.where(label_shifted_N < 0, 0.0, 1 / sharing_N),
+        nll_N=log_normalizer_N - label_shifted_N,
+        brier_N=_sum(unnormalized_NC**2) / normalizer_N**2 - 2 * label_probability_N + 1,
+        entropy_N=log_normalizer_N - _sum(unnormalized_NC * finite_NC) / normalizer_N,
+    )
+
+
+def _sum(values_NC: Array) -> Array:
+    return jnp.matmul(values_NC, jnp.ones(values_NC.shape[-1], values_NC.dtype), precision="highest")

@@ -1,0 +1,184 @@
+"""Predictions as a file: what calibration reads, from any model that anyone ever ran.
+
+Axes: N items, C classes, D hidden width.
+"""
+
+import dataclasses
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from lm.calibration.logits import FactoredLogits, take
+from lm.errors import UserError
+
+_SCORES = ("logits", "log_probs", "probabilities")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Logits, labels, and what says which items belong together.
+
+    As an npz file: `logits` [N, C] (or `log_probs`, or `probabilities`: by name, never guessed from the values; or, for a
+    large vocabulary, the factors `hidden` [N, D] and `output` [C, D], whose product they are), `labels` [N], and if wanted
+    `ids` [N], `clusters` [N] (documents, prompts, seeds: whatever makes items dependent) and `class_names` [C].
+
+    Attributes:
+      logits: [N, C] float32, or factors.
+      labels_N: the true classes.
+      ids_N: what tells items apart; their numbers where the file has none.
+      clusters_N: what items share, or None where each stands alone.
+      class_names: of the C classes, or None.
+    """
+
+    logits: np.ndarray | FactoredLogits
+    labels_N: np.ndarray
+    ids_N: np.ndarray
+    clusters_N: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        items, classes = self.logits.shape
+        for name, values in (("labels", self.labels_N), ("ids", self.ids_N), ("clusters", self.clusters_N)):
+            if values is not None and values.shape != (items,):
+                raise ValueError(f"`{name}` must have shape ({items},) like the items of the logits, not {values.shape}")
+        if not np.issubdtype(self.labels_N.dtype, np.integer):
+            raise ValueError(f"`labels` must be integers, not {self.labels_N.dtype}")
+        outside = np.flatnonzero((self.labels_N < 0) | (self.labels_N >= classes))
+        if outside.size:
+            item = outside[0]
+            raise ValueError(f"label {self.labels_N[item]} of item {item} is not one of the classes 0 to {classes - 1}")
+        if self.class_names is not None and len(self.class_names) != classes:
+            raise ValueError(f"`class_names` has {len(self.class_names)} names for {classes} classes")
+        if np.unique(self.ids_N).size != items:
+            raise ValueError("`ids` must tell items apart, but some are equal")
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def select(self, index_N: np.ndarray) -> "Predictions":
+        """Some of the items: a mask or their numbers."""
+        clusters_N = None if self.clusters_N is None else self.clusters_N[index_N]
+        return dataclasses.replace(
+            self,
+            logits=take(self.logits, index_N),
+            labels_N=self.labels_N[index_N],
+            ids_N=self.ids_N[index_N],
+            clusters_N=clusters_N,
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes an npz file, whole or not at all."""
+        arrays = {"labels": self.labels_N.astype(np.int32), "ids": self.ids_N}
+        if isinstance(self.logits, FactoredLogits):
+            arrays |= {"hidden": np.asarray(self.logits.hidden_ND), "output": np.asarray(self.logits.output_CD)}
+        else:
+            arrays["logits"] = np.asarray(self.logits, np.float32)
+        if self.clusters_N is not None:
+            arrays["clusters"] = self.clusters_N
+        if self.class_names is not None:
+            arrays["class_names"] = np.array(self.class_names)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part.npz")
+        np.savez(temporary, **arrays)
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Predictions":
+        """Reads an npz file.
+
+        Raises:
+          UserError: if it is missing, no npz, holds pickled objects, lacks an array, or arrays don't fit each other.
+        """
+        if not path.is_file():
+            raise UserError(f"{path}: no such predictions file")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is not an npz file of plain arrays: {error}") from error
+        try:
+            return cls._from_arrays(arrays)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    @classmethod
+    def _from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Predictions":
+        if "labels" not in arrays:
+            raise ValueError(f"there is no array `labels`; found {', '.join(arrays) or 'none'}")
+        labels_N = arrays["labels"]
+        names = arrays.get("class_names")
+        return cls(
+            logits=_logits_of(arrays),
+            labels_N=labels_N,
+            ids_N=arrays.get("ids", np.arange(labels_N.size)),
+            clusters_N=arrays.get("clusters"),
+            class_names=None if names is None else tuple(str(name) for name in names),
+        )
+
+
+def _logits_of(arrays: dict[str, np.ndarray]) -> np.ndarray | FactoredLogits:
+    given = [name for name in (*_SCORES, "hidden") if name in arrays]
+    if len(given) != 1:
+        raise ValueError(
+            f"exactly one of {', '.join(_SCORES)} and hidden (with output) is wanted; found {', '.join(given) or 'none'}"
+        )
+    values = arrays[given[0]]
+    if values.ndim != 2 or values.shape[0] < 1 or not np.issubdtype(values.dtype, np.floating):
+        raise ValueError(f"`{given[0]}` must be floating-point [items, classes], not {values.dtype} {values.shape}")
+    if given[0] == "hidden":
+        if "output" not in arrays or arrays["output"].ndim != 2 or arrays["output"].shape[1] != values.shape[1]:
+            raise ValueError("`hidden` [items, width] needs `output` [classes, width] beside it")
+        return FactoredLogits(values.astype(np.float32), arrays["output"].astype(np.float32))
+    values = values.astype(np.float32)
+    if values.shape[1] < 2:
+        raise ValueError(f"`{given[0]}` must have at least 2 classes, not {values.shape[1]}; give both of two")
+    wrong = np.flatnonzero(np.isnan(values).any(axis=1) | ~np.isfinite(values.max(axis=1)))
+    if wrong.size:
+        raise ValueError(f"`{given[0]}` of item {wrong[0]} has NaN, +inf or no finite value ({wrong.size} in all)")
+    if given[0] == "logits":
+        return values
+    totals_N = (np.exp(values) if given[0] == "log_probs" else values).sum(axis=1)
+    wrong = np.flatnonzero((np.abs(totals_N - 1) > 1e-3) | ((given[0] == "probabilities") & (values.min(axis=1) < 0)))
+    if wrong.size:
+        raise ValueError(
+            f"`{given[0]}` of item {wrong[0]} sum to {totals_N[wrong[0]]:.4g}, not to 1 ({wrong.size} in all); if these are "
+            "unnormalized scores, call the array `logits`"
+        )
+    with np.errstate(divide="ignore"):
+        return values if given[0] == "log_probs" else np.log(values)
+
+
+def split(predictions: Predictions, fit_fraction: float, seed: int) -> tuple[Predictions, Predictions]:
+    """Parts at random for fitting and for testing; items of one cluster stay together.
+
+    Raises:
+      UserError: if there are too few clusters (or items) for both parts.
+    """
+    unit_N = predictions.ids_N if predictions.clusters_N is None else predictions.clusters_N
+    units, unit_number_N = np.unique(unit_N, return_inverse=True)
+    if units.size < 2:
+        raise UserError("the predictions are one single item or cluster: two parts, for fitting and testing, need two")
+    number = min(max(round(fit_fraction * units.size), 1), units.size - 1)
+    for_fit = np.random.default_rng(seed).permutation(units.size) < number
+    return predictions.select(for_fit[unit_number_N]), predictions.select(~for_fit[unit_number_N])
+
+
+def check_disjoint(fit: Predictions, test: Predictions) -> None:
+    """Whether nothing is both fitted on and tested on.
+
+    Raises:
+      UserError: if the parts share an id or a cluster, or are of different classes.
+    """
+    if fit.logits.shape[1] != test.logits.shape[1]:
+        raise UserError(f"the fit has {fit.logits.shape[1]} classes and the test {test.logits.shape[1]}")
+    if (fit.clusters_N is None) != (test.clusters_N is None):
+        raise UserError("either both of fit and test have `clusters`, or neither")
+    pairs = (("ids", fit.ids_N, test.ids_N), ("clusters", fit.clusters_N, test.clusters_N))
+    for name, ours, others in pairs:
+        shared = np.intersect1d(ours, others) if ours is not None else np.array([])
+        if shared.size:
+            raise UserError(
+                f"fit and test share {shared.size} {name}, such as {shared[0]}: a calibrator must not be judged on what it "
+                "was fitted to"
+            )

@@ -1,0 +1,141 @@
+"""Proper scores, and how well confidence tells right answers from wrong ones.
+
+Axes: N items, C classes, M bins.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy.special import digamma
+
+
+@dataclasses.dataclass(frozen=True)
+class BrierDecomposition:
+    """The parts of the Brier score; `brier = reliability - resolution + uncertainty + within_bins` exactly.
+
+    Attributes:
+      brier: mean squared distance of probabilities and indicators, 0 to 2 (the sum over classes).
+      reliability: squared gap between probability and frequency, a bin's mean each: 0 is calibrated.
+      resolution: how far bins' frequencies are from the overall one: more is better.
+      uncertainty: of the labels alone.
+      within_bins: what differences between the probabilities of one bin add: their variance less twice their
+        covariance with the outcome. Leaving it out is the usual mistake (Stephenson et al. 2008).
+    """
+
+    brier: float
+    reliability: float
+    resolution: float
+    uncertainty: float
+    within_bins: float
+
+
+def brier_decomposition(labels_N: np.ndarray, probabilities_NC: np.ndarray, bins: int = 15) -> BrierDecomposition:
+    """Murphy's (1973) decomposition over equal-width bins of each class's probability, summed over classes."""
+    probabilities_NC = np.asarray(probabilities_NC, np.float64)
+    items, classes = probabilities_NC.shape
+    parts = np.zeros(5)
+    for c in range(classes):
+        p, y = probabilities_NC[:, c], (np.asarray(labels_N) == c).astype(np.float64)
+        bin_N = np.clip(np.ceil(p.astype(np.float32) * np.float32(bins)) - 1, 0, bins - 1).astype(int)
+        count = np.bincount(bin_N, None, bins)
+        safe = np.maximum(count, 1)
+        mean_p, mean_y = np.bincount(bin_N, p, bins) / safe, np.bincount(bin_N, y, bins) / safe
+        variance = ((p - mean_p[bin_N]) ** 2).mean()
+        covariance = ((p - mean_p[bin_N]) * (y - mean_y[bin_N])).mean()
+        share, base = count / items, y.mean()
+        parts += (
+            ((p - y) ** 2).mean(),
+            (share * (mean_p - mean_y) ** 2).sum(),
+            (share * (mean_y - base) ** 2).sum(),
+            base * (1 - base),
+            variance - 2 * covariance,
+        )
+    return BrierDecomposition(*parts.tolist())
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Items in falling order of confidence, equal confidences together; made once, used for many weightings.
+
+    Attributes:
+      order_N: items in that order.
+      starts_G: where each group of equal confidences starts.
+    """
+
+    order_N: np.ndarray
+    starts_G: np.ndarray
+
+    @classmethod
+    def of(cls, confidence_N: np.ndarray) -> "Ranking":
+        """Sorts."""
+        order_N = np.argsort(-np.asarray(confidence_N, np.float64), kind="stable")
+        sorted_N = np.asarray(confidence_N)[order_N]
+        starts_G = np.flatnonzero(np.append(True, sorted_N[1:] != sorted_N[:-1]))
+        return cls(order_N, starts_G)
+
+    def group_sums(self, values: np.ndarray) -> np.ndarray:
+        """Sums of [..., N] over each group, [..., G]."""
+        return np.add.reduceat(values[..., self.order_N], self.starts_G, axis=-1)
+
+
+def auroc(ranking: Ranking, correct_N: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """P(a right answer has more confidence than a wrong one), ties as one half; NaN if all are right or all wrong.
+
+    Args:
+      ranking: of the confidences.
+      correct_N: in [0, 1].
+      weight: how often each item counts, [..., N]; None: once.
+
+    Returns:
+      [...].
+    """
+    right, wrong = _right_and_wrong(ranking, correct_N, weight)
+    wrong_below = wrong.sum(axis=-1, keepdims=True) - np.cumsum(wrong, axis=-1)
+    pairs = right.sum(axis=-1) * wrong.sum(axis=-1)
+    concordant = (right * (wrong_below + 0.5 * wrong)).sum(axis=-1)
+    return np.where(pairs > 0, concordant / np.where(pairs > 0, pairs, 1), np.nan)
+
+
+def aurc(ranking: Ranking, correct_N: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """Area under the risk-coverage curve: the error rate among the k most confident, averaged over k = 1 to N.
+
+    Among equal confidences the error rate is taken as even, so the order of items does not matter (otherwise the same
+    hundred items can give 0.12 or 0.45). Arguments and result as for `auroc`; with weights the average is over groups
+    of equal confidence, each with its weight.
+    """
+    right, wrong = _right_and_wrong(ranking, correct_N, weight)
+    size = right + wrong
+    after, errors_after = np.cumsum(size, axis=-1), np.cumsum(wrong, axis=-1)
+    before, errors_before = after - size, errors_after - wrong
+    # Within a group the risk at k = before + j is (errors_before + j * rate) / k; its sum over j has logarithms
+    # (harmonic numbers) in it.
+    rate = wrong / np.where(size > 0, size, 1)
+    harmonic = digamma(after + 1) - digamma(before + 1)
+    area = np.where(size > 0, rate * size + (errors_before - rate * before) * harmonic, 0.0)
+    return area.sum(axis=-1) / after[..., -1]
+
+
+def risk_coverage(ranking: Ranking, correct_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The curve at the end of each group: (coverage, error rate among what is covered), [G] each."""
+    right, wrong = _right_and_wrong(ranking, correct_N, None)
+    covered = np.cumsum(right + wrong)
+    return covered / covered[-1], np.cumsum(wrong) / covered
+
+
+def accuracy_at_coverage(ranking: Ranking, correct_N: np.ndarray, coverage: float) -> float:
+    """Accuracy of the `coverage` share of items with the highest confidence, equal confidences shared evenly."""
+    if not 0 < coverage <= 1:
+        raise ValueError(f"coverage must be in (0, 1], got {coverage}")
+    right, wrong = _right_and_wrong(ranking, correct_N, None)
+    wanted = coverage * len(correct_N)
+    size = right + wrong
+    taken = np.clip(wanted - (np.cumsum(size) - size), 0, size)
+    return float((taken * right / size).sum() / wanted)
+
+
+def _right_and_wrong(
+    ranking: Ranking, correct_N: np.ndarray, weight: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    correct_N = np.asarray(correct_N, np.float64)
+    weight = np.ones_like(correct_N) if weight is None else weight
+    return ranking.group_sums(weight * correct_N), ranking.group_sums(weight * (1 - correct_N))

@@ -1,0 +1,109 @@
+"""Temperature scaling: one number by which all logits are divided, found for certain.
+
+The negative log-likelihood is convex in the inverse temperature beta, so its derivative rises and has one root. Newton
+steps on log(beta) find it; a bracket that every step narrows catches the steps that would overshoot. The logits' own scale
+is taken out first, so that logits a thousand times too large or too small are found alike.
+
+Axes: N items, C classes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lm.calibration.logits import Logits, sum_chunks
+
+# Temperatures between e^-12 and e^12 times the logits' scale. At an end the likelihood has no optimum: every label is the
+# highest class, or confidence says nothing.
+_REACH = 12.0
+_MOST_STEPS = 60
+_PRECISION = 1e-5  # of log(beta)
+
+
+class TemperatureFit(NamedTuple):
+    """Result of `fit_temperature`; all scalars.
+
+    Attributes:
+      temperature: T, by which to divide logits.
+      converged: whether the optimum was found to 1e-5 relative.
+      at_bound: whether it lies beyond what is searched, so that T says only "very small" or "very large".
+    """
+
+    temperature: Array
+    converged: Array
+    at_bound: Array
+
+
+@jax.jit
+def fit_temperature(logits: Logits, labels_N: Array) -> TemperatureFit:
+    """The temperature that minimizes the negative log-likelihood of the labels (Guo et al. 2017, section 4.2).
+
+    Pure: it jits and maps over a leading axis. Classes at -inf have probability 0 and take no part.
+
+    Args:
+      logits: [N, C], or factors.
+      labels_N: the true classes. One at -inf makes every temperature equally bad, and `converged` false.
+    """
+    items = logits.shape[0]
+    scale, label_total = sum_chunks(_scale_of_chunk, logits, labels_N)
+    scale = jnp.maximum(scale / items, jnp.finfo(jnp.float32).tiny)
+    # Every label on top (a sum of gaps of 0): the more confident the better, without end.
+    all_on_top = label_total == 0
+
+    def slopes(log_beta: Array) -> tuple[Array, Array]:
+        beta = jnp.exp(log_beta) / scale
+        first, second = sum_chunks(lambda *chunk: _slopes_of_chunk(beta, *chunk), logits, labels_N)
+        return first / items, second / items * beta
+
+    def body(state: tuple) -> tuple:
+        log_beta, low, high, _, steps = state
+        first, second = slopes(log_beta)
+        low = jnp.where(first < 0, log_beta, low)
+        high = jnp.where(first < 0, high, log_beta)
+        # Newton's step of the root of `first` in log(beta); half of the bracket where it leaves that, or is no number.
+        wanted = log_beta - first / second
+        inside = (wanted > low) & (wanted < high)
+        new = jnp.where(inside, wanted, (low + high) / 2)
+        return new, low, high, jnp.abs(new - log_beta), steps + 1
+
+    def goes_on(state: tuple) -> Array:
+        *_, moved, steps = state
+        return (moved > _PRECISION) & (steps < _MOST_STEPS) & ~all_on_top
+
+    log_beta, _, _, moved, _ = jax.lax.while_loop(
+        goes_on, body, (jnp.float32(0), jnp.float32(-_REACH), jnp.float32(_REACH), jnp.float32(jnp.inf), 0)
+    )
+    log_beta = jnp.where(all_on_top, _REACH, log_beta)
+    at_bound = jnp.abs(log_beta) > _REACH - 0.01
+    converged = ((moved <= _PRECISION) | at_bound) & jnp.isfinite(label_total)
+    return TemperatureFit(scale / jnp.exp(log_beta), converged, at_bound)
+
+
+def _gaps(logits_NC: Array, labels_N: Array) -> tuple[Array, Array]:
+    """Distances below the highest logit: of all classes, and of the label's."""
+    gaps_NC = logits_NC - logits_NC.max(axis=-1, keepdims=True)
+    return gaps_NC, jnp.take_along_axis(gaps_NC, labels_N[:, None], axis=-1)[:, 0]
+
+
+def _scale_of_chunk(logits_NC: Array, counts_N: Array, labels_N: Array) -> tuple[Array, Array]:
+    gaps_NC, label_gap_N = _gaps(logits_NC, labels_N)
+    finite_NC = jnp.isfinite(gaps_NC)
+    mean_N = -jnp.where(finite_NC, gaps_NC, 0).sum(axis=-1) / finite_NC.sum(axis=-1)
+    return (counts_N * mean_N).sum(), jnp.where(counts_N > 0, label_gap_N, 0).sum()
+
+
+def _slopes_of_chunk(beta: Array, logits_NC: Array, counts_N: Array, labels_N: Array) -> tuple[Array, Array]:
+    """Sums of the first and second derivative of the negative log-likelihood in beta."""
+    gaps_NC, label_gap_N = _gaps(logits_NC, labels_N)
+    weights_NC = jnp.exp(beta * gaps_NC)
+    gaps_NC = jnp.maximum(gaps_NC, jnp.finfo(jnp.float32).min)  # 0 * -inf would be NaN
+    ones_C = jnp.ones(gaps_NC.shape[-1], jnp.float32)
+    weighted_NC = weights_NC * gaps_NC
+    total_N, first_N, second_N = (
+        jnp.matmul(x, ones_C, precision="highest") for x in (weights_NC, weighted_NC, weighted_NC * gaps_NC)
+    )
+    mean_N = first_N / total_N
+    variance_N = second_N / total_N - mean_N**2
+    return (counts_N * (mean_N - label_gap_N)).sum(), (counts_N * variance_N).sum()
