@@ -11,7 +11,7 @@ from lm.configuration import to_config_dict
 from lm.data.config import DataConfig, TokenizerConfig
 from lm.decoding.sampling import SamplingConfig
 from lm.modules.config import TransformerConfig
-from lm.training.config import PretrainConfig, SamplesConfig, TrainingConfig
+from lm.training.config import PredictionsConfig, PretrainConfig, SamplesConfig, TrainingConfig
 from lm.training.optimizers import OptimizerConfig
 
 
@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
             checkpoint_every=100,
             log_every=20,
         ),
+        predictions=PredictionsConfig(tokens=20_000),
         samples=SamplesConfig(
             prompts=("import", "class"), sampling=SamplingConfig(max_new_tokens=100, temperature=0.8, top_p=0.95)
         ),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
+from lm.calibration.calibrators import Fitted
 from lm.command_line import define_config, run
 from lm.configuration import from_config_dict, to_config_dict
 from lm.decoding.generate import Generation, generate
@@ -26,6 +27,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Directory of a pretraining run.", flag_values=values)
     flags.DEFINE_multi_string("prompt", [""], "Text to continue; may be given several times.", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, last or a step.", flag_values=values)
+    flags.DEFINE_string(
+        "calibrator", None, "Name of a calibrator in the run's calibration/, such as temperature.", flag_values=values
+    )
     flags.DEFINE_bool("json", False, "One JSON object a continuation, with log-probabilities.", flag_values=values)
 
 
@@ -34,10 +38,19 @@ def main(values: flags.FlagValues) -> None:
     if not values.workdir:
         raise UserError("--workdir is missing: name the directory of a pretraining run")
     config = from_config_dict(SamplingConfig, values.config)
-    model, params, tokenizer, step = WorkDirectory(Path(values.workdir)).load_model(values.checkpoint)
+    directory = WorkDirectory(Path(values.workdir))
+    calibrator = Fitted.load(directory.calibration / f"{values.calibrator}.json") if values.calibrator else None
+    model, params, tokenizer, step = directory.load_model(values.checkpoint)
+    if calibrator is not None and calibrator.classes != model.config.vocab_size:
+        raise UserError(
+            f"--calibrator={values.calibrator} is for {calibrator.classes} classes, not for this model's vocabulary of "
+            f"{model.config.vocab_size}: choose one that was fitted to this run's own predictions"
+        )
     prompts = [prompt for prompt in values.prompt for _ in range(config.samples)]
     encoded = encode_prompts(tokenizer, prompts)
-    generations = generate(model, params, encoded, config, tokenizer.end_of_text, tokenizer.vocab_size)
+    generations = generate(
+        model, params, encoded, config, tokenizer.end_of_text, tokenizer.vocab_size, calibrator=calibrator
+    )
     for number, (prompt, generation) in enumerate(zip(prompts, generations, strict=True)):
         text = tokenizer.decode(generation.tokens.tolist())
         if values.json:

@@ -18,10 +18,12 @@ from lm.errors import UserError
 from lm.models.accounting import parameter_count
 from lm.models.decoder_lm import DecoderLM
 from lm.tasks.causal_lm import CausalLM
+from lm.tasks.token_reliability import TokenBuckets
 from lm.training.config import PretrainConfig
 from lm.training.host_memory import keep_freed_memory
 from lm.training.loop import Outcome, Trainer, check_batch_size, describe
 from lm.training.partitioning import make_partitioner
+from lm.training.predictions import write_predictions
 from lm.training.samples import write_samples
 from lm.training.work_directory import WorkDirectory, with_vocabulary
 
@@ -70,7 +72,8 @@ def pretrain(
     full_config = with_vocabulary(config, corpus.tokenizer)
     # A text without borders needs no mask to keep documents apart.
     one_segment = corpus.train.num_documents == corpus.validation.num_documents == 1
-    task = CausalLM(DecoderLM(full_config.model, partitioner.mesh), config.objective, one_segment)
+    buckets = TokenBuckets.of_text(corpus.train.tokens, full_config.model.vocab_size)
+    task = CausalLM(DecoderLM(full_config.model, partitioner.mesh), config.objective, one_segment, buckets)
     trainer = Trainer(full_config, task, corpus, partitioner, directory, console, profile)
     directory.claim(config, corpus.tokenizer)
     console.print(introduction(full_config, corpus), soft_wrap=True, highlight=False)
@@ -82,6 +85,12 @@ def pretrain(
         console.print(f"done: {describe(outcome.validation)}", soft_wrap=True, highlight=False)
         text = write_samples(task.model, outcome.state, corpus.tokenizer, config.samples, directory.samples)
         print(text, file=console.file)  # rich would replace tabs
+        if config.predictions.tokens:
+            params = jax.device_get(outcome.state.evaluation_params)
+            path = directory.predictions / "validation.npz"
+            model = DecoderLM(full_config.model)
+            predicted = write_predictions(model, params, corpus.validation, config.predictions, config.seed, path)
+            console.print(f"predictions of {len(predicted):,} tokens are in {path}", soft_wrap=True, highlight=False)
         console.print(f"everything is in {directory.path}", soft_wrap=True, highlight=False)
     return outcome
 

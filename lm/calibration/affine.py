@@ -79,9 +79,7 @@ def _fit_affine(
 
     def value_and_gradient(weights: Weights) -> tuple[Array, Weights]:
         # Each chunk's gradient is taken at once: that of the whole sum would keep every chunk's intermediate results.
-        value, gradient = sum_chunks(
-            lambda *chunk: jax.value_and_grad(of_chunk)(weights, *chunk), logits, labels_N
-        )
+        value, gradient = sum_chunks(lambda *chunk: jax.value_and_grad(of_chunk)(weights, *chunk), logits, labels_N)
         if penalty is not None:
             more, more_gradient = jax.value_and_grad(penalty)(weights, items, strength)
             value, gradient = value + more, jax.tree.map(jnp.add, gradient, more_gradient)
@@ -131,9 +129,7 @@ def _minimize(value_and_gradient: Callable[[Weights], tuple[Array, Weights]], st
     def body(state: tuple[Weights, Any, Array, Array, Array]) -> tuple[Weights, Any, Array, Array, Array]:
         weights, memory, _, best, stalled = state
         value, gradient = with_gradient(weights, state=memory)
-        updates, memory = optimizer.update(
-            gradient, memory, weights, value=value, grad=gradient, value_fn=value_of
-        )
+        updates, memory = optimizer.update(gradient, memory, weights, value=value, grad=gradient, value_fn=value_of)
         largest = optax.tree.max(jax.tree.map(jnp.abs, gradient))
         # In float32 the value stops falling before the gradient vanishes; that is as far as it goes.
         stalled = jnp.where(value < best - 1e-7 * jnp.abs(best), 0, stalled + 1)

@@ -37,9 +37,8 @@ class Binning:
     def __post_init__(self):
         if self.bins < 1:
             raise ValueError(f"there must be at least one bin, not {self.bins}")
-        if self.edges is not None:
-            if len(self.edges) != self.bins + 1 or any(a >= b for a, b in zip(self.edges, self.edges[1:])):
-                raise ValueError(f"{self.bins} bins need {self.bins + 1} rising edges, not {self.edges}")
+        if self.edges is not None and (len(self.edges) != self.bins + 1 or np.any(np.diff(self.edges) <= 0)):
+            raise ValueError(f"{self.bins} bins need {self.bins + 1} rising edges, not {self.edges}")
 
     def index(self, confidence_N: Array) -> Array:
         """The bin of each confidence, int32; computed in float32, so that 0.6 of 5 bins is in the third."""
@@ -173,7 +172,7 @@ def _sums_of(
     cell_N = binning.index(jnp.where(counted_N, confidence_N, 0))
     if bucket_N is not None:
         cell_N = cell_N + bucket_N.astype(jnp.int32) * binning.bins
-    cell_N = jnp.where(counted_N, cell_N, cells)  # out of range: dropped
+    cell_N = jnp.where(counted_N & (cell_N >= 0), cell_N, cells)  # out of range: dropped
     count, *limbs = (_sum_by_cell(values, cell_N, cells).reshape(*leading, binning.bins) for values in digits)
     correct, confidence = (
         _carry(jnp.stack([jnp.zeros_like(count), high, low], axis=-1)) for high, low in (limbs[:2], limbs[2:])

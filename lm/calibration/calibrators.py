@@ -3,8 +3,8 @@
     fitted = fit("temperature", logits_NC, labels_N)
     calibrated_NC = fitted.apply(other_logits_NC)
 
-Each entry is a pair of functions, `fit(logits, labels) -> parameters` and `apply(parameters, logits) -> logits`. Those that
-act by class (one against the rest) give log-probabilities, which are logits too.
+Each entry is a pair of functions, `fit(logits, labels) -> parameters` and `apply(parameters, logits) -> logits`. Those
+that act by class (one against the rest) give log-probabilities, which are logits too.
 
 Axes: N items, C classes.
 """
@@ -113,7 +113,7 @@ def _apply_affine(parameters: Parameters, logits: Logits) -> Logits:
 
 
 def _structured(weights: affine.Weights, items: int, strength: Array) -> Array:
-    """C / N and C (C - 1) / N: the more parameters for each item, the closer to temperature scaling (Berta et al. 2026)."""
+    """The more parameters for each item, the closer to temperature scaling (Berta et al. 2026, with rho = tau = 1)."""
     classes = weights["bias"].shape[0]
     total = strength * classes / items * (jnp.square(weights["bias"]).sum() + jnp.square(weights["diagonal"]).sum())
     if "off_diagonal" in weights:
@@ -222,7 +222,7 @@ CALIBRATORS: dict[str, Calibrator] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Fitted:
     """A fitted calibrator.
 
@@ -314,7 +314,8 @@ def fit(name: str, logits: Logits, labels_N: Array) -> Fitted:
       labels_N: the true classes.
 
     Raises:
-      ValueError: for an unknown name, or as `outcomes` does; also if a label is a class that its logits rule out (-inf),
+      ValueError: for an unknown name, or as `outcomes` does; also if a label is a class that its logits rule out
+      (-inf),
         which no calibrator that keeps impossible classes impossible can mend.
     """
     if name not in CALIBRATORS:

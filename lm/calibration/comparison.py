@@ -33,7 +33,13 @@ from lm.calibration.significance import (
     wilson_interval,
 )
 
-_MEANS = {"nll": "nll_N", "brier": "brier_N", "accuracy": "correct_N", "confidence": "confidence_N", "entropy": "entropy_N"}
+_MEANS = {
+    "nll": "nll_N",
+    "brier": "brier_N",
+    "accuracy": "correct_N",
+    "confidence": "confidence_N",
+    "entropy": "entropy_N",
+}
 _LARGEST_CLASSWISE = 2**26  # probabilities held at once
 _LARGEST_CLASSWISE_FEATURES = 2**25
 
@@ -87,9 +93,7 @@ def compare(
     clusters_N = None
     if test_part.clusters_N is not None:
         clusters_N = np.unique(test_part.clusters_N, return_inverse=True)[1]
-    resampler = Resampler(
-        len(test_part), resamples=settings.resamples, seed=settings.seed, clusters_N=clusters_N
-    )
+    resampler = Resampler(len(test_part), resamples=settings.resamples, seed=settings.seed, clusters_N=clusters_N)
     measure = _Measurer(test_part.labels_N, clusters_N, resampler, settings)
     progress("none")
     before = measure(test_part.logits)
@@ -133,7 +137,7 @@ def _describe(fitted: Fitted) -> dict[str, Any]:
     if not fitted.accepted:
         message = "not used: it raised the negative log-likelihood of the items it was fitted to"
     elif fitted.at_bound:
-        message = "at a bound: the items of the fit do not limit it, so its value means only very small or very large"
+        message = "the items of the fit do not limit it, so its value means only very small or very large"
     elif not fitted.converged:
         message = "the fit ended before it reached its optimum"
     return {
@@ -225,7 +229,8 @@ class _Measured:
 
     def _bins(self) -> list[dict[str, float]]:
         edges = self.binning.all_edges()
-        band = np.quantile(self.null.correct / np.maximum(self.null.count, 1), [0.025, 0.975], axis=0)
+        tails = [(1 - self.level) / 2, (1 + self.level) / 2]
+        band = np.quantile(self.null.correct / np.maximum(self.null.count, 1), tails, axis=0)
         rows = []
         for b in np.flatnonzero(self.totals.count):
             count, correct = self.totals.count[b], self.totals.correct[b]
@@ -254,9 +259,7 @@ class _Measured:
 class _Measurer:
     """Measures logits of the test items; every call uses the same resamples."""
 
-    def __init__(
-        self, labels_N: np.ndarray, clusters_N: np.ndarray | None, resampler: Resampler, settings: Settings
-    ):
+    def __init__(self, labels_N: np.ndarray, clusters_N: np.ndarray | None, resampler: Resampler, settings: Settings):
         self._labels_N, self._clusters_N = labels_N, clusters_N
         self._resampler, self._settings = resampler, settings
 
@@ -283,15 +286,19 @@ class _Measurer:
         floors = {name: floor_of(values[name], function(null[scheme])) for name, (function, scheme) in binned.items()}
 
         ranking = scores.Ranking.of(confidence_N)
+        cumulative = errors.cumulative_error(confidence_N, correct_N)
         values |= {
             "smooth_ece": errors.smooth_ece(confidence_N, correct_N),
-            "ks": errors.cumulative_error(confidence_N, correct_N).maximum,
+            "ks": cumulative.maximum,
             "auroc": float(scores.auroc(ranking, correct_N)),
             "aurc": float(scores.aurc(ranking, correct_N)),
         }
         residuals_RM = (null["fine"].correct - null["fine"].confidence) / len(confidence_N)
         floors["smooth_ece"] = floor_of(values["smooth_ece"], errors.smooth_ece_of_residuals(residuals_RM))
-        floors["ks"] = floor_of(values["ks"], np.abs(np.cumsum(residuals_RM, axis=1)).max(axis=1))
+        # The grid sees the sum at its 1,024 edges alone, too few where confidences crowd; only clusters need it.
+        floors["ks"] = cumulative.floor
+        if self._clusters_N is not None:
+            floors["ks"] = floor_of(values["ks"], np.abs(np.cumsum(residuals_RM, axis=1)).max(axis=1))
         values |= {name: float(np.mean(getattr(found, field), dtype=np.float64)) for name, field in _MEANS.items()}
         resampled = self._resample(confidence_N, correct_N, binnings, binned, ranking)
         self._classwise(logits, values, resampled, floors)
@@ -321,7 +328,6 @@ class _Measurer:
         }
         cells = errors.GridCells.of(confidence_N)
         residual_N = np.asarray(correct_N, np.float64) - confidence_N
-        increasing = ranking.order_N[::-1]
         names = [*binned, "smooth_ece", "ks", "auroc", "aurc"]
 
         def evaluate(weights_rN: np.ndarray) -> np.ndarray:
@@ -330,7 +336,8 @@ class _Measurer:
             residuals_rN = weights_rN * (residual_N / weights_rN.sum(axis=1, keepdims=True))
             grid = np.stack([cells.share(row) for row in residuals_rN])
             columns.append(errors.smooth_ece_of_residuals(grid))
-            columns.append(np.abs(np.cumsum(residuals_rN[:, increasing], axis=1)).max(axis=1))
+            by_confidence_rG = ranking.group_sums(residuals_rN)[:, ::-1]  # rising; equal confidences enter together
+            columns.append(np.abs(np.cumsum(by_confidence_rG, axis=1)).max(axis=1))
             columns.append(scores.auroc(ranking, correct_N, weights_rN))
             columns.append(scores.aurc(ranking, correct_N, weights_rN))
             return np.stack(columns, axis=1)

@@ -72,9 +72,9 @@ def _weights(totals: BinTotals) -> np.ndarray:
 def smooth_ece(confidence_N: np.ndarray, correct_N: np.ndarray) -> float:
     """smECE: the calibration error after smoothing at the scale which equals it (Blasiok & Nakkiran 2023).
 
-    No bins, so nothing jumps when a confidence crosses an edge. Residuals are smoothed by a Gaussian that is reflected at
-    0 and 1; its width is found by bisection to 2^-10, as in the authors' code. They are held on a grid of 1,024 cells, by
-    which the result differs from a sum over items by less than 1e-5.
+    No bins, so nothing jumps when a confidence crosses an edge. Residuals are smoothed by a Gaussian that is reflected
+    at 0 and 1; its width is found by bisection to 2^-10, as in the authors' code. They are held on a grid of 1,024
+    cells, by which the result differs from a sum over items by less than 1e-5.
 
     Args:
       confidence_N: in [0, 1].

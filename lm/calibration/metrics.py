@@ -37,8 +37,8 @@ METRICS: tuple[Metric, ...] = (
         "Expected calibration error, equal-width bins",
         "percent",
         "lower",
-        "Items are sorted into bins by confidence, the probability of the predicted class. In each bin, how far the share "
-        "of right answers is from the mean confidence; averaged over bins, weighted by their items.",
+        "Items are sorted into bins by confidence, the probability of the predicted class. In each bin, how far the "
+        "share of right answers is from the mean confidence; averaged over bins, weighted by their items.",
         "ECE = Σ_b (n_b / N) · |acc_b − conf_b|",
         "Naeini et al. 2015; Guo et al. 2017",
         "equal_width",
@@ -49,8 +49,8 @@ METRICS: tuple[Metric, ...] = (
         "Expected calibration error, equal-mass bins",
         "percent",
         "lower",
-        "As ECE, with bins that hold equally many items each; items of equal confidence share a bin. It looks more closely "
-        "where most confidences are.",
+        "As ECE, with bins that hold equally many items each; items of equal confidence share a bin. It looks more "
+        "closely where most confidences are.",
         "ECE = Σ_b (n_b / N) · |acc_b − conf_b|, n_b ≈ N / M",
         "Nixon et al. 2019",
         "equal_mass",
@@ -61,8 +61,8 @@ METRICS: tuple[Metric, ...] = (
         "Smooth calibration error",
         "percent",
         "lower",
-        "The calibration error after smoothing over confidence with a reflected Gaussian, at the width which equals the error "
-        "itself. No bins, so nothing jumps when a confidence crosses an edge.",
+        "The calibration error after smoothing over confidence with a reflected Gaussian, at the width which equals "
+        "the error itself. No bins, so nothing jumps when a confidence crosses an edge.",
         "smECE = smECE_σ at the σ where smECE_σ = σ; smECE_σ = ∫ |E[(y − c) K_σ(t, c)]| dt",
         "Błasiok & Nakkiran 2023",
     ),
@@ -72,8 +72,8 @@ METRICS: tuple[Metric, ...] = (
         "Cumulative calibration error (Kolmogorov–Smirnov)",
         "percent",
         "lower",
-        "Residuals (right or wrong less confidence) summed in order of confidence; the largest distance of that sum from 0. "
-        "No bins.",
+        "Residuals (right or wrong less confidence) summed in order of confidence; the largest distance of that sum "
+        "from 0. No bins.",
         "KS = max_t |(1 / N) Σ_{c_i ≤ t} (y_i − c_i)|",
         "Gupta et al. 2021; Arrieta-Ibarra et al. 2022",
     ),
@@ -116,8 +116,8 @@ METRICS: tuple[Metric, ...] = (
         "Classwise calibration error",
         "percent",
         "lower",
-        "The ECE of each class's own probability, averaged over classes. It looks at all probabilities, not only at the "
-        "highest; with many classes most of them lie in the first bin.",
+        "The ECE of each class's own probability, averaged over classes. It looks at all probabilities, not only at "
+        "the highest; with many classes most of them lie in the first bin.",
         "(1 / C) Σ_k Σ_b (n_bk / N) · |share of class k in b − mean p_k in b|",
         "Nixon et al. 2019; Kull et al. 2019",
         "equal_width",
@@ -128,7 +128,8 @@ METRICS: tuple[Metric, ...] = (
         "Signed gap",
         "percent",
         None,
-        "Mean confidence less accuracy: positive where the model is over-confident, 0 where errors of both signs cancel.",
+        "Mean confidence less accuracy: positive where the model is over-confident, 0 where errors of both signs cancel "
+        "out.",
         "mean c − mean y",
         "",
         "equal_width",
@@ -139,8 +140,8 @@ METRICS: tuple[Metric, ...] = (
         "Negative log-likelihood",
         "nats",
         "lower",
-        "The mean of −log p(label). A proper score: only the true probabilities minimize it. It is what the calibrators were "
-        "fitted to lower, on other items.",
+        "The mean of −log p(label). A proper score: only the true probabilities minimize it. It is what the "
+        "calibrators were fitted to lower, on other items.",
         "NLL = −(1 / N) Σ_i log p_i(y_i)",
         "Good 1952",
     ),
@@ -150,8 +151,8 @@ METRICS: tuple[Metric, ...] = (
         "Brier score",
         "number",
         "lower",
-        "The mean squared distance between the probabilities and the label's indicator, summed over classes: 0 to 2. A proper "
-        "score.",
+        "The mean squared distance between the probabilities and the label's indicator, summed over classes: 0 to 2. "
+        "A proper score.",
         "(1 / N) Σ_i Σ_k (p_ik − 1[y_i = k])²",
         "Brier 1950",
     ),
@@ -191,8 +192,8 @@ METRICS: tuple[Metric, ...] = (
         "AUROC of confidence",
         "number",
         "higher",
-        "How often a right answer has more confidence than a wrong one, ties as one half. It says whether confidence can rank "
-        "answers, which calibration does not; scaling by one temperature hardly changes it.",
+        "How often a right answer has more confidence than a wrong one, ties as one half. It says whether confidence "
+        "can rank answers, which calibration does not; scaling by one temperature hardly changes it.",
         "P(c_i > c_j | i right, j wrong) + ½ P(c_i = c_j | …)",
         "Hendrycks & Gimpel 2017",
     ),
@@ -202,8 +203,8 @@ METRICS: tuple[Metric, ...] = (
         "Area under the risk-coverage curve",
         "percent",
         "lower",
-        "The error rate among the most confident share of items, averaged over all shares. Items of equal confidence count "
-        "evenly.",
+        "The error rate among the most confident share of items, averaged over all shares. Items of equal confidence "
+        "count evenly.",
         "(1 / N) Σ_k (errors among the k most confident) / k",
         "Geifman & El-Yaniv 2017",
     ),

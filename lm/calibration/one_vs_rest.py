@@ -183,7 +183,7 @@ def apply_isotonic(parameters: Parameters, logits_NC: Array) -> Array:
 
 
 def fit_histogram(logits_NC: Array, labels_N: Array, bins: int = 15) -> Parameters:
-    """The share of each equal-width bin's items that are of the class (Zadrozny & Elkan 2001); an empty bin's centre."""
+    """The share of the class in each equal-width bin, or its centre if it is empty (Zadrozny & Elkan 2001)."""
 
     def fit_curve(p_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         edges = np.arange(1, bins) / bins
@@ -197,10 +197,10 @@ def fit_histogram(logits_NC: Array, labels_N: Array, bins: int = 15) -> Paramete
 
 
 def fit_bayesian_binning(logits_NC: Array, labels_N: Array) -> Parameters:
-    """Bayesian binning into quantiles (BBQ): equal-mass histograms of many sizes, averaged by how likely they make the data.
+    """Bayesian binning into quantiles (BBQ): equal-mass histograms of many sizes, averaged by their likelihood.
 
-    Numbers of bins from n^(1/3) / 10 to 10 n^(1/3); a Beta prior of two items on each bin, centred on the bin (Naeini et al.
-    2015).
+    Numbers of bins from n^(1/3) / 10 to 10 n^(1/3); a Beta prior of two items on each bin, centred on the bin (Naeini
+    et al. 2015).
     """
 
     def fit_curve(p_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -243,8 +243,8 @@ def apply_steps(parameters: Parameters, logits_NC: Array) -> Array:
 def fit_scaling_binning(logits_NC: Array, labels_N: Array, bins: int = 15) -> Parameters:
     """Each equal-mass bin's mean probability, of probabilities that were scaled first (Kumar et al. 2019, section 4).
 
-    `logits_NC` are those after temperature scaling. The bins keep the scaled probabilities' means, not the labels', so they
-    add little variance; and the number of different outputs is finite, so that their error can be measured.
+    `logits_NC` are those after temperature scaling. The bins keep the scaled probabilities' means, not the labels', so
+    they add little variance; and the number of different outputs is finite, so that their error can be measured.
     """
 
     def fit_curve(p_N: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

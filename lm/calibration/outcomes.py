@@ -112,7 +112,7 @@ def outcomes_of_chunk(logits_NC: Array, labels_N: Array, normalized: bool = Fals
     label_probability_N = jnp.exp(label_shifted_N) / normalizer_N
     return Outcomes(
         confidence_N=confidence_N,
-        correct_N=jnp.where(label_shifted_N < 0, 0.0, 1 / sharing_N),
+        correct_N=jnp.where(jnp.isnan(confidence_N), jnp.nan, jnp.where(label_shifted_N < 0, 0.0, 1 / sharing_N)),
         nll_N=log_normalizer_N - label_shifted_N,
         brier_N=_sum(unnormalized_NC**2) / normalizer_N**2 - 2 * label_probability_N + 1,
         entropy_N=log_normalizer_N - _sum(unnormalized_NC * finite_NC) / normalizer_N,

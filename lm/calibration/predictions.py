@@ -19,9 +19,9 @@ _SCORES = ("logits", "log_probs", "probabilities")
 class Predictions:
     """Logits, labels, and what says which items belong together.
 
-    As an npz file: `logits` [N, C] (or `log_probs`, or `probabilities`: by name, never guessed from the values; or, for a
-    large vocabulary, the factors `hidden` [N, D] and `output` [C, D], whose product they are), `labels` [N], and if wanted
-    `ids` [N], `clusters` [N] (documents, prompts, seeds: whatever makes items dependent) and `class_names` [C].
+    As an npz file: `logits` [N, C] (or `log_probs`, or `probabilities`: by name, never guessed from the values; or, for
+    a large vocabulary, the factors `hidden` [N, D] and `output` [C, D], whose product they are), `labels` [N], and if
+    wanted `ids` [N], `clusters` [N] (documents, prompts, seeds: whatever makes items dependent) and `class_names` [C].
 
     Attributes:
       logits: [N, C] float32, or factors.
@@ -41,7 +41,9 @@ class Predictions:
         items, classes = self.logits.shape
         for name, values in (("labels", self.labels_N), ("ids", self.ids_N), ("clusters", self.clusters_N)):
             if values is not None and values.shape != (items,):
-                raise ValueError(f"`{name}` must have shape ({items},) like the items of the logits, not {values.shape}")
+                raise ValueError(
+                    f"`{name}` must have shape ({items},) like the items of the logits, not {values.shape}"
+                )
         if not np.issubdtype(self.labels_N.dtype, np.integer):
             raise ValueError(f"`labels` must be integers, not {self.labels_N.dtype}")
         outside = np.flatnonzero((self.labels_N < 0) | (self.labels_N >= classes))
@@ -121,7 +123,8 @@ def _logits_of(arrays: dict[str, np.ndarray]) -> np.ndarray | FactoredLogits:
     given = [name for name in (*_SCORES, "hidden") if name in arrays]
     if len(given) != 1:
         raise ValueError(
-            f"exactly one of {', '.join(_SCORES)} and hidden (with output) is wanted; found {', '.join(given) or 'none'}"
+            f"exactly one of {', '.join(_SCORES)} and hidden (with output) is wanted; found "
+            f"{', '.join(given) or 'none'}"
         )
     values = arrays[given[0]]
     if values.ndim != 2 or values.shape[0] < 1 or not np.issubdtype(values.dtype, np.floating):
@@ -142,8 +145,8 @@ def _logits_of(arrays: dict[str, np.ndarray]) -> np.ndarray | FactoredLogits:
     wrong = np.flatnonzero((np.abs(totals_N - 1) > 1e-3) | ((given[0] == "probabilities") & (values.min(axis=1) < 0)))
     if wrong.size:
         raise ValueError(
-            f"`{given[0]}` of item {wrong[0]} sum to {totals_N[wrong[0]]:.4g}, not to 1 ({wrong.size} in all); if these are "
-            "unnormalized scores, call the array `logits`"
+            f"`{given[0]}` of item {wrong[0]} sum to {totals_N[wrong[0]]:.4g}, not to 1 ({wrong.size} in all); if "
+            "these are unnormalized scores, call the array `logits`"
         )
     with np.errstate(divide="ignore"):
         return values if given[0] == "log_probs" else np.log(values)
@@ -179,6 +182,6 @@ def check_disjoint(fit: Predictions, test: Predictions) -> None:
         shared = np.intersect1d(ours, others) if ours is not None else np.array([])
         if shared.size:
             raise UserError(
-                f"fit and test share {shared.size} {name}, such as {shared[0]}: a calibrator must not be judged on what it "
-                "was fitted to"
+                f"fit and test share {shared.size} {name}, such as {shared[0]}: a calibrator must not be judged on "
+                "what it was fitted to"
             )

@@ -1,8 +1,8 @@
 """How sure one can be of a calibration error: what chance alone would give, intervals, and paired comparisons.
 
 A binned error is never negative, so chance makes it positive: a perfectly calibrated model measured on 300 items has an
-ECE of about 0.07 with 15 bins. The usual percentile bootstrap adds the same bias once more and covers the truth in 0 to 70%
-of cases. Hence the floor, its test, and intervals that take the bias off.
+ECE of about 0.07 with 15 bins. The usual percentile bootstrap adds the same bias once more and covers the truth in 0 to
+70% of cases. Hence the floor, its test, and intervals that take the bias off.
 
 Items that share a document, a prompt or a seed are not independent: given `clusters_N`, whole clusters are resampled.
 
@@ -155,8 +155,8 @@ class Interval:
 def bias_corrected_interval(observed: float, resampled_R: np.ndarray, level: float = 0.95) -> Interval:
     """The basic bootstrap interval, [2 t - q_high, 2 t - q_low] (Davison & Hinkley 1997, section 5.2).
 
-    It mirrors the quantiles of the resamples at the observed value, so that a bias which resampling repeats is taken off
-    rather than added again. For an error that can't be negative, use `error_interval`.
+    It mirrors the quantiles of the resamples at the observed value, so that a bias which resampling repeats is taken
+    off rather than added again. For an error that can't be negative, use `error_interval`.
     """
     resampled_R = resampled_R[np.isfinite(resampled_R)]
     if resampled_R.size < 2 or not np.isfinite(observed):
@@ -199,8 +199,8 @@ def paired_difference(
 ) -> Difference:
     """Compares two values by their differences over the same resamples.
 
-    The interval is `bias_corrected_interval`'s; the p-value is the share of resampled differences that lie at least as far
-    from their mean as the mirrored observed one, 2 d - mean, does from 0.
+    The interval is `bias_corrected_interval`'s; the p-value is the share of resampled differences that lie at least as
+    far from their mean as the mirrored observed one, 2 d - mean, does from 0.
     """
     value, resampled_R = after - before, after_R - before_R
     interval = bias_corrected_interval(value, resampled_R, level)

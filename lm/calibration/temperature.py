@@ -1,8 +1,8 @@
 """Temperature scaling: one number by which all logits are divided, found for certain.
 
 The negative log-likelihood is convex in the inverse temperature beta, so its derivative rises and has one root. Newton
-steps on log(beta) find it; a bracket that every step narrows catches the steps that would overshoot. The logits' own scale
-is taken out first, so that logits a thousand times too large or too small are found alike.
+steps on log(beta) find it; a bracket that every step narrows catches the steps that would overshoot. The logits' own
+scale is taken out first, so that logits a thousand times too large or too small are found alike.
 
 Axes: N items, C classes.
 """
@@ -15,8 +15,8 @@ from jax import Array
 
 from lm.calibration.logits import Logits, sum_chunks
 
-# Temperatures between e^-12 and e^12 times the logits' scale. At an end the likelihood has no optimum: every label is the
-# highest class, or confidence says nothing.
+# Temperatures between e^-12 and e^12 times the logits' scale. At an end the likelihood has no optimum: every label is
+# the highest class, or confidence says nothing.
 _REACH = 12.0
 _MOST_STEPS = 60
 _PRECISION = 1e-5  # of log(beta)
@@ -48,9 +48,10 @@ def fit_temperature(logits: Logits, labels_N: Array) -> TemperatureFit:
     """
     items = logits.shape[0]
     scale, label_total = sum_chunks(_scale_of_chunk, logits, labels_N)
-    scale = jnp.maximum(scale / items, jnp.finfo(jnp.float32).tiny)
+    says_something = scale > 1e-30 * items  # else all logits of an item are equal, and T must still not be 0
+    scale = jnp.where(says_something, scale / items, 1.0)
     # Every label on top (a sum of gaps of 0): the more confident the better, without end.
-    all_on_top = label_total == 0
+    all_on_top = (label_total == 0) & says_something
 
     def slopes(log_beta: Array) -> tuple[Array, Array]:
         beta = jnp.exp(log_beta) / scale

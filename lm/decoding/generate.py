@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lm.calibration.calibrators import Fitted
 from lm.decoding.sampling import SamplingConfig, sampling_log_probs
 from lm.models.decoder_lm import DecoderLM
 from lm.modules.decoder import empty_caches
@@ -25,7 +26,7 @@ class Generation:
     Attributes:
       tokens: the new tokens, the end-of-text token included if there is one.
       log_probs: the model's own log-probability of each: temperature 1, nothing ruled out. Confidence and calibration
-        are about these.
+        are about these. A calibrator acts on them.
       sampling_log_probs: the log-probability of each under the distribution that was sampled from.
     """
 
@@ -41,6 +42,7 @@ def generate(
     config: SamplingConfig,
     end_of_text: int | None = None,
     vocab_size: int | None = None,
+    calibrator: Fitted | None = None,
 ) -> list[Generation]:
     """Continues each prompt.
 
@@ -55,6 +57,7 @@ def generate(
       config: how to choose; `config.samples` is the caller's to expand.
       end_of_text: the id at which a continuation ends, or None.
       vocab_size: ids from here on are padding of the embedding table and never chosen; None: there are none.
+      calibrator: acts on the model's logits before anything else.
 
     Returns:
       A `Generation` for each prompt.
@@ -80,7 +83,7 @@ def generate(
         limits = np.minimum(remaining, window - lengths).astype(np.int32)
         generated = np.array(counts, np.int32)
         outcome = _continue(
-            model, params, prompt_BP, lengths, limits, generated, key, distribution, end_of_text, vocab_size
+            model, params, prompt_BP, lengths, limits, generated, key, distribution, end_of_text, vocab_size, calibrator
         )
         tokens_BT, *log_probs = (np.asarray(array) for array in outcome)
         for row, limit in enumerate(limits):
@@ -96,7 +99,7 @@ def generate(
     return [Generation(*(np.concatenate(parts) for parts in zip(*row, strict=True))) for row in pieces]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "config", "end_of_text", "vocab_size"))
+@functools.partial(jax.jit, static_argnames=("model", "config", "end_of_text", "vocab_size", "calibrator"))
 def _continue(
     model: DecoderLM,
     params: Any,
@@ -108,6 +111,7 @@ def _continue(
     config: SamplingConfig,
     end_of_text: int | None,
     vocab_size: int | None,
+    calibrator: Fitted | None,
 ) -> tuple[Array, Array, Array]:
     """Up to `limits_B` new tokens for each row, their log-probabilities, and the sampling distribution's; each [B, T].
 
@@ -123,6 +127,8 @@ def _continue(
 
     def choose(hidden_BD: Array, counts_B: Array) -> tuple[Array, Array, Array]:
         logits_BV = model.apply(variables, hidden_BD[:, None], method=DecoderLM.logits)[:, 0]
+        if calibrator is not None:
+            logits_BV = calibrator.apply(logits_BV)
         if vocab_size is not None:
             logits_BV = jnp.where(jnp.arange(logits_BV.shape[-1])[None, :] < vocab_size, logits_BV, -jnp.inf)
         sampled_BV = sampling_log_probs(logits_BV, config)

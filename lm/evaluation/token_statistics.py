@@ -20,6 +20,7 @@ class TokenStatistics:
       correct: 1 where the target has the highest logit, else 0; 1/n where n tokens share the highest.
       confidence: the highest probability.
       entropy: of the predicted distribution, in nats.
+      predicted: the id with the highest logit, int32; the last of those that share it.
       log_normalizer: the log-sum-exp of the logits, which z-loss keeps near 0.
       mean_logit: over the vocabulary, which label smoothing needs.
     """
@@ -28,6 +29,7 @@ class TokenStatistics:
     correct: Array
     confidence: Array
     entropy: Array
+    predicted: Array
     log_normalizer: Array
     mean_logit: Array
 
@@ -61,6 +63,7 @@ def token_statistics(logits: Array, targets: Array) -> TokenStatistics:
         correct=jnp.where(target_shifted < 0, 0, 1 / sharing_the_top + target_shifted).astype(jnp.float32),
         confidence=jnp.exp(highest - log_normalizer),
         entropy=jnp.log(normalizer) - expected_shifted,
+        predicted=jnp.where(shifted == 0, jnp.arange(vocab_size, dtype=jnp.int32), -1).max(axis=-1),
         log_normalizer=log_normalizer,
         mean_logit=logits.mean(axis=-1),
     )

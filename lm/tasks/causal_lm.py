@@ -12,6 +12,7 @@ from jax import Array
 from lm.errors import UserError
 from lm.evaluation.token_statistics import TokenStatistics, statistics_in_chunks, token_statistics
 from lm.models.decoder_lm import DecoderLM
+from lm.tasks.token_reliability import TokenBuckets, reliability_sums
 
 Batch = dict[str, Array]
 Params = Any
@@ -49,11 +50,13 @@ class CausalLM:
       model: the network.
       objective: what to minimize.
       one_segment: promises that every window lies within one document, so that no segment mask is needed.
+      buckets: of the vocabulary, by which reliability is told apart.
     """
 
     model: DecoderLM
     objective: ObjectiveConfig = ObjectiveConfig()
     one_segment: bool = False
+    buckets: TokenBuckets = TokenBuckets()
 
     def init(self, key: Array) -> Params:
         """Random parameters."""
@@ -89,8 +92,11 @@ class CausalLM:
         }
         return total, sums
 
-    def evaluate(self, params: Params, batch: Batch) -> dict[str, Array]:
-        """Weighted sums over each window, [B], by name: `weight`, `loss`, `accuracy`, `confidence`, `entropy`."""
+    def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
+        """Weighted sums over each window, [B], by name: `weight`, `loss`, `accuracy`, `confidence`, `entropy`.
+
+        Besides `reliability`: sums over all windows, as `lm.tasks.token_reliability` makes them.
+        """
         statistics = self._statistics(params, batch, None)
         weights = batch["weights"]
         per_token = {
@@ -100,7 +106,11 @@ class CausalLM:
             "confidence": statistics.confidence,
             "entropy": statistics.entropy,
         }
-        return {name: (weights * value).sum(axis=1) for name, value in per_token.items()}
+        sums = {name: (weights * value).sum(axis=1) for name, value in per_token.items()}
+        sums["reliability"] = reliability_sums(
+            statistics, statistics.predicted, batch["positions"], weights, self.buckets, self.model.config.vocab_size
+        )
+        return sums
 
     def _statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
         variables = {"params": params}

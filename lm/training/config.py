@@ -63,6 +63,22 @@ class SamplesConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PredictionsConfig:
+    """The predictions written when training ends, for `experiments.calibrate`.
+
+    Attributes:
+      tokens: how many tokens of the validation split to predict, about; 0: none. A finished run writes them when it is
+        started again with another number.
+    """
+
+    tokens: int = 0
+
+    def __post_init__(self):
+        if self.tokens < 0:
+            raise UserError(f"config.predictions.tokens must not be negative, got {self.tokens}")
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainConfig:
     """A pretraining run.
 
@@ -76,6 +92,7 @@ class PretrainConfig:
       training: how long.
       partitioning: over which devices.
       samples: what to write at the end.
+      predictions: what to predict at the end.
     """
 
     seed: int = 0
@@ -87,12 +104,14 @@ class PretrainConfig:
     training: TrainingConfig = TrainingConfig()
     partitioning: PartitioningConfig = PartitioningConfig()
     samples: SamplesConfig = SamplesConfig()
+    predictions: PredictionsConfig = PredictionsConfig()
 
 
 # A run may go on with other values of these: they change where and how often, not what.
 FREE_TO_CHANGE: tuple[str, ...] = (
     "partitioning.",
     "samples.",
+    "predictions.",
     "data.cache_dir",
     "training.evaluation_batch_size",
     "training.checkpoint_every",

@@ -204,8 +204,8 @@ class Trainer:
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         with self._clock.paused():
             batches = (self._validation_batches[i] for i in range(len(self._validation_batches)))
-            means = evaluate(self._evaluation_step, state, batches, self._partitioner)
-            metrics = validation_metrics(means, self._validation_bytes)
+            sums = evaluate(self._evaluation_step, state, batches, self._partitioner)
+            metrics = validation_metrics(*sums, self._validation_bytes)
             self._writer.metrics(step, metrics)
             self._progress.say(f"step {step}  " + describe(metrics))
         return metrics
@@ -299,5 +299,6 @@ def describe(metrics: dict[str, float]) -> str:
         f"perplexity {metrics['validation/perplexity']:.2f}  "
         f"bits per byte {metrics['validation/bits_per_byte']:.4f}  "
         f"accuracy {accuracy:.2%} ± {metrics['validation/accuracy_stderr']:.2%}  "
-        f"confidence {metrics['validation/confidence']:.2%}"
+        f"confidence {metrics['validation/confidence']:.2%}  "
+        f"ECE {metrics['validation/ece']:.2%} (floor {metrics['validation/ece_floor']:.2%})"
     )

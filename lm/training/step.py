@@ -28,8 +28,8 @@ class Task(Protocol):
     def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
         """The objective's weighted sum, and weighted sums to report, `weight` among them."""
 
-    def evaluate(self, params: Params, batch: Batch) -> dict[str, Array]:
-        """Weighted sums per row of the batch."""
+    def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
+        """Weighted sums per row of the batch, and under `reliability` sums over the whole batch."""
 
 
 @flax.struct.dataclass
@@ -132,15 +132,18 @@ def _accumulate(
     return totals
 
 
-def make_evaluation_step(
-    task: Task, *, axis_name: str | None = None
-) -> Callable[[TrainState, Batch], dict[str, Array]]:
-    """A function of (state, batch) to weighted sums per row of the whole batch, [B], known to every device."""
+def make_evaluation_step(task: Task, *, axis_name: str | None = None) -> Callable[[TrainState, Batch], dict[str, Any]]:
+    """A function of (state, batch) to weighted sums per row of the whole batch, [B], known to every device.
 
-    def step(state: TrainState, batch: Batch) -> dict[str, Array]:
+    Its `reliability` is a dict of `BinSums` over the whole batch.
+    """
+
+    def step(state: TrainState, batch: Batch) -> dict[str, Any]:
         sums = task.evaluate(state.evaluation_params, batch)
+        reliability = sums.pop("reliability")
         if axis_name is not None:
             sums = jax.lax.all_gather(sums, axis_name, tiled=True)
-        return sums
+            reliability = {kind: each.carried() for kind, each in jax.lax.psum(reliability, axis_name).items()}
+        return {**sums, "reliability": reliability}
 
     return step

@@ -64,6 +64,16 @@ class WorkDirectory:
         return self.path / "profile"
 
     @property
+    def predictions(self) -> Path:
+        """Folder of predictions, npz files that `experiments.calibrate` reads."""
+        return self.path / "predictions"
+
+    @property
+    def calibration(self) -> Path:
+        """Folder of calibrators, tables, pictures and the report."""
+        return self.path / "calibration"
+
+    @property
     def samples(self) -> Path:
         """What the model wrote when training ended."""
         return self.path / "samples.txt"

@@ -119,7 +119,13 @@ def test_sums_are_linear_in_the_weights(params):
 def test_sums_per_row_add_up_to_the_loss(params):
     batch = make_batch()
     rows = compiled_evaluate()(params, batch)
+    reliability = rows.pop("reliability")
     assert rows.keys() == {"weight", "loss", "accuracy", "confidence", "entropy"}
+    for kind, bins in reliability.items():
+        totals = bins.totals()
+        assert totals.count.sum() == 9, f"{kind}: padding counts"
+        np.testing.assert_allclose(totals.confidence.sum(), np.sum(rows["confidence"]), rtol=1e-6)
+        np.testing.assert_allclose(totals.correct.sum(), np.sum(rows["accuracy"]), rtol=1e-6)
     chex.assert_shape(list(rows.values()), (B,))
     (_, sums), _ = loss(params, batch)
     for name in ("weight", "loss"):

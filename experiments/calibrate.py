@@ -1,0 +1,170 @@
+"""Measures how far a model's confidence is from the truth, mends it, and says whether that helped.
+
+python -m experiments.calibrate --config=configs/calibrate_quickstart.py --workdir=runs/quickstart
+
+reads runs/quickstart/predictions/validation.npz and writes runs/quickstart/calibration/: the report (report.html), the
+table (table.csv, comparison.json), pictures, and each fitted calibrator as JSON. Anybody's predictions do:
+
+python -m experiments.calibrate --config=configs/calibrate.py --config.predictions=FILE.npz --workdir=runs/mine
+
+where FILE.npz holds `logits` [items, classes] and `labels` [items], and if items share documents or prompts,
+`clusters`.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from lm.calibration.calibrators import CALIBRATORS
+from lm.calibration.comparison import Settings, compare
+from lm.calibration.diagrams import save_pictures
+from lm.calibration.predictions import Predictions, split
+from lm.calibration.report import report_html
+from lm.calibration.wording import format_interval, format_p, format_value, verdict
+from lm.command_line import define_config_file, run
+from lm.configuration import from_config_dict
+from lm.errors import UserError
+from lm.training.work_directory import WorkDirectory, write_atomically
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrateConfig:
+    """A calibration experiment.
+
+    Attributes:
+      predictions: npz file; empty: predictions/validation.npz of the work directory. Parted at random, whole clusters
+        together, into items for fitting and items for testing.
+      fit_predictions: npz file with the items for fitting, if they come apart; then `predictions` are all for testing.
+      fit_fraction: the share of clusters (items where there are none) for fitting.
+      calibrators: names; see `lm.calibration.calibrators`.
+      settings: bins, resamples, level of intervals, seed.
+      title: of the report; empty: the name of the predictions.
+    """
+
+    predictions: str = ""
+    fit_predictions: str = ""
+    fit_fraction: float = 0.5
+    calibrators: tuple[str, ...] = ("temperature", "temperature_bias", "vector", "structured_matrix", "isotonic")
+    settings: Settings = Settings()
+    title: str = ""
+
+    def __post_init__(self):
+        if not 0 < self.fit_fraction < 1:
+            raise UserError(f"config.fit_fraction must be between 0 and 1, got {self.fit_fraction}")
+        for name in self.calibrators:
+            if name not in CALIBRATORS:
+                raise UserError(f"config.calibrators: unknown {name!r}; known are {', '.join(CALIBRATORS)}")
+        settings = self.settings
+        if settings.bins < 1 or settings.resamples < 20 or not 0 < settings.level < 1 or settings.seed < 0:
+            raise UserError(
+                "config.settings: bins must be at least 1, resamples at least 20, level between 0 and 1, seed at least "
+                "0"
+            )
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command line."""
+    define_config_file(values)
+    flags.DEFINE_string("workdir", None, "Work directory: of a run, or a new one.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Compares and writes."""
+    if not values.workdir:
+        raise UserError("--workdir is missing: name the directory of a run, or a new one for the results")
+    config = from_config_dict(CalibrateConfig, values.config)
+    calibrate(config, WorkDirectory(Path(values.workdir)), Console(stderr=True))
+
+
+def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Console) -> dict:
+    """Runs the experiment in a work directory and returns the comparison.
+
+    Raises:
+      UserError: for whatever is wrong with the config or the predictions; nothing is written then.
+    """
+    path = Path(config.predictions) if config.predictions else directory.predictions / "validation.npz"
+    if not config.predictions and not path.is_file():
+        raise UserError(
+            f"{path} is not there: start the run again with --config.predictions.tokens=20000, which writes it, or "
+            "name another file with --config.predictions=FILE.npz"
+        )
+    test = Predictions.load(path)
+    if config.fit_predictions:
+        fit = Predictions.load(Path(config.fit_predictions))
+    else:
+        fit, test = split(test, config.fit_fraction, config.settings.seed)
+    with console.status("calibrating") as status:
+        comparison, fitted = compare(
+            fit,
+            test,
+            config.calibrators,
+            config.settings,
+            title=config.title or f"{directory.path.name}: {path.stem}",
+            source=path.name,
+            progress=lambda name: status.update(f"calibrating: {name}"),
+        )
+        status.update("drawing")
+        for name, calibrator in fitted.items():
+            calibrator.save(directory.calibration / f"{name}.json")
+        save_pictures(comparison, directory.calibration)
+        write_atomically(directory.calibration / "comparison.json", json.dumps(comparison, indent=1) + "\n")
+        write_atomically(directory.calibration / "table.csv", as_csv(comparison))
+        write_atomically(directory.calibration / "report.html", report_html(comparison))
+    console.print(as_table(comparison))
+    for method in comparison["methods"]:
+        if method["message"]:
+            console.print(f"(!) {method['label']}: {method['message']}", highlight=False, markup=False)
+    said = verdict(comparison)
+    for sentence in (said.before, said.after, *said.notes):
+        console.print(sentence, highlight=False, markup=False)
+    console.print(f"report: {directory.calibration / 'report.html'}", soft_wrap=True, highlight=False)
+    return comparison
+
+
+def as_table(comparison: dict) -> Table:
+    """The table for the console; everything else is in the report."""
+    units = {metric["name"]: metric["unit"] for metric in comparison["metrics"]}
+    table = Table(title=comparison["title"])
+    columns = ("", "ECE %", "interval", "floor", "p of change", "NLL", "p of change", "accuracy %")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for method in comparison["methods"]:
+        ece, nll, accuracy = (method["metrics"][name] for name in ("ece", "nll", "accuracy"))
+        table.add_row(
+            f"{method['label']} {method['summary']}{' (!)' if method['message'] else ''}",
+            format_value(ece["value"], "percent"),
+            format_interval(ece, "percent"),
+            format_value(ece["floor_mean"], "percent"),
+            format_p(ece.get("difference", {}).get("p")),
+            format_value(nll["value"], units["nll"]),
+            format_p(nll.get("difference", {}).get("p")),
+            format_value(accuracy["value"], "percent"),
+        )
+    return table
+
+
+def as_csv(comparison: dict) -> str:
+    """One line a method and metric."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    floor = ("floor_mean", "floor_high", "p_calibrated")
+    change = ("value", "low", "high", "p")
+    writer.writerow(
+        ["calibrator", "metric", "value", "low", "high", *floor, *(f"difference_{name}" for name in change)]
+    )
+    for method in comparison["methods"]:
+        for name, entry in method["metrics"].items():
+            difference = entry.get("difference", {})
+            row = [entry["value"], entry["low"], entry["high"], *(entry.get(key) for key in floor)]
+            writer.writerow([method["name"], name, *row, *(difference.get(key) for key in change)])
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    run(main, define_flags, __doc__.strip())

@@ -1,0 +1,328 @@
+"""A comparison as one page of HTML that needs nothing but itself: no script, no network, no font, light and dark.
+
+The page opens with what the numbers say, then shows them, then how each was computed. Text of the comparison (titles,
+labels, messages) may hold anything: everything that is not written here goes through `_text`.
+"""
+
+import html
+import json
+
+from lm.calibration import diagrams
+from lm.calibration.report_style import style_sheet
+from lm.calibration.wording import (
+    MISSING,
+    change_of,
+    format_interval,
+    format_level,
+    format_p,
+    format_value,
+    is_number,
+    verdict,
+    with_unit,
+)
+
+_CHANGE_WORDS = {
+    "better": "better",
+    "worse": "worse",
+    "changed": "changed",
+    "unclear": "no clear change",
+    "same": "no change",
+    "untested": "not tested",
+}
+_COVERAGES = (0.25, 0.5, 0.75, 0.9, 1.0)
+
+
+def report_html(comparison: dict) -> str:
+    """The page.
+
+    Args:
+      comparison: from `lm.calibration.comparison.compare`.
+
+    Returns:
+      A whole document in UTF-8. Its content security policy forbids it to load or run anything.
+    """
+    heading = f"Calibration: {_text(comparison['title'])}"
+    sections = [
+        f"<header><h1>{heading}</h1><p class='quiet'>{_about_the_items(comparison)}</p></header>",
+        _answer(comparison),
+        _warnings(comparison),
+        _before_and_after(comparison),
+        _all_methods(comparison),
+        _risk_coverage(comparison),
+        _every_reliability(comparison),
+        _how_computed(comparison),
+        _how_to_reproduce(comparison),
+    ]
+    return (
+        "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
+        "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        f"<title>{heading}</title>\n<style>{style_sheet()}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(filter(None, sections))
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value), quote=True)
+
+
+def _about_the_items(comparison: dict) -> str:
+    items = comparison["items"]
+    parts = [
+        _text(comparison["source"]),
+        f"{_counted(items['test'], items['test_clusters'])} tested",
+        f"{_counted(items['fit'], items['fit_clusters'])} fitted on",
+        f"{items['classes']:,} classes",
+    ]
+    return " · ".join(parts)
+
+
+def _counted(items: int, clusters: int | None) -> str:
+    return f"{items:,} items" + (f" in {clusters:,} clusters" if clusters else "")
+
+
+def _answer(comparison: dict) -> str:
+    said = verdict(comparison)
+    notes = "".join(f"<li>{_text(note)}</li>" for note in said.notes)
+    return (
+        "<section class='answer' aria-label='Result'>"
+        f"<p><b class='before'>Before</b> {_text(said.before)}</p><p><b class='after'>After</b> {_text(said.after)}</p>"
+        + (f"<ul>{notes}</ul>" if notes else "")
+        + "</section>"
+    )
+
+
+def _warnings(comparison: dict) -> str:
+    lines = []
+    for method in comparison["methods"]:
+        faults = _faults(method)
+        if faults or method["message"]:
+            message = f" — {_text(method['message'])}" if method["message"] else ""
+            lines.append(f"<li><b>{_text(method['label'])}</b>: {', '.join(faults) or 'note'}{message}</li>")
+    return f"<section class='warnings'><h2>Warnings</h2><ul>{''.join(lines)}</ul></section>" if lines else ""
+
+
+def _faults(method: dict) -> list[str]:
+    faults = {
+        "not accepted": not method["accepted"],
+        "did not converge": not method["converged"],
+        "at a bound of its search": method["at_bound"],
+    }
+    return [fault for fault, has in faults.items() if has]
+
+
+def _before_and_after(comparison: dict) -> str:
+    """The pictures and every number of the best calibrator beside those before."""
+    level, before, best = comparison["settings"]["level"], comparison["methods"][0], verdict(comparison).best
+    shown = [before] if best is None else [before, best]
+    pictures = "".join(_reliability_figure(method, level, f"pair{number}") for number, method in enumerate(shown))
+    columns = ["Before", "After", "Difference"] if best else ["Before"]
+    rows = []
+    for metric in comparison["metrics"]:
+        cells = [_value_cell(method["metrics"].get(metric["name"]), metric) for method in shown]
+        if best:
+            cells.append(f"<td>{_difference(best['metrics'].get(metric['name']), metric, level)}</td>")
+        rows.append(_row(_metric_link(metric), cells))
+    name = _text(best["label"]) if best else "no calibrator"
+    return (
+        f"<section><h2>Before and after: {name}</h2><div class='beside'><div class='stays'><div class='pair'>{pictures}"
+        f"</div>{_legend(level)}</div>{_table(['Metric', *columns], rows)}</div></section>"
+    )
+
+
+def _legend(level: float) -> str:
+    return (
+        f"<p class='quiet'>Under each value: its {format_level(level)} interval. Under binned errors also the noise "
+        "floor, what chance alone gives a perfectly calibrated model with the same confidences (its mean to its 95% "
+        "quantile), and p, how often chance gives as much as was found. Differences are after minus before on the same "
+        "items; percentages differ by points.</p>"
+    )
+
+
+def _all_methods(comparison: dict) -> str:
+    """Tables of every metric of every method, one for each kind of metric, so that they stay narrow."""
+    level, methods = comparison["settings"]["level"], comparison["methods"]
+    kinds: dict[str, list[dict]] = {
+        "Errors that have a noise floor": [],
+        "Scores and other errors": [],
+        "Where neither direction is better": [],
+    }
+    binned, scored, plain = kinds.values()
+    for metric in comparison["metrics"]:
+        has_floor = any("floor_mean" in method["metrics"].get(metric["name"], {}) for method in methods)
+        (plain if metric["better"] is None else binned if has_floor else scored).append(metric)
+    tables = []
+    for kind, metrics in kinds.items():
+        rows = []
+        for method in methods:
+            cells = []
+            for metric in metrics:
+                entry = method["metrics"].get(metric["name"])
+                cells.append(_value_cell(entry, metric, _difference(entry, metric, level)))
+            summary = f"<small>{_text(method['summary'])}</small>" if method["summary"] else ""
+            faults = "".join(f"<small class='worse'>{fault}</small>" for fault in _faults(method))
+            rows.append(_row(_text(method["label"]) + summary + faults, cells))
+        if metrics:
+            tables.append(f"<h3>{kind}</h3>" + _table(["Method", *map(_metric_link, metrics)], rows, "wide"))
+    picture = _figure(
+        diagrams.forest(comparison),
+        "forest",
+        f"ECE of every method with its {format_level(level)} interval",
+        "Left of its mark, an error is no larger than chance gives a perfectly calibrated model 95% of the time.",
+    )
+    return f"<section><h2>All methods</h2><div class='single'>{picture}</div>{''.join(tables)}</section>"
+
+
+def _metric_link(metric: dict) -> str:
+    better = f"<small>{_text(metric['better'])} is better</small>" if metric["better"] else ""
+    return f"<a href='#how-{_text(metric['name'])}'>{_text(metric['label'])}</a>{better}"
+
+
+def _value_cell(entry: dict | None, metric: dict, more: str = "") -> str:
+    if not entry:
+        return f"<td>{MISSING}</td>"
+    unit = metric["unit"]
+    value = with_unit(entry["value"], unit).removesuffix(" nats")
+    lines = [f"<span>{value}</span>"]
+    interval = format_interval(entry, unit)
+    if interval:
+        lines.append(f"<small>{interval}</small>")
+    if is_number(entry.get("floor_mean")):
+        most = f" to {format_value(entry['floor_high'], unit)}" if is_number(entry.get("floor_high")) else ""
+        lines.append(f"<small>floor {format_value(entry['floor_mean'], unit)}{most}</small>")
+    if is_number(entry.get("p_calibrated")):
+        lines.append(f"<small>{_text(format_p(entry['p_calibrated']))}</small>")
+    return f"<td>{''.join(lines)}{more and '<hr>' + more}</td>"
+
+
+def _difference(entry: dict | None, metric: dict, level: float) -> str:
+    difference = entry.get("difference") if entry else None
+    change = change_of(difference, metric["better"], level)
+    if change is None:
+        return ""
+    lines = [f"<span>{format_value(difference['value'], metric['unit'], signed=True)}</span>"]
+    interval = format_interval(difference, metric["unit"], signed=True)
+    if interval:
+        lines.append(f"<small>{interval}</small>")
+    p = format_p(difference.get("p"))
+    if p:
+        lines.append(f"<small>{_text(p)}</small>")
+    lines.append(f"<small class='{change}'>{_CHANGE_WORDS[change]}</small>")
+    return "".join(lines)
+
+
+def _risk_coverage(comparison: dict) -> str:
+    methods = [method for method in comparison["methods"] if method["risk_coverage"]]
+    if not methods:
+        return ""
+    picture = _figure(
+        diagrams.risk_coverage(comparison),
+        "risk",
+        "Share of errors against the share of items answered, for every method",
+        "Only the surest items are answered; further left, fewer are. Lower is better.",
+    )
+    heads = ["Errors among the surest", *(f"{share:.0%}" for share in _COVERAGES)]
+    rows = [
+        _row(_text(method["label"]), [f"<td>{_risk_at(method['risk_coverage'], share)}</td>" for share in _COVERAGES])
+        for method in methods
+    ]
+    return (
+        "<section><h2>Risk and coverage</h2><div class='beside even'>"
+        f"<div>{picture}</div><div>{_table(heads, rows)}<p class='quiet'>Read off the curves, within one percent of "
+        "coverage.</p></div></div></section>"
+    )
+
+
+def _risk_at(curve: list[list[float]], share: float) -> str:
+    coverage, risk = min(curve, key=lambda point: abs(point[0] - share))
+    return with_unit(risk, "percent") if abs(coverage - share) < 0.0101 else MISSING
+
+
+def _every_reliability(comparison: dict) -> str:
+    level = comparison["settings"]["level"]
+    parts = []
+    for number, method in enumerate(comparison["methods"]):
+        picture = _reliability_figure(method, level, f"each{number}")
+        parts.append(
+            f"<details><summary>{_text(method['label'])}</summary><div class='beside even'>{picture}"
+            f"<div>{_bins_table(method)}</div></div></details>"
+        )
+    return f"<section><h2>Reliability of each method, bin by bin</h2>{''.join(parts)}</section>"
+
+
+def _bins_table(method: dict) -> str:
+    rows = []
+    for one in method["bins"]:
+        said = f"{format_value(one['low'], 'percent', 0)} to {with_unit(one['high'], 'percent', 0)}"
+        cells = [f"<td>{one['count']:,}</td>", f"<td>{with_unit(one['confidence'], 'percent', 1)}</td>"]
+        for value, low, high in (("accuracy", "accuracy_low", "accuracy_high"), (None, "band_low", "band_high")):
+            share = f"<span>{with_unit(one[value], 'percent', 1)}</span>" if value else ""
+            between = f"{format_value(one[low], 'percent', 1)} to {format_value(one[high], 'percent', 1)}"
+            cells.append(f"<td>{share}<small>{between}</small></td>")
+        rows.append(_row(said, cells))
+    return _table(["Confidence", "Items", "on average", "Accuracy", "if calibrated"], rows)
+
+
+def _reliability_figure(method: dict, level: float, name: str) -> str:
+    ece = method["metrics"].get("ece", {}).get("value")
+    title = f"Reliability diagram of {method['label']}" + (
+        f", ECE {with_unit(ece, 'percent')}" if is_number(ece) else ""
+    )
+    return _figure(diagrams.reliability([method], level), name, title, "")
+
+
+def _figure(figure: diagrams.Figure, name: str, title: str, caption: str) -> str:
+    label = f"<svg role='img' aria-labelledby='{name}-title'"
+    svg = diagrams.inline_svg(figure, name).replace("<svg", label, 1)
+    opening, rest = svg.split(">", 1)
+    caption = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
+    return f"<figure>{opening}><title id='{name}-title'>{_text(title)}</title>{rest}{caption}</figure>"
+
+
+def _how_computed(comparison: dict) -> str:
+    parts = []
+    for metric in comparison["metrics"]:
+        specification = "".join(
+            f"<dt>{_text(key)}</dt><dd>{_text(value if isinstance(value, str) else json.dumps(value))}</dd>"
+            for key, value in metric["specification"].items()
+        )
+        parts.append(
+            f"<details id='how-{_text(metric['name'])}'><summary>{_text(metric['label'])}"
+            f"<small>{_text(metric['long'])}</small></summary><p>{_text(metric['definition'])}</p>"
+            f"<pre>{_text(metric['formula'])}</pre>"
+            f"<dl><dt>source</dt><dd>{_text(metric['source'])}</dd><dt>unit</dt><dd>{_text(metric['unit'])}</dd>"
+            f"{specification}</dl></details>"
+        )
+    return f"<section class='computed'><h2>How each number was computed</h2>{''.join(parts)}</section>"
+
+
+def _how_to_reproduce(comparison: dict) -> str:
+    items = comparison["items"]
+    given = {
+        "predictions": comparison["source"],
+        "items fitted on": _counted(items["fit"], items["fit_clusters"]),
+        "items tested": _counted(items["test"], items["test_clusters"]),
+        "classes": f"{items['classes']:,}",
+        **comparison["settings"],
+    }
+    listed = "".join(
+        f"<dt>{_text(key)}</dt><dd>{MISSING if value is None else _text(value)}</dd>" for key, value in given.items()
+    )
+    return (
+        "<section><h2>How to reproduce</h2><p>Every number here is in comparison.json, unrounded. The same predictions "
+        f"with these settings give the same numbers.</p><dl>{listed}</dl></section>"
+    )
+
+
+def _table(heads: list[str], rows: list[str], kind: str = "") -> str:
+    """A table that scrolls in a box of its own; heads and rows are HTML."""
+    head = "".join(f"<th scope='col'>{one}</th>" for one in heads)
+    return (
+        f"<div class='scroll {kind}' tabindex='0' role='region' aria-label='Table'><table>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _row(head: str, cells: list[str]) -> str:
+    return f"<tr><th scope='row'>{head}</th>{''.join(cells)}</tr>"

@@ -1,0 +1,66 @@
+"""Answering only when confident enough: a threshold whose error rate is guaranteed.
+
+Axes: N items.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from scipy import stats
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """When to answer.
+
+    Attributes:
+      confidence: answer where the confidence is at least this; infinite if nothing can be guaranteed.
+      coverage: the share of the items it was found on that it answers.
+      error_rate: among those.
+      error_bound: what the true error rate does not exceed, with the confidence that was asked for.
+    """
+
+    confidence: float
+    coverage: float
+    error_rate: float
+    error_bound: float
+
+
+def threshold_for_risk(
+    confidence_N: np.ndarray, correct_N: np.ndarray, risk: float, *, assurance: float = 0.95
+) -> Threshold:
+    """The lowest threshold at which the error rate is at most `risk`, with a guarantee for finite samples.
+
+    Twenty thresholds, which answer 5%, 10%, ... 100% of the items, are tested by the exact (Clopper-Pearson) bound of
+    their error rate, each with a twentieth of the allowed doubt, so that all twenty bounds hold together (Learn then
+    Test with Bonferroni's correction; Angelopoulos et al. 2021, section 3).
+
+    Args:
+      confidence_N: of items that no calibrator was fitted to, independent of each other and like those to come.
+      correct_N: 0 or 1; fractions of ties count as wrong.
+      risk: the error rate to stay below, in (0, 1).
+      assurance: the probability, over the choice of these items, that the true error rate does.
+
+    Returns:
+      The threshold. `confidence` is infinite and `coverage` 0 where there are too few items or too many errors.
+    """
+    if not (0 < risk < 1 and 0 < assurance < 1):
+        raise ValueError(f"risk and assurance must be between 0 and 1, got {risk} and {assurance}")
+    sorted_N = np.sort(np.asarray(confidence_N, np.float64))[::-1]
+    wrong_N = np.asarray(correct_N) < 1
+    tests = 20
+    chosen = Threshold(math.inf, 0.0, math.nan, math.nan)
+    for answered in np.unique(np.ceil(np.arange(1, tests + 1) / tests * sorted_N.size).astype(int)):
+        threshold = sorted_N[answered - 1]
+        is_answered_N = confidence_N >= threshold  # with everything that ties
+        items, errors = int(is_answered_N.sum()), int(wrong_N[is_answered_N].sum())
+        bound = clopper_pearson_upper(errors, items, 1 - (1 - assurance) / tests)
+        if bound <= risk:
+            chosen = Threshold(float(threshold), items / sorted_N.size, errors / items, bound)
+    return chosen
+
+
+def clopper_pearson_upper(errors: int, items: int, assurance: float) -> float:
+    """What the probability of an error does not exceed, exactly (Clopper & Pearson 1934, one-sided)."""
+    return 1.0 if errors >= items else float(stats.beta.ppf(assurance, errors + 1, items - errors))

@@ -1,0 +1,121 @@
+"""How far next-token probabilities can be believed, by position, by how common the predicted token is, and by entropy.
+
+The sums are whole numbers over bins of confidence, made inside the evaluation step beside its other sums: they merge
+over batches and devices without loss, and cost a few additions a token.
+
+Axes: B batch, T positions, V vocabulary, K buckets, M bins.
+"""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lm.calibration.binning import Binning, BinSums, BinTotals, update
+from lm.calibration.errors import ece
+from lm.evaluation.token_statistics import TokenStatistics
+
+BINNING = Binning(15)
+BUCKETS = 8
+
+ReliabilitySums = dict[str, BinSums]
+ReliabilityTotals = dict[str, BinTotals]
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenBuckets:
+    """What tokens are parted by.
+
+    Attributes:
+      frequency_bucket_V: each token's bucket by how common it is in the training text: 0 the most common tokens, which
+        together make the first eighth of the text, 7 the rarest and those that never occur. None: not parted.
+    """
+
+    frequency_bucket_V: tuple[int, ...] | None = None
+
+    @classmethod
+    def of_text(cls, tokens: np.ndarray, vocab_size: int) -> "TokenBuckets":
+        """Counts the tokens of a training text (the first ten million of a long one)."""
+        counts_V = np.bincount(tokens[:10_000_000], minlength=vocab_size)
+        order_V = np.argsort(-counts_V, kind="stable")
+        before_V = np.cumsum(counts_V[order_V]) - counts_V[order_V]
+        bucket_V = np.full(vocab_size, BUCKETS - 1)
+        bucket_V[order_V] = np.minimum(before_V * BUCKETS // max(counts_V.sum(), 1), BUCKETS - 1)
+        bucket_V[counts_V == 0] = BUCKETS - 1
+        return cls(tuple(bucket_V.tolist()))
+
+
+def reliability_sums(
+    statistics: TokenStatistics,
+    predicted_BT: Array,
+    positions_BT: Array,
+    weights_BT: Array,
+    buckets: TokenBuckets,
+    vocab_size: int,
+) -> ReliabilitySums:
+    """Sums over bins of confidence, [K, M], by each kind of bucket; every token is in one bucket of each kind.
+
+    Args:
+      statistics: of each token, [B, T].
+      predicted_BT: the token with the highest probability. Buckets are by what was predicted, not by what came: a
+        condition on the outcome would make any model look miscalibrated.
+      positions_BT: each token's place in its segment.
+      weights_BT: 0 where a token doesn't count.
+      buckets: of the vocabulary.
+      vocab_size: V.
+    """
+    # Position 0, 1, 2 to 3, 4 to 7, ... and entropy in eighths of its largest value.
+    position_BT = jnp.minimum(jnp.log2(positions_BT + 1.0).astype(jnp.int32), BUCKETS - 1)
+    entropy_BT = jnp.clip(statistics.entropy / math.log(vocab_size) * BUCKETS, 0, BUCKETS - 1).astype(jnp.int32)
+    kinds = {"position": position_BT, "entropy": entropy_BT}
+    if buckets.frequency_bucket_V is not None:
+        kinds["frequency"] = jnp.asarray(buckets.frequency_bucket_V, jnp.int32)[predicted_BT]
+    return {
+        kind: update(
+            BinSums.init(BINNING, (BUCKETS,)),
+            statistics.confidence.reshape(-1),
+            statistics.correct.reshape(-1),
+            BINNING,
+            mask_N=weights_BT.reshape(-1) > 0,
+            bucket_N=bucket_BT.reshape(-1),
+        )
+        for kind, bucket_BT in kinds.items()
+    }
+
+
+def reliability_metrics(totals: ReliabilityTotals) -> dict[str, float]:
+    """Metrics by name: `ece` and `ece_floor` over all tokens, and `KIND_BUCKET/...` for each bucket that has any.
+
+    The floor is the mean ECE of a perfectly calibrated model with these confidences whose tokens are independent of
+    each other. Tokens of one document are not, so the true floor is somewhat higher.
+    """
+    whole = BinTotals(*(values.sum(axis=0) for values in totals["position"]))
+    metrics = {"ece": float(ece(whole)), "ece_floor": float(_floor(whole))}
+    for kind, of_kind in totals.items():
+        for bucket, name in enumerate(_names(kind)):
+            of_bucket = BinTotals(*(values[bucket] for values in of_kind))
+            count = of_bucket.count.sum()
+            if count > 0:
+                prefix = f"{kind}_{name}"
+                metrics[f"{prefix}/ece"] = float(ece(of_bucket))
+                metrics[f"{prefix}/ece_floor"] = float(_floor(of_bucket))
+                metrics[f"{prefix}/accuracy"] = float(of_bucket.correct.sum() / count)
+                metrics[f"{prefix}/confidence"] = float(of_bucket.confidence.sum() / count)
+                metrics[f"{prefix}/tokens"] = float(count)
+    return metrics
+
+
+def _names(kind: str) -> list[str]:
+    if kind == "position":
+        ends = [f"{2**k - 1}-{2 ** (k + 1) - 2}" for k in range(1, BUCKETS - 1)]
+        return ["0", *ends, f"{2 ** (BUCKETS - 1) - 1}-"]
+    return [f"{bucket + 1}of{BUCKETS}" for bucket in range(BUCKETS)]
+
+
+def _floor(totals: BinTotals) -> np.ndarray:
+    """Mean ECE of a calibrated model: a bin's gap is nearly normal, with variance n c (1 - c)."""
+    confidence = totals.confidence / np.maximum(totals.count, 1)
+    deviation = np.sqrt(totals.count * confidence * (1 - confidence))
+    return math.sqrt(2 / math.pi) * deviation.sum(axis=-1) / totals.count.sum(axis=-1)

@@ -1,0 +1,89 @@
+"""Predictions of a trained model as a file, for `experiments.calibrate`.
+
+Axes: B windows, T positions, N tokens, D model width, V vocabulary.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from lm.calibration.logits import FactoredLogits
+from lm.calibration.predictions import Predictions
+from lm.data.store import TokenStore
+from lm.data.windows import window
+from lm.models.decoder_lm import DecoderLM
+from lm.training.config import PredictionsConfig
+
+# Logits of so many numbers (256 MiB) are written as they are; beyond, as the factors that they are the product of.
+_MOST_LOGITS = 2**26
+_FEWEST_DOCUMENTS = 30
+
+
+def write_predictions(
+    model: DecoderLM, params: Any, store: TokenStore, config: PredictionsConfig, seed: int, path: Path
+) -> Predictions:
+    """Predicts every token of some windows of a text, chosen at random, and writes an npz file.
+
+    Logits over a large vocabulary are stored as last hidden states and output matrix, whose product they are: nothing
+    is cut off or rounded, and calibrators that scale and shift logits work on the factors.
+
+    The cluster of a token is its document. Where there are fewer than 30 documents it is its window of `max_length`
+    tokens.
+
+    Args:
+      model: the network, for one device.
+      params: its parameters.
+      store: the text.
+      config: how many tokens.
+      seed: of the choice.
+      path: of the npz file.
+    """
+    length = model.config.max_length
+    starts = np.arange(0, store.num_tokens - 1, length)
+    wanted = min(-(-config.tokens // length), starts.size)
+    chosen = np.sort(np.random.default_rng(seed).permutation(starts)[:wanted])
+    rows = [window(store, int(start), length) for start in chosen]
+    hidden, labels, ids = [], [], []
+    for start, row in zip(chosen, rows, strict=True):
+        counted_T = row["weights"] > 0
+        batch = {name: row[name][None] for name in ("tokens", "segments", "positions")}
+        hidden.append(np.asarray(_hidden(model, params, batch)[0], np.float32)[counted_T])
+        labels.append(row["targets"][counted_T])
+        ids.append(start + 1 + np.flatnonzero(counted_T))
+    hidden_ND, labels_N, ids_N = (np.concatenate(parts) for parts in (hidden, labels, ids))
+    documents_N = np.searchsorted(store.document_starts, ids_N, side="right") - 1
+    windows_N = (ids_N - 1) // length
+    enough = np.unique(documents_N).size >= _FEWEST_DOCUMENTS
+    factors = FactoredLogits(hidden_ND, _output_matrix(model, params))
+    few = factors.shape[0] * factors.shape[1] <= _MOST_LOGITS
+    predictions = Predictions(
+        logits=np.asarray(_logits(model, params, hidden_ND)) if few else factors,
+        labels_N=labels_N,
+        ids_N=ids_N,
+        clusters_N=documents_N if enough else windows_N,
+    )
+    predictions.save(path)
+    return predictions
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _hidden(model: DecoderLM, params: Any, batch: dict[str, Array]) -> Array:
+    return model.apply(
+        {"params": params}, batch["tokens"], batch["segments"], batch["positions"], method=DecoderLM.hidden
+    )
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _logits(model: DecoderLM, params: Any, hidden_ND: Array) -> Array:
+    hidden_ND = hidden_ND.astype(model.config.compute_dtype)
+    return model.apply({"params": params}, hidden_ND, method=DecoderLM.logits)
+
+
+def _output_matrix(model: DecoderLM, params: Any) -> np.ndarray:
+    """The matrix, [V, D], as the model multiplies with it: rounded to the compute dtype."""
+    output_VD = params["token_embedding"]["embedding"] if model.config.tie_embeddings else params["output"]
+    return np.asarray(output_VD.astype(model.config.compute_dtype), np.float32)

@@ -1,0 +1,150 @@
+"""What a comparison says: no sentence claims more than its numbers show."""
+
+import math
+
+import pytest
+
+from lm.calibration.wording import change_of, format_p, format_value, verdict, with_unit
+from tests.calibration.comparison_examples import changed, comparison, difference
+
+CALIBRATED = {"value": 0.011, "low": 0.006, "high": 0.016, "p_calibrated": 0.4}
+
+
+def plain(text):
+    return text.replace("\u00a0", " ")
+
+
+def after(given):
+    return plain(verdict(given).after)
+
+
+def notes(given):
+    return plain(" ".join(verdict(given).notes))
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [
+        (0.08123, "percent", "8.12%"),
+        (0.7, "percent", "70.0%"),
+        (2.34567, "nats", "2.3457 nats"),
+        (-0.00001, "percent", "0.00%"),
+        (-0.05, "percent", "−5.00%"),
+        (math.inf, "nats", "∞ nats"),
+        (None, "percent", "–"),
+        (math.nan, "nats", "–"),
+    ],
+)
+def test_values(value, unit, expected):
+    assert with_unit(value, unit) == expected
+
+
+def test_signs_and_p_values():
+    assert format_value(0.02, "percent", signed=True) == "+2.00"
+    assert format_value(0.0, "percent", signed=True) == "0.00"
+    assert plain(format_p(0.0004)) == "p < 0.001"
+    assert plain(format_p(0.0412)) == "p = 0.041"
+    assert format_p(None) == ""
+
+
+def test_a_change_is_only_claimed_when_told_from_none():
+    told, not_told = difference(-0.05, 0.001), difference(-0.05, 0.2)
+    assert change_of(told, "lower", 0.95) == "better"
+    assert change_of(told, "higher", 0.95) == "worse"
+    assert change_of(told, None, 0.95) == "changed"
+    assert change_of(not_told, "lower", 0.95) == "unclear"
+    assert change_of(difference(-0.05, 0.03), "lower", 0.99) == "unclear"
+    assert change_of({"value": -0.05, "low": -0.06, "high": -0.04, "p": None}, "lower", 0.95) == "better"
+    assert change_of({"value": -0.05, "low": -0.06, "high": 0.01, "p": None}, "lower", 0.95) == "unclear"
+    assert change_of({"value": -0.05, "low": None, "high": None, "p": None}, "lower", 0.95) == "untested"
+    assert change_of({"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}, "lower", 0.95) == "same"
+    assert change_of(None, "lower", 0.95) is None
+
+
+def test_improved_and_calibrated():
+    said = verdict(comparison())
+    assert "78.1% on average and it is right 70.0% of the time: it is overconfident" in said.before
+    assert "ECE is 8.12% (95% interval 7.12 to 9.12%); a perfectly calibrated model would rarely" in said.before
+    assert said.best["name"] == "temperature"
+    assert plain(said.after) == (
+        "The best calibrator by held-out NLL is Temperature (T = 1.53). Its ECE is 1.31% (95% interval 0.31 to 2.31%), "
+        "lower than before (p < 0.001); a perfectly calibrated model could show as much by chance "
+        "(noise floor 1.20%, p = 0.310)."
+    )
+    assert "NLL falls from 2.4010 nats to 2.3450 nats" in notes(comparison())
+    assert "Accuracy stays 70.0%." in said.notes
+
+
+def test_improved_but_not_calibrated():
+    said = after(changed("temperature", ece={"p_calibrated": 0.01}))
+    assert "lower than before (p < 0.001); a perfectly calibrated model would rarely show as much" in said
+
+
+def test_not_distinguishable_from_before():
+    said = after(changed("temperature", ece={"difference": difference(-0.004, 0.41)}))
+    assert ", which cannot be told from that before (p = 0.410)" in said
+    assert "lower" not in said
+
+
+def test_got_worse():
+    said = after(changed("temperature", ece={"value": 0.12, "difference": difference(0.04, 0.0005)}))
+    assert ", higher than before (p < 0.001)" in said
+    assert "lower than" not in said
+
+
+def test_calibrated_before():
+    given = changed("none", ece=CALIBRATED, signed_gap={"low": -0.01, "high": 0.01})
+    assert "a perfectly calibrated model could show as much by chance" in verdict(given).before
+    assert "overconfident" not in verdict(given).before
+    assert "adds most to the ECE" not in notes(given)
+
+
+def test_underconfident_before():
+    given = changed("none", confidence={"value": 0.62}, signed_gap={"value": -0.08, "low": -0.09, "high": -0.07})
+    assert "62.0% on average and it is right 70.0% of the time: it is underconfident" in verdict(given).before
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"), [(0.001, "Accuracy falls from 70.0% to 69.0%"), (0.3, "a difference that chance can explain")]
+)
+def test_accuracy_changed(p, expected):
+    given = changed("temperature", accuracy={"value": 0.69, "difference": difference(-0.01, p)})
+    assert expected in notes(given)
+    assert "stays" not in notes(given)
+
+
+def test_no_uncertainty_no_claim():
+    given = comparison()
+    given["methods"] = [given["methods"][0], given["methods"][2]]
+    given["methods"][1]["metrics"]["nll"]["value"] = 2.3
+    assert "Its ECE is 2.00%; a perfectly" in after(given)
+    assert "NLL is 2.3000 nats against 2.4010 nats before" in notes(given)
+
+
+def test_no_calibrator_lowers_nll():
+    said = after(changed("temperature", nll={"value": 2.5, "difference": difference(0.1, 0.001)}))
+    assert said.startswith("No accepted calibrator lowers the held-out NLL; the nearest is Temperature")
+
+
+def test_the_best_is_accepted_and_has_a_likelihood():
+    given = changed("matrix", nll={"value": 1.0})
+    assert verdict(given).best["name"] == "temperature"
+    assert "1 of 3 calibrators was not accepted" in notes(given)
+    assert verdict(changed("temperature", nll={"value": math.nan})).best["name"] == "histogram"
+    given = comparison()
+    given["methods"] = given["methods"][:1]
+    assert verdict(given).best is None
+    assert after(given) == "There is no accepted calibrator to compare with."
+
+
+def test_the_heaviest_bin_counts_items_not_only_distance():
+    given = comparison()
+    first, *_, last = given["methods"][0]["bins"]
+    first.update(count=1, accuracy=1.0)
+    assert f"on its {last['count']:,} items" in notes(given)
+
+
+def test_a_doubtful_fit_is_said():
+    given = comparison()
+    given["methods"][1]["at_bound"] = True
+    assert "Take Temperature with care: its fit ended at a bound of its search." in notes(given)
