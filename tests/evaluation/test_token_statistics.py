@@ -21,7 +21,7 @@ TARGETS = RANDOM.integers(V, size=(B, T)).astype(np.int32)
 LOGITS[0, :, :], TARGETS[0] = np.round(LOGITS[0]), LOGITS[0].round().argmax(axis=-1)
 HIDDEN = RANDOM.normal(size=(B, T, D)).astype(np.float32)
 OUTPUT = RANDOM.normal(size=(V, D)).astype(np.float32)
-FIELDS = ("nll", "correct", "confidence", "entropy", "log_normalizer", "mean_logit")
+FIELDS = ("nll", "correct", "confidence", "entropy", "predicted", "log_normalizer", "mean_logit")
 
 
 def definition(logits, targets):
@@ -36,6 +36,7 @@ def definition(logits, targets):
         rows["correct"][place] = (row[target] == row.max()) / np.count_nonzero(row == row.max())
         rows["confidence"][place] = probabilities.max()
         rows["entropy"][place] = -(possible * np.log(possible)).sum()
+        rows["predicted"][place] = np.flatnonzero(row == row.max())[-1]
         rows["log_normalizer"][place] = log_normalizer
         rows["mean_logit"][place] = row.mean()
     return rows
@@ -52,7 +53,7 @@ class TokenStatisticsTest(chex.TestCase):
     def test_equal_their_definition(self):
         statistics = self.variant(token_statistics)(LOGITS, TARGETS)
         chex.assert_shape(jax.tree.leaves(statistics), (B, T))
-        chex.assert_type(jax.tree.leaves(statistics), jnp.float32)
+        chex.assert_type(jax.tree.leaves(statistics.replace(predicted=None)), jnp.float32)
         assert_statistics(statistics, definition(LOGITS, TARGETS))
         shared = np.asarray(statistics.correct[0])
         assert ((shared > 0) & (shared < 1)).any(), "the data has no tie"
@@ -62,7 +63,7 @@ class TokenStatisticsTest(chex.TestCase):
     def test_16_bit_logits_are_computed_with_in_float32(self, dtype):
         logits = LOGITS.astype(jnp.dtype(dtype))
         statistics = self.variant(token_statistics)(logits, TARGETS)
-        chex.assert_type(jax.tree.leaves(statistics), jnp.float32)
+        chex.assert_type(jax.tree.leaves(statistics.replace(predicted=None)), jnp.float32)
         assert_statistics(statistics, definition(logits.astype(np.float32), TARGETS))
 
 
@@ -110,7 +111,7 @@ def test_excluded_tokens_leave_finite_numbers():
     assert np.isposinf(compiled(logits, np.full_like(TARGETS, V - 1)).nll).all()
 
 
-@pytest.mark.parametrize("name", FIELDS[:1] + FIELDS[2:])
+@pytest.mark.parametrize("name", [name for name in FIELDS if name not in ("correct", "predicted")])
 def test_gradients_are_those_of_the_definition(name):
     logits, targets, direction = LOGITS[1, 0].astype(np.float64), TARGETS[1, 0], RANDOM.normal(size=V)
     gradient = jax.jit(jax.grad(lambda logits: getattr(token_statistics(logits, targets), name)))(LOGITS[1, 0])
@@ -125,14 +126,14 @@ def to_logits(output, hidden):
 
 
 def objective(hidden, output, chunk):
-    """A sum that every field but `correct` enters, and the fields."""
+    """A sum that every field enters but `correct` and `predicted`, and the fields."""
     project = functools.partial(to_logits, output)
     if chunk:
         statistics = statistics_in_chunks(project, hidden, TARGETS, chunk)
     else:
         statistics = token_statistics(project(hidden), TARGETS)
     weights = jnp.arange(B * T, dtype=jnp.float32).reshape(B, T)
-    fields = [getattr(statistics, name) for name in FIELDS if name != "correct"]
+    fields = [getattr(statistics, name) for name in FIELDS if name not in ("correct", "predicted")]
     return sum((i + 1) * (weights * field).sum() for i, field in enumerate(fields)), statistics
 
 
