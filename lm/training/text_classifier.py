@@ -114,4 +114,4 @@ def predict(model: nn.Module, variables: Any, words: Words) -> Array:
 def _inputs(words: Words, rows_B: Array | np.ndarray) -> tuple[Array, Array]:
     """Ids and mask of the chosen texts, both [B, T]."""
     ids_BT = words.ids_NT[rows_B]
-    return ids_BT, jnp.arange(ids_BT.shape[1]) < words.length_N[rows_B][:, None]
+    return ids_BT, jnp.arange(ids_BT.shape[1])[None, :] < words.length_N[rows_B][:, None]

