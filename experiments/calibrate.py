@@ -11,10 +11,12 @@ where FILE.npz holds `logits` [items, classes] and `labels` [items], and if item
 `clusters`.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
@@ -99,7 +101,7 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
         fit = Predictions.load(Path(config.fit_predictions))
     else:
         fit, test = split(test, config.fit_fraction, config.settings.seed)
-    with console.status("calibrating") as status:
+    with console.status("calibrating") as status, told_with(path):
         comparison, fitted = compare(
             fit,
             test,
@@ -125,6 +127,15 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
         console.print(sentence, highlight=False, markup=False)
     console.print(f"report: {directory.calibration / 'report.html'}", soft_wrap=True, highlight=False)
     return comparison
+
+
+@contextlib.contextmanager
+def told_with(path: Path) -> Iterator[None]:
+    """Turns what calibration finds wrong with its arrays into a line that names their file."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def as_table(comparison: dict) -> Table:

@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from experiments import generate, pretrain
+from experiments import calibrate, generate, guo2017, pretrain
 from lm.command_line import parse
 from lm.data.sources import READERS
 
@@ -21,7 +21,7 @@ def commands() -> list[list[str]]:
 
 def test_every_command_parses(monkeypatch):
     monkeypatch.chdir(ROOT)
-    experiments = {"pretrain": pretrain, "generate": generate}
+    experiments = {"calibrate": calibrate, "generate": generate, "guo2017": guo2017, "pretrain": pretrain}
     found = commands()
     assert len(found) >= 4
     for name, *flags in found:
@@ -29,7 +29,7 @@ def test_every_command_parses(monkeypatch):
 
 
 def test_every_file_that_it_names_is_there():
-    for name in re.findall(r"`((?:configs|experiments|lm|benchmarks|tests)/[\w/.]*)(?::\w+)?`", README):
+    for name in re.findall(r"`((?:configs|docs|experiments|lm|benchmarks|tests)/[\w/.]*)(?::\w+)?`", README):
         assert (ROOT / name).exists(), name
 
 

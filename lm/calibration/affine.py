@@ -107,8 +107,8 @@ def _scale(weights: Weights, classes: int) -> Array:
 
 def _map(weights: Weights, logits_NC: Array) -> Array:
     scale = _scale(weights, logits_NC.shape[-1])
-    mapped_NC = logits_NC * scale if scale.ndim == 1 else jnp.matmul(logits_NC, scale.T, precision="highest")
-    return mapped_NC + weights.get("bias", jnp.zeros(()))
+    mapped_NC = logits_NC * scale[None] if scale.ndim == 1 else jnp.matmul(logits_NC, scale.T, precision="highest")
+    return mapped_NC + weights["bias"][None] if "bias" in weights else mapped_NC
 
 
 def without_diagonal(matrix_CC: Array) -> Array:
@@ -145,6 +145,7 @@ def _minimize(value_and_gradient: Callable[[Weights], tuple[Array, Weights]], st
     return weights, (largest <= _PRECISION) | ((stalled >= 5) & (largest < 1e-2))
 
 
+@jax.jit
 def apply_affine(scale: Array, bias: Array, logits: Logits) -> Logits:
     """softmax's argument W z + b, in the form of `logits`: factors stay factors unless W is a matrix."""
     scale, bias = jnp.asarray(scale), jnp.asarray(bias)
@@ -152,14 +153,15 @@ def apply_affine(scale: Array, bias: Array, logits: Logits) -> Logits:
         hidden_ND, output_CD = jnp.asarray(logits.hidden_ND), jnp.asarray(logits.output_CD)
         scale_C = jnp.broadcast_to(scale, output_CD.shape[:1])
         if scale.ndim:
-            output_CD = output_CD - output_CD.mean(axis=0)  # takes each row's mean off the logits
+            output_CD = output_CD - output_CD.mean(axis=0, keepdims=True)  # takes each row's mean off the logits
         ones_N1 = jnp.ones((hidden_ND.shape[0], 1), hidden_ND.dtype)
         output = jnp.concatenate([output_CD * scale_C[:, None], jnp.broadcast_to(bias, scale_C.shape)[:, None]], axis=1)
         return FactoredLogits(jnp.concatenate([hidden_ND, ones_N1], axis=1), output)
     logits_NC = whole(logits)
+    bias = jnp.atleast_2d(bias)
     if scale.ndim < 2:
         # The row's mean must go only where classes are scaled apart; else it is invisible.
         centred_NC = _finite_differences(logits_NC) if scale.ndim else logits_NC
-        return jnp.where(jnp.isfinite(logits_NC), centred_NC * scale + bias, logits_NC)
+        return jnp.where(jnp.isfinite(logits_NC), centred_NC * jnp.atleast_2d(scale) + bias, logits_NC)
     mapped_NC = jnp.matmul(_finite_differences(logits_NC), scale.T, precision="highest") + bias
     return jnp.where(jnp.isfinite(logits_NC), mapped_NC, logits_NC)

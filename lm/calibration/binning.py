@@ -173,7 +173,10 @@ def _sums_of(
     if bucket_N is not None:
         cell_N = cell_N + bucket_N.astype(jnp.int32) * binning.bins
     cell_N = jnp.where(counted_N & (cell_N >= 0), cell_N, cells)  # out of range: dropped
-    count, *limbs = (_sum_by_cell(values, cell_N, cells).reshape(*leading, binning.bins) for values in digits)
+    count, *limbs = (
+        jnp.zeros(cells, jnp.int32).at[cell_N].add(values, mode="drop").reshape(*leading, binning.bins)
+        for values in digits
+    )
     correct, confidence = (
         _carry(jnp.stack([jnp.zeros_like(count), high, low], axis=-1)) for high, low in (limbs[:2], limbs[2:])
     )
@@ -181,14 +184,6 @@ def _sums_of(
     bucket_N = jnp.zeros_like(wrong_N) if bucket_N is None else bucket_N
     invalid = jax.ops.segment_sum(wrong_N, bucket_N, cells // binning.bins).reshape(leading)
     return BinSums(count, correct, confidence, invalid)
-
-
-def _sum_by_cell(values_N: Array, cell_N: Array, cells: int) -> Array:
-    if cells <= 64:
-        # For few cells comparing with all of them is faster than scattering.
-        is_in = cell_N[None, :] == jnp.arange(cells)[:, None]
-        return jnp.where(is_in, values_N[None, :], 0).sum(axis=1, dtype=jnp.int32)
-    return jnp.zeros(cells, jnp.int32).at[cell_N].add(values_N, mode="drop")
 
 
 def _carry(limbs: Array) -> Array:

@@ -70,7 +70,7 @@ def _fit_ensemble(logits: Logits, labels_N: Array) -> Parameters:
     likelihood_N3 = _ensemble_likelihoods(logits, labels_N, parameters["temperature"])
 
     def step(_: int, weights_3: Array) -> Array:
-        parts_N3 = likelihood_N3 * weights_3
+        parts_N3 = likelihood_N3 * weights_3[None]
         return (parts_N3 / parts_N3.sum(axis=1, keepdims=True)).mean(axis=0)
 
     weights_3 = jax.lax.fori_loop(0, 500, step, jnp.full(3, 1 / 3))
@@ -287,11 +287,24 @@ class Fitted:
             record = json.loads(path.read_text())
             record["parameters"] = {name: _from_json(value) for name, value in record["parameters"].items()}
             fitted = cls(**record)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{path} is not a calibrator that experiments.calibrate wrote: {error}") from error
-        if fitted.name not in CALIBRATORS:
-            raise UserError(f"{path}: unknown calibrator {fitted.name!r}; known are {', '.join(CALIBRATORS)}")
+            _check(fitted)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"{path} is not a calibrator that experiments.calibrate wrote: {reason}") from error
         return fitted
+
+
+def _check(fitted: Fitted) -> None:
+    """Raises for what no fit gives: its one test is that it calibrates a line of zeros."""
+    if not isinstance(fitted.name, str) or fitted.name not in CALIBRATORS:
+        raise ValueError(f"unknown calibrator {fitted.name!r}; known are {', '.join(CALIBRATORS)}")
+    numbers = (fitted.classes, fitted.items, fitted.nll_before, fitted.nll_after)
+    if any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in numbers):
+        raise ValueError("classes, items, nll_before and nll_after must be numbers")
+    calibrated = CALIBRATORS[fitted.name].apply(fitted.parameters, jnp.zeros((1, fitted.classes), jnp.float32))
+    if calibrated.shape != (1, fitted.classes):
+        raise ValueError(f"its parameters are not those of {fitted.classes} classes")
+    outcomes(np.zeros(1, np.int32), logits=calibrated)
 
 
 def _to_json(value: Any) -> Any:

@@ -17,7 +17,7 @@ from scipy import fft, special
 
 from lm.calibration.binning import Binning, BinTotals, bin_totals, equal_mass
 from lm.calibration.logits import Logits, whole
-from lm.calibration.outcomes import outcomes
+from lm.calibration.outcomes import top_label
 from lm.calibration.significance import Floor
 
 
@@ -237,9 +237,9 @@ def calibration_error(
         raise ValueError(f"kind must be one of {', '.join(BINNED_ERRORS)}; got {kind!r}")
     if scheme not in ("equal_width", "equal_mass"):
         raise ValueError(f"scheme must be equal_width or equal_mass, got {scheme!r}")
-    found = outcomes(labels_N, logits=logits, log_probs=log_probs)
-    binning = Binning(bins) if scheme == "equal_width" else equal_mass(found.confidence_N, bins)
-    totals = bin_totals(found.confidence_N, found.correct_N, binning)
+    confidence_N, correct_N = top_label(labels_N, logits=logits, log_probs=log_probs)
+    binning = Binning(bins) if scheme == "equal_width" else equal_mass(confidence_N, bins)
+    totals = bin_totals(confidence_N, correct_N, binning)
     specification = {"error": kind, "confidence": "probability of the predicted class", **binning.specification()}
     return Estimate(float(BINNED_ERRORS[kind](totals)), specification)
 
@@ -272,7 +272,7 @@ def classwise_ece(
     Nixon et al. (2019); Kull et al. (2019, eq. 3). Unlike ECE it looks at every probability, not at the highest alone;
     with many classes nearly all of them lie in the first bin. Holds [N, C] probabilities.
     """
-    outcomes(labels_N, logits=logits, log_probs=log_probs)  # for its checks
+    top_label(labels_N, logits=logits, log_probs=log_probs)  # for its checks
     logits_NC = np.asarray(whole(logits if log_probs is None else log_probs))
     totals = class_bin_totals(np.asarray(labels_N), special.softmax(logits_NC, axis=-1), bins)
     specification = {"error": "ece, mean over classes", "confidence": "probability of each class"}

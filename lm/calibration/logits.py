@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 # Numbers in a chunk of logits: few enough to stay in a processor's cache, enough to hide what a loop costs.
-CHUNK_NUMBERS = 2**19
+CHUNK_NUMBERS = 2**15
 
 
 class FactoredLogits(NamedTuple):

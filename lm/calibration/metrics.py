@@ -128,8 +128,8 @@ METRICS: tuple[Metric, ...] = (
         "Signed gap",
         "percent",
         None,
-        "Mean confidence less accuracy: positive where the model is over-confident, 0 where errors of both signs cancel "
-        "out.",
+        "Mean confidence less accuracy: positive where the model is over-confident, 0 where errors of both signs "
+        "cancel.",
         "mean c − mean y",
         "",
         "equal_width",

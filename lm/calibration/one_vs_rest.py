@@ -21,11 +21,12 @@ from lm.calibration.binning import equal_mass
 Parameters = dict[str, Any]
 
 
+@jax.jit
 def log_odds(logits_NC: Array) -> Array:
     """log p - log(1 - p) of each class, [N, C], exact where p is next to 1, which float32 would round to 1."""
     log_probs_NC = jax.nn.log_softmax(logits_NC.astype(jnp.float32), axis=-1)
     highest_N1 = log_probs_NC.max(axis=-1, keepdims=True)
-    is_top_NC = jnp.arange(logits_NC.shape[-1]) == log_probs_NC.argmax(axis=-1)[:, None]
+    is_top_NC = jnp.arange(logits_NC.shape[-1])[None] == log_probs_NC.argmax(axis=-1)[:, None]
     others_N1 = jax.nn.logsumexp(jnp.where(is_top_NC, -jnp.inf, log_probs_NC), axis=-1, keepdims=True)
     rest_NC = jnp.where(is_top_NC, others_N1, jnp.log1p(-jnp.exp(jnp.where(is_top_NC, -1.0, log_probs_NC))))
     odds_NC = jnp.where(is_top_NC, highest_N1, log_probs_NC) - rest_NC
@@ -98,8 +99,8 @@ def fit_platt(logits_NC: Array, labels_N: Array) -> Parameters:
 
 def apply_platt(parameters: Parameters, logits_NC: Array) -> Array:
     """Calibrated log-probabilities, [N, C]."""
-    weights_KF = jnp.asarray(parameters["weights"])
-    scores_NK = _fitted_classes(log_odds(logits_NC)) * weights_KF[:, 0] + weights_KF[:, 1]
+    weights_1KF = jnp.asarray(parameters["weights"])[None]
+    scores_NK = _fitted_classes(log_odds(logits_NC)) * weights_1KF[..., 0] + weights_1KF[..., 1]
     return mixed_log_probs(jax.nn.sigmoid(scores_NK), logits_NC.shape[1], parameters["items"])
 
 
@@ -129,7 +130,7 @@ def fit_beta(logits_NC: Array, labels_N: Array) -> Parameters:
 def apply_beta(parameters: Parameters, logits_NC: Array) -> Array:
     """Calibrated log-probabilities, [N, C]."""
     features_NKF = _beta_features(_fitted_classes(log_odds(logits_NC)))
-    scores_NK = (features_NKF * jnp.asarray(parameters["weights"])).sum(axis=-1)
+    scores_NK = (features_NKF * jnp.asarray(parameters["weights"])[None]).sum(axis=-1)
     return mixed_log_probs(jax.nn.sigmoid(scores_NK), logits_NC.shape[1], parameters["items"])
 
 
@@ -186,7 +187,7 @@ def fit_histogram(logits_NC: Array, labels_N: Array, bins: int = 15) -> Paramete
     """The share of the class in each equal-width bin, or its centre if it is empty (Zadrozny & Elkan 2001)."""
 
     def fit_curve(p_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        edges = np.arange(1, bins) / bins
+        edges = (np.arange(1, bins) / bins).astype(np.float32)  # as `apply_steps` compares with them
         bin_N = np.searchsorted(edges, p_N, side="left")
         count = np.bincount(bin_N, minlength=bins)
         centres = (np.arange(bins) + 0.5) / bins

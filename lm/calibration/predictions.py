@@ -5,6 +5,7 @@ Axes: N items, C classes, D hidden width.
 
 import dataclasses
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +97,8 @@ class Predictions:
             raise UserError(f"{path}: no such predictions file")
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+                arrays = {name: np.asarray(file[name]) for name in file.files}
+        except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} is not an npz file of plain arrays: {error}") from error
         try:
             return cls._from_arrays(arrays)
@@ -115,7 +116,7 @@ class Predictions:
             labels_N=labels_N,
             ids_N=arrays.get("ids", np.arange(labels_N.size)),
             clusters_N=arrays.get("clusters"),
-            class_names=None if names is None else tuple(str(name) for name in names),
+            class_names=None if names is None else tuple(str(name) for name in names.ravel()),
         )
 
 
@@ -132,8 +133,14 @@ def _logits_of(arrays: dict[str, np.ndarray]) -> np.ndarray | FactoredLogits:
     if given[0] == "hidden":
         if "output" not in arrays or arrays["output"].ndim != 2 or arrays["output"].shape[1] != values.shape[1]:
             raise ValueError("`hidden` [items, width] needs `output` [classes, width] beside it")
-        return FactoredLogits(values.astype(np.float32), arrays["output"].astype(np.float32))
-    values = values.astype(np.float32)
+        factors = FactoredLogits(_as_float32(values), _as_float32(arrays["output"]))
+        for name, factor in zip(("hidden", "output"), factors, strict=True):
+            if not np.isfinite(factor).all():
+                raise ValueError(f"`{name}` has NaN or infinity")
+        if factors.shape[1] < 2:
+            raise ValueError(f"`output` must have at least 2 classes, not {factors.shape[1]}")
+        return factors
+    values = _as_float32(values)
     if values.shape[1] < 2:
         raise ValueError(f"`{given[0]}` must have at least 2 classes, not {values.shape[1]}; give both of two")
     wrong = np.flatnonzero(np.isnan(values).any(axis=1) | ~np.isfinite(values.max(axis=1)))
@@ -141,8 +148,14 @@ def _logits_of(arrays: dict[str, np.ndarray]) -> np.ndarray | FactoredLogits:
         raise ValueError(f"`{given[0]}` of item {wrong[0]} has NaN, +inf or no finite value ({wrong.size} in all)")
     if given[0] == "logits":
         return values
-    totals_N = (np.exp(values) if given[0] == "log_probs" else values).sum(axis=1)
-    wrong = np.flatnonzero((np.abs(totals_N - 1) > 1e-3) | ((given[0] == "probabilities") & (values.min(axis=1) < 0)))
+    if given[0] == "probabilities" and values.min() < 0:
+        item = np.flatnonzero(values.min(axis=1) < 0)[0]
+        raise ValueError(
+            f"`probabilities` of item {item} are negative; if these are unnormalized scores, call the array `logits`"
+        )
+    with np.errstate(over="ignore"):
+        totals_N = (np.exp(values) if given[0] == "log_probs" else values).sum(axis=1)
+    wrong = np.flatnonzero(~(np.abs(totals_N - 1) <= 1e-3))
     if wrong.size:
         raise ValueError(
             f"`{given[0]}` of item {wrong[0]} sum to {totals_N[wrong[0]]:.4g}, not to 1 ({wrong.size} in all); if "
@@ -150,6 +163,11 @@ def _logits_of(arrays: dict[str, np.ndarray]) -> np.ndarray | FactoredLogits:
         )
     with np.errstate(divide="ignore"):
         return values if given[0] == "log_probs" else np.log(values)
+
+
+def _as_float32(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # to infinity, which is told
+        return values.astype(np.float32)
 
 
 def split(predictions: Predictions, fit_fraction: float, seed: int) -> tuple[Predictions, Predictions]:

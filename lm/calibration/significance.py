@@ -252,4 +252,4 @@ def wilson_interval(right: np.ndarray, count: np.ndarray, level: float = 0.95) -
     share = right / count
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     reach = np.sqrt(z2) * np.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    return np.clip(centre - reach, 0, 1), np.clip(centre + reach, 0, 1)
+    return np.clip(centre - reach, 0, share), np.clip(centre + reach, share, 1)  # rounding must not leave out the share

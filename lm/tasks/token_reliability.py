@@ -66,7 +66,7 @@ def reliability_sums(
       buckets: of the vocabulary.
       vocab_size: V.
     """
-    # Position 0, 1, 2 to 3, 4 to 7, ... and entropy in eighths of its largest value.
+    # Positions 0, 1 to 2, 3 to 6, 7 to 14, ... and entropy in eighths of its largest value.
     position_BT = jnp.minimum(jnp.log2(positions_BT + 1.0).astype(jnp.int32), BUCKETS - 1)
     entropy_BT = jnp.clip(statistics.entropy / math.log(vocab_size) * BUCKETS, 0, BUCKETS - 1).astype(jnp.int32)
     kinds = {"position": position_BT, "entropy": entropy_BT}

@@ -1,0 +1,484 @@
+"""Calibrators: optima against scipy, classes that never occur, impossible classes, and files."""
+
+import functools
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize, special
+
+from lm.calibration import logits as chunking
+from lm.calibration.binning import equal_mass
+from lm.calibration.calibrators import CALIBRATORS, Fitted, fit
+from lm.calibration.logits import FactoredLogits
+from lm.calibration.one_vs_rest import log_odds
+from lm.calibration.outcomes import outcomes
+from lm.errors import UserError
+
+N, C = 240, 4
+KEEP_IMPOSSIBLE = (
+    "temperature",
+    "bias",
+    "temperature_bias",
+    "vector",
+    "matrix",
+    "matrix_odir",
+    "structured_matrix",
+)
+BY_CLASS = ("platt", "beta", "isotonic", "histogram", "bayesian_binning", "scaling_binning")
+# Compiling an affine fit is what these tests cost: some penalties are tested by themselves, below.
+NAMES = [name for name in CALIBRATORS if name not in ("structured_vector", "matrix_ridge")]
+every = pytest.mark.parametrize("name", NAMES)
+# With two classes one affine map stands for the others.
+OF_TWO = [name for name in NAMES if name not in KEEP_IMPOSSIBLE or name == "temperature"]
+of_both = pytest.mark.parametrize(("name", "classes"), [(name, 2) for name in OF_TWO] + [(name, C) for name in NAMES])
+
+
+def data(kind, classes=C):
+    """Logits and labels of a kind, all of the same shape."""
+    rng = np.random.default_rng(7)
+    true = rng.normal(scale=1.5, size=(N, classes))
+    labels = (true + rng.gumbel(size=true.shape)).argmax(axis=1).astype(np.int32)
+    logits = true.copy()
+    match kind:
+        case "over-confident":
+            logits = 3 * true + np.array([0, 1.5, -1, 0.5])[:classes]
+        case "impossible classes":
+            logits = 3 * true
+            logits[np.arange(N) % 3 == 0, (labels[np.arange(N) % 3 == 0] + 1) % classes] = -np.inf
+        case "a class never seen":
+            labels = np.where(labels == classes - 1, 0, labels)
+        case "separable":
+            labels = true.argmax(axis=1)
+        case "anti-correlated":
+            labels = true.argmin(axis=1)
+        case "certain and wrong":
+            logits = 1e4 * true
+    return logits.astype(np.float32), labels.astype(np.int32)
+
+
+@functools.cache
+def fitted_to(name, kind="over-confident", classes=C):
+    return fit(name, *data(kind, classes))
+
+
+def probabilities(logits):
+    return special.softmax(np.asarray(logits, np.float64), axis=-1)
+
+
+# --- what all have in common ---
+
+
+@of_both
+def test_over_confident_logits_are_mended(name, classes):
+    logits, labels = data("over-confident", classes)
+    fitted = fitted_to(name, classes=classes)
+    before, after = (float(outcomes(labels, logits=x).nll_N.mean()) for x in (logits, fitted.apply(logits)))
+    assert (fitted.nll_before, fitted.nll_after) == pytest.approx((before, after), rel=1e-5)
+    assert after < before - 0.05
+    assert fitted.accepted
+    assert fitted.converged
+    assert not fitted.at_bound
+    assert (fitted.classes, fitted.items) == (classes, N)
+    if name != "bias":
+        found = [outcomes(labels, logits=x) for x in (logits, fitted.apply(logits))]
+        gap = [float(found.confidence_N.mean() - found.correct_N.mean()) for found in found]
+        assert abs(gap[1]) < 0.6 * abs(gap[0])
+
+
+@of_both
+def test_a_fit_that_raises_the_loss_is_not_used(name, classes):
+    logits, labels = data("calibrated", classes)
+    fitted = fitted_to(name, "calibrated", classes)
+    if fitted.accepted:
+        assert outcomes(labels, logits=fitted.apply(logits)).nll_N.mean() <= fitted.nll_before + 1e-6
+    else:
+        np.testing.assert_array_equal(fitted.apply(logits), logits)
+    if name == "scaling_binning" and classes == C:
+        assert not fitted.accepted, "the example shows nothing"
+
+
+@every
+@pytest.mark.parametrize("kind", ["a class never seen", "separable", "anti-correlated", "certain and wrong"])
+def test_no_data_make_an_impossible_prediction(name, kind):
+    logits, labels = data(kind)
+    fitted = fitted_to(name, kind)
+    calibrated = fitted.apply(logits)
+    found = outcomes(labels, logits=calibrated)  # raises for NaN
+    assert np.isfinite(found.nll_N).all()
+    assert np.isfinite(fitted.nll_after)
+    if name in BY_CLASS and fitted.accepted:
+        np.testing.assert_allclose(np.exp(calibrated).sum(axis=-1), 1, atol=1e-5)
+        assert np.exp(calibrated).min() >= 0.99 / (N + 1) / C, "a label could have probability 0"
+    if kind == "anti-correlated" and name in ("temperature", "vector", "platt", "beta", "isotonic"):
+        assert found.confidence_N.mean() < outcomes(labels, logits=logits).confidence_N.mean()
+
+
+@pytest.mark.parametrize("name", ["temperature", "temperature_bias", "vector", "scaling_binning"])
+def test_a_bound_is_told(name):
+    assert fitted_to(name, "separable").at_bound
+
+
+@pytest.mark.parametrize("name", KEEP_IMPOSSIBLE)
+def test_impossible_classes_stay_impossible(name):
+    logits, _ = data("impossible classes")
+    calibrated = np.asarray(fitted_to(name, "impossible classes").apply(logits))
+    np.testing.assert_array_equal(np.isneginf(calibrated), np.isneginf(logits))
+    assert not np.isnan(calibrated).any()
+
+
+@every
+def test_files_keep_every_bit(name, tmp_path):
+    # Curves of several classes have as many points each as they need.
+    for classes in (2, C) if name == "isotonic" else (2,) if name in OF_TWO else (C,):
+        fitted = fitted_to(name, classes=classes)
+        fitted.save(tmp_path / "deep" / "calibrator.json")
+        loaded = Fitted.load(tmp_path / "deep" / "calibrator.json")
+        logits = data("calibrated", classes)[0]
+        np.testing.assert_array_equal(loaded.apply(logits), fitted.apply(logits))
+        assert loaded.summary == fitted.summary
+        assert (loaded.accepted, loaded.nll_before, loaded.nll_after) == (True, fitted.nll_before, fitted.nll_after)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["calibrator.json"]
+
+
+@every
+def test_the_order_of_items_means_nothing(name):
+    if "matrix_" in name:
+        pytest.skip("the strength is chosen by every fifth item")
+    logits, labels = data("over-confident")
+    order = np.random.default_rng(0).permutation(N)
+    shuffled = fit(name, logits[order], labels[order])
+    np.testing.assert_allclose(
+        probabilities(shuffled.apply(logits)), probabilities(fitted_to(name).apply(logits)), atol=3e-3
+    )
+
+
+# --- errors ---
+
+
+def test_unknown_names_and_wrong_classes_are_errors():
+    logits, labels = data("over-confident")
+    with pytest.raises(ValueError, match="unknown calibrator 'temprature'; known are temperature, "):
+        fit("temprature", logits, labels)
+    for name in ("temperature", "isotonic"):
+        with pytest.raises(ValueError, match=f"calibrator {name} was fitted to 4 classes, not 3"):
+            fitted_to(name).apply(logits[:, :3])
+    with pytest.raises(ValueError, match="label 4 of item"):
+        fit("temperature", logits, labels + 1)
+
+
+def test_labels_that_logits_rule_out_are_errors():
+    logits, labels = data("over-confident")
+    logits[5, labels[5]] = -np.inf
+    with pytest.raises(ValueError, match=r"label of item 5 \(1 in all\) has logit -inf"):
+        fit("temperature", logits, labels)
+
+
+RECORD = {
+    "name": "temperature",
+    "parameters": {"temperature": 2.0, "converged": True, "at_bound": False},
+    "classes": C,
+    "items": N,
+    "nll_before": 1.0,
+    "nll_after": 0.9,
+    "converged": True,
+    "at_bound": False,
+}
+GARBAGE = {
+    "empty": "",
+    "no JSON": "{",
+    "binary": b"\x93NUMPY\xff\xfe",
+    "a list": "[1, 2]",
+    "a number": "3",
+    "null": "null",
+    "no entries": "{}",
+    "an entry too many": json.dumps({**RECORD, "more": 1}),
+    "an entry too few": json.dumps({key: value for key, value in RECORD.items() if key != "items"}),
+    "unknown name": json.dumps({**RECORD, "name": "temprature"}),
+    "a list for a name": json.dumps({**RECORD, "name": ["temperature"]}),
+    "parameters of another": json.dumps({**RECORD, "name": "isotonic"}),
+    "no parameters": json.dumps({**RECORD, "parameters": {}}),
+    "a list for parameters": json.dumps({**RECORD, "parameters": [2.0]}),
+    "words for numbers": json.dumps({**RECORD, "parameters": {"temperature": "two"}}),
+    "temperature 0": json.dumps({**RECORD, "parameters": {"temperature": 0.0}}),
+    "temperature NaN": json.dumps({**RECORD, "parameters": {"temperature": float("nan")}}),
+    "words for classes": json.dumps({**RECORD, "classes": "four"}),
+    "no classes": json.dumps({**RECORD, "classes": 0}),
+    "words for the loss": json.dumps({**RECORD, "nll_after": "low"}),
+    "too few biases": json.dumps({**RECORD, "name": "vector", "parameters": {"scale": [1, 2, 3], "bias": [0, 0, 0]}}),
+}
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_is_never_a_calibrator(what, tmp_path):
+    path = tmp_path / "calibrator.json"
+    content = GARBAGE[what]
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as caught:
+        Fitted.load(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_garbage_differs_from_is_accepted(tmp_path):
+    (tmp_path / "calibrator.json").write_text(json.dumps(RECORD))
+    loaded = Fitted.load(tmp_path / "calibrator.json")
+    np.testing.assert_array_equal(loaded.apply(np.float32([[2, 0, 1, -np.inf]])), [[1, 0, 0.5, -np.inf]])
+    with pytest.raises(UserError, match="no such calibrator"):
+        Fitted.load(tmp_path / "other.json")
+
+
+# --- affine maps ---
+
+
+def affine_reference(name, logits, labels, temperature, strength):
+    """The lowest penalized loss by scipy in float64, and the objective as a function of W (of z) and b."""
+    centred = logits.astype(np.float64) - logits.astype(np.float64).mean(axis=1, keepdims=True)
+    n, c = centred.shape
+    off = ~np.eye(c, dtype=bool)
+
+    def loss(scale_CC, bias_C):
+        mapped = centred @ scale_CC.T + bias_C
+        return (special.logsumexp(mapped, axis=1) - mapped[np.arange(n), labels]).mean()
+
+    def objective(scale_CC, bias_C):
+        total = loss(scale_CC, bias_C)
+        away = scale_CC * temperature - np.eye(c)
+        diagonal, others = (np.diag(away) ** 2).sum(), (away[off] ** 2).sum()
+        match name:
+            case "structured_matrix":
+                total += c / n * ((bias_C**2).sum() + diagonal) + c * (c - 1) / n * others
+            case "matrix_odir":
+                total += strength * (others / (c * (c - 1)) + (bias_C**2).mean())
+        return total
+
+    if name == "bias":
+        basis = np.zeros((0, c, c))
+    elif name == "temperature_bias":
+        basis = np.eye(c)[None]
+    elif "vector" in name:
+        basis = np.stack([np.diag(row) for row in np.eye(c)])
+    else:
+        basis = np.eye(c * c).reshape(-1, c, c)
+    start = np.eye(c) if name == "bias" else np.eye(c) / temperature
+
+    def unpack(theta):
+        return start + np.tensordot(theta[c:], basis, axes=1), theta[:c]
+
+    found = optimize.minimize(lambda theta: objective(*unpack(theta)), np.zeros(c + len(basis)), method="BFGS")
+    return found.fun, objective
+
+
+@pytest.mark.parametrize("name", KEEP_IMPOSSIBLE[1:])
+def test_affine_fits_reach_the_optimum(name):
+    logits, labels = data("over-confident")
+    parameters = fitted_to(name).parameters
+    temperature = float(fitted_to("temperature").parameters["temperature"])
+    strength = parameters.get("strength")
+    best, objective = affine_reference(name, logits, labels, temperature, strength)
+    scale = np.asarray(parameters["scale"], np.float64)
+    found = objective(np.diag(np.broadcast_to(scale, C)) if scale.ndim < 2 else scale, parameters["bias"])
+    assert best - 1e-5 <= found <= best + 1e-5
+    assert abs(parameters["bias"].sum()) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["structured_vector", "matrix_ridge"])
+def test_penalties_that_are_not_fitted_here(name):
+    how = CALIBRATORS[name].fit.keywords
+    rng = np.random.default_rng(0)
+    weights = {"diagonal": rng.normal(size=C), "bias": rng.normal(size=C)}
+    squares = (weights["diagonal"] ** 2).sum() + (weights["bias"] ** 2).sum()
+    if name == "structured_vector":
+        assert how["free"] == ("diagonal", "bias")
+        expected = 0.5 * C / N * squares
+    else:
+        weights["off_diagonal"] = rng.normal(size=(C, C))  # of which the diagonal says nothing
+        expected = 0.5 * (squares + (weights["off_diagonal"][~np.eye(C, dtype=bool)] ** 2).sum())
+    weights = {part: jnp.asarray(values) for part, values in weights.items()}
+    assert float(how["penalty"](weights, N, 0.5)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_free_parameters_of_more_general_maps_lower_the_loss():
+    nll = {name: fitted_to(name).nll_after for name in KEEP_IMPOSSIBLE}
+    for less, more in (
+        ("temperature", "temperature_bias"),
+        ("bias", "temperature_bias"),
+        ("temperature_bias", "vector"),
+        ("vector", "matrix"),
+        ("structured_matrix", "matrix"),
+    ):
+        assert nll[more] < nll[less] + 1e-6
+
+
+def test_the_scale_of_logits_means_nothing_to_maps_that_scale():
+    logits, labels = data("over-confident")
+    for name in ("temperature_bias", "vector", "structured_matrix"):
+        expected = probabilities(fitted_to(name).apply(logits))
+        for scale in (1e-3, 1e3):
+            scaled = fit(name, logits * np.float32(scale), labels)
+            np.testing.assert_allclose(probabilities(scaled.apply(logits * np.float32(scale))), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["temperature", "vector", "matrix", "isotonic"])
+def test_factors_are_calibrated_like_their_product(name):
+    rng = np.random.default_rng(0)
+    factors = FactoredLogits(rng.normal(size=(50, 3)).astype(np.float32), rng.normal(size=(C, 3)).astype(np.float32))
+    calibrated = fitted_to(name).apply(factors)
+    assert isinstance(calibrated, FactoredLogits) == (name not in ("matrix", "isotonic"))
+    labels = rng.integers(C, size=50)
+    found = outcomes(labels, logits=calibrated)
+    expected = outcomes(labels, logits=fitted_to(name).apply(factors.hidden_ND @ factors.output_CD.T))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_fits_of_factors_in_chunks_are_those_of_their_product(monkeypatch):
+    rng = np.random.default_rng(0)
+    hidden, output = rng.normal(size=(N, 3)).astype(np.float32), 3 * rng.normal(size=(C, 3)).astype(np.float32)
+    labels = (hidden @ output.T / 2 + rng.gumbel(size=(N, C))).argmax(axis=1)
+    expected = fit("temperature_bias", hidden @ output.T, labels)
+    monkeypatch.setattr(chunking, "CHUNK_NUMBERS", 100 * C)
+    jax.clear_caches()
+    found = fit("temperature_bias", FactoredLogits(hidden, output), labels)
+    assert found.nll_after == pytest.approx(expected.nll_after, abs=1e-5)
+    np.testing.assert_allclose(found.parameters["bias"], expected.parameters["bias"], atol=2e-3)
+
+
+# --- ensemble temperature ---
+
+
+def test_the_ensemble_is_a_mixture_that_does_no_worse_than_temperature():
+    logits, labels = data("certain and wrong")
+    fitted = fitted_to("ensemble_temperature", "certain and wrong")
+    weights, temperature = fitted.parameters["weights"], float(fitted.parameters["temperature"])
+    assert weights.sum() == pytest.approx(1, abs=1e-5)
+    assert fitted.nll_after <= fitted_to("temperature", "certain and wrong").nll_after + 1e-5
+    parts = [probabilities(logits / temperature), probabilities(logits), np.full((N, C), 1 / C)]
+    mixture = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+    np.testing.assert_allclose(np.exp(fitted.apply(logits)), mixture, atol=1e-5)
+
+    # EM's fixed point is the optimum: no other weights are better.
+    likelihood = np.stack([part[np.arange(N), labels] for part in parts], axis=1)
+    gradient = (likelihood / (likelihood @ weights)[:, None]).mean(axis=0)
+    assert (gradient < 1 + 1e-3).all()
+
+
+# --- one class against the rest ---
+
+
+def test_log_odds_are_exact_where_float32_rounds_to_1():
+    logits = np.float32([[30, 0, 0], [0, 0.5, 1], [50, 1, -np.inf]])
+    exact = probabilities(logits)
+    expected = np.stack([special.logit(exact[1, c]) for c in range(3)])
+    found = np.asarray(log_odds(jnp.asarray(logits)))
+    np.testing.assert_allclose(found[1], expected, rtol=1e-5)
+    np.testing.assert_allclose(found[0], [30 - np.log(2), -30, -30], rtol=1e-6)
+    np.testing.assert_allclose(found[2], [49, -49, -80], rtol=1e-6)
+
+
+def test_platt_is_the_optimum_of_its_soft_targets():
+    logits, labels = data("over-confident", 2)
+    odds = (logits[:, 1] - logits[:, 0]).astype(np.float64)
+    positives = (labels == 1).sum()
+    targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (N - positives + 2))
+
+    def loss(weights):
+        scores = weights[0] * odds + weights[1]
+        return (np.logaddexp(0, scores) - targets * scores).mean()
+
+    expected = optimize.minimize(loss, np.array([1.0, 0.0]), method="BFGS", options={"gtol": 1e-8}).x
+    np.testing.assert_allclose(fitted_to("platt", classes=2).parameters["weights"][0], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["over-confident", "anti-correlated", "calibrated"])
+def test_beta_is_the_best_rising_map(kind):
+    logits, labels = data(kind, 2)
+    odds = (logits[:, 1] - logits[:, 0]).astype(np.float64)
+    features = np.stack([special.log_expit(odds), -special.log_expit(-odds), np.ones(N)], axis=1)
+
+    def loss(weights):
+        scores = features @ weights
+        return (np.logaddexp(0, scores) - (labels == 1) * scores).mean()
+
+    expected = optimize.minimize(
+        loss, np.array([0.5, 0.5, 0.0]), method="L-BFGS-B", bounds=[(0, None), (0, None), (None, None)]
+    )
+    weights = np.asarray(fitted_to("beta", kind, 2).parameters["weights"][0], np.float64)
+    assert (weights[:2] >= 0).all()
+    assert loss(weights) == pytest.approx(expected.fun, abs=2e-5)
+
+
+@pytest.mark.parametrize("name", BY_CLASS)
+def test_of_two_classes_the_calibrated_map_rises(name):
+    if name in ("histogram", "bayesian_binning"):
+        pytest.skip("its steps follow the data, wherever they go")
+    margin = np.linspace(-12, 12, 400).astype(np.float32)
+    found = np.asarray(fitted_to(name, classes=2).apply(np.stack([np.zeros_like(margin), margin], axis=1)))[:, 1]
+    assert (np.diff(found) >= -1e-6).all()
+
+
+def mixed(p):
+    """What one item more, spread evenly over two classes, makes of a probability."""
+    return (p * N + 0.5) / (N + 1)
+
+
+def test_histogram_reads_items_from_the_bins_they_were_counted_in():
+    """Also those on an edge, such as votes."""
+    p = (np.arange(N) % 14 + 1) / 15
+    logits = np.log(np.stack([1 - p, p], axis=1)).astype(np.float32)
+    labels = np.random.default_rng(0).integers(2, size=N)
+    used = np.asarray(jax.nn.softmax(logits, axis=-1))[:, 1]
+    bins = np.searchsorted(np.float32(np.arange(1, 15) / 15), used)
+    assert (np.float32(np.arange(1, 15) / 15)[:, None] == used).any(), "nothing is on an edge"
+    share = np.bincount(bins, labels, 15) / np.maximum(np.bincount(bins, None, 15), 1)
+    fitted = fit("histogram", logits, labels)
+    assert fitted.accepted
+    np.testing.assert_allclose(np.exp(fitted.apply(logits))[:, 1], mixed(share[bins]), rtol=1e-5)
+
+
+def test_an_empty_bin_of_a_histogram_keeps_its_centre():
+    logits, labels = data("separable", 2)
+    fitted = fit("histogram", np.clip(logits, -0.1, 0.1), labels)
+    far = np.log(np.float32([[0.98, 0.02], [0.25, 0.75]]))
+    np.testing.assert_allclose(np.exp(fitted.apply(far))[:, 1], mixed(np.array([0.5 / 15, 11.5 / 15])), rtol=1e-5)
+
+
+def test_bayesian_binning_is_its_formula():
+    logits, labels = data("over-confident", 2)
+    p = np.asarray(jax.nn.softmax(logits, axis=-1))[:, 1]
+    points = np.linspace(0.01, 0.99, 57).astype(np.float32)
+    scores, predictions = [], []
+    for size in range(1, int(10 * N ** (1 / 3)) + 1):
+        edges = equal_mass(p, size).all_edges()
+        number, log_likelihood, means = len(edges) - 1, 0.0, []
+        for low, high in itertools.pairwise(edges):
+            is_in = (p > low) & (p <= high) | (low == 0) & (p == 0)
+            ones, zeros = labels[is_in].sum(), (1 - labels[is_in]).sum()
+            centre = min(max((low + high) / 2, 0.005), 0.995)
+            a, b = 2 / number * centre, 2 / number * (1 - centre)
+            log_likelihood += special.betaln(ones + a, zeros + b) - special.betaln(a, b)
+            means.append((ones + a) / (ones + zeros + a + b))
+        scores.append(log_likelihood)
+        predictions.append(np.array(means)[np.searchsorted(edges[1:-1], points)])
+    expected = special.softmax(scores) @ np.array(predictions)
+    found = np.exp(fitted_to("bayesian_binning", classes=2).apply(np.log(np.stack([1 - points, points], axis=1))))
+    away = np.abs(points[:, None] - equal_mass(p, N // 2).all_edges()).min(axis=1) > 1e-6
+    np.testing.assert_allclose(found[away, 1], mixed(expected)[away], rtol=1e-4)
+
+
+def test_scaling_binning_has_few_outputs_that_keep_the_scaled_mean():
+    logits, _ = data("over-confident", 2)
+    found = np.exp(np.asarray(fitted_to("scaling_binning", classes=2).apply(logits)))[:, 1]
+    assert len(np.unique(found)) <= 15
+    scaled = np.exp(np.asarray(jax.nn.log_softmax(fitted_to("temperature", classes=2).apply(logits), axis=-1)))[:, 1]
+    assert found.mean() == pytest.approx(mixed(scaled.mean()), abs=1e-5)
+
+
+def test_rows_in_which_every_class_gets_0_become_uniform():
+    logits, _ = data("calibrated")
+    fitted = fit("isotonic", logits, logits.argmax(axis=1))
+    found = np.exp(fitted.apply(np.zeros((1, C), np.float32)))  # 1/4 each: for no class high enough
+    np.testing.assert_allclose(found, 1 / C, atol=1e-6)

@@ -1,0 +1,279 @@
+"""The comparison: its form, that its numbers are those of the metrics, and that parts can't overlap."""
+
+import dataclasses
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from lm.calibration import errors, scores
+from lm.calibration.binning import Binning, bin_totals, equal_mass
+from lm.calibration.calibrators import fit
+from lm.calibration.comparison import Settings, compare
+from lm.calibration.logits import FactoredLogits
+from lm.calibration.outcomes import outcomes
+from lm.calibration.predictions import Predictions, split
+from lm.errors import UserError
+
+N, C = 400, 3
+SETTINGS = Settings(bins=12, resamples=120, seed=5)
+NAMES = ("temperature", "histogram", "scaling_binning")
+
+
+@functools.cache
+def parts(clusters=False, over_confidence=3.0):
+    """Logits that are too large, or right; a cluster's items are alike."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(scale=1.5, size=(N, C))
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    logits = (logits * over_confidence).astype(np.float32)
+    whole = Predictions(logits, labels, np.arange(N), np.arange(N) // 8 if clusters else None)
+    return split(whole, 0.5, seed=0)
+
+
+@functools.cache
+def compared(clusters=False, over_confidence=3.0, names=NAMES):
+    return compare(*parts(clusters, over_confidence), names, SETTINGS, title="a title", source="predictions.npz")
+
+
+def methods_of(comparison):
+    return {method["name"]: method for method in comparison["methods"]}
+
+
+@pytest.mark.parametrize("clusters", [False, True])
+def test_form(clusters):
+    comparison, fitted = compared(clusters)
+    assert json.loads(json.dumps(comparison, allow_nan=False)) == comparison
+    assert list(fitted) == list(NAMES)
+    fit_part, test_part = parts(clusters)
+    assert comparison["items"] == {
+        "fit": len(fit_part),
+        "test": len(test_part),
+        "fit_clusters": len(set(fit_part.clusters_N)) if clusters else None,
+        "test_clusters": len(set(test_part.clusters_N)) if clusters else None,
+        "classes": C,
+    }
+    assert comparison["settings"] == dataclasses.asdict(SETTINGS)
+    assert (comparison["title"], comparison["source"]) == ("a title", "predictions.npz")
+    columns = [metric["name"] for metric in comparison["metrics"]]
+    assert set(columns) >= {
+        *("ece", "ece_equal_mass", "smooth_ece", "ks", "mce", "rms", "rms_debiased", "classwise_ece", "signed_gap"),
+        *("nll", "brier", "accuracy", "confidence", "entropy", "auroc", "aurc"),
+    }
+    for metric in comparison["metrics"]:
+        assert set(metric) >= {"label", "long", "unit", "better", "definition", "formula", "source", "specification"}
+        assert metric["unit"] in ("percent", "nats", "number")
+        assert metric["better"] in ("lower", "higher", None)
+    assert [method["name"] for method in comparison["methods"]] == ["none", *NAMES]
+    for method in comparison["methods"]:
+        assert list(method["metrics"]) == columns
+        for name, entry in method["metrics"].items():
+            assert set(entry) >= {"value", "low", "high"}
+            assert ("difference" in entry) == (method["name"] != "none"), name
+            if method["name"] != "none":
+                assert set(entry["difference"]) == {"value", "low", "high", "p"}
+                assert 0 <= entry["difference"]["p"] <= 1
+            if "p_calibrated" in entry:
+                assert 0 <= entry["p_calibrated"] <= 1
+                assert 0 <= entry["floor_mean"] <= entry["floor_high"]
+            if entry["low"] is not None:
+                assert entry["low"] <= entry["high"]
+        binned = {name for name, entry in method["metrics"].items() if "p_calibrated" in entry}
+        assert binned >= {"ece", "ece_equal_mass", "smooth_ece", "ks", "mce", "rms", "rms_debiased", "signed_gap"}
+        assert not binned & {"nll", "brier", "accuracy", "auroc", "aurc"}
+    assert comparison["methods"][1]["summary"].startswith("T = ")
+
+
+def test_values_are_those_of_the_metrics():
+    comparison, fitted = compared()
+    _, test_part = parts()
+    for name, method in methods_of(comparison).items():
+        logits = test_part.logits if name == "none" else fitted[name].apply(test_part.logits)
+        found = outcomes(test_part.labels_N, logits=logits)
+        confidence, correct = found.confidence_N, found.correct_N
+        ranking = scores.Ranking.of(confidence)
+        expected = {
+            "ece": errors.expected_calibration_error(test_part.labels_N, logits=logits, bins=12),
+            "mce": errors.mce(bin_totals(confidence, correct, Binning(12))),
+            "ece_equal_mass": errors.ece(bin_totals(confidence, correct, equal_mass(confidence, 12))),
+            "classwise_ece": errors.classwise_ece(test_part.labels_N, logits=logits, bins=12),
+            "smooth_ece": errors.smooth_ece(confidence, correct),
+            "ks": errors.cumulative_error(confidence, correct).maximum,
+            "signed_gap": confidence.astype(float).mean() - correct.mean(),
+            "nll": found.nll_N.mean(),
+            "brier": found.brier_N.mean(),
+            "accuracy": correct.mean(),
+            "confidence": confidence.mean(),
+            "entropy": found.entropy_N.mean(),
+            "auroc": scores.auroc(ranking, correct),
+            "aurc": scores.aurc(ranking, correct),
+        }
+        for metric, value in expected.items():
+            assert method["metrics"][metric]["value"] == pytest.approx(float(value), abs=2e-6), (name, metric)
+            if name != "none":
+                before = comparison["methods"][0]["metrics"][metric]["value"]
+                change = method["metrics"][metric]["difference"]["value"]
+                assert change == pytest.approx(float(value) - before, abs=4e-6)
+
+
+def test_bins_and_risk_coverage_are_those_of_the_items():
+    comparison, _ = compared()
+    for method in comparison["methods"]:
+        rows = method["bins"]
+        count = sum(row["count"] for row in rows)
+        assert count == len(parts()[1])
+        for row in rows:
+            assert row["count"] > 0
+            assert row["low"] <= row["confidence"] <= row["high"]
+            assert 0 <= row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1
+            assert 0 <= row["band_low"] <= row["band_high"] <= 1
+        ece = sum(row["count"] / count * abs(row["accuracy"] - row["confidence"]) for row in rows)
+        assert ece == pytest.approx(method["metrics"]["ece"]["value"], abs=1e-9)
+        curve = np.array(method["risk_coverage"])
+        assert len(curve) <= 200
+        assert (np.diff(curve[:, 0]) > 0).all()
+        assert curve[-1].tolist() == pytest.approx([1, 1 - method["metrics"]["accuracy"]["value"]])
+
+
+@pytest.mark.parametrize("clusters", [False, True])
+def test_over_confidence_is_found_and_mended(clusters):
+    methods = methods_of(compared(clusters)[0])
+    before, after = methods["none"]["metrics"], methods["temperature"]["metrics"]
+    assert before["ece"]["p_calibrated"] < 0.02
+    assert before["ece"]["low"] > 0.05
+    assert before["signed_gap"]["low"] > 0.05
+    for name in ("ece", "ece_equal_mass", "smooth_ece", "ks", "rms", "nll"):
+        assert after[name]["difference"]["high"] < 0, name
+        assert after[name]["difference"]["p"] < 0.1, name
+    assert after["ece"]["p_calibrated"] > 0.05
+    assert after["ece"]["low"] == 0
+    assert 2 < float(methods["temperature"]["summary"].removeprefix("T = ")) < 4
+
+
+def test_temperature_changes_neither_accuracy_nor_the_order_of_methods():
+    before, after = (methods_of(compared()[0])[name]["metrics"] for name in ("none", "temperature"))
+    assert after["accuracy"]["value"] == before["accuracy"]["value"]
+    assert after["accuracy"]["difference"] == {"value": 0, "low": 0, "high": 0, "p": 1}
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    again, _ = compare(*parts(), ("temperature",), SETTINGS, title="a title", source="predictions.npz")
+    assert again["methods"] == compared()[0]["methods"][:2]  # whatever else is compared
+    other, _ = compare(*parts(), (), dataclasses.replace(SETTINGS, seed=6))
+    entries = [c["methods"][0]["metrics"] for c in (again, other)]
+    assert entries[0]["ece"]["value"] == entries[1]["ece"]["value"]
+    assert entries[0]["ece"]["high"] != entries[1]["ece"]["high"]
+    assert entries[0]["nll"] == entries[1]["nll"]  # not resampled
+
+
+def test_a_method_that_was_not_accepted_differs_from_nothing():
+    comparison, fitted = compared(over_confidence=1.0)
+    name = next(name for name in NAMES if not fitted[name].accepted)
+    method, before = methods_of(comparison)[name], comparison["methods"][0]
+    assert not method["accepted"]
+    assert method["message"].startswith("not used")
+    for metric, entry in method["metrics"].items():
+        assert entry["value"] == before["metrics"][metric]["value"]
+        assert entry["difference"] == {"value": 0, "low": 0, "high": 0, "p": 1}, metric
+    assert before["metrics"]["ece"]["p_calibrated"] > 0.05
+
+
+def test_a_bound_is_told():
+    fit_part, test_part = parts()
+    separable = dataclasses.replace(fit_part, labels_N=fit_part.logits.argmax(axis=1))
+    comparison, _ = compare(separable, test_part, ("temperature",), SETTINGS)
+    method = methods_of(comparison)["temperature"]
+    assert method["at_bound"]
+    assert method["message"]
+
+
+def test_clusters_widen_intervals():
+    """Four copies of each item say no more than one."""
+    fit_part, test_part = parts()
+    index = np.repeat(np.arange(len(test_part)), 4)
+    copied = Predictions(
+        test_part.logits[index], test_part.labels_N[index], 10_000 + np.arange(index.size), 1000 + index
+    )
+    in_clusters = dataclasses.replace(fit_part, clusters_N=fit_part.ids_N)
+    with_clusters = compare(in_clusters, copied, (), SETTINGS)[0]["methods"][0]["metrics"]
+    without = compare(fit_part, dataclasses.replace(copied, clusters_N=None), (), SETTINGS)[0]["methods"][0]["metrics"]
+    once = compared()[0]["methods"][0]["metrics"]
+    for name in ("nll", "accuracy", "ece", "signed_gap", "ks", "auroc", "classwise_ece"):
+        widths = [entry[name]["high"] - entry[name]["low"] for entry in (with_clusters, without, once)]
+        assert widths[0] == pytest.approx(widths[2], rel=0.35), name
+        assert widths[1] < 0.75 * widths[0], name
+
+
+def test_resampled_cumulative_errors_let_equal_confidences_enter_together():
+    """Right and wrong answers of the same confidence cancel, in whichever order they come."""
+    logits = np.tile(np.log(np.float32([0.6, 0.4])), (200, 1))
+    labels = (np.arange(200) >= 100).astype(int)  # half are right, and come first
+    test_part = Predictions(logits, labels, np.arange(200))
+    fit_part = Predictions(logits, labels, 200 + np.arange(200))
+    entry = compare(fit_part, test_part, (), SETTINGS)[0]["methods"][0]["metrics"]["ks"]
+    assert entry["value"] == pytest.approx(0.1, abs=1e-6)
+    assert entry["low"] < 0.08
+    assert 0.14 < entry["high"] < 0.2
+
+
+def test_the_floor_of_cumulative_errors_does_not_depend_on_a_grid():
+    """Confidences that share a cell of any grid still have a largest cumulative sum."""
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.9002, 0.9006, size=200)
+    logits = np.log(np.stack([confidence, 1 - confidence], axis=1)).astype(np.float32)
+    labels = (rng.random(200) > confidence).astype(int)
+    two = [Predictions(logits, labels, start + np.arange(200)) for start in (0, 200)]
+    entry = compare(*two, (), Settings(resamples=20))[0]["methods"][0]["metrics"]["ks"]
+    steps = (rng.random((4000, 200)) < np.sort(confidence)) - np.sort(confidence)
+    largest = np.abs(np.cumsum(steps, axis=1)).max(axis=1) / 200
+    assert entry["floor_mean"] == pytest.approx(largest.mean(), rel=0.06)
+    assert entry["floor_high"] == pytest.approx(np.quantile(largest, 0.95), rel=0.06)
+    assert entry["p_calibrated"] == pytest.approx((largest >= entry["value"]).mean(), abs=0.06)
+
+
+def test_factors_are_compared_like_their_product():
+    rng = np.random.default_rng(0)
+    hidden, output = rng.normal(size=(N, 4)).astype(np.float32), 2 * rng.normal(size=(C, 4)).astype(np.float32)
+    labels = rng.integers(C, size=N)
+    given = [
+        split(Predictions(logits, labels, np.arange(N)), 0.5, 0)
+        for logits in (FactoredLogits(hidden, output), hidden @ output.T)
+    ]
+    found, expected = (compare(*both, ("temperature",), SETTINGS)[0] for both in given)
+    for one, other in zip(found["methods"], expected["methods"], strict=True):
+        for name, entry in one["metrics"].items():
+            assert entry["value"] == pytest.approx(other["metrics"][name]["value"], abs=1e-4), name
+
+
+def test_answers_that_are_all_right_leave_no_nan():
+    logits = np.abs(np.random.default_rng(0).normal(size=(60, 2))).astype(np.float32) * np.float32([1, -1])
+    two = [Predictions(logits, np.zeros(60, int), start + np.arange(60)) for start in (0, 60)]
+    comparison, _ = compare(*two, ("temperature",), SETTINGS)
+    json.dumps(comparison, allow_nan=False)
+    entry = comparison["methods"][1]["metrics"]["auroc"]
+    assert (entry["value"], entry["low"], entry["high"], entry["difference"]["value"]) == (None,) * 4
+    assert comparison["methods"][1]["metrics"]["accuracy"]["value"] == 1
+
+
+def test_overlapping_parts_and_unknown_calibrators_are_errors():
+    fit_part, test_part = parts()
+    with pytest.raises(UserError, match="share 200 ids"):
+        compare(test_part, test_part, ("temperature",), SETTINGS)
+    with pytest.raises(UserError, match="share 1 ids"):
+        compare(fit_part, dataclasses.replace(test_part, ids_N=np.append(test_part.ids_N[1:], fit_part.ids_N[0])), ())
+    with pytest.raises(ValueError, match="unknown calibrator"):
+        compare(fit_part, test_part, ("temprature",), Settings(resamples=5))
+
+
+def test_progress_is_told_of_each_method():
+    told = []
+    compare(*parts(), ("temperature",), Settings(resamples=5), progress=told.append)
+    assert told == ["none", "temperature"]
+
+
+def test_the_calibrator_is_that_of_the_fit_alone():
+    _, fitted = compared()
+    fit_part, _ = parts()
+    alone = fit("temperature", fit_part.logits, fit_part.labels_N)
+    assert fitted["temperature"].parameters == alone.parameters
