@@ -83,10 +83,11 @@ def map_chunks(function: Callable[..., Any], logits: Logits, *per_item: Array) -
     return jax.lax.fori_loop(0, number, body, empty)
 
 
-def sum_chunks(function: Callable[..., Any], logits: Logits, *per_item: Array) -> Any:
+def sum_chunks(function: Callable[..., Any], logits: Logits, *per_item: Array, every: int = 1) -> Any:
     """Sum over chunks of `function(logits_chunk, counts_chunk, *per_item_chunks)`, in O(chunk * C) memory.
 
-    `counts_chunk` is 1 for an item to be counted and 0 for one that another chunk counts.
+    `counts_chunk` is 1 for an item to be counted and 0 for one that another chunk counts. With `every` only each so
+    many of the chunks is taken: a sample.
     """
     number, size = _chunks(logits.shape)
     items = logits.shape[0]
@@ -101,7 +102,13 @@ def sum_chunks(function: Callable[..., Any], logits: Logits, *per_item: Array) -
     if number == 1:
         return one(0)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0))
-    return jax.lax.fori_loop(0, number, lambda chunk, total: jax.tree.map(jnp.add, total, one(chunk)), zeros)
+    taken = -(-number // every)
+    return jax.lax.fori_loop(0, taken, lambda i, total: jax.tree.map(jnp.add, total, one(i * every)), zeros)
+
+
+def number_of_chunks(logits: Logits) -> int:
+    """How many chunks `sum_chunks` works off."""
+    return _chunks(logits.shape)[0]
 
 
 def _slices(arguments: tuple, start: Array | int, size: int) -> tuple:

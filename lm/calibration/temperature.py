@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lm.calibration.logits import Logits, sum_chunks
+from lm.calibration.logits import Logits, number_of_chunks, sum_chunks
 
 # Temperatures between e^-12 and e^12 times the logits' scale. At an end the likelihood has no optimum: every label is
 # the highest class, or confidence says nothing.
 _REACH = 12.0
 _MOST_STEPS = 60
-_PRECISION = 1e-5  # of log(beta)
+_PRECISION = 1e-6  # of log(beta)
+_SAMPLE_EVERY = 16
 
 
 class TemperatureFit(NamedTuple):
@@ -53,32 +54,37 @@ def fit_temperature(logits: Logits, labels_N: Array) -> TemperatureFit:
     # Every label on top (a sum of gaps of 0): the more confident the better, without end.
     all_on_top = (label_total == 0) & says_something
 
-    def slopes(log_beta: Array) -> tuple[Array, Array]:
-        beta = jnp.exp(log_beta) / scale
-        first, second = sum_chunks(lambda *chunk: _slopes_of_chunk(beta, *chunk), logits, labels_N)
-        return first / items, second / items * beta
+    def search(start: Array, every: int) -> tuple[Array, Array]:
+        def body(state: tuple) -> tuple:
+            log_beta, low, high, _, steps = state
+            beta = jnp.exp(log_beta) / scale
+            first, second = sum_chunks(lambda *chunk: _slopes_of_chunk(beta, *chunk), logits, labels_N, every=every)
+            low = jnp.where(first < 0, log_beta, low)
+            high = jnp.where(first < 0, high, log_beta)
+            # Newton's step to the root of `first` in log(beta); half of the bracket where it leaves that, or is none.
+            wanted = log_beta - first / (beta * second)
+            inside = (wanted > low) & (wanted < high)
+            new = jnp.where(inside, wanted, (low + high) / 2)
+            moved = jnp.abs(new - log_beta)
+            # Newton's error is about the square of its last step; smaller steps than that are float32's noise.
+            return new, low, high, jnp.where(inside, moved**2, moved), steps + 1
 
-    def body(state: tuple) -> tuple:
-        log_beta, low, high, _, steps = state
-        first, second = slopes(log_beta)
-        low = jnp.where(first < 0, log_beta, low)
-        high = jnp.where(first < 0, high, log_beta)
-        # Newton's step of the root of `first` in log(beta); half of the bracket where it leaves that, or is no number.
-        wanted = log_beta - first / second
-        inside = (wanted > low) & (wanted < high)
-        new = jnp.where(inside, wanted, (low + high) / 2)
-        return new, low, high, jnp.abs(new - log_beta), steps + 1
+        def goes_on(state: tuple) -> Array:
+            *_, error, steps = state
+            return (error > _PRECISION) & (steps < _MOST_STEPS) & ~all_on_top
 
-    def goes_on(state: tuple) -> Array:
-        *_, moved, steps = state
-        return (moved > _PRECISION) & (steps < _MOST_STEPS) & ~all_on_top
+        state = (start, jnp.float32(-_REACH), jnp.float32(_REACH), jnp.float32(jnp.inf), 0)
+        log_beta, _, _, error, _ = jax.lax.while_loop(goes_on, body, state)
+        return log_beta, error
 
-    log_beta, _, _, moved, _ = jax.lax.while_loop(
-        goes_on, body, (jnp.float32(0), jnp.float32(-_REACH), jnp.float32(_REACH), jnp.float32(jnp.inf), 0)
-    )
+    log_beta = jnp.float32(0)
+    if number_of_chunks(logits) >= 4 * _SAMPLE_EVERY:
+        # A sixteenth of many items shows about where the root is, so that a pass or two over all of them find it.
+        log_beta, _ = search(log_beta, _SAMPLE_EVERY)
+    log_beta, error = search(log_beta, 1)
     log_beta = jnp.where(all_on_top, _REACH, log_beta)
     at_bound = jnp.abs(log_beta) > _REACH - 0.01
-    converged = ((moved <= _PRECISION) | at_bound) & jnp.isfinite(label_total)
+    converged = ((error <= _PRECISION) | at_bound) & jnp.isfinite(label_total)
     return TemperatureFit(scale / jnp.exp(log_beta), converged, at_bound)
 
 
