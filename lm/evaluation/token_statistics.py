@@ -20,7 +20,7 @@ class TokenStatistics:
       correct: 1 where the target has the highest logit, else 0; 1/n where n tokens share the highest.
       confidence: the highest probability.
       entropy: of the predicted distribution, in nats.
-      predicted: the id with the highest logit, int32; the last of those that share it.
+      predicted: the id with the highest logit, int32; the mean of the ids that share it.
       log_normalizer: the log-sum-exp of the logits, which z-loss keeps near 0.
       mean_logit: over the vocabulary, which label smoothing needs.
     """
@@ -55,7 +55,10 @@ def token_statistics(logits: Array, targets: Array) -> TokenStatistics:
     unnormalized = jnp.exp(shifted)
     normalizer = _sum_of_last_axis(unnormalized)
     # Counting those that share the top costs a pass over V; an argmax on CPU costs several.
-    sharing_the_top = (shifted == 0).sum(axis=-1)
+    # With the ids beside the ones, the same pass also says which token it is.
+    ones_and_ids = jnp.stack([jnp.ones(vocab_size), jnp.arange(vocab_size, dtype=jnp.float32)], axis=1)
+    at_the_top = jnp.matmul((shifted == 0).astype(jnp.float32), ones_and_ids, precision="highest")
+    sharing_the_top, sum_of_ids = at_the_top[..., 0], at_the_top[..., 1]
     target_shifted = _logit_of(shifted, targets)
     expected_shifted = _sum_of_last_axis(unnormalized * jnp.maximum(shifted, jnp.finfo(jnp.float32).min)) / normalizer
     return TokenStatistics(
@@ -63,7 +66,7 @@ def token_statistics(logits: Array, targets: Array) -> TokenStatistics:
         correct=jnp.where(target_shifted < 0, 0, 1 / sharing_the_top + target_shifted).astype(jnp.float32),
         confidence=jnp.exp(highest - log_normalizer),
         entropy=jnp.log(normalizer) - expected_shifted,
-        predicted=jnp.where(shifted == 0, jnp.arange(vocab_size, dtype=jnp.int32), -1).max(axis=-1),
+        predicted=(sum_of_ids / sharing_the_top).astype(jnp.int32),
         log_normalizer=log_normalizer,
         mean_logit=logits.mean(axis=-1),
     )

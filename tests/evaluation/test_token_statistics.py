@@ -36,7 +36,7 @@ def definition(logits, targets):
         rows["correct"][place] = (row[target] == row.max()) / np.count_nonzero(row == row.max())
         rows["confidence"][place] = probabilities.max()
         rows["entropy"][place] = -(possible * np.log(possible)).sum()
-        rows["predicted"][place] = np.flatnonzero(row == row.max())[-1]
+        rows["predicted"][place] = int(np.flatnonzero(row == row.max()).mean())
         rows["log_normalizer"][place] = log_normalizer
         rows["mean_logit"][place] = row.mean()
     return rows
