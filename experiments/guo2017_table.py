@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from lm.calibration.binning import Binning, bin_totals, equal_mass
-from lm.calibration.calibrators import CALIBRATORS, Calibrator
+from lm.calibration.binning import Binning, bin_totals
+from lm.calibration.calibrators import CALIBRATORS
 from lm.calibration.errors import ece
-from lm.calibration.one_vs_rest import apply_steps
 from lm.calibration.outcomes import outcomes
 from lm.calibration.predictions import Predictions
 from lm.calibration.significance import null_totals
@@ -28,7 +26,7 @@ COLUMNS = ("uncalibrated", "histogram", "isotonic", "BBQ", "temperature", "vecto
 # Our columns: label and the paper's column. Which kind of histogram theirs was they don't say.
 METHODS = {
     "none": ("Uncalibrated", "uncalibrated"),
-    "equal_mass": ("Hist., equal mass", "histogram"),
+    "histogram_equal_mass": ("Hist., equal mass", "histogram"),
     "histogram": ("Hist., equal width", "histogram"),
     "isotonic": ("Isotonic", "isotonic"),
     "bayesian_binning": ("BBQ", "BBQ"),
@@ -40,24 +38,6 @@ BINNING = Binning(15)
 RESAMPLES = 200
 
 Row = dict[str, Any]
-
-
-def fit_equal_mass(logits_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
-    """The share of the class in each of 15 bins that hold equally many items (Zadrozny and Elkan 2001)."""
-    classes = logits_NC.shape[1]
-    probabilities_NC = np.asarray(jax.nn.softmax(logits_NC, axis=-1))
-    found = {"edges": [], "values": [], "items": len(labels_N)}
-    for number in range(1, 2) if classes == 2 else range(classes):
-        probability_N = probabilities_NC[:, number]
-        inner_edges = np.array(equal_mass(probability_N, BINNING.bins).edges[1:-1], np.float32)
-        bin_N = np.searchsorted(inner_edges, probability_N)
-        bins = inner_edges.size + 1
-        found["edges"].append(inner_edges)
-        found["values"].append(np.bincount(bin_N, labels_N == number, bins) / np.bincount(bin_N, minlength=bins))
-    return found
-
-
-_CALIBRATORS = {**CALIBRATORS, "equal_mass": Calibrator("Histogram, equal mass", fit_equal_mass, apply_steps)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +108,7 @@ def measure(fit_part: Predictions, test_part: Predictions) -> dict[str, dict[str
     for method in METHODS:
         logits_NC = test_part.logits
         if method != "none":
-            calibrator = _CALIBRATORS[method]
+            calibrator = CALIBRATORS[method]
             logits_NC = calibrator.apply(calibrator.fit(fit_part.logits, fit_part.labels_N), logits_NC)
         result = outcomes(test_part.labels_N, logits=logits_NC)
         # A stream for itself, so that no method's floor depends on which others there are.

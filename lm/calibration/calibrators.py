@@ -214,6 +214,9 @@ CALIBRATORS: dict[str, Calibrator] = {
     "beta": _by_class("Beta", one_vs_rest.fit_beta, one_vs_rest.apply_beta),
     "isotonic": _by_class("Isotonic", one_vs_rest.fit_isotonic, one_vs_rest.apply_isotonic),
     "histogram": _by_class("Histogram binning", one_vs_rest.fit_histogram, one_vs_rest.apply_steps),
+    "histogram_equal_mass": _by_class(
+        "Histogram, equal mass", one_vs_rest.fit_histogram_equal_mass, one_vs_rest.apply_steps
+    ),
     "bayesian_binning": _by_class("BBQ", one_vs_rest.fit_bayesian_binning, one_vs_rest.apply_steps),
     "scaling_binning": Calibrator(
         "Scaling-binning", _fit_scaling_binning, _apply_scaling_binning, _temperature_summary

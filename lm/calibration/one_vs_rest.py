@@ -188,13 +188,25 @@ def fit_histogram(logits_NC: Array, labels_N: Array, bins: int = 15) -> Paramete
 
     def fit_curve(p_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         edges = (np.arange(1, bins) / bins).astype(np.float32)  # as `apply_steps` compares with them
-        bin_N = np.searchsorted(edges, p_N, side="left")
-        count = np.bincount(bin_N, minlength=bins)
-        centres = (np.arange(bins) + 0.5) / bins
-        share = np.bincount(bin_N, y_N, bins) / np.maximum(count, 1)
-        return edges, np.where(count > 0, share, centres)
+        return edges, _shares(p_N, y_N, edges, (np.arange(bins) + 0.5) / bins)
 
     return _fit_curves(logits_NC, labels_N, fit_curve)
+
+
+def fit_histogram_equal_mass(logits_NC: Array, labels_N: Array, bins: int = 15) -> Parameters:
+    """The share of the class in each bin of equally many items (Zadrozny & Elkan 2001)."""
+
+    def fit_curve(p_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        edges = np.array(equal_mass(p_N, bins).edges[1:-1], np.float32)
+        return edges, _shares(p_N, y_N, edges, np.zeros(edges.size + 1))
+
+    return _fit_curves(logits_NC, labels_N, fit_curve)
+
+
+def _shares(p_N: np.ndarray, y_N: np.ndarray, inner_edges: np.ndarray, if_empty: np.ndarray) -> np.ndarray:
+    bin_N = np.searchsorted(inner_edges, p_N, side="left")
+    count = np.bincount(bin_N, minlength=if_empty.size)
+    return np.where(count > 0, np.bincount(bin_N, y_N, if_empty.size) / np.maximum(count, 1), if_empty)
 
 
 def fit_bayesian_binning(logits_NC: Array, labels_N: Array) -> Parameters:

@@ -11,7 +11,7 @@ import pytest
 
 from configs.guo2017 import get_config
 from experiments.guo2017 import Guo2017Config, Parts, define_flags, main
-from experiments.guo2017_table import COLUMNS, METHODS, fit_equal_mass, measure
+from experiments.guo2017_table import COLUMNS, METHODS, measure
 from lm.calibration.predictions import Predictions
 from lm.configuration import from_config_dict
 from tests.tiny import command_line, files_below
@@ -183,28 +183,15 @@ def predictions(rng, items, factor):
 
 
 def test_a_calibrator_is_judged_on_other_items_than_its_own(monkeypatch):
-    names = ("none", "equal_mass", "temperature")
+    names = ("none", "histogram_equal_mass", "temperature")
     monkeypatch.setattr("experiments.guo2017_table.METHODS", {name: METHODS[name] for name in names})
     rng = np.random.default_rng(0)
     fit, test, calibrated = (predictions(rng, 1500, factor) for factor in (3, 3, 1))
     found = measure(fit, test)
     assert found["none"]["ece"] > 0.15
-    assert found["equal_mass"]["ece"] < 0.06
+    assert found["histogram_equal_mass"]["ece"] < 0.06
     assert found["temperature"]["ece"] < 2 * found["temperature"]["floor"]
     assert found["none"]["error"] == pytest.approx((test.logits.argmax(axis=1) != test.labels_N).mean())
     found = measure(fit, calibrated)
     assert found["none"]["ece"] < 2 * found["none"]["floor"]
     assert found["temperature"]["ece"] > 0.1, "what mends the one part harms another that needs no mending"
-
-
-def test_equal_mass_bins_hold_equally_many():
-    rng = np.random.default_rng(0)
-    given = predictions(rng, 1500, 3)
-    found = fit_equal_mass(given.logits, given.labels_N)
-    assert len(found["edges"]) == 4
-    probability_N = np.exp(given.logits - np.logaddexp.reduce(given.logits, axis=1, keepdims=True))[:, 2]
-    bin_N = np.searchsorted(found["edges"][2], probability_N)
-    assert np.bincount(bin_N).tolist() == pytest.approx([100] * 15, abs=2)
-    share = (given.labels_N == 2)[bin_N == 14].mean()
-    assert found["values"][2][14] == pytest.approx(share, abs=0.02)
-    assert len(fit_equal_mass(given.logits[:, :2], np.minimum(given.labels_N, 1))["edges"]) == 1
