@@ -148,14 +148,14 @@ def our_step(setting: Setting) -> Callable[[], float]:
     import jax
 
     from lm.models.decoder_lm import DecoderLM
-    from lm.modules.config import TransformerConfig
+    from lm.modules.config import ModelConfig
     from lm.tasks.causal_lm import CausalLM
     from lm.training.host_memory import keep_freed_memory
     from lm.training.optimizers import OptimizerConfig, make_optimizer
     from lm.training.partitioning import PartitioningConfig, make_partitioner
     from lm.training.step import init_state, make_train_step
 
-    model = TransformerConfig(
+    model = ModelConfig(
         vocab_size=setting.vocab_size,
         layers=setting.layers,
         width=setting.width,
@@ -230,11 +230,9 @@ def product_rate(product: Callable[[], object], rows: int, inner: int, columns: 
 def flops(setting: Setting) -> float:
     """Model FLOPs of a step."""
     from lm.models.accounting import training_flops_per_token
-    from lm.modules.config import TransformerConfig
+    from lm.modules.config import ModelConfig
 
-    model = TransformerConfig(
-        vocab_size=setting.vocab_size, layers=setting.layers, width=setting.width, heads=setting.heads
-    )
+    model = ModelConfig(vocab_size=setting.vocab_size, layers=setting.layers, width=setting.width, heads=setting.heads)
     return setting.batch * setting.length * training_flops_per_token(model, setting.length)
 
 

@@ -10,14 +10,14 @@ from ml_collections import ConfigDict
 from lm.configuration import to_config_dict
 from lm.data.config import DataConfig, TokenizerConfig
 from lm.decoding.sampling import SamplingConfig
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.training.config import PredictionsConfig, PretrainConfig, SamplesConfig, TrainingConfig
 from lm.training.optimizers import OptimizerConfig
 
 
 def get_config() -> ConfigDict:
     config = PretrainConfig(
-        model=TransformerConfig(
+        model=ModelConfig(
             layers=4,
             width=128,
             heads=4,

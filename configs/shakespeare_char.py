@@ -19,7 +19,7 @@ from lm.configuration import to_config_dict
 from lm.data.config import DataConfig, TokenizerConfig
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.training.config import PretrainConfig, SamplesConfig, TrainingConfig
 from lm.training.optimizers import OptimizerConfig
 
@@ -42,7 +42,7 @@ def get_config(setting: str = "cpu") -> ConfigDict:
 def cpu() -> PretrainConfig:
     """nanoGPT's laptop setting: its model, batch and number of steps."""
     return PretrainConfig(
-        model=TransformerConfig(layers=4, width=128, heads=4, max_length=64),
+        model=ModelConfig(layers=4, width=128, heads=4, max_length=64),
         data=DATA,
         tokenizer=TOKENIZER,
         # nanoGPT's numbers but for the learning rate, which there is 1e-3: twice that is better by 0.09.
@@ -55,7 +55,7 @@ def cpu() -> PretrainConfig:
 def cpu_best() -> PretrainConfig:
     """No more parameters than `cpu` and no more characters: a newer block and a better optimizer."""
     return PretrainConfig(
-        model=TransformerConfig(
+        model=ModelConfig(
             layers=4,
             width=128,
             heads=4,
@@ -78,7 +78,7 @@ def cpu_best() -> PretrainConfig:
 def gpu() -> PretrainConfig:
     """nanoGPT's GPU setting."""
     return PretrainConfig(
-        model=TransformerConfig(layers=6, width=384, heads=6, max_length=256, dropout=0.2),
+        model=ModelConfig(layers=6, width=384, heads=6, max_length=256, dropout=0.2),
         data=DATA,
         tokenizer=TOKENIZER,
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, b2=0.99),

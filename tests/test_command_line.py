@@ -96,7 +96,7 @@ def test_a_config_file_with_a_mistake_is_named(tmp_path, capsys):
             ("def get_config(:", "SyntaxError"),
             ("import nothing_of_the_kind", "nothing_of_the_kind"),
             (
-                "from lm.modules.config import TransformerConfig\nget_config = lambda: TransformerConfig(layrs=1)",
+                "from lm.modules.config import ModelConfig\nget_config = lambda: ModelConfig(layrs=1)",
                 "layrs",
             ),
             ("x = 1", "get_config"),

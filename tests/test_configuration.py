@@ -8,13 +8,13 @@ import pytest
 from lm.configuration import differences, flatten, from_config_dict, to_config_dict
 from lm.data.config import DataConfig
 from lm.errors import UserError
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.training.config import PretrainConfig
 
 
 def test_round_trip_through_config_dict_and_json():
     config = PretrainConfig(
-        model=TransformerConfig(vocab_size=7, rotary_base=5.0), data=DataConfig(cleaning=("nfc", "whitespace"))
+        model=ModelConfig(vocab_size=7, rotary_base=5.0), data=DataConfig(cleaning=("nfc", "whitespace"))
     )
     assert from_config_dict(PretrainConfig, to_config_dict(config)) == config
     assert from_config_dict(PretrainConfig, json.loads(json.dumps(dataclasses.asdict(config)))) == config

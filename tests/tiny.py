@@ -11,7 +11,7 @@ from experiments.pretrain import pretrain
 from lm.command_line import run as run_command
 from lm.data.config import DataConfig, TokenizerConfig
 from lm.decoding.sampling import SamplingConfig
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.training.config import PretrainConfig, SamplesConfig, TrainingConfig
 from lm.training.loop import Outcome
 from lm.training.optimizers import OptimizerConfig
@@ -55,7 +55,7 @@ def tiny_config(folder: Path, **training) -> PretrainConfig:
     source = write_corpus(folder / "corpus")
     values = {"steps": 6, "batch_size": 8, "evaluate_every": 3, "checkpoint_every": 2, "log_every": 2, **training}
     return PretrainConfig(
-        model=TransformerConfig(layers=2, width=16, heads=2, max_length=16, dropout=0.1),
+        model=ModelConfig(layers=2, width=16, heads=2, max_length=16, dropout=0.1),
         data=DataConfig(source=source, validation_fraction=0.2, cache_dir=str(folder / "cache")),
         tokenizer=TokenizerConfig(kind="bytes"),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2, ema_decay=0.5),

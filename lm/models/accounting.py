@@ -4,7 +4,7 @@ Symbols: L layers, D width, N query heads, K key-value heads, H head width, F fe
 T length.
 """
 
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 
 # Dense (not sparse) 16-bit matrix peak of one device, FLOP/s, from the vendors' data sheets, by JAX's `device_kind`.
 PEAK_FLOPS: dict[str, float] = {
@@ -20,7 +20,7 @@ PEAK_FLOPS: dict[str, float] = {
 }
 
 
-def matrix_parameters(config: TransformerConfig) -> int:
+def matrix_parameters(config: ModelConfig) -> int:
     """Weights that each token is multiplied with: every linear map and the output matrix, but no embedding look-up."""
     heads, kv_heads, head_width = config.heads, config.num_kv_heads, config.size_per_head
     attention = config.width * head_width * (2 * heads + 2 * kv_heads)
@@ -29,7 +29,7 @@ def matrix_parameters(config: TransformerConfig) -> int:
     return config.layers * (attention + feed_forward) + config.vocab_size * config.width
 
 
-def parameter_count(config: TransformerConfig) -> int:
+def parameter_count(config: ModelConfig) -> int:
     """The number of parameters of a `DecoderLM`, tied matrices counted once."""
     embeddings = 0 if config.tie_embeddings else config.vocab_size * config.width
     if config.positions == "learned":
@@ -40,13 +40,13 @@ def parameter_count(config: TransformerConfig) -> int:
     return matrix_parameters(config) + embeddings + norms + biases
 
 
-def _biases_per_layer(config: TransformerConfig) -> int:
+def _biases_per_layer(config: ModelConfig) -> int:
     attention = (config.heads + 2 * config.num_kv_heads) * config.size_per_head + config.width
     up = 2 if config.activation == "swiglu" else 1
     return attention + up * config.size_of_feed_forward + config.width
 
 
-def training_flops_per_token(config: TransformerConfig, length: int) -> int:
+def training_flops_per_token(config: ModelConfig, length: int) -> int:
     """Floating-point operations to train on one token: forward and twice as many backward.
 
     6 per matrix weight, and 12 L N H T for the attention scores and mixtures, counted over all T keys although a causal

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.modules.decoder import Caches, Decoder
 from lm.modules.dropout import Dropout
 from lm.modules.embeddings import PositionEmbedding, TokenEmbedding, output_logits
@@ -26,7 +26,7 @@ class DecoderLM(nn.Module):
       mesh: of devices, with axes `data`, `fsdp` and `tensor`, or None for one device.
     """
 
-    config: TransformerConfig
+    config: ModelConfig
     mesh: jax.sharding.Mesh | None = None
 
     def setup(self):

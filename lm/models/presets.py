@@ -1,19 +1,19 @@
 """Model shapes by name, with the published parameter count of each that has one."""
 
 from lm.errors import UserError
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 
 
-def _gpt2(layers: int, width: int, heads: int) -> TransformerConfig:
-    return TransformerConfig(
+def _gpt2(layers: int, width: int, heads: int) -> ModelConfig:
+    return ModelConfig(
         vocab_size=50_257, layers=layers, width=width, heads=heads, max_length=1024, bias=True, dropout=0.1
     )
 
 
 def _llama(
     vocab_size: int, layers: int, width: int, heads: int, kv_heads: int, feed_forward_width: int, **rest
-) -> TransformerConfig:
-    return TransformerConfig(
+) -> ModelConfig:
+    return ModelConfig(
         vocab_size=vocab_size,
         layers=layers,
         width=width,
@@ -27,10 +27,10 @@ def _llama(
     )
 
 
-PRESETS: dict[str, TransformerConfig] = {
+PRESETS: dict[str, ModelConfig] = {
     # Small ones, for a laptop. Their vocabulary is the tokenizer's.
-    "tiny": TransformerConfig(layers=2, width=64, heads=2, max_length=64),
-    "small": TransformerConfig(layers=4, width=256, heads=4, max_length=256),
+    "tiny": ModelConfig(layers=2, width=64, heads=2, max_length=64),
+    "small": ModelConfig(layers=4, width=256, heads=4, max_length=256),
     "llama_small": _llama(None, 4, 256, 4, 2, 704, max_length=256),
     # GPT-2 (Radford et al. 2019, table 2; counts of the released weights).
     "gpt2_124m": _gpt2(12, 768, 12),
@@ -60,7 +60,7 @@ PUBLISHED_PARAMETERS: dict[str, int] = {
 }
 
 
-def preset(name: str) -> TransformerConfig:
+def preset(name: str) -> ModelConfig:
     """The model shape of that name.
 
     Raises:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.modules.embeddings import rotate
 from lm.modules.explicit_gradients import attend_bnth
 from lm.modules.linear import Linear
@@ -29,7 +29,7 @@ class KeyValueCache:
     values_BSKH: Array
 
     @classmethod
-    def empty(cls, config: TransformerConfig, batch: int, length: int) -> "KeyValueCache":
+    def empty(cls, config: ModelConfig, batch: int, length: int) -> "KeyValueCache":
         """A cache for `length` positions of `batch` sequences."""
         zeros = jnp.zeros((batch, length, config.num_kv_heads, config.size_per_head), config.compute_dtype)
         return cls(zeros, zeros)
@@ -94,7 +94,7 @@ def _attend_explicitly(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Ar
 class MultiHeadAttention(nn.Module):
     """Self-attention with rotary positions and grouped key-value heads where the config asks for them."""
 
-    config: TransformerConfig
+    config: ModelConfig
     causal: bool = True
 
     @nn.compact

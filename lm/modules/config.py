@@ -1,4 +1,4 @@
-"""The shape of a transformer, shared by every layer and every model."""
+"""The shape of a model, shared by every layer and every model."""
 
 import dataclasses
 
@@ -6,33 +6,47 @@ import jax.numpy as jnp
 
 from lm.errors import UserError
 
-POSITIONS = ("learned", "sinusoidal", "rotary")
+ARCHITECTURES = ("decoder", "encoder", "encoder_decoder", "lstm", "gru", "averaging")
+POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
+PLACEMENTS = ("before", "after")
 NORMALIZATIONS = ("layer_norm", "rms_norm")
-ACTIVATIONS = ("gelu", "gelu_tanh", "swiglu")
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "swiglu", "gated_gelu")
 ATTENTIONS = ("explicit", "xla", "cudnn")
 REMATERIALIZATIONS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-    """A transformer's shape and arithmetic, validated when made.
+class ModelConfig:
+    """A model's shape and arithmetic, validated when made.
 
     Attributes:
+      architecture: "decoder" (GPT, Llama), "encoder" (BERT), "encoder_decoder" (the Transformer of 2017, T5), or the
+        baselines "lstm" and "gru" (bidirectional) and "averaging" (a deep averaging network).
       vocab_size: rows of the token embedding, V. None: the tokenizer's size. A larger number than the tokenizer's pads
         the table, which some hardware multiplies faster.
-      layers: L.
-      width: D, the size of the residual stream.
+      layers: L; of the encoder, where there is an encoder and a decoder.
+      decoder_layers: of the decoder of an "encoder_decoder". None: `layers`.
+      width: D, the size of the residual stream; of the baselines, of the word vectors.
+      recurrent_width: of each direction of "lstm" and "gru", and of the layers of "averaging". None: `width`.
       heads: N, query heads.
       kv_heads: K, key-value heads; divides `heads`. None: as many as `heads` (no grouping).
       head_width: H. None: `width / heads`.
       feed_forward_width: F. None: 4 times `width`.
       max_length: the longest sequence, in tokens.
-      positions: how a token knows its place: "learned" or "sinusoidal" embeddings, or "rotary" queries and keys.
+      segment_types: kinds of text in one sequence that an "encoder" tells apart by an embedding (BERT: 2); 0: none.
+      positions: how a token knows its place: "learned" or "sinusoidal" embeddings, "rotary" queries and keys, or
+        "relative" biases of the attention, one for each head and bucket of distances (T5).
       rotary_base: the base of the rotary frequencies.
-      normalization: "layer_norm" or "rms_norm", before each sub-layer and after the last.
+      relative_buckets: of "relative" positions.
+      relative_max_distance: from here on "relative" positions share the last bucket.
+      normalization: "layer_norm" or "rms_norm".
+      normalization_place: "before" each sub-layer and after the last (GPT-2, T5), or "after" each sum of a sub-layer
+        and its input (the Transformer of 2017, BERT).
+      normalize_embeddings: whether the sum of the embeddings is normalized too (BERT).
       normalization_epsilon: added to the variance.
-      activation: "gelu" (exact), "gelu_tanh" (its tanh form, as in GPT-2) or "swiglu" (gated, three matrices).
+      activation: "gelu" (exact), "gelu_tanh" (its tanh form, as in GPT-2), "relu", or gated with a third matrix:
+        "swiglu" (Llama), "gated_gelu" (T5 1.1).
       bias: whether linear maps and LayerNorm have biases.
       tie_embeddings: whether the output matrix is the token embedding.
       dropout: the rate after the embedding and after each sub-layer, in [0, 1).
@@ -47,17 +61,25 @@ class TransformerConfig:
         matrix products) or "full" (everything inside a layer).
     """
 
+    architecture: str = "decoder"
     vocab_size: int | None = None
     layers: int = 4
+    decoder_layers: int | None = None
     width: int = 128
+    recurrent_width: int | None = None
     heads: int = 4
     kv_heads: int | None = None
     head_width: int | None = None
     feed_forward_width: int | None = None
     max_length: int = 128
+    segment_types: int = 0
     positions: str = "learned"
     rotary_base: float = 10_000.0
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
     normalization: str = "layer_norm"
+    normalization_place: str = "before"
+    normalize_embeddings: bool = False
     normalization_epsilon: float = 1e-5
     activation: str = "gelu_tanh"
     bias: bool = False
@@ -92,16 +114,21 @@ class TransformerConfig:
 
     def _check_sizes(self):
         sizes = ("vocab_size", "layers", "width", "heads", "kv_heads", "head_width", "feed_forward_width", "max_length")
+        sizes += ("decoder_layers", "recurrent_width", "relative_buckets", "relative_max_distance")
         for name in sizes:
             value = getattr(self, name)
             least = 2 if name == "max_length" else 1
             if value is not None and value < least:
                 raise UserError(f"config.model.{name} must be at least {least}, got {value}")
+        if self.segment_types < 0:
+            raise UserError(f"config.model.segment_types must not be negative, got {self.segment_types}")
 
     def _check_choices(self):
         choices = {
+            "architecture": ARCHITECTURES,
             "positions": POSITIONS,
             "normalization": NORMALIZATIONS,
+            "normalization_place": PLACEMENTS,
             "activation": ACTIVATIONS,
             "attention": ATTENTIONS,
             "rematerialize": REMATERIALIZATIONS,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lm.modules.attention import KeyValueCache, MultiHeadAttention
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.modules.dropout import Dropout
 from lm.modules.feed_forward import FeedForward
 from lm.modules.normalization import Normalization
@@ -22,7 +22,7 @@ Caches = Any  # a tuple of one KeyValueCache a layer, or with `scan_layers` one 
 class DecoderBlock(nn.Module):
     """Attention, then feed-forward, each added to the stream it read through a normalization (Radford et al. 2019)."""
 
-    config: TransformerConfig
+    config: ModelConfig
 
     @nn.compact
     def __call__(
@@ -44,7 +44,7 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """L blocks and a last normalization, unrolled or scanned, rematerialized or not."""
 
-    config: TransformerConfig
+    config: ModelConfig
 
     @nn.compact
     def __call__(
@@ -72,7 +72,7 @@ class Decoder(nn.Module):
         return Normalization(config, name="final_norm")(stream_BTD), caches
 
 
-def rematerialized(block: type[nn.Module], config: TransformerConfig) -> type[nn.Module]:
+def rematerialized(block: type[nn.Module], config: ModelConfig) -> type[nn.Module]:
     """The block, with as much of its forward pass computed again in the backward pass as the config says."""
     if config.rematerialize == "none":
         return block
@@ -81,7 +81,7 @@ def rematerialized(block: type[nn.Module], config: TransformerConfig) -> type[nn
     return nn.remat(block, policy=policies[config.rematerialize], prevent_cse=not config.scan_layers)
 
 
-def empty_caches(config: TransformerConfig, batch: int, length: int) -> Caches:
+def empty_caches(config: ModelConfig, batch: int, length: int) -> Caches:
     """Caches of `length` positions for every layer, in the form that `Decoder` takes."""
     caches = tuple(KeyValueCache.empty(config, batch, length) for _ in range(config.layers))
     if config.scan_layers:

@@ -3,7 +3,7 @@
 import flax.linen as nn
 from jax import Array
 
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 
 
 class Dropout(nn.Module):
@@ -13,7 +13,7 @@ class Dropout(nn.Module):
     through the stack and evaluation cannot forget one.
     """
 
-    config: TransformerConfig
+    config: ModelConfig
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:

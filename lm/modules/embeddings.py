@@ -10,13 +10,13 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 
 
 class TokenEmbedding(nn.Module):
     """A table of token vectors, which can also score every token of the vocabulary (Press & Wolf 2017)."""
 
-    config: TransformerConfig
+    config: ModelConfig
     mesh: Mesh | None = None
 
     def setup(self):
@@ -59,7 +59,7 @@ def constrain(array: Array, mesh: Mesh | None, *axes: str | tuple[str, ...] | No
 class PositionEmbedding(nn.Module):
     """Vectors added to the token embeddings: learned, or sinusoidal (Vaswani et al. 2017, section 3.5)."""
 
-    config: TransformerConfig
+    config: ModelConfig
 
     @nn.compact
     def __call__(self, positions_BT: Array | None, length: int) -> Array:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 from jax import Array
 
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.modules.explicit_gradients import gelu_tanh
 from lm.modules.linear import Linear
 
@@ -15,7 +15,7 @@ from lm.modules.linear import Linear
 class FeedForward(nn.Module):
     """A position-wise feed-forward layer: GELU (Hendrycks & Gimpel 2016) or SwiGLU (Shazeer 2020)."""
 
-    config: TransformerConfig
+    config: ModelConfig
 
     @nn.compact
     def __call__(self, inputs_BTD: Array) -> Array:

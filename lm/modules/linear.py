@@ -8,7 +8,7 @@ import math
 import flax.linen as nn
 from jax import Array
 
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 
 
 class Linear(nn.Module):
@@ -21,7 +21,7 @@ class Linear(nn.Module):
         their weights start smaller by sqrt(2 L) (Radford et al. 2019, section 2.3).
     """
 
-    config: TransformerConfig
+    config: ModelConfig
     features: int
     to_residual: bool = False
 

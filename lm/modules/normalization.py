@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.modules.explicit_gradients import layer_norm
 
 
@@ -17,7 +17,7 @@ class Normalization(nn.Module):
     Means and variances are taken in float32 whatever the compute dtype.
     """
 
-    config: TransformerConfig
+    config: ModelConfig
 
     @nn.compact
     def __call__(self, stream_BTD: Array) -> Array:

@@ -5,7 +5,7 @@ import dataclasses
 from lm.data.config import DataConfig, TokenizerConfig
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.tasks.causal_lm import ObjectiveConfig
 from lm.training.optimizers import OptimizerConfig
 from lm.training.partitioning import PartitioningConfig
@@ -96,7 +96,7 @@ class PretrainConfig:
     """
 
     seed: int = 0
-    model: TransformerConfig = TransformerConfig()
+    model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     objective: ObjectiveConfig = ObjectiveConfig()

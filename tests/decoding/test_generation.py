@@ -10,15 +10,15 @@ import pytest
 from lm.decoding.generate import generate
 from lm.decoding.sampling import SamplingConfig, sampling_log_probs
 from lm.models.decoder_lm import DecoderLM
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 
 WINDOW, VOCAB, PADDED = 12, 11, 14  # the last three ids pad the table
 NEW = 16  # more than the window has room for
 PROMPTS = ((1, 2, 3, 4, 5, 6), (7, 8), (9,))
 SHAPE = {"vocab_size": PADDED, "layers": 1, "width": 16, "heads": 4, "max_length": WINDOW}
 MODELS = {
-    "rotary": DecoderLM(TransformerConfig(**SHAPE, positions="rotary", kv_heads=2, tie_embeddings=False)),
-    "learned": DecoderLM(TransformerConfig(**SHAPE, bias=True)),
+    "rotary": DecoderLM(ModelConfig(**SHAPE, positions="rotary", kv_heads=2, tie_embeddings=False)),
+    "learned": DecoderLM(ModelConfig(**SHAPE, bias=True)),
 }
 GREEDY = SamplingConfig(max_new_tokens=NEW, temperature=0.0)
 WARM = SamplingConfig(max_new_tokens=NEW, temperature=1.3, top_k=7, top_p=0.9)

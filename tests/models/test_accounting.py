@@ -9,7 +9,7 @@ import pytest
 from lm.models.accounting import parameter_count, training_flops_per_token
 from lm.models.decoder_lm import DecoderLM
 from lm.models.presets import PRESETS, PUBLISHED_PARAMETERS, preset
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 
 
 def initialised_parameters(config):
@@ -41,12 +41,12 @@ def test_parameter_count_of_presets(name):
     ],
 )
 def test_parameter_count_of_other_shapes(values):
-    config = TransformerConfig(**{"vocab_size": 17, "layers": 3, "width": 8, "heads": 2, "max_length": 9} | values)
+    config = ModelConfig(**{"vocab_size": 17, "layers": 3, "width": 8, "heads": 2, "max_length": 9} | values)
     assert parameter_count(config) == initialised_parameters(config)
 
 
 def test_training_flops_by_hand():
-    config = TransformerConfig(vocab_size=10, layers=3, width=8, heads=4, kv_heads=2, feed_forward_width=20)
+    config = ModelConfig(vocab_size=10, layers=3, width=8, heads=4, kv_heads=2, feed_forward_width=20)
     # Per layer: query 8x8, key and value 8x4 each, output 8x8, up 8x20, down 20x8; then the output matrix 10x8.
     weights = 3 * (64 + 32 + 32 + 64 + 160 + 160) + 80
     # Per layer, key and head: 2 operations for a score's 2 wide products and 2 for its mixture's, three times over.
@@ -64,9 +64,7 @@ def test_training_flops_of_gpt2():
 @pytest.mark.parametrize("values", [{}, {"kv_heads": 1, "activation": "swiglu", "positions": "rotary"}])
 def test_training_flops_are_what_the_compiler_counts(values):
     length = 32
-    config = TransformerConfig(
-        **{"vocab_size": 200, "layers": 2, "width": 128, "heads": 2, "max_length": length} | values
-    )
+    config = ModelConfig(**{"vocab_size": 200, "layers": 2, "width": 128, "heads": 2, "max_length": length} | values)
     model, tokens = DecoderLM(config), jax.ShapeDtypeStruct((2, length), jnp.int32)
 
     def loss(params, tokens):

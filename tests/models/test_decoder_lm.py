@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from lm.models.decoder_lm import DecoderLM
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.modules.decoder import empty_caches
 
 LENGTH, VOCAB = 10, 13
 SHAPE = {"vocab_size": VOCAB, "layers": 2, "width": 16, "heads": 4, "max_length": LENGTH}
 CONFIGS = {
-    "learned": TransformerConfig(**SHAPE, bias=True),
-    "sinusoidal": TransformerConfig(**SHAPE, positions="sinusoidal", tie_embeddings=False),
-    "rotary": TransformerConfig(
+    "learned": ModelConfig(**SHAPE, bias=True),
+    "sinusoidal": ModelConfig(**SHAPE, positions="sinusoidal", tie_embeddings=False),
+    "rotary": ModelConfig(
         **SHAPE, kv_heads=2, positions="rotary", normalization="rms_norm", activation="swiglu", tie_embeddings=False
     ),
 }
@@ -215,6 +215,6 @@ def test_dropout_acts_with_randomness_alone():
 
 
 def test_the_untied_output_starts_at_the_initializer_range():
-    model = DecoderLM(TransformerConfig(vocab_size=97, width=64, tie_embeddings=False, initializer_range=0.05))
+    model = DecoderLM(ModelConfig(vocab_size=97, width=64, tie_embeddings=False, initializer_range=0.05))
     params = model.init(jax.random.key(0), jnp.zeros((1, 1, 64)), method=DecoderLM.logits)["params"]
     np.testing.assert_allclose(np.asarray(params["output"]).std(), 0.05, rtol=0.03)

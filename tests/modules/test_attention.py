@@ -8,7 +8,7 @@ import pytest
 from absl.testing import parameterized
 
 from lm.modules.attention import MultiHeadAttention, attend
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 3], [1, 2, 2, 2, 2, 2]])
 SAME_SEGMENT = SEGMENTS[:, :, None] == SEGMENTS[:, None, :]
@@ -97,7 +97,7 @@ def test_kv_heads_that_do_not_divide_heads_are_an_error(implementation):
 
 
 def test_without_positions_attention_does_not_know_the_order():
-    layer = MultiHeadAttention(TransformerConfig(width=8, heads=4, kv_heads=2, bias=True), causal=False)
+    layer = MultiHeadAttention(ModelConfig(width=8, heads=4, kv_heads=2, bias=True), causal=False)
     random = np.random.default_rng(0)
     inputs = random.normal(size=(2, 6, 8)).astype(np.float32)
     shapes = jax.eval_shape(layer.init, jax.random.key(0), inputs)

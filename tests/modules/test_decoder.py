@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.modules.decoder import Decoder, empty_caches
 
 LAYERS = 2
@@ -27,7 +27,7 @@ def make_config(**values):
         "max_length": 6,
         "attention": "xla",
     }
-    return TransformerConfig(**shape | values)
+    return ModelConfig(**shape | values)
 
 
 def random_params(config):

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.modules.dropout import Dropout
 
 INPUTS = np.random.default_rng(0).uniform(1, 2, size=(100, 100)).astype(np.float32)
@@ -14,7 +14,7 @@ INPUTS = np.random.default_rng(0).uniform(1, 2, size=(100, 100)).astype(np.float
 @functools.partial(jax.jit, static_argnums=0)
 def drop(rate, seed=None):
     rngs = {} if seed is None else {"dropout": jax.random.key(seed)}
-    return Dropout(TransformerConfig(dropout=rate)).apply({}, INPUTS, rngs=rngs)
+    return Dropout(ModelConfig(dropout=rate)).apply({}, INPUTS, rngs=rngs)
 
 
 def test_is_the_identity_without_randomness_or_at_rate_zero():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.modules.embeddings import PositionEmbedding, TokenEmbedding, output_logits, rotate, sinusoidal_table
 
 BASE = 10_000.0
@@ -80,7 +80,7 @@ def test_sinusoidal_table_equals_the_formula():
 
 def test_positions_choose_rows_of_the_table():
     for positions, parameters in (("learned", {"embedding": (9, 6)}), ("sinusoidal", {})):
-        layer = PositionEmbedding(TransformerConfig(width=6, heads=2, max_length=9, positions=positions))
+        layer = PositionEmbedding(ModelConfig(width=6, heads=2, max_length=9, positions=positions))
         variables = jax.jit(lambda: layer.init(jax.random.key(0), None, 9))()  # noqa: B023
         assert jax.tree.map(jnp.shape, dict(variables.get("params", {}))) == parameters
         table = np.asarray(layer.apply(variables, None, 9))
@@ -93,7 +93,7 @@ def test_positions_choose_rows_of_the_table():
 
 
 def test_tied_output_scores_by_the_same_table():
-    layer = TokenEmbedding(TransformerConfig(vocab_size=11, width=6, heads=2))
+    layer = TokenEmbedding(ModelConfig(vocab_size=11, width=6, heads=2))
     tokens = jnp.array([[3, 0, 10]])
     random = np.random.default_rng(0)
     table, hidden = random.normal(size=(11, 6)), random.normal(size=(1, 3, 6))

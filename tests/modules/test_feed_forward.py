@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.modules.feed_forward import FeedForward
 from lm.modules.linear import Linear
 
@@ -21,7 +21,7 @@ ACTIVATIONS = {
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "swiglu"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_feed_forward_equals_the_formula(activation, bias):
-    config = TransformerConfig(width=6, heads=2, feed_forward_width=10, activation=activation, bias=bias)
+    config = ModelConfig(width=6, heads=2, feed_forward_width=10, activation=activation, bias=bias)
     layer, random = FeedForward(config), np.random.default_rng(0)
     inputs = random.normal(size=(2, 3, 6))
     shapes = jax.eval_shape(layer.init, jax.random.key(0), inputs)["params"]
@@ -41,7 +41,7 @@ def test_feed_forward_equals_the_formula(activation, bias):
 
 @pytest.mark.parametrize(("layers", "to_residual"), [(1, True), (8, True), (8, False)])
 def test_maps_into_the_residual_stream_start_smaller(layers, to_residual):
-    config = TransformerConfig(layers=layers, width=128, initializer_range=0.03, bias=True)
+    config = ModelConfig(layers=layers, width=128, initializer_range=0.03, bias=True)
     layer = Linear(config, 256, to_residual=to_residual)
     params = jax.jit(layer.init)(jax.random.key(0), jnp.ones((1, 128)))["params"]
     params = jax.tree.map(np.asarray, params)

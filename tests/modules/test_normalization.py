@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.modules.normalization import Normalization
 
 RANDOM = np.random.default_rng(0)
@@ -14,9 +14,7 @@ INPUTS = RANDOM.normal(2.0, 3.0, size=(2, 5, 8))
 
 
 def normalize(kind, bias, inputs, epsilon=1e-5, dtype="float32"):
-    config = TransformerConfig(
-        width=8, heads=2, normalization=kind, bias=bias, normalization_epsilon=epsilon, dtype=dtype
-    )
+    config = ModelConfig(width=8, heads=2, normalization=kind, bias=bias, normalization_epsilon=epsilon, dtype=dtype)
     params = {"scale": jnp.asarray(SCALE, jnp.float32)}
     if bias and kind == "layer_norm":
         params["bias"] = jnp.asarray(BIAS, jnp.float32)

@@ -9,11 +9,11 @@ import pytest
 
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.tasks.causal_lm import CausalLM, ObjectiveConfig
 
 B, T, V = 3, 6, 11
-MODEL = DecoderLM(TransformerConfig(vocab_size=V, layers=1, width=8, heads=2, max_length=T, dropout=0.3))
+MODEL = DecoderLM(ModelConfig(vocab_size=V, layers=1, width=8, heads=2, max_length=T, dropout=0.3))
 
 
 def make_batch(seed=0):

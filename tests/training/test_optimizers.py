@@ -13,7 +13,7 @@ import pytest
 
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.training.optimizers import (
     OPTIMIZERS,
     SCHEDULES,
@@ -140,7 +140,7 @@ def test_weight_decay_leaves_norms_and_biases_alone(name, decay_embeddings):
 
 @pytest.mark.parametrize("values", [{}, {"tie_embeddings": False, "scan_layers": True, "activation": "swiglu"}])
 def test_decay_mask_of_a_model(values):
-    model = DecoderLM(TransformerConfig(vocab_size=7, layers=1, width=8, heads=2, bias=True, **values))
+    model = DecoderLM(ModelConfig(vocab_size=7, layers=1, width=8, heads=2, bias=True, **values))
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     for decay_embeddings in (True, False):
         masked = jax.tree_util.tree_leaves_with_path(decay_mask(shapes, decay_embeddings))

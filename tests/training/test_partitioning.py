@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.tasks.causal_lm import CausalLM
 from lm.training.checkpoints import Checkpoints
 from lm.training.optimizers import OptimizerConfig, make_optimizer
@@ -22,7 +22,7 @@ LAYOUTS = {
     "mixed": PartitioningConfig(data=2, fsdp=2, tensor=2),
     "pmap": PartitioningConfig(strategy="pmap"),
 }
-MODEL = TransformerConfig(vocab_size=48, layers=2, width=32, heads=4, kv_heads=2, max_length=16, bias=True)
+MODEL = ModelConfig(vocab_size=48, layers=2, width=32, heads=4, kv_heads=2, max_length=16, bias=True)
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_steps=2, ema_decay=0.9)
 STEPS = 10
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lm.models.decoder_lm import DecoderLM
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 from lm.tasks.causal_lm import CausalLM
 from lm.training.optimizers import OptimizerConfig, make_optimizer
 from lm.training.step import init_state, make_evaluation_step, make_train_step
@@ -170,7 +170,7 @@ def test_evaluation_uses_the_average_and_keeps_rows_apart():
 
 
 VOCAB = 50
-MODEL = DecoderLM(TransformerConfig(vocab_size=VOCAB, layers=1, width=16, heads=2, max_length=8))
+MODEL = DecoderLM(ModelConfig(vocab_size=VOCAB, layers=1, width=16, heads=2, max_length=8))
 ADAMW = OptimizerConfig(warmup_steps=0, learning_rate=0.01, epsilon=1e-3)
 
 

@@ -4,14 +4,14 @@ import jax.numpy as jnp
 import pytest
 
 from lm.errors import UserError
-from lm.modules.config import TransformerConfig
+from lm.modules.config import ModelConfig
 
 
 def test_defaults_resolve():
-    config = TransformerConfig(width=48, heads=6)
+    config = ModelConfig(width=48, heads=6)
     assert (config.num_kv_heads, config.size_per_head, config.size_of_feed_forward) == (6, 8, 192)
     assert config.compute_dtype == config.storage_dtype == jnp.float32
-    explicit = TransformerConfig(width=50, heads=6, kv_heads=2, head_width=4, feed_forward_width=7)
+    explicit = ModelConfig(width=50, heads=6, kv_heads=2, head_width=4, feed_forward_width=7)
     assert (explicit.num_kv_heads, explicit.size_per_head, explicit.size_of_feed_forward) == (2, 4, 7)
 
 
@@ -24,9 +24,15 @@ def test_defaults_resolve():
         ({"positions": "rotary", "width": 12, "heads": 4}, "even config.model.head_width, got 3"),
         ({"positions": "rotary", "head_width": 5}, "even config.model.head_width, got 5"),
         ({"attention": "cudnn"}, "config.model.attention=cudnn needs config.model.dtype=bfloat16"),
-        ({"positions": "alibi"}, "config.model.positions must be one of learned, sinusoidal, rotary; got 'alibi'"),
+        (
+            {"positions": "alibi"},
+            "config.model.positions must be one of learned, sinusoidal, rotary, relative; got 'alibi'",
+        ),
         ({"normalization": "batch"}, "config.model.normalization must be one of layer_norm, rms_norm; got 'batch'"),
-        ({"activation": "relu"}, "config.model.activation must be one of gelu, gelu_tanh, swiglu; got 'relu'"),
+        (
+            {"activation": "tanh"},
+            "config.model.activation must be one of gelu, gelu_tanh, relu, swiglu, gated_gelu; got 'tanh'",
+        ),
         ({"attention": "flash"}, "config.model.attention must be one of explicit, xla, cudnn; got 'flash'"),
         ({"rematerialize": "all"}, "config.model.rematerialize must be one of none, dots, full; got 'all'"),
         ({"dtype": "bf16"}, "config.model.dtype must be one of float32, bfloat16, float16; got 'bf16'"),
@@ -46,13 +52,13 @@ def test_defaults_resolve():
 )
 def test_bad_values_are_named(values, words):
     with pytest.raises(UserError) as caught:
-        TransformerConfig(**values)
+        ModelConfig(**values)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_shapes_that_only_look_wrong_are_allowed():
-    TransformerConfig(width=10, heads=4, head_width=6)
-    TransformerConfig(width=12, heads=4, positions="learned")
-    TransformerConfig(heads=4, kv_heads=1)
-    TransformerConfig(attention="cudnn", dtype="bfloat16")
+    ModelConfig(width=10, heads=4, head_width=6)
+    ModelConfig(width=12, heads=4, positions="learned")
+    ModelConfig(heads=4, kv_heads=1)
+    ModelConfig(attention="cudnn", dtype="bfloat16")
