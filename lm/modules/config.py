@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from lm.errors import UserError
 
-ARCHITECTURES = ("decoder", "encoder", "encoder_decoder", "lstm", "gru", "averaging")
+ARCHITECTURES = ("decoder", "encoder", "encoder_decoder", "lstm", "gru")
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
 PLACEMENTS = ("before", "after")
 NORMALIZATIONS = ("layer_norm", "rms_norm")
@@ -21,14 +21,14 @@ class ModelConfig:
     """A model's shape and arithmetic, validated when made.
 
     Attributes:
-      architecture: "decoder" (GPT, Llama), "encoder" (BERT), "encoder_decoder" (the Transformer of 2017, T5), or the
-        baselines "lstm" and "gru" (bidirectional) and "averaging" (a deep averaging network).
+      architecture: "decoder" (GPT, Llama), "encoder" (BERT), "encoder_decoder" (the Transformer of 2017, T5), or a
+        recurrent baseline, "lstm" or "gru" (bidirectional).
       vocab_size: rows of the token embedding, V. None: the tokenizer's size. A larger number than the tokenizer's pads
         the table, which some hardware multiplies faster.
       layers: L; of the encoder, where there is an encoder and a decoder.
       decoder_layers: of the decoder of an "encoder_decoder". None: `layers`.
-      width: D, the size of the residual stream; of the baselines, of the word vectors.
-      recurrent_width: of each direction of "lstm" and "gru", and of the layers of "averaging". None: `width`.
+      width: D, the size of the residual stream; of "lstm" and "gru", of the word vectors.
+      recurrent_width: of each direction of "lstm" and "gru". None: `width`.
       heads: N, query heads.
       kv_heads: K, key-value heads; divides `heads`. None: as many as `heads` (no grouping).
       head_width: H. None: `width / heads`.
