@@ -8,7 +8,10 @@ table (table.csv, comparison.json), pictures, and each fitted calibrator as JSON
 python -m experiments.calibrate --config=configs/calibrate.py --config.predictions=FILE.npz --workdir=runs/mine
 
 where FILE.npz holds `logits` [items, classes] and `labels` [items], and if items share documents or prompts,
-`clusters`.
+`clusters`. A fine-tuned run is calibrated on its validation rows and judged on its test rows; several at once, with one
+table of them all at the end:
+
+python -m experiments.calibrate --config=configs/calibrate.py --workdir=runs/sst2 --workdir=runs/trec
 """
 
 import contextlib
@@ -40,8 +43,9 @@ class CalibrateConfig:
     """A calibration experiment.
 
     Attributes:
-      predictions: npz file; empty: predictions/validation.npz of the work directory. Parted at random, whole clusters
-        together, into items for fitting and items for testing.
+      predictions: npz file; empty: of the work directory predictions/test.npz, with validation.npz for fitting, or
+        validation.npz alone. What is alone is parted at random, whole clusters together, into items for fitting and
+        items for testing.
       fit_predictions: npz file with the items for fitting, if they come apart; then `predictions` are all for testing.
       fit_fraction: the share of clusters (items where there are none) for fitting.
       calibrators: names; see `lm.calibration.calibrators`.
@@ -73,7 +77,9 @@ class CalibrateConfig:
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
     define_config_file(values)
-    flags.DEFINE_string("workdir", None, "Work directory: of a run, or a new one.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "workdir", None, "Work directory: of a run, or a new one; may be given several times.", flag_values=values
+    )
 
 
 def main(values: flags.FlagValues) -> None:
@@ -81,7 +87,12 @@ def main(values: flags.FlagValues) -> None:
     if not values.workdir:
         raise UserError("--workdir is missing: name the directory of a run, or a new one for the results")
     config = from_config_dict(CalibrateConfig, values.config)
-    calibrate(config, WorkDirectory(Path(values.workdir)), Console(stderr=True))
+    if config.predictions and len(values.workdir) > 1:
+        raise UserError("config.predictions names the predictions of one run: give one --workdir, or leave it empty")
+    console = Console(stderr=True)
+    comparisons = {name: calibrate(config, WorkDirectory(Path(name)), console) for name in values.workdir}
+    if len(comparisons) > 1 and config.calibrators:
+        console.print(summary_table(comparisons, config.calibrators[0]))
 
 
 def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Console) -> dict:
@@ -90,15 +101,15 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
     Raises:
       UserError: for whatever is wrong with the config or the predictions; nothing is written then.
     """
-    path = Path(config.predictions) if config.predictions else directory.predictions / "validation.npz"
+    path, fit_path = predictions_of(config, directory)
     if not config.predictions and not path.is_file():
         raise UserError(
             f"{path} is not there: start the run again with --config.predictions.tokens=20000, which writes it, or "
             "name another file with --config.predictions=FILE.npz"
         )
     test = Predictions.load(path)
-    if config.fit_predictions:
-        fit = Predictions.load(Path(config.fit_predictions))
+    if fit_path is not None:
+        fit = Predictions.load(fit_path)
     else:
         fit, test = split(test, config.fit_fraction, config.settings.seed)
     with console.status("calibrating") as status, told_with(path):
@@ -129,6 +140,17 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
     return comparison
 
 
+def predictions_of(config: CalibrateConfig, directory: WorkDirectory) -> tuple[Path, Path | None]:
+    """The file to test on, and the file to fit on if it is another."""
+    fit = Path(config.fit_predictions) if config.fit_predictions else None
+    if config.predictions:
+        return Path(config.predictions), fit
+    test, validation = directory.predictions / "test.npz", directory.predictions / "validation.npz"
+    if test.is_file() and validation.is_file():
+        return test, fit or validation
+    return validation, fit
+
+
 @contextlib.contextmanager
 def told_with(path: Path) -> Iterator[None]:
     """Turns what calibration finds wrong with its arrays into a line that names their file."""
@@ -156,6 +178,35 @@ def as_table(comparison: dict) -> Table:
             format_value(nll["value"], units["nll"]),
             format_p(nll.get("difference", {}).get("p")),
             format_value(accuracy["value"], "percent"),
+        )
+    return table
+
+
+def summary_table(comparisons: dict[str, dict], calibrator: str) -> Table:
+    """Every run before and after one calibrator."""
+    table = Table(title=f"before and after: {calibrator}")
+    columns = ("run", "items", "accuracy %", "ECE %", "interval", "floor", "after", "interval", "p of change")
+    for number, column in enumerate((*columns, "NLL", "after", "p of change")):
+        table.add_column(column, justify="right" if number else "left")
+    for name, comparison in comparisons.items():
+        before, after = (
+            next(method["metrics"] for method in comparison["methods"] if method["name"] == wanted)
+            for wanted in ("none", calibrator)
+        )
+        units = {metric["name"]: metric["unit"] for metric in comparison["metrics"]}
+        table.add_row(
+            name,
+            f"{comparison['items']['test']:,}",
+            format_value(before["accuracy"]["value"], "percent"),
+            format_value(before["ece"]["value"], "percent"),
+            format_interval(before["ece"], "percent"),
+            format_value(before["ece"]["floor_mean"], "percent"),
+            format_value(after["ece"]["value"], "percent"),
+            format_interval(after["ece"], "percent"),
+            format_p(after["ece"].get("difference", {}).get("p")),
+            format_value(before["nll"]["value"], units["nll"]),
+            format_value(after["nll"]["value"], units["nll"]),
+            format_p(after["nll"].get("difference", {}).get("p")),
         )
     return table
 

@@ -17,7 +17,9 @@ from lm.configuration import from_config_dict, to_config_dict
 from lm.decoding.generate import Generation, generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
+from lm.models.decoder_lm import DecoderLM
 from lm.training.samples import encode_prompts
+from lm.training.trained_run import load_run
 from lm.training.work_directory import WorkDirectory
 
 
@@ -40,7 +42,10 @@ def main(values: flags.FlagValues) -> None:
     config = from_config_dict(SamplingConfig, values.config)
     directory = WorkDirectory(Path(values.workdir))
     calibrator = Fitted.load(directory.calibration / f"{values.calibrator}.json") if values.calibrator else None
-    model, params, tokenizer, step = directory.load_model(values.checkpoint)
+    trained = load_run(directory, values.checkpoint)
+    if trained.config.model.architecture != "decoder" or not hasattr(trained.task, "train_batches"):
+        raise UserError(f"--workdir={values.workdir} holds no decoder that was pretrained: only those continue texts")
+    model, params, tokenizer, step = DecoderLM(trained.config.model), trained.params, trained.tokenizer, trained.step
     if calibrator is not None and calibrator.classes != model.config.vocab_size:
         raise UserError(
             f"--calibrator={values.calibrator} is for {calibrator.classes} classes, not for this model's vocabulary of "

@@ -1,10 +1,12 @@
-"""Pretrains a decoder-only language model.
+"""Pretrains a language model: decoder, encoder or encoder-decoder, on text without labels.
 
 python -m experiments.pretrain --config=configs/quickstart.py --workdir=runs/quickstart
 
 The same command goes on where a run was stopped. Every config key can be changed: --config.training.steps=500.
 """
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -14,17 +16,24 @@ from rich.console import Console
 from lm.command_line import define_config_file, run
 from lm.configuration import from_config_dict
 from lm.data.store import Corpus, build_corpus
+from lm.data.tokenizers import Tokenizer
+from lm.data.windows import MixedBatches
 from lm.errors import UserError
-from lm.models.accounting import parameter_count
+from lm.models.accounting import parameter_count, training_flops_per_token
 from lm.models.decoder_lm import DecoderLM
-from lm.tasks.causal_lm import CausalLM
+from lm.tasks.objectives import make_task, special_tokens
+from lm.tasks.pretraining import PretrainingTask
 from lm.tasks.token_reliability import TokenBuckets
 from lm.training.config import PretrainConfig
+from lm.training.evaluation import describe, make_validation
 from lm.training.host_memory import keep_freed_memory
-from lm.training.loop import Outcome, Trainer, check_batch_size, describe
-from lm.training.partitioning import make_partitioner
+from lm.training.initialization import transfer
+from lm.training.loop import Outcome, Trainer, check_batch_size
+from lm.training.partitioning import HostBatch, Partitioner, make_partitioner
 from lm.training.predictions import write_predictions
 from lm.training.samples import write_samples
+from lm.training.step import Params
+from lm.training.trained_run import TrainedRun, load_run
 from lm.training.work_directory import WorkDirectory, with_vocabulary
 
 
@@ -55,7 +64,11 @@ def main(values: flags.FlagValues) -> int:
 
 
 def pretrain(
-    config: PretrainConfig, directory: WorkDirectory, console: Console, profile: range | None = None
+    config: PretrainConfig,
+    directory: WorkDirectory,
+    console: Console,
+    profile: range | None = None,
+    on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Outcome:
     """Trains a model in a work directory, from its newest checkpoint if it has one.
 
@@ -68,13 +81,42 @@ def pretrain(
         keep_freed_memory()
     partitioner = make_partitioner(config.partitioning)
     check_batch_size(config, partitioner)
-    corpus = build_corpus(config.data, config.tokenizer, directory.tokenizer if directory.tokenizer.exists() else None)
+    source = load_source(config)
+    if source is not None:
+        kept = source.tokenizer
+    elif directory.tokenizer.exists():
+        kept = Tokenizer.load(directory.tokenizer, config.tokenizer.end_of_text)
+    else:
+        kept = None
+    corpus = build_corpus(config.data, config.tokenizer, kept, special_tokens(config.objective))
     full_config = with_vocabulary(config, corpus.tokenizer)
-    # A text without borders needs no mask to keep documents apart.
-    one_segment = corpus.train.num_documents == corpus.validation.num_documents == 1
-    buckets = TokenBuckets.of_text(corpus.train.tokens, full_config.model.vocab_size)
-    task = CausalLM(DecoderLM(full_config.model, partitioner.mesh), config.objective, one_segment, buckets)
-    trainer = Trainer(full_config, task, corpus, partitioner, directory, console, profile)
+    task = make_pretraining_task(full_config, corpus, partitioner)
+    check_products(full_config)
+    training = config.training
+    shared = {"host": jax.process_index(), "hosts": jax.process_count()}
+    evaluation_rows = training.evaluation_batch_size or training.batch_size
+    trainer = Trainer(
+        full_config,
+        task,
+        train_batches(full_config, task, corpus),
+        make_validation(
+            task,
+            task.validation_batches(corpus, evaluation_rows, **shared),
+            corpus.validation.num_bytes if task.counts_bytes else None,
+            partitioner,
+        ),
+        partitioner,
+        directory,
+        console,
+        describe=describe,
+        # Other objectives count the tokens that they predict, which are a part of those that they read.
+        flops_per_unit=training_flops_per_token(full_config.model, full_config.model.max_length)
+        if config.objective.name == "causal"
+        else None,
+        initial_params=None if source is None else begin_from(source, task, config, console),
+        on_evaluation=on_evaluation,
+        profile=profile,
+    )
     directory.claim(config, corpus.tokenizer)
     console.print(introduction(full_config, corpus), soft_wrap=True, highlight=False)
     outcome = trainer.train()
@@ -83,16 +125,88 @@ def pretrain(
         console.print(f"{outcome.stopped_by.name}: saved at step {step}; the same command goes on from there")
     elif jax.process_index() == 0:
         console.print(f"done: {describe(outcome.validation)}", soft_wrap=True, highlight=False)
-        text = write_samples(task.model, outcome.state, corpus.tokenizer, config.samples, directory.samples)
-        print(text, file=console.file)  # rich would replace tabs
-        if config.predictions.tokens:
-            params = jax.device_get(outcome.state.evaluation_params)
-            path = directory.predictions / "validation.npz"
-            model = DecoderLM(full_config.model)
-            predicted = write_predictions(model, params, corpus.validation, config.predictions, config.seed, path)
-            console.print(f"predictions of {len(predicted):,} tokens are in {path}", soft_wrap=True, highlight=False)
+        write_products(full_config, corpus, outcome, directory, console)
         console.print(f"everything is in {directory.path}", soft_wrap=True, highlight=False)
     return outcome
+
+
+def load_source(config: PretrainConfig) -> TrainedRun | None:
+    """The run to begin from, if the config names one.
+
+    Raises:
+      UserError: if it can't be read.
+    """
+    if not config.init_from:
+        return None
+    return load_run(WorkDirectory(Path(config.init_from)), config.init_checkpoint, "config.init_checkpoint")
+
+
+def begin_from(source: TrainedRun, task: PretrainingTask, config: PretrainConfig, console: Console) -> Params:
+    """The parameters of the run to begin from; says what was loaded.
+
+    Raises:
+      UserError: if they don't fit this model.
+    """
+    fresh = jax.jit(task.init)(jax.random.key(config.seed))
+    moved = transfer(fresh, source.params, config.init_from)
+    moved.tell(console, f"{config.init_from}, step {source.step}")
+    return moved.params
+
+
+def train_batches(config: PretrainConfig, task: PretrainingTask, corpus: Corpus) -> Sequence[HostBatch]:
+    """This host's batches of the training text, and of the text mixed into it."""
+
+    def batches_of(corpus: Corpus) -> Sequence[HostBatch]:
+        shared = {"host": jax.process_index(), "hosts": jax.process_count()}
+        size, offsets = config.training.batch_size, config.data.random_offsets
+        return task.train_batches(corpus, size, config.seed, offsets, **shared)
+
+    data = config.data
+    if data.mixed_source is None:
+        return batches_of(corpus)
+    other = dataclasses.replace(
+        data, source=data.mixed_source, validation_source=data.mixed_source, mixed_source=None, mixed_share=0.0
+    )
+    mixed = build_corpus(other, config.tokenizer, corpus.tokenizer)
+    return MixedBatches(batches_of(corpus), batches_of(mixed), data.mixed_share)
+
+
+def make_pretraining_task(config: PretrainConfig, corpus: Corpus, partitioner: Partitioner) -> PretrainingTask:
+    """The task that the config describes, for this text."""
+    # A text without borders needs no mask to keep documents apart.
+    one_segment = corpus.train.num_documents == corpus.validation.num_documents == 1
+    buckets = TokenBuckets.of_text(corpus.train.tokens, config.model.vocab_size)
+    return make_task(
+        config.objective, config.model, corpus.tokenizer, partitioner.mesh, one_segment=one_segment, buckets=buckets
+    )
+
+
+def check_products(config: PretrainConfig) -> None:
+    """Checks that what is asked for at the end can be made by this objective.
+
+    Raises:
+      UserError: if not.
+    """
+    if config.predictions.tokens and config.objective.name != "causal":
+        raise UserError(
+            f"config.predictions.tokens needs config.objective.name=causal, not {config.objective.name}: set it to 0"
+        )
+
+
+def write_products(
+    config: PretrainConfig, corpus: Corpus, outcome: Outcome, directory: WorkDirectory, console: Console
+) -> None:
+    """Writes samples and predictions, of a model that continues texts."""
+    if config.model.architecture != "decoder":
+        return
+    model = DecoderLM(config.model)
+    text = write_samples(model, outcome.state, corpus.tokenizer, config.samples, directory.samples)
+    print(text, file=console.file)  # rich would replace tabs
+    if config.predictions.tokens:
+        params = jax.device_get(outcome.state.evaluation_params)
+        path = directory.predictions / "validation.npz"
+        predicted = write_predictions(model, params, corpus.validation, config.predictions, config.seed, path)
+        console.print(f"predictions of {len(predicted):,} tokens are in {path}", soft_wrap=True, highlight=False)
 
 
 def introduction(config: PretrainConfig, corpus: Corpus) -> str:

@@ -46,6 +46,7 @@ def parse(define: Callable[[flags.FlagValues], None], argv: Sequence[str], usage
         define(values)
         rest = values(list(argv))
         config = values["config"].value if "config" in values else None
+        hasattr(config, "keys")  # ml_collections tells of a file that isn't there only when the config is looked at
     except UserError:
         raise
     except Exception as error:  # absl and ml_collections raise many kinds; each becomes one line

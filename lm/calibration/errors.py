@@ -26,6 +26,17 @@ def ece(totals: BinTotals) -> np.ndarray:
     return np.abs(totals.correct - totals.confidence).sum(axis=-1) / totals.count.sum(axis=-1)
 
 
+def ece_floor(totals: BinTotals) -> np.ndarray:
+    """The mean ECE of a calibrated model with these confidences and independent items.
+
+    A bin's gap is nearly normal, with variance n c (1 - c): good for the many items of a training run, while `Floor`
+    draws what a few would show.
+    """
+    confidence = totals.confidence / np.maximum(totals.count, 1)
+    deviation = np.sqrt(totals.count * confidence * (1 - confidence))
+    return math.sqrt(2 / math.pi) * deviation.sum(axis=-1) / totals.count.sum(axis=-1)
+
+
 def signed_gap(totals: BinTotals) -> np.ndarray:
     """Mean confidence minus accuracy: positive where the model is over-confident."""
     return (totals.confidence - totals.correct).sum(axis=-1) / totals.count.sum(axis=-1)

@@ -4,6 +4,7 @@ A step that changes one document is a function from text to text in `STEPS`. `ex
 documents instead, at its own place among the other steps.
 """
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -16,6 +17,10 @@ _TRAILING_BLANKS = re.compile(r" +(?=\n|\Z)")
 _BLANK_LINES = re.compile(r"\n{3,}")
 # Zero-width joiners and non-joiners spell words in Persian and Indic scripts and join emoji, so they stay.
 _JOINERS = "\u200c\u200d"
+_WORD = r"(?<!\w)[^\W_](?:[\w']*\w)?"
+_WORD_AND_BLANKS = re.compile(rf"({_WORD})[^\S\n]*")
+_WORDS = re.compile(_WORD)
+_NUMBERS = re.compile(r"(?<!\w)(?<!\w[.,])\d+(?:[.,]\d+)*(?![.,]?\w)")
 
 
 def nfc(text: str) -> str:
@@ -52,12 +57,38 @@ def lowercase(text: str) -> str:
     return text.lower()
 
 
+def numbers(text: str) -> str:
+    """Drops numbers that stand alone, with the points and commas in them; "b2b" and "1990s" stay."""
+    return _NUMBERS.sub("", text)
+
+
+def punctuation(text: str) -> str:
+    """Makes each mark and symbol (Unicode's P and S) a space, apostrophes and hyphens too."""
+    marks = {ord(character) for character in set(text) if unicodedata.category(character)[0] in "PS"}
+    return text.translate(dict.fromkeys(marks, " "))
+
+
+def english_stop_words(text: str) -> str:
+    """Drops scikit-learn's English stop words, in upper or lower case, "not" and "no" among them."""
+    stop_words = _english_stop_words()
+    return _WORD_AND_BLANKS.sub(lambda found: "" if found[1].lower() in stop_words else found[0], text)
+
+
+def english_stemming(text: str) -> str:
+    """Makes each word its stem in lower case, by the Snowball stemmer for English (Porter 2001)."""
+    return _WORDS.sub(lambda found: _english_stem(found[0].lower()), text)
+
+
 STEPS: dict[str, Callable[[str], str]] = {
     "nfc": nfc,
     "nfkc": nfkc,
     "control_characters": control_characters,
     "whitespace": whitespace,
     "lowercase": lowercase,
+    "numbers": numbers,
+    "punctuation": punctuation,
+    "english_stop_words": english_stop_words,
+    "english_stemming": english_stemming,
 }
 STREAM_STEPS = ("exact_duplicates",)
 
@@ -91,6 +122,25 @@ def check_steps(steps: Iterable[str]):
     for name in steps:
         if name not in known:
             raise UserError(f"config.data.cleaning has no step {name!r}: known steps are {', '.join(known)}")
+
+
+@functools.cache
+def _english_stop_words() -> frozenset[str]:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second, and only this step needs it
+
+    return ENGLISH_STOP_WORDS
+
+
+@functools.cache
+def _english_stemmer():
+    import snowballstemmer
+
+    return snowballstemmer.stemmer("english")
+
+
+@functools.lru_cache(maxsize=2**16)  # a stem takes the library 0.1 ms, and most words have been seen before
+def _english_stem(word: str) -> str:
+    return _english_stemmer().stemWord(word)
 
 
 def _exact_duplicates(documents: Iterable[str], seen: set[bytes]) -> Iterator[str]:

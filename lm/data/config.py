@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from lm.data.cleaning import check_steps
+from lm.data.cleaning import STREAM_STEPS, check_steps
 from lm.errors import UserError
 
 DOCUMENT_SEPARATORS = ("file", "blank_line")
-TOKENIZER_KINDS = ("bytes", "characters", "bpe", "wordpiece", "unigram", "file")
+TOKENIZER_KINDS = ("bytes", "characters", "bpe", "wordpiece", "unigram", "words", "file")
 
 # A byte-level vocabulary cannot be smaller than its alphabet and the end-of-text token.
-_SMALLEST_VOCABULARY = {"bpe": 257, "unigram": 257, "wordpiece": 3}
+_SMALLEST_VOCABULARY = {"bpe": 257, "unigram": 257, "wordpiece": 3, "words": 3}
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,9 @@ class DataConfig:
       source: `python:stdlib`, `text:GLOB`, `jsonl:GLOB` or `tfds:NAME[/CONFIG]` (see `lm.data.sources`).
       validation_source: another source, used whole for validation; `source` is then used whole for training. None
         holds out a part of `source`: the set's own split for tfds, else `validation_fraction` of the documents.
+      mixed_source: another source, used for training alone: in every batch `mixed_share` of the windows are of it. Its
+        documents are read as those of `source`.
+      mixed_share: the share of windows from `mixed_source`, in [0, 1); rounded to whole windows of a batch.
       train_split: split expression of a tfds set for training, such as `train` or `train[:90%]`.
       validation_split: split expression of a tfds set for validation, such as `validation+test`.
       validation_fraction: expected fraction of the documents, in [0, 1], held out of a source that has no splits.
@@ -32,6 +35,8 @@ class DataConfig:
 
     source: str = "python:stdlib"
     validation_source: str | None = None
+    mixed_source: str | None = None
+    mixed_share: float = 0.0
     train_split: str = "train"
     validation_split: str = "validation"
     validation_fraction: float = 0.05
@@ -44,15 +49,88 @@ class DataConfig:
     def __post_init__(self):
         if not 0 <= self.validation_fraction <= 1:
             raise UserError(f"config.data.validation_fraction must be between 0 and 1, got {self.validation_fraction}")
+        if not 0 <= self.mixed_share < 1:
+            raise UserError(f"config.data.mixed_share must be in [0, 1), got {self.mixed_share}")
+        if (self.mixed_source is None) != (self.mixed_share == 0):
+            raise UserError("config.data.mixed_source and config.data.mixed_share need each other")
         _check_choice("config.data.document_separator", self.document_separator, DOCUMENT_SEPARATORS)
         for name in ("source", "train_split", "validation_split", "field"):
             if not getattr(self, name):
                 raise UserError(f"config.data.{name} must not be empty")
-        if isinstance(self.cleaning, str):
-            raise UserError(
-                f"config.data.cleaning must be a tuple of names, got {self.cleaning!r}: write a comma after it"
-            )
+        _check_tuple("config.data.cleaning", self.cleaning)
         check_steps(self.cleaning)
+
+
+@dataclass(frozen=True)
+class ExamplesConfig:
+    """Which rows to learn from, to choose by and to test on, for tasks with examples.
+
+    Attributes:
+      train: `jsonl:FILE`, `csv:FILE`, `conll:FILE`, `squad:FILE` or `tfds:NAME[/CONFIG]:SPLIT` (see `lm.data.rows`).
+      validation: another source. Empty: held out of `train`.
+      test: another source. Empty: none.
+      columns: what the task's columns are called in the files, as "text=sentence". Those not named here are called the
+        same.
+      cleaning: names of `lm.data.cleaning.STEPS`, applied to texts in this order.
+      validation_fraction: the share of `train` held out where `validation` is empty, of each label the same. A hash of
+        the texts chooses, whatever their order, and equal texts stay together. 0: hold out nothing.
+      folds: into how many parts to cut `train` for cross-validation, of each label the same share; 0: don't.
+      fold: which of the parts is for validation, from 0; the others are for training.
+      train_rows: how many of the training rows to use, drawn at random, for learning curves: of two numbers the smaller
+        draws a part of what the larger draws. 0: all.
+      split_seed: of the folds and of the choice of `train_rows`.
+    """
+
+    train: str = ""
+    validation: str = ""
+    test: str = ""
+    columns: tuple[str, ...] = ()
+    cleaning: tuple[str, ...] = ()
+    validation_fraction: float = 0.1
+    folds: int = 0
+    fold: int = 0
+    train_rows: int = 0
+    split_seed: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.validation_fraction < 1:
+            raise UserError(f"config.data.validation_fraction must be in [0, 1), got {self.validation_fraction}")
+        for name in ("train_rows", "split_seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"config.data.{name} must not be negative, got {getattr(self, name)}")
+        self._check_folds()
+        _check_tuple("config.data.cleaning", self.cleaning)
+        check_steps(self.cleaning)
+        for name in set(self.cleaning) & set(STREAM_STEPS):
+            raise UserError(f"config.data.cleaning: {name} is for documents, not for rows: leave it out")
+        self._check_columns()
+
+    @property
+    def column_names(self) -> dict[str, str]:
+        """The files' names by the task's, as far as `columns` gives them."""
+        return dict(pair.split("=", 1) for pair in self.columns)
+
+    def _check_folds(self):
+        if self.folds < 0 or self.folds == 1:
+            raise UserError(f"config.data.folds must be 0 or at least 2, got {self.folds}")
+        if not 0 <= self.fold < max(self.folds, 1):
+            raise UserError(f"config.data.fold must be in [0, config.data.folds={self.folds}), got {self.fold}")
+        if self.folds and self.validation:
+            raise UserError(
+                "config.data.folds takes the validation rows out of config.data.train: leave config.data.validation "
+                "empty, or set config.data.folds=0"
+            )
+
+    def _check_columns(self):
+        _check_tuple("config.data.columns", self.columns)
+        for pair in self.columns:
+            name, equals, column = pair.partition("=")
+            if not (name and equals and column):
+                raise UserError(f"config.data.columns must be pairs such as 'text=sentence', got {pair!r}")
+        names = [pair.partition("=")[0] for pair in self.columns]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"config.data.columns names {name!r} twice: leave one out")
 
 
 @dataclass(frozen=True)
@@ -61,15 +139,21 @@ class TokenizerConfig:
 
     Attributes:
       kind: `bytes` (256 tokens), `characters` (the corpus's own), `bpe` (byte-level, lossless), `wordpiece` (BERT's
-        splitting, lossy in white space), `unigram` (byte-level, lossless), or `file`.
-      vocab_size: size of the vocabulary of the trained kinds (bpe, wordpiece, unigram), special tokens included. A
-        small corpus may give a smaller one.
+        splitting, lossy in white space), `unigram` (byte-level, lossless), `words` (the most frequent words and marks;
+        the others are unknown), or `file`.
+      vocab_size: size of the vocabulary of the trained kinds (bpe, wordpiece, unigram, words), special tokens included.
+        A small corpus may give a smaller one.
+      lowercase: for wordpiece and words: make text lower case. Accents stay.
+      split_punctuation: for wordpiece and words: part marks from words, as BERT does. Otherwise text is split at white
+        space only: for text that comes as words with spaces between.
       path: for kind `file`, any `tokenizer.json` of the tokenizers library.
       end_of_text: put a special token between documents. With kind `file` it is one that the file already has, if any.
     """
 
     kind: str = "bpe"
     vocab_size: int = 8192
+    lowercase: bool = False
+    split_punctuation: bool = True
     path: str | None = None
     end_of_text: bool = True
 
@@ -82,6 +166,14 @@ class TokenizerConfig:
             )
         if self.kind == "file" and not self.path:
             raise UserError("config.tokenizer.path must name a tokenizer.json when config.tokenizer.kind is file")
+        if self.kind not in ("wordpiece", "words") and (self.lowercase or not self.split_punctuation):
+            name = "lowercase" if self.lowercase else "split_punctuation"
+            raise UserError(f"config.tokenizer.{name} is for the kinds wordpiece and words, not {self.kind}")
+
+
+def _check_tuple(name: str, values: tuple[str, ...]):
+    if isinstance(values, str):
+        raise UserError(f"{name} must be a tuple of names, got {values!r}: write a comma after it")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]):

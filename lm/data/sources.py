@@ -8,12 +8,10 @@
 A new source is one function or class that gives a `Reader`, and one entry in `READERS`.
 """
 
-import glob
 import hashlib
 import importlib.util
 import json
 import os
-import re
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from lm.data.config import DataConfig
+from lm.data.files import check_surrogates, decode, find_files, parse_object, read_lines
 from lm.errors import UserError
 
 Split = Literal["train", "validation"]
@@ -67,7 +66,7 @@ class TfdsReader:
         self._name = name
         self._field = config.field
         self._expressions = {"train": config.train_split, "validation": config.validation_split}
-        self._builder = _tfds_builder(name)
+        self._builder = tfds_builder(name)
         self.files = sorted(file for file in map(Path, self._builder.data_path.iterdir()) if file.is_file())
 
     def documents(self, split: Split) -> Iterator[str]:
@@ -78,19 +77,10 @@ class TfdsReader:
             text = row.get(self._field)
             if not isinstance(text, bytes | str):
                 raise UserError(_no_field(f"tfds:{self._name}", self._field, row))
-            yield _decode(text, f"row {i} of tfds:{self._name}", 0) if isinstance(text, bytes) else text
+            yield decode(text, f"row {i} of tfds:{self._name}") if isinstance(text, bytes) else text
 
     def _rows(self, split: Split) -> Sequence[dict]:
-        expression = self._expressions[split]
-        try:
-            if not self._builder.info.splits[expression].num_examples:
-                return ()  # as_data_source fails on an empty slice
-            return self._builder.as_data_source(split=expression)
-        except (ValueError, KeyError) as error:
-            known = ", ".join(self._builder.info.splits)
-            raise UserError(
-                f"config.data.{split}_split: tfds:{self._name} has no split {expression!r}; it has {known}"
-            ) from error
+        return tfds_rows(self._builder, self._name, self._expressions[split], f"config.data.{split}_split")
 
 
 class Source:
@@ -208,11 +198,11 @@ def _python(rest: str, config: DataConfig) -> Reader:
 
 def _text(pattern: str, config: DataConfig) -> Reader:
     by_line = config.document_separator == "blank_line"
-    return FileReader(_glob(f"text:{pattern}"), _blank_line_documents if by_line else _whole_file)
+    return FileReader(find_files(f"text:{pattern}", pattern), _blank_line_documents if by_line else _whole_file)
 
 
 def _jsonl(pattern: str, config: DataConfig) -> Reader:
-    return FileReader(_glob(f"jsonl:{pattern}"), lambda file: _json_lines(file, config.field))
+    return FileReader(find_files(f"jsonl:{pattern}", pattern), lambda file: _json_lines(file, config.field))
 
 
 READERS: dict[str, Callable[[str, DataConfig], Reader]] = {
@@ -223,40 +213,13 @@ READERS: dict[str, Callable[[str, DataConfig], Reader]] = {
 }
 
 
-def _glob(spec: str) -> list[Path]:
-    pattern = os.path.expanduser(spec.partition(":")[2])
-    files = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
-    if not files:
-        raise UserError(
-            f"{spec} matches no file (looked from {Path.cwd()}): check the pattern; ** reaches into subfolders"
-        )
-    return files
-
-
 def _whole_file(file: Path) -> Iterator[str]:
-    yield _decode(file.read_bytes(), file, 0)
-
-
-def _lines(file: Path) -> Iterator[str]:
-    """Lines that end at a line feed only: str.splitlines would also cut at U+2028 and others that JSON may hold."""
-    offset = 0
-    with open(file, "rb") as stream:
-        for line in stream:
-            yield _decode(line, file, offset)
-            offset += len(line)
-
-
-def _decode(data: bytes, place: Path | str, offset: int) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        position = offset + error.start
-        raise UserError(f"{place} is not UTF-8 at byte {position}: convert it to UTF-8, or leave it out") from error
+    yield "".join(read_lines(file))
 
 
 def _blank_line_documents(file: Path) -> Iterator[str]:
     paragraph: list[str] = []
-    for line in _lines(file):
+    for line in read_lines(file):
         if line.strip():
             paragraph.append(line)
         elif paragraph:
@@ -267,22 +230,14 @@ def _blank_line_documents(file: Path) -> Iterator[str]:
 
 
 def _json_lines(file: Path, field: str) -> Iterator[str]:
-    for number, line in enumerate(_lines(file), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue
         place = f"{file}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{place} is not JSON ({error.msg} at column {error.colno}): mend or remove the line"
-            ) from error
-        if not isinstance(row, dict):
-            raise UserError(f"{place} must be a JSON object, got {type(row).__name__}")
+        row = parse_object(line, place)
         if not isinstance(row.get(field), str):
             raise UserError(_no_field(place, field, row))
-        if re.search("[\ud800-\udfff]", row[field]):
-            raise UserError(f"{place} has half a surrogate pair in {field!r}, which UTF-8 cannot hold: mend the line")
+        check_surrogates(row[field], field, place)
         yield row[field]
 
 
@@ -291,7 +246,22 @@ def _no_field(place: str, field: str, row: dict) -> str:
     return f"{place}: {fault}; set config.data.field to one of {', '.join(map(str, row))}"
 
 
-def _tfds_builder(name: str):
+def tfds_rows(builder, name: str, split: str, key: str) -> Sequence[dict]:
+    """Rows of the part of a set that a split expression selects, such as "train[:90%]".
+
+    Raises:
+      UserError: naming `key`, if the set has no such split.
+    """
+    try:
+        if not builder.info.splits[split].num_examples:
+            return ()  # as_data_source fails on an empty slice
+        return builder.as_data_source(split=split)
+    except (ValueError, KeyError) as error:
+        known = ", ".join(builder.info.splits)
+        raise UserError(f"{key}: tfds:{name} has no split {split!r}; it has {known}") from error
+
+
+def tfds_builder(name: str):
     """The set's builder, prepared if TensorFlow is there to do it.
 
     Raises:

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -96,13 +96,19 @@ class Corpus:
     validation: TokenStore
 
 
-def build_corpus(data: DataConfig, tokenizer: TokenizerConfig, tokenizer_file: Path | None = None) -> Corpus:
+def build_corpus(
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    kept: Tokenizer | None = None,
+    special_tokens: Sequence[str] = (),
+) -> Corpus:
     """Opens the corpus that the configs describe, building what is not in the cache yet.
 
     Args:
       data: what to read.
       tokenizer: the tokenizer to make.
-      tokenizer_file: a tokenizer.json, as that of a work directory, to use instead of making one.
+      kept: a tokenizer, as that of a work directory, to use instead of making one.
+      special_tokens: that the tokenizer must know besides its end-of-text token; added where it doesn't.
 
     Raises:
       UserError: if the source cannot be read, a split is empty, or the cache cannot be written.
@@ -110,12 +116,13 @@ def build_corpus(data: DataConfig, tokenizer: TokenizerConfig, tokenizer_file: P
     source = Source(data)
     cache = _cache_folder(data.cache_dir)
     fingerprint = source.fingerprint()
-    if tokenizer_file is not None:
-        made = Tokenizer.load(tokenizer_file, tokenizer.end_of_text)
+    if kept is not None:
+        made = kept
     elif tokenizer.kind == "file":
         made = train_tokenizer(tokenizer, source.documents)
     else:
         made = _cached_tokenizer(cache, fingerprint, source, data, tokenizer)
+    made = made.with_special_tokens(special_tokens)
     key = _hash(_FORMAT, "tokens", fingerprint, data.cleaning, made.digest)
     folder = _cached(cache / key, lambda target: _write_splits(target, source, data, made))
     return Corpus(made, *(TokenStore.open(folder / split) for split in SPLITS))

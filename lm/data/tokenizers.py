@@ -1,8 +1,8 @@
 """Tokenizers: every kind is a `tokenizers.Tokenizer`, saved as the library's own tokenizer.json.
 
 Bytes, characters, BPE and unigram are lossless: decoding gives back the text. BPE (Sennrich et al. 2016) and unigram
-(Kudo 2018) work on bytes (Radford et al. 2019), so no text is unknown to them. WordPiece (Devlin et al. 2019) is not
-lossless and maps words it cannot spell to [UNK].
+(Kudo 2018) work on bytes (Radford et al. 2019), so no text is unknown to them. WordPiece (Devlin et al. 2019) and whole
+words are not lossless and map words they do not know to [UNK].
 """
 
 import functools
@@ -21,6 +21,7 @@ from lm.data.config import TokenizerConfig
 from lm.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "[UNK]"
 # Names under which other tokenizers keep the token that ends a document, the likeliest first.
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>", "[SEP]")
 
@@ -45,7 +46,12 @@ class Tokenizer:
         backend.no_padding()
         backend.encode_special_tokens = True  # tokenizer.json does not hold this setting
         self._backend = backend
-        self._end_of_text = _find_end_of_text(backend) if end_of_text else None
+        self._state = json.loads(self._content)
+        self._special = _special_ids(backend)
+        self._unknown = _unknown_id(self._state["model"], backend)
+        # Where text is split at white space only, a word may look like a special token.
+        self._never = set(self._special.values()) - {self._unknown}
+        self._end_of_text = _find_end_of_text(self._special) if end_of_text else None
 
     @property
     def vocab_size(self) -> int:
@@ -57,6 +63,33 @@ class Tokenizer:
     def end_of_text(self) -> int | None:
         """Id of the token that stands between documents, or None."""
         return self._end_of_text
+
+    @functools.cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """The id of each token, special ones included, by its spelling: for byte-level ones in their alphabet."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
+    def special_id(self, name: str) -> int | None:
+        """Id of a special token, or None if there is none of that name: a plain token, text could spell."""
+        return self._special.get(name)
+
+    def with_special_tokens(self, names: Iterable[str]) -> "Tokenizer":
+        """This tokenizer with these special tokens; those it doesn't have yet get the ids after its last.
+
+        Raises:
+          UserError: if the library would give one of them an id that another token has.
+        """
+        missing = [name for name in names if name not in self._special]
+        if not missing:
+            return self
+        backend = Backend.from_str(self._content)
+        backend.add_special_tokens(missing)
+        ids = backend.get_vocab(with_added_tokens=True)
+        if len(set(ids.values())) < len(ids):
+            raise UserError(f"the tokenizer has gaps among its ids and cannot take {', '.join(missing)}: use another")
+        # Written into the content as it was, since the library's parser rounds the scores of unigram.
+        state = self._state | {"added_tokens": json.loads(backend.to_str())["added_tokens"]}
+        return Tokenizer(backend, self._end_of_text is not None, json.dumps(state, ensure_ascii=False))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -75,11 +108,39 @@ class Tokenizer:
           UserError: if a character tokenizer meets a character that is not in its vocabulary.
         """
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        ids = [encoding.ids for encoding in encodings]
-        if self._is_characters:
-            for text, text_ids in zip(texts, ids, strict=True):
-                self._check_characters(text, text_ids)
-        return ids
+        return [self._checked(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
+
+    def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Token ids of a text that comes as words, each of which yields one token or more.
+
+        A word that the tokenizer makes nothing of is unknown. For byte-level tokenizers words after the first begin
+        with a space, as they do in text.
+
+        Returns:
+          The ids, and for each the number of its word, from 0.
+
+        Raises:
+          UserError: if a word yields nothing and the tokenizer has no unknown token.
+        """
+        spaced = [" " * (self._is_byte_level and i > 0) + word for i, word in enumerate(words)]
+        ids, word_numbers = [], []
+        for number, word_ids in enumerate(self.encode_batch(spaced)):
+            if not word_ids and self._unknown is None:
+                raise UserError(f"the word {words[number]!r} has no tokens: remove it from the text")
+            word_ids = word_ids or [self._unknown]
+            ids += word_ids
+            word_numbers += [number] * len(word_ids)
+        return ids, word_numbers
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a text and where in it each token is.
+
+        Returns:
+          The ids, and for each the first character of the text that it is of and the one after the last, white space
+          around it left out. Tokens that are bytes of one character all have the whole character.
+        """
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return self._checked(text, encoding.ids), [_without_blanks(text, *place) for place in encoding.offsets]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids. Bytes that are not UTF-8, as half a character, become U+FFFD."""
@@ -113,8 +174,19 @@ class Tokenizer:
 
     @functools.cached_property
     def _is_characters(self) -> bool:
-        state = json.loads(self._content)
-        return state.get("pre_tokenizer") is None and state["model"].get("merges") == []
+        return self._state.get("pre_tokenizer") is None and self._state["model"].get("merges") == []
+
+    @functools.cached_property
+    def _is_byte_level(self) -> bool:
+        splitting = self._state.get("pre_tokenizer") or {}
+        return any(part["type"] == "ByteLevel" for part in splitting.get("pretokenizers", [splitting]) if part)
+
+    def _checked(self, text: str, ids: list[int]) -> list[int]:
+        if self._is_characters:
+            self._check_characters(text, ids)
+        if self._unknown is None or self._never.isdisjoint(ids):
+            return ids
+        return [self._unknown if i in self._never else i for i in ids]
 
     def _check_characters(self, text: str, ids: list[int]):
         # The library drops unknown characters silently; counting is the cheap way to notice.
@@ -127,7 +199,7 @@ class Tokenizer:
             )
 
 
-def train_tokenizer(config: TokenizerConfig, documents: DocumentsFactory) -> Tokenizer:
+def train_tokenizer(config: TokenizerConfig, documents: DocumentsFactory | Iterable[str]) -> Tokenizer:
     """Makes the tokenizer that a config asks for.
 
     Training BPE twice on the same documents gives the same merges. WordPiece and unigram training in the tokenizers
@@ -137,11 +209,14 @@ def train_tokenizer(config: TokenizerConfig, documents: DocumentsFactory) -> Tok
     Args:
       config: what to make.
       documents: gives the documents of "train" or "validation", anew at each call. Subwords are learned from training
-        only; `characters` takes its vocabulary from both, so that nothing is unknown.
+        only; `characters` takes its vocabulary from both, so that nothing is unknown. Or the training documents.
 
     Raises:
       UserError: if kind is `file` and the file cannot be read.
     """
+    if not callable(documents):
+        texts = documents
+        documents = lambda split: texts if split == "train" else ()  # noqa: E731
     if config.kind == "file":
         return Tokenizer.load(config.path, config.end_of_text)
     backend = _KINDS[config.kind](config, documents)
@@ -184,15 +259,23 @@ def _unigram(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
 
 
 def _wordpiece(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
-    backend = Backend(models.WordPiece(unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=False)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend = _word_level(models.WordPiece(unk_token=UNKNOWN), config)
     backend.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(
         vocab_size=config.vocab_size,
-        special_tokens=["[UNK]", *_special_tokens(config)],
+        special_tokens=[UNKNOWN, *_special_tokens(config)],
         limit_alphabet=min(1000, config.vocab_size // 4),  # each character counts twice, with and without ##
         show_progress=sys.stderr.isatty(),
+    )
+    backend.train_from_iterator(documents("train"), trainer)
+    return backend
+
+
+def _words(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
+    backend = _word_level(models.WordLevel(unk_token=UNKNOWN), config)
+    special_tokens = [UNKNOWN, *_special_tokens(config)]
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=config.vocab_size, special_tokens=special_tokens, show_progress=sys.stderr.isatty()
     )
     backend.train_from_iterator(documents("train"), trainer)
     return backend
@@ -204,6 +287,7 @@ _KINDS: dict[str, Callable[[TokenizerConfig, DocumentsFactory], Backend]] = {
     "bpe": _bpe,
     "unigram": _unigram,
     "wordpiece": _wordpiece,
+    "words": _words,
 }
 
 
@@ -211,6 +295,16 @@ def _byte_level(model: models.Model, use_regex: bool = True) -> Backend:
     backend = Backend(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
     backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _word_level(model: models.Model, config: TokenizerConfig) -> Backend:
+    backend = Backend(model)
+    split = config.split_punctuation
+    backend.normalizer = normalizers.BertNormalizer(
+        lowercase=config.lowercase, strip_accents=False, handle_chinese_chars=split
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer() if split else pre_tokenizers.WhitespaceSplit()
     return backend
 
 
@@ -222,7 +316,23 @@ def _special_tokens(config: TokenizerConfig) -> list[str]:
     return [END_OF_TEXT] if config.end_of_text else []
 
 
-def _find_end_of_text(backend: Backend) -> int | None:
-    # Only a token that is marked special will do: any other, text could spell.
-    special = {token.content: i for i, token in backend.get_added_tokens_decoder().items() if token.special}
+def _special_ids(backend: Backend) -> dict[str, int]:
+    # Only tokens that are marked special: any other, text could spell.
+    return {token.content: i for i, token in backend.get_added_tokens_decoder().items() if token.special}
+
+
+def _find_end_of_text(special: dict[str, int]) -> int | None:
     return next((special[name] for name in _END_OF_TEXT_NAMES if name in special), None)
+
+
+def _unknown_id(model: dict, backend: Backend) -> int | None:
+    """The id that a model of tokenizer.json has for what it doesn't know: named by most kinds, numbered by unigram."""
+    if model.get("unk_token") is not None:
+        return backend.token_to_id(model["unk_token"])
+    return model.get("unk_id")
+
+
+def _without_blanks(text: str, start: int, end: int) -> tuple[int, int]:
+    piece = text[start:end]
+    start = end - len(piece.lstrip()) if piece.strip() else start
+    return start, start + len(piece.strip())

@@ -25,7 +25,7 @@ from lm.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-_ENDLESS = 2**62  # len() must fit a machine word
+ENDLESS = 2**62  # rows of what has no end: len() must fit a machine word
 
 
 def window(store: TokenStore, start: int, length: int) -> Batch:
@@ -79,7 +79,7 @@ class TrainBatches(Sequence):
         self._batch_size = batch_size
         self._seed = seed
         self._random_offsets = random_offsets
-        self._host_rows = _host_rows(batch_size, host, hosts)
+        self._host_rows = host_rows(batch_size, host, hosts)
         # Two epochs, for the batch that straddles them; a method's own cache would keep the object alive.
         self._epoch_starts = functools.lru_cache(maxsize=2)(self._make_epoch_starts)
 
@@ -90,7 +90,7 @@ class TrainBatches(Sequence):
 
     def __len__(self) -> int:
         """As good as endless: the order goes on for as long as anyone trains."""
-        return _ENDLESS // self._batch_size
+        return ENDLESS // self._batch_size
 
     def __getitem__(self, step: int) -> Batch:
         starts = self._starts(step * self._batch_size, (step + 1) * self._batch_size)
@@ -141,7 +141,7 @@ class ValidationBatches(Sequence):
         self._store = store
         self._length = length
         self._batch_size = batch_size
-        self._host_rows = _host_rows(batch_size, host, hosts)
+        self._host_rows = host_rows(batch_size, host, hosts)
 
     def __len__(self) -> int:
         """Number of batches, the same on every host."""
@@ -152,6 +152,28 @@ class ValidationBatches(Sequence):
             raise IndexError(f"batch {index} of {len(self)}")
         rows = index * self._batch_size + np.arange(self._batch_size)
         return _gather(self._store, rows[self._host_rows] * self._length, self._length)
+
+
+class MixedBatches(Sequence):
+    """Batches of one text with a share of their rows from another.
+
+    Args:
+      first: batches for training.
+      second: of as many rows and the same arrays.
+      share: of the rows that are from `second`; rounded to whole rows of this host's part.
+    """
+
+    def __init__(self, first: Sequence[Batch], second: Sequence[Batch], share: float):
+        self._first, self._second, self._share = first, second, share
+
+    def __len__(self) -> int:
+        """As good as endless, as its parts are."""
+        return min(len(self._first), len(self._second))
+
+    def __getitem__(self, step: int) -> Batch:
+        first, second = self._first[step], self._second[step]
+        rows = round(self._share * len(next(iter(first.values()))))
+        return {name: np.concatenate([second[name][:rows], values[rows:]]) for name, values in first.items()}
 
 
 def prefetch(batches: Sequence[Batch], start: int = 0, threads: int = 1, buffer: int = 4) -> Iterator[Batch]:
@@ -167,7 +189,12 @@ def prefetch(batches: Sequence[Batch], start: int = 0, threads: int = 1, buffer:
     return iter(grain.MapDataset.source(batches)[start:].to_iter_dataset(options))
 
 
-def _host_rows(batch_size: int, host: int, hosts: int) -> slice:
+def host_rows(batch_size: int, host: int, hosts: int) -> slice:
+    """The rows of a global batch that one of several hosts has.
+
+    Raises:
+      UserError: if hosts does not divide batch_size.
+    """
     if batch_size % hosts:
         raise UserError(f"config.training.batch_size={batch_size} must be divisible by the number of hosts, {hosts}")
     share = batch_size // hosts

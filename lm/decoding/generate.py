@@ -16,7 +16,7 @@ from jax import Array
 from lm.calibration.calibrators import Fitted
 from lm.decoding.sampling import SamplingConfig, sampling_log_probs
 from lm.models.decoder_lm import DecoderLM
-from lm.modules.decoder import empty_caches
+from lm.modules.stack import empty_caches
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """What a model costs, known from its shape alone.
 
 Symbols: L layers, D width, N query heads, K key-value heads, H head width, F feed-forward width, V vocabulary,
-T length.
+S input length, T length.
 """
 
 from lm.modules.config import ModelConfig
+from lm.modules.feed_forward import GATES
 
 # Dense (not sparse) 16-bit matrix peak of one device, FLOP/s, from the vendors' data sheets, by JAX's `device_kind`.
 PEAK_FLOPS: dict[str, float] = {
@@ -21,37 +22,93 @@ PEAK_FLOPS: dict[str, float] = {
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Weights that each token is multiplied with: every linear map and the output matrix, but no embedding look-up."""
-    heads, kv_heads, head_width = config.heads, config.num_kv_heads, config.size_per_head
-    attention = config.width * head_width * (2 * heads + 2 * kv_heads)
-    matrices = 3 if config.activation == "swiglu" else 2
-    feed_forward = matrices * config.width * config.size_of_feed_forward
-    return config.layers * (attention + feed_forward) + config.vocab_size * config.width
+    """Weights that tokens are multiplied with: every linear map and the output matrix, but no embedding look-up.
+
+    Of an encoder, without the prediction head's dense layer and the pooler, which few tokens pass.
+    """
+    blocks = config.layers * _block_matrices(config)
+    if config.architecture == "encoder_decoder":
+        blocks += _decoder_layers(config) * (_block_matrices(config) + _attention_matrices(config))
+    return blocks + config.vocab_size * config.width
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """The number of parameters of a `DecoderLM`, tied matrices counted once."""
-    embeddings = 0 if config.tie_embeddings else config.vocab_size * config.width
-    if config.positions == "learned":
-        embeddings += config.max_length * config.width
-    norm_biases = config.bias and config.normalization == "layer_norm"
-    norms = (2 * config.layers + 1) * config.width * (2 if norm_biases else 1)
-    biases = config.layers * _biases_per_layer(config) if config.bias else 0
-    return matrix_parameters(config) + embeddings + norms + biases
+    """The number of parameters, tied matrices counted once.
+
+    Of a decoder or an encoder-decoder they are all; of an encoder those of embeddings, blocks and pooler, which is what
+    is published of BERT: masked-LM and next-sentence heads come on top while pretraining.
+    """
+    if config.architecture == "encoder":
+        width, bias = config.width, int(config.bias)
+        return _embeddings(config) + _stack(config, config.layers) + width * (width + bias)
+    count = _embeddings(config) + (0 if config.tie_embeddings else config.vocab_size * config.width)
+    if config.architecture == "encoder_decoder":
+        count += _stack(config, config.layers)
+        return count + _stack(config, _decoder_layers(config), cross_attention=True)
+    return count + _stack(config, config.layers)
 
 
-def _biases_per_layer(config: ModelConfig) -> int:
-    attention = (config.heads + 2 * config.num_kv_heads) * config.size_per_head + config.width
-    up = 2 if config.activation == "swiglu" else 1
-    return attention + up * config.size_of_feed_forward + config.width
-
-
-def training_flops_per_token(config: ModelConfig, length: int) -> int:
+def training_flops_per_token(
+    config: ModelConfig, length: int, input_length: int | None = None, predicted: float = 1.0
+) -> int:
     """Floating-point operations to train on one token: forward and twice as many backward.
 
     6 per matrix weight, and 12 L N H T for the attention scores and mixtures, counted over all T keys although a causal
     mask needs half (Chowdhery et al. 2022, appendix B; the convention of nanoGPT). Rematerialization is not counted, so
     this measures model FLOPs, not hardware FLOPs.
+
+    Args:
+      config: the model's shape.
+      length: T, of what the model reads; of an encoder-decoder, of its output.
+      input_length: S, of an encoder-decoder's input; None: as long as the output. The result is then the mean over the
+        tokens of both.
+      predicted: the share of tokens (of an encoder-decoder, of the output) whose logits are computed. A masked LM needs
+        those of the masked tokens alone.
     """
-    attention = 12 * config.layers * config.heads * config.size_per_head * length
-    return 6 * matrix_parameters(config) + attention
+    per_key = 12 * config.heads * config.size_per_head
+    output_matrix = predicted * config.vocab_size * config.width
+    if config.architecture != "encoder_decoder":
+        return round(6 * (config.layers * _block_matrices(config) + output_matrix) + per_key * config.layers * length)
+    inputs, layers = input_length or length, _decoder_layers(config)
+    # Cross-attention makes keys and values of the input's tokens, queries and outputs of the output's.
+    queries, keys = (2 * config.width * heads * config.size_per_head for heads in (config.heads, config.num_kv_heads))
+    of_input = 6 * (config.layers * _block_matrices(config) + layers * keys) + per_key * config.layers * inputs
+    of_output = 6 * (layers * (_block_matrices(config) + queries) + output_matrix)
+    of_output += per_key * layers * (length + inputs)
+    return round((inputs * of_input + length * of_output) / (inputs + length))
+
+
+def _decoder_layers(config: ModelConfig) -> int:
+    return config.decoder_layers or config.layers
+
+
+def _attention_matrices(config: ModelConfig) -> int:
+    return config.width * config.size_per_head * (2 * config.heads + 2 * config.num_kv_heads)
+
+
+def _block_matrices(config: ModelConfig) -> int:
+    """Of one block without cross-attention."""
+    matrices = 3 if config.activation in GATES else 2
+    return _attention_matrices(config) + matrices * config.width * config.size_of_feed_forward
+
+
+def _embeddings(config: ModelConfig) -> int:
+    rows = config.vocab_size + config.segment_types + (config.max_length if config.positions == "learned" else 0)
+    return rows * config.width + (_norm(config) if config.normalize_embeddings else 0)
+
+
+def _stack(config: ModelConfig, layers: int, cross_attention: bool = False) -> int:
+    block = _block_matrices(config) + 2 * _norm(config)
+    attention_biases = (config.heads + 2 * config.num_kv_heads) * config.size_per_head + config.width
+    up = 2 if config.activation in GATES else 1
+    if config.bias:
+        block += attention_biases + up * config.size_of_feed_forward + config.width
+    if cross_attention:
+        block += _attention_matrices(config) + _norm(config) + (attention_biases if config.bias else 0)
+    relative = config.relative_buckets * config.heads if config.positions == "relative" else 0
+    final_norm = _norm(config) if config.normalization_place == "before" else 0
+    return layers * block + relative + final_norm
+
+
+def _norm(config: ModelConfig) -> int:
+    return config.width * (2 if config.bias and config.normalization == "layer_norm" else 1)

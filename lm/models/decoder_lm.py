@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lm.modules.attention import Visibility, segment_mask
 from lm.modules.config import ModelConfig
-from lm.modules.decoder import Caches, Decoder
-from lm.modules.dropout import Dropout
-from lm.modules.embeddings import PositionEmbedding, TokenEmbedding, output_logits
+from lm.modules.embeddings import Embedder, OutputLogits
+from lm.modules.stack import Caches, Stack
 
 
 class DecoderLM(nn.Module):
@@ -31,37 +31,44 @@ class DecoderLM(nn.Module):
 
     def setup(self):
         """Makes the parts."""
-        config = self.config
-        self.token_embedding = TokenEmbedding(config, self.mesh)
-        if config.positions != "rotary":
-            self.position_embedding = PositionEmbedding(config)
-        self.embedding_dropout = Dropout(config)
-        self.decoder = Decoder(config)
-        if not config.tie_embeddings:
-            initializer = nn.initializers.normal(config.initializer_range)
-            self.output = self.param("output", initializer, (config.vocab_size, config.width), config.storage_dtype)
+        self.embedder = Embedder(self.config, self.mesh)
+        self.output_logits = OutputLogits(self.config)
+        nn.share_scope(self, self.embedder)
+        nn.share_scope(self, self.output_logits)
+        self.decoder = Stack(self.config, causal=True)
 
     def __call__(self, tokens_BT: Array, segments_BT: Array | None = None, positions_BT: Array | None = None) -> Array:
         """Returns the logits of the token after each, [B, T, V], in float32. Arguments as in `hidden`."""
         return self.logits(self.hidden(tokens_BT, segments_BT, positions_BT))
 
-    def hidden(self, tokens_BT: Array, segments_BT: Array | None = None, positions_BT: Array | None = None) -> Array:
+    def hidden(
+        self,
+        tokens_BT: Array,
+        segments_BT: Array | None = None,
+        positions_BT: Array | None = None,
+        types_BT: Array | None = None,
+        prefix_BT: Array | None = None,
+    ) -> Array:
         """The last hidden states, from which `logits` follow one position at a time.
 
         Args:
           tokens_BT: ids below V.
-          segments_BT: a token sees only tokens of its own segment. None: the row is one segment.
+          segments_BT: a token sees only tokens of its own segment; 0 is padding. None: the row is one segment.
           positions_BT: each token's place in its segment. None: 0 to T - 1.
+          types_BT: the kind of text of each token, where the config has `segment_types`.
+          prefix_BT: True where a token belongs to its segment's prefix, whose tokens see each other in both directions
+            (prefix LM, Raffel et al. 2020, section 3.2.1). None: no token does.
 
         Returns:
           [B, T, D] in the compute dtype.
         """
         chex.assert_rank(tokens_BT, 2)
-        mask_BTS = None
-        if segments_BT is not None:
-            chex.assert_equal_shape([tokens_BT, segments_BT])
-            mask_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
-        hidden_BTD, _ = self.decoder(self._embed(tokens_BT, positions_BT), positions_BT, mask_BTS, None)
+        chex.assert_equal_shape([array for array in (tokens_BT, segments_BT, prefix_BT) if array is not None])
+        mask_BTS = None if segments_BT is None else segment_mask(segments_BT, segments_BT)
+        visibility = Visibility(mask_BTS, causal=True)
+        if prefix_BT is not None:
+            visibility = Visibility(prefix_mask(prefix_BT, mask_BTS))
+        hidden_BTD, _ = self.decoder(self.embedder(tokens_BT, positions_BT, types_BT), positions_BT, visibility)
         return hidden_BTD
 
     def hidden_with_cache(self, tokens_BT: Array, positions_BT: Array, caches: Caches) -> tuple[Array, Caches]:
@@ -77,21 +84,31 @@ class DecoderLM(nn.Module):
           own, so what a slot further on holds does not matter.
         """
         chex.assert_equal_shape([tokens_BT, positions_BT])
-        first = caches[0] if isinstance(caches, tuple) else caches
-        slots = jnp.arange(first.keys_BSKH.shape[-3])
-        mask_BTS = slots[None, None, :] <= positions_BT[:, :, None]
-        return self.decoder(self._embed(tokens_BT, positions_BT), positions_BT, mask_BTS, caches)
+        visibility = Visibility(caches.visible_slots(positions_BT))
+        return self.decoder(self.embedder(tokens_BT, positions_BT), positions_BT, visibility, caches)
 
     def logits(self, hidden_BTD: Array) -> Array:
         """Returns the logits at each hidden state, [..., V], in float32."""
-        if self.config.tie_embeddings:
-            return self.token_embedding.logits(hidden_BTD)
-        return output_logits(hidden_BTD, self.output.astype(self.config.compute_dtype))
+        return self.output_logits(hidden_BTD, self.embedder.embedding())
 
-    def _embed(self, tokens_BT: Array, positions_BT: Array | None) -> Array:
-        stream_BTD = self.token_embedding(tokens_BT)
-        if self.config.positions != "rotary":
-            length = tokens_BT.shape[1]
-            positions = self.position_embedding(positions_BT, length)
-            stream_BTD = stream_BTD + jnp.broadcast_to(positions, stream_BTD.shape)
-        return self.embedding_dropout(stream_BTD)
+    def pool(self, hidden_BTD: Array, segments_BT: Array | None = None) -> Array:
+        """Returns the hidden state of each row's last token that is no padding (segment 0), [B, D].
+
+        It alone has seen the whole row. A row of padding alone gives that of its last token.
+        """
+        if segments_BT is None:
+            return hidden_BTD[:, -1]
+        length = segments_BT.shape[1]
+        last_B = length - 1 - jnp.argmax(segments_BT[:, ::-1] > 0, axis=1)
+        return jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)[:, 0]
+
+
+def prefix_mask(prefix_BT: Array, mask_BTS: Array | None = None) -> Array:
+    """The mask, [B, T, S], by which a token sees those before it, and one of a prefix all of the prefix too.
+
+    Where there is a mask already, nothing becomes visible that it hides.
+    """
+    length = prefix_BT.shape[1]
+    causal_TS = jnp.tril(jnp.ones((length, length), bool))
+    seen_BTS = causal_TS[None] | (prefix_BT[:, :, None] & prefix_BT[:, None, :])
+    return seen_BTS if mask_BTS is None else seen_BTS & mask_BTS

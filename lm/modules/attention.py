@@ -17,11 +17,11 @@ from lm.modules.linear import Linear
 
 
 @flax.struct.dataclass
-class KeyValueCache:
-    """Keys and values of the tokens that a layer has seen. Slot s holds position s.
+class KeyValues:
+    """Keys and values to attend to: of the tokens that a layer has seen (slot s holds position s), or of a memory.
 
     Attributes:
-      keys_BSKH: rotated keys.
+      keys_BSKH: keys, rotated if positions are rotary.
       values_BSKH: values.
     """
 
@@ -29,31 +29,52 @@ class KeyValueCache:
     values_BSKH: Array
 
     @classmethod
-    def empty(cls, config: ModelConfig, batch: int, length: int) -> "KeyValueCache":
-        """A cache for `length` positions of `batch` sequences."""
+    def empty(cls, config: ModelConfig, batch: int, length: int) -> "KeyValues":
+        """Room for `length` positions of `batch` sequences."""
         zeros = jnp.zeros((batch, length, config.num_kv_heads, config.size_per_head), config.compute_dtype)
         return cls(zeros, zeros)
 
-    def write(self, keys_BTKH: Array, values_BTKH: Array, positions_BT: Array) -> "KeyValueCache":
-        """The cache with these keys and values at their positions."""
+    def write(self, keys_BTKH: Array, values_BTKH: Array, positions_BT: Array) -> "KeyValues":
+        """These, with the given keys and values at their positions."""
         rows_B1 = jnp.arange(positions_BT.shape[0])[:, None]
-        return KeyValueCache(
+        return KeyValues(
             self.keys_BSKH.at[rows_B1, positions_BT].set(keys_BTKH),
             self.values_BSKH.at[rows_B1, positions_BT].set(values_BTKH),
         )
 
 
-def attend(
-    q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array | None, *, causal: bool, implementation: str
-) -> Array:
+@flax.struct.dataclass
+class Visibility:
+    """Which keys each query may see, and how much it favours them.
+
+    Attributes:
+      mask_BTS: True where query t may see key s; None: everywhere.
+      causal: whether, besides, query t sees keys up to t alone.
+      bias_BNTS: added to the scores, in float32; its batch axis may be 1. None: nothing is added.
+    """
+
+    mask_BTS: Array | None = None
+    causal: bool = flax.struct.field(pytree_node=False, default=False)
+    bias_BNTS: Array | None = None
+
+
+def segment_mask(query_segments_BT: Array, key_segments_BS: Array) -> Array:
+    """The mask, [B, T, S], by which a token sees tokens of its own segment alone.
+
+    Segment 0 is padding: no other token sees it, and it sees padding, so that its softmax has something to sum over.
+    """
+    return query_segments_BT[:, :, None] == key_segments_BS[:, None, :]
+
+
+def attend(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, visibility: Visibility, *, implementation: str) -> Array:
     """Scaled dot-product attention with grouped key-value heads (Vaswani et al. 2017; Ainslie et al. 2023).
 
     Args:
       q_BTNH: queries. K must divide N.
       k_BSKH: keys.
       v_BSKH: values.
-      mask_BTS: True where query t may see key s; every query must see at least one key. None: it sees all.
-      causal: whether query t sees keys up to t alone, besides what the mask says.
+      visibility: what a query may see. One that may see nothing gets the mean of all values, which is of no use but
+        finite.
       implementation: "explicit", "xla" or "cudnn".
 
     Returns:
@@ -66,27 +87,38 @@ def attend(
     if q_BTNH.shape[2] % k_BSKH.shape[2]:
         raise ValueError(f"{k_BSKH.shape[2]} key-value heads do not divide {q_BTNH.shape[2]} query heads")
     if implementation == "explicit":
-        return _attend_explicitly(q_BTNH, k_BSKH, v_BSKH, mask_BTS, causal)
+        return _attend_explicitly(q_BTNH, k_BSKH, v_BSKH, visibility)
     # cuDNN takes a mask only with its query axis written out and one head axis: [B, 1, T, S].
-    mask_B1TS = None if mask_BTS is None else mask_BTS[:, None, :, :]
+    mask_B1TS = None if visibility.mask_BTS is None else visibility.mask_BTS[:, None, :, :]
+    bias_BNTS = visibility.bias_BNTS
+    if bias_BNTS is not None and implementation == "cudnn":
+        bias_BNTS = bias_BNTS.astype(q_BTNH.dtype)  # it takes no other
     return jax.nn.dot_product_attention(
-        q_BTNH, k_BSKH, v_BSKH, mask=mask_B1TS, is_causal=causal, implementation=implementation
+        q_BTNH,
+        k_BSKH,
+        v_BSKH,
+        bias=bias_BNTS,
+        mask=mask_B1TS,
+        is_causal=visibility.causal,
+        implementation=implementation,
     )
 
 
-def _attend_explicitly(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array | None, causal: bool) -> Array:
+def _attend_explicitly(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, visibility: Visibility) -> Array:
     batch, length, heads, head_width = q_BTNH.shape
     keys, kv_heads = k_BSKH.shape[1:3]
+    mask_BTS, bias_BNTS = visibility.mask_BTS, visibility.bias_BNTS
     mask_BTS = jnp.ones((1, length, keys), bool) if mask_BTS is None else mask_BTS
-    if causal:
+    if visibility.causal:
         mask_BTS = mask_BTS & jnp.tril(jnp.ones((length, keys), bool))[None]
     # Query heads that share a key-value head become one head with so many times the positions.
     group = heads // kv_heads
     q_BKRH = q_BTNH.reshape(batch, length, kv_heads, group, head_width).transpose(0, 2, 3, 1, 4)
     q_BKRH = q_BKRH.reshape(batch, kv_heads, group * length, head_width)
     # Low enough to vanish in the softmax, and adding it is cheaper than choosing.
-    bias_B1RS = jnp.tile(jnp.where(mask_BTS, 0.0, -1e30), (1, group, 1))[:, None]
-    mixed_BKRH = attend_bnth(q_BKRH, k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3), bias_B1RS)
+    hidden_B1RS = jnp.tile(jnp.where(mask_BTS, 0.0, -1e30), (1, group, 1))[:, None]
+    bias_BKRS = None if bias_BNTS is None else bias_BNTS.reshape(-1, kv_heads, group * length, keys)
+    mixed_BKRH = attend_bnth(q_BKRH, k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3), hidden_B1RS, bias_BKRS)
     mixed_BKGTH = mixed_BKRH.reshape(batch, kv_heads, group, length, head_width)
     return mixed_BKGTH.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, head_width)
 
@@ -95,22 +127,21 @@ class MultiHeadAttention(nn.Module):
     """Self-attention with rotary positions and grouped key-value heads where the config asks for them."""
 
     config: ModelConfig
-    causal: bool = True
 
     @nn.compact
     def __call__(
         self,
         inputs_BTD: Array,
-        positions_BT: Array | None = None,
-        mask_BTS: Array | None = None,
-        cache: KeyValueCache | None = None,
-    ) -> tuple[Array, KeyValueCache | None]:
+        positions_BT: Array | None,
+        visibility: Visibility,
+        cache: KeyValues | None = None,
+    ) -> tuple[Array, KeyValues | None]:
         """Mixes positions.
 
         Args:
-          inputs_BTD: normalized residual stream.
+          inputs_BTD: what the queries, keys and values are made of.
           positions_BT: for rotary embedding and for the cache; None: 0 to T - 1.
-          mask_BTS: where a query may look. With a cache S is the cache's length and the mask must carry causality.
+          visibility: where a query may look. With a cache S is the cache's length and the mask must carry causality.
           cache: what earlier tokens left, or None to attend within the inputs alone.
 
         Returns:
@@ -135,10 +166,41 @@ class MultiHeadAttention(nn.Module):
             q_BTNH = rotate(q_BTNH, rotary_positions, config.rotary_base)
             k_BSKH = rotate(k_BSKH, rotary_positions, config.rotary_base)
         if cache is not None:
-            chex.assert_shape(mask_BTS, (batch, length, cache.keys_BSKH.shape[1]))
+            chex.assert_shape(visibility.mask_BTS, (batch, length, cache.keys_BSKH.shape[1]))
             cache = cache.write(k_BSKH, v_BSKH, positions_BT)
             k_BSKH, v_BSKH = cache.keys_BSKH, cache.values_BSKH
-        causal = self.causal and cache is None
-        mixed_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, causal=causal, implementation=config.attention)
+        mixed_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, visibility, implementation=config.attention)
         mixed_BTE = mixed_BTNH.reshape(batch, length, config.heads * head_width)
         return Linear(config, config.width, to_residual=True, name="output")(mixed_BTE), cache
+
+
+class CrossAttention(nn.Module):
+    """Attention of one sequence to another, the memory, without positions (Vaswani et al. 2017, section 3.2.3)."""
+
+    config: ModelConfig
+
+    def setup(self):
+        """Makes the maps."""
+        config = self.config
+        self.query = Linear(config, config.heads * config.size_per_head)
+        self.key_value = Linear(config, config.num_kv_heads * 2 * config.size_per_head)
+        self.output = Linear(config, config.width, to_residual=True)
+
+    def key_values(self, memory_BSD: Array) -> KeyValues:
+        """The memory's keys and values, which serve every query there will be."""
+        batch, length, _ = memory_BSD.shape
+        projected_BSF = self.key_value(memory_BSD)
+        # Per key-value head, for the reason that `MultiHeadAttention` gives.
+        shape = (batch, length, self.config.num_kv_heads, 2, self.config.size_per_head)
+        k_BSK1H, v_BSK1H = jax.lax.split(projected_BSF.reshape(shape), (1, 1), axis=3)
+        return KeyValues(k_BSK1H.squeeze(3), v_BSK1H.squeeze(3))
+
+    def __call__(self, inputs_BTD: Array, memory: KeyValues, mask_BTS: Array | None) -> Array:
+        """Returns [B, T, D], to be added to the residual stream, of `memory` seen where the mask is True."""
+        config = self.config
+        batch, length, _ = inputs_BTD.shape
+        q_BTNH = self.query(inputs_BTD).reshape(batch, length, config.heads, config.size_per_head)
+        mixed_BTNH = attend(
+            q_BTNH, memory.keys_BSKH, memory.values_BSKH, Visibility(mask_BTS), implementation=config.attention
+        )
+        return self.output(mixed_BTNH.reshape(batch, length, -1))

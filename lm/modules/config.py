@@ -95,7 +95,8 @@ class ModelConfig:
     def __post_init__(self):
         self._check_sizes()
         self._check_choices()
-        if self.width % self.heads and self.head_width is None:
+        attends = self.architecture not in ("lstm", "gru")
+        if attends and self.width % self.heads and self.head_width is None:
             raise UserError(
                 f"config.model.heads={self.heads} does not divide config.model.width={self.width}: change one of them, "
                 "or set config.model.head_width"

@@ -3,6 +3,8 @@
 Axes: B batch, T positions, V vocabulary, D model width, H head width.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,10 +13,12 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm.modules.config import ModelConfig
+from lm.modules.dropout import Dropout
+from lm.modules.normalization import Normalization
 
 
 class TokenEmbedding(nn.Module):
-    """A table of token vectors, which can also score every token of the vocabulary (Press & Wolf 2017)."""
+    """A table of token vectors, which may also score every token of the vocabulary (Press & Wolf 2017)."""
 
     config: ModelConfig
     mesh: Mesh | None = None
@@ -32,13 +36,9 @@ class TokenEmbedding(nn.Module):
         stream_BTD = jnp.take(table_VD, tokens_BT, axis=0).astype(self.config.compute_dtype)
         return constrain(stream_BTD, self.mesh, ("data", "fsdp"), None, None)
 
-    def logits(self, hidden_BTD: Array) -> Array:
-        """Returns the score of each token, [B, T, V], accumulated and kept in float32."""
-        return output_logits(hidden_BTD, self.embedding.astype(self.config.compute_dtype))
-
 
 def output_logits(hidden_BTD: Array, output_VD: Array) -> Array:
-    """Scores of each token of the vocabulary, [B, T, V], in float32.
+    """Scores of each token of the vocabulary, [..., V], in float32.
 
     A 16-bit logit near 10 is off by up to 0.03, and with it a probability by up to 0.8 points, so the products may be
     of 16-bit numbers but their sum never is.
@@ -54,6 +54,80 @@ def constrain(array: Array, mesh: Mesh | None, *axes: str | tuple[str, ...] | No
     if mesh is None or mesh.size == 1:
         return array
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(*axes)))
+
+
+class Embedder(nn.Module):
+    """Tokens to the stream that a stack takes: token embeddings, and on demand positions, types and a normalization.
+
+    Its parts belong to the module that calls `nn.share_scope` on it.
+    """
+
+    config: ModelConfig
+    mesh: Mesh | None = None
+
+    def setup(self):
+        """Makes the parts."""
+        config = self.config
+        self.token_embedding = TokenEmbedding(config, self.mesh)
+        if config.positions in ("learned", "sinusoidal"):
+            self.position_embedding = PositionEmbedding(config)
+        if config.segment_types:
+            initializer = nn.initializers.normal(config.initializer_range)
+            self.type_embedding = nn.Embed(
+                config.segment_types, config.width, config.compute_dtype, config.storage_dtype, initializer
+            )
+        if config.normalize_embeddings:
+            self.embedding_norm = Normalization(config)
+        self.embedding_dropout = Dropout(config)
+
+    def __call__(self, tokens_BT: Array, positions_BT: Array | None = None, types_BT: Array | None = None) -> Array:
+        """Embeds tokens.
+
+        Args:
+          tokens_BT: ids below V.
+          positions_BT: each token's place. None: 0 to T - 1.
+          types_BT: the kind of text that each token belongs to, below `segment_types`. None: 0.
+
+        Returns:
+          [B, T, D] in the compute dtype.
+
+        Raises:
+          ValueError: if there are types but the model has no embedding for them.
+        """
+        config = self.config
+        stream_BTD = self.token_embedding(tokens_BT)
+        if config.positions == "sinusoidal":
+            # Or the sines, near 1, would drown the tokens (Vaswani et al. 2017, section 3.4).
+            stream_BTD = stream_BTD * math.sqrt(config.width)
+        if config.positions in ("learned", "sinusoidal"):
+            positions = self.position_embedding(positions_BT, tokens_BT.shape[1])
+            stream_BTD = stream_BTD + jnp.broadcast_to(positions, stream_BTD.shape)
+        if config.segment_types:
+            stream_BTD = stream_BTD + self.type_embedding(jnp.zeros_like(tokens_BT) if types_BT is None else types_BT)
+        elif types_BT is not None:
+            raise ValueError("types need config.model.segment_types: how many there are")
+        if config.normalize_embeddings:
+            stream_BTD = self.embedding_norm(stream_BTD)
+        return self.embedding_dropout(stream_BTD)
+
+    def embedding(self) -> Array:
+        """Returns the token embedding, [V, D], as it is stored."""
+        return self.token_embedding.embedding
+
+
+class OutputLogits(nn.Module):
+    """Scores of each token of the vocabulary, by the token embedding or by a matrix of its own."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, hidden_BTD: Array, embedding_VD: Array) -> Array:
+        """Returns the logits at each hidden state, [..., V], in float32."""
+        config = self.config
+        if not config.tie_embeddings:
+            initializer = nn.initializers.normal(config.initializer_range)
+            embedding_VD = self.param("output", initializer, (config.vocab_size, config.width), config.storage_dtype)
+        return output_logits(hidden_BTD, embedding_VD.astype(config.compute_dtype))
 
 
 class PositionEmbedding(nn.Module):

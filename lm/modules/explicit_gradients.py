@@ -50,7 +50,7 @@ def _layer_norm_forward(inputs: Array, scale_D: Array, epsilon: float) -> tuple[
     wide = inputs.astype(jnp.float32)
     mean = wide.mean(axis=-1, keepdims=True)
     inverse_deviation = jax.lax.rsqrt(jnp.square(wide - mean).mean(axis=-1, keepdims=True) + epsilon)
-    outputs = (wide - mean) * inverse_deviation * _along_last(scale_D, inputs.ndim)
+    outputs = (wide - mean) * inverse_deviation * along_last(scale_D, inputs.ndim)
     return outputs.astype(inputs.dtype), (inputs, mean, inverse_deviation, scale_D)
 
 
@@ -58,7 +58,7 @@ def _layer_norm_backward(epsilon: float, saved: tuple[Array, ...], gradient: Arr
     inputs, mean, inverse_deviation, scale_D = saved
     wide_gradient = gradient.astype(jnp.float32)
     normalized = (inputs.astype(jnp.float32) - mean) * inverse_deviation
-    through_scale = wide_gradient * _along_last(scale_D, inputs.ndim)
+    through_scale = wide_gradient * along_last(scale_D, inputs.ndim)
     removed = through_scale.mean(axis=-1, keepdims=True)
     removed += normalized * (through_scale * normalized).mean(axis=-1, keepdims=True)
     scale_gradient = (wide_gradient * normalized).sum(axis=tuple(range(inputs.ndim - 1)))
@@ -68,12 +68,15 @@ def _layer_norm_backward(epsilon: float, saved: tuple[Array, ...], gradient: Arr
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
-def _along_last(scale_D: Array, rank: int) -> Array:
+def along_last(scale_D: Array, rank: int) -> Array:
+    """A vector in float32, with leading axes of size 1 up to this rank."""
     return scale_D.astype(jnp.float32).reshape((1,) * (rank - 1) + (-1,))
 
 
 @jax.custom_vjp
-def attend_bnth(q_BNTH: Array, k_BNSH: Array, v_BNSH: Array, bias: Array) -> Array:
+def attend_bnth(
+    q_BNTH: Array, k_BNSH: Array, v_BNSH: Array, mask_bias: Array, trained_bias: Array | None = None
+) -> Array:
     """Scaled dot-product attention with the head axis before the positions (Vaswani et al. 2017).
 
     Saves the probabilities, and reuses the outputs in the backward pass of the softmax (Dao et al. 2022, appendix B.2).
@@ -82,35 +85,49 @@ def attend_bnth(q_BNTH: Array, k_BNSH: Array, v_BNSH: Array, bias: Array) -> Arr
       q_BNTH: queries.
       k_BNSH: keys.
       v_BNSH: values.
-      bias: added to the scores, float32, broadcasts to [B, N, T, S]; a very low number where a query may not look. It
-        gets no gradient.
+      mask_bias: added to the scores, float32, broadcasts to [B, N, T, S]; a very low number where a query may not
+        look. It gets no gradient.
+      trained_bias: added likewise, float32, [B, N, T, S] where any axis may be 1; gets a gradient. None: nothing is.
 
     Returns:
       [B, N, T, H].
     """
-    return _attend_forward(q_BNTH, k_BNSH, v_BNSH, bias)[0]
+    return _attend_forward(q_BNTH, k_BNSH, v_BNSH, mask_bias, trained_bias)[0]
 
 
-def _attend_forward(q_BNTH: Array, k_BNSH: Array, v_BNSH: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+def _attend_forward(
+    q_BNTH: Array, k_BNSH: Array, v_BNSH: Array, mask_bias: Array, trained_bias: Array | None
+) -> tuple[Array, tuple]:
     scale = 1 / math.sqrt(q_BNTH.shape[-1])
-    scores = jnp.einsum("bnth,bnsh->bnts", q_BNTH, k_BNSH, preferred_element_type=jnp.float32) * scale + bias
+    scores = jnp.einsum("bnth,bnsh->bnts", q_BNTH, k_BNSH, preferred_element_type=jnp.float32) * scale + mask_bias
+    if trained_bias is not None:
+        scores += trained_bias
     unnormalized = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     probabilities = (unnormalized * (1 / unnormalized.sum(axis=-1, keepdims=True))).astype(v_BNSH.dtype)
     mixed = jnp.einsum("bnts,bnsh->bnth", probabilities, v_BNSH)
-    return mixed, (q_BNTH, k_BNSH, v_BNSH, probabilities, mixed)
+    bias_shape = None if trained_bias is None else trained_bias.shape
+    return mixed, (q_BNTH, k_BNSH, v_BNSH, probabilities, mixed, bias_shape)
 
 
-def _attend_backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array, None]:
-    q_BNTH, k_BNSH, v_BNSH, probabilities, mixed = saved
+def _attend_backward(saved: tuple, gradient: Array) -> tuple[Array, Array, Array, None, Array | None]:
+    q_BNTH, k_BNSH, v_BNSH, probabilities, mixed, bias_shape = saved
     scale = 1 / math.sqrt(q_BNTH.shape[-1])
     v_gradient = jnp.einsum("bnts,bnth->bnsh", probabilities, gradient)
     probability_gradient = jnp.einsum("bnth,bnsh->bnts", gradient, v_BNSH, preferred_element_type=jnp.float32)
     # The mean gradient under the probabilities, which the softmax removes, is <gradient, output>: no pass over S.
     removed = (gradient.astype(jnp.float32) * mixed.astype(jnp.float32)).sum(axis=-1, keepdims=True)
-    score_gradient = (probabilities * (probability_gradient - removed) * scale).astype(q_BNTH.dtype)
+    softmax_gradient = probabilities * (probability_gradient - removed)
+    score_gradient = (softmax_gradient * scale).astype(q_BNTH.dtype)
     q_gradient = jnp.einsum("bnts,bnsh->bnth", score_gradient, k_BNSH)
     k_gradient = jnp.einsum("bnts,bnth->bnsh", score_gradient, q_BNTH)
-    return q_gradient, k_gradient, v_gradient, None
+    bias_gradient = None if bias_shape is None else _sum_to(softmax_gradient, bias_shape)
+    return q_gradient, k_gradient, v_gradient, None, bias_gradient
+
+
+def _sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """The gradient of an array that was broadcast from `shape`."""
+    repeated = [axis for axis, size in enumerate(shape) if size == 1]
+    return gradient.sum(axis=repeated, keepdims=True)
 
 
 attend_bnth.defvjp(_attend_forward, _attend_backward)

@@ -1,6 +1,6 @@
 """Normalization.
 
-Axes: B batch, T positions, D model width.
+Axes: ... any leading axes, D model width.
 """
 
 import flax.linen as nn
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lm.modules.config import ModelConfig
-from lm.modules.explicit_gradients import layer_norm
+from lm.modules.explicit_gradients import along_last, layer_norm
 
 
 class Normalization(nn.Module):
@@ -21,7 +21,7 @@ class Normalization(nn.Module):
 
     @nn.compact
     def __call__(self, stream_BTD: Array) -> Array:
-        """Returns [B, T, D] in the compute dtype."""
+        """Returns [..., D] in the compute dtype."""
         config = self.config
         width = stream_BTD.shape[-1]
         scale_D = self.param("scale", nn.initializers.ones, (width,), config.storage_dtype)
@@ -29,9 +29,9 @@ class Normalization(nn.Module):
             wide = stream_BTD.astype(jnp.float32)
             mean_square = jnp.square(wide).mean(axis=-1, keepdims=True)
             normalized = wide / jnp.sqrt(mean_square + config.normalization_epsilon)
-            return (normalized * scale_D.astype(jnp.float32)[None, None, :]).astype(config.compute_dtype)
+            return (normalized * along_last(scale_D, wide.ndim)).astype(config.compute_dtype)
         outputs_BTD = layer_norm(stream_BTD, scale_D, config.normalization_epsilon).astype(config.compute_dtype)
         if config.bias:
             bias_D = self.param("bias", nn.initializers.zeros, (width,), config.storage_dtype)
-            outputs_BTD += bias_D.astype(config.compute_dtype)[None, None, :]
+            outputs_BTD += along_last(bias_D, outputs_BTD.ndim).astype(config.compute_dtype)
         return outputs_BTD

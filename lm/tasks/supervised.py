@@ -7,18 +7,97 @@ figures that know their uncertainty, records that a person can read, and predict
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jax import Array
 
 from lm.calibration.predictions import Predictions
+from lm.errors import UserError
 from lm.evaluation.bootstrap import Metric
+
+TASKS = ("classification", "tagging", "question_answering", "sequence_to_sequence", "completion")
+
+# The columns of each task's rows: those that it needs, then those that it can use.
+COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "classification": (("text", "label"), ("pair",)),
+    "tagging": (("words", "tags"), ()),
+    "question_answering": (("context", "question", "answers"), ("id",)),
+    "sequence_to_sequence": (("source", "target"), ()),
+    "completion": (("prompt", "completion"), ()),
+}
+
+# The tasks that a setting acts on, where these are not all; for others it must stay as it is.
+_ONLY_FOR: dict[str, tuple[str, ...]] = {
+    "label_smoothing": tuple(name for name in TASKS if name != "question_answering"),
+    "focal_gamma": ("classification", "tagging"),
+    "class_weights": ("classification", "tagging"),
+    "mixup": ("classification",),
+    "unanswerable": ("question_answering",),
+}
 
 Row = Mapping[str, Any]
 Example = dict[str, np.ndarray]
 Batch = dict[str, Array]
 Params = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """What to learn from rows.
+
+    Attributes:
+      name: "classification" (of one text, or of a text and its pair), "tagging" (a tag for each word),
+        "question_answering" (the span of a context that answers a question, or none), "sequence_to_sequence"
+        (translation, summarization) or "completion" (of a prompt, by a decoder).
+      pair: for "classification": whether rows have a second text, in the column `pair`.
+      classes: names of the classes or tags, in their order. Empty: those of the training rows, sorted.
+      truncate: cut texts that are longer than the model's `max_length`, and count them; otherwise they are an error.
+      label_smoothing: the share of each target that is spread evenly over the classes (Szegedy et al. 2016).
+      focal_gamma: weighs each item's loss by (1 - p)^gamma, p being its class's probability (Lin et al. 2017); 0: not.
+      mixup: the parameter of the Beta distribution that mixes the representations and the labels of two texts (Zhang
+        et al. 2018; of sentences: Guo et al. 2019), for "classification"; 0: not.
+      class_weights: "none", "balanced" (inversely as the training rows have them) or weights in the order of the
+        classes, such as "1,2.5".
+      stride: for "question_answering": tokens by which consecutive windows of a long context overlap.
+      max_answer_length: for "question_answering": tokens.
+      unanswerable: for "question_answering": whether a question may have no answer (SQuAD 2.0: Rajpurkar et al. 2018).
+      prefix: for "sequence_to_sequence": text put before each source (T5's "translate German to English: ").
+      max_target_length: for "sequence_to_sequence" and "completion": the longest text generated, in tokens.
+      beams: for "sequence_to_sequence": of beam search (1: greedy).
+      length_penalty: for beam search: scores are divided by length to this power (Wu et al. 2016, simplified).
+    """
+
+    name: str = "classification"
+    pair: bool = False
+    classes: tuple[str, ...] = ()
+    truncate: bool = False
+    label_smoothing: float = 0.0
+    focal_gamma: float = 0.0
+    mixup: float = 0.0
+    class_weights: str = "none"
+    stride: int = 64
+    max_answer_length: int = 30
+    unanswerable: bool = False
+    prefix: str = ""
+    max_target_length: int = 64
+    beams: int = 4
+    length_penalty: float = 1.0
+
+    def __post_init__(self):
+        if self.name not in TASKS:
+            raise UserError(f"config.task.name must be one of {', '.join(TASKS)}; got {self.name!r}")
+        for field in dataclasses.fields(self):
+            if self.name not in _ONLY_FOR.get(field.name, TASKS) and getattr(self, field.name) != field.default:
+                raise UserError(f"config.task.{field.name} is not for config.task.name={self.name}: leave it out")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"config.task.label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        for name in ("focal_gamma", "mixup", "stride", "length_penalty"):
+            if getattr(self, name) < 0:
+                raise UserError(f"config.task.{name} must not be negative, got {getattr(self, name)}")
+        for name in ("max_answer_length", "max_target_length", "beams"):
+            if getattr(self, name) < 1:
+                raise UserError(f"config.task.{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +119,18 @@ class Results:
     class_names: tuple[str, ...] = ()
 
 
+class Encoded(NamedTuple):
+    """Rows as arrays.
+
+    Attributes:
+      examples: of the rows in their order; a row may have several.
+      cut: how many rows were too long and lost tokens, which `TaskConfig.truncate` allows.
+    """
+
+    examples: list[Example]
+    cut: int
+
+
 class SupervisedTask(Protocol):
     """A task with examples.
 
@@ -52,8 +143,8 @@ class SupervisedTask(Protocol):
     axes: Mapping[str, str]
     padding: Mapping[str, int]
 
-    def encode(self, rows: Sequence[Row]) -> list[Example]:
-        """An example for each row (or several: a long text's windows, which `index` tells apart).
+    def encode(self, rows: Sequence[Row]) -> Encoded:
+        """Arrays of the rows.
 
         Raises:
           UserError: for rows that don't fit the task, by their place in the file.
@@ -76,7 +167,13 @@ class SupervisedTask(Protocol):
 
         Args:
           rows: as given to `encode`.
-          examples: as `encode` returned them.
+          examples: those that `encode` made of the rows.
           outputs: for each example its part of what `predict` returned, NumPy arrays without the batch axis; padded
             axes as long as the batch was.
         """
+
+
+def columns_of(config: TaskConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns that rows must have and those that they may have."""
+    needed, possible = COLUMNS[config.name]
+    return ((*needed, "pair"), ()) if config.pair else (needed, possible)

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from lm.calibration.binning import Binning, BinSums, BinTotals, update
-from lm.calibration.errors import ece
+from lm.calibration.errors import ece, ece_floor
 from lm.evaluation.token_statistics import TokenStatistics
 
 BINNING = Binning(15)
@@ -92,7 +92,7 @@ def reliability_metrics(totals: ReliabilityTotals) -> dict[str, float]:
     each other. Tokens of one document are not, so the true floor is somewhat higher.
     """
     whole = BinTotals(*(values.sum(axis=0) for values in totals["position"]))
-    metrics = {"ece": float(ece(whole)), "ece_floor": float(_floor(whole))}
+    metrics = {"ece": float(ece(whole)), "ece_floor": float(ece_floor(whole))}
     for kind, of_kind in totals.items():
         for bucket, name in enumerate(_names(kind)):
             of_bucket = BinTotals(*(values[bucket] for values in of_kind))
@@ -100,7 +100,7 @@ def reliability_metrics(totals: ReliabilityTotals) -> dict[str, float]:
             if count > 0:
                 prefix = f"{kind}_{name}"
                 metrics[f"{prefix}/ece"] = float(ece(of_bucket))
-                metrics[f"{prefix}/ece_floor"] = float(_floor(of_bucket))
+                metrics[f"{prefix}/ece_floor"] = float(ece_floor(of_bucket))
                 metrics[f"{prefix}/accuracy"] = float(of_bucket.correct.sum() / count)
                 metrics[f"{prefix}/confidence"] = float(of_bucket.confidence.sum() / count)
                 metrics[f"{prefix}/tokens"] = float(count)
@@ -112,10 +112,3 @@ def _names(kind: str) -> list[str]:
         ends = [f"{2**k - 1}-{2 ** (k + 1) - 2}" for k in range(1, BUCKETS - 1)]
         return ["0", *ends, f"{2 ** (BUCKETS - 1) - 1}-"]
     return [f"{bucket + 1}of{BUCKETS}" for bucket in range(BUCKETS)]
-
-
-def _floor(totals: BinTotals) -> np.ndarray:
-    """Mean ECE of a calibrated model: a bin's gap is nearly normal, with variance n c (1 - c)."""
-    confidence = totals.confidence / np.maximum(totals.count, 1)
-    deviation = np.sqrt(totals.count * confidence * (1 - confidence))
-    return math.sqrt(2 / math.pi) * deviation.sum(axis=-1) / totals.count.sum(axis=-1)

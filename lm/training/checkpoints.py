@@ -32,16 +32,16 @@ class Checkpoints:
 
         Args:
           directory: where; made when missing.
-          keep: how many of the newest to keep, besides the one with the lowest validation loss.
+          keep: how many of the newest to keep, besides the one with the lowest score.
         """
         self.directory = directory
         newest = preservation_policy.LatestN(keep)
         best = preservation_policy.BestN(
-            get_metric_fn=_validation_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
+            get_metric_fn=_score, reverse=True, n=1, keep_checkpoints_without_metrics=False
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy([newest, best]),
-            best_fn=_validation_loss,  # without it Orbax writes no metrics
+            best_fn=_score,  # without it Orbax writes no metrics
             best_mode="min",
             cleanup_tmp_directories=True,
         )
@@ -54,16 +54,16 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The step with the lowest validation loss of those kept, or None if none was evaluated."""
+        """The step with the lowest score of those kept, or None if none was evaluated."""
         return self._manager.best_step()
 
-    def save(self, state: TrainState, progress: dict[str, Any], validation_loss: float | None = None) -> None:
+    def save(self, state: TrainState, progress: dict[str, Any], score: float | None = None) -> None:
         """Copies the state off the devices and writes it in the background.
 
         Args:
           state: its own step names the checkpoint.
           progress: JSON.
-          validation_loss: of this state, if it was evaluated.
+          score: of this state, if it was evaluated; the lowest is the best.
         """
         self._manager.save(
             int(state.step),
@@ -71,7 +71,7 @@ class Checkpoints:
                 state=ocp.args.StandardSave(state),
                 progress=ocp.args.JsonSave({**progress, "fingerprint": int(fingerprint(state))}),
             ),
-            metrics=None if validation_loss is None else {"validation_loss": validation_loss},
+            metrics=None if score is None else {"score": score},
         )
 
     def restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
@@ -131,8 +131,8 @@ class Checkpoints:
         return aside
 
 
-def _validation_loss(metrics: dict[str, float]) -> float:
-    return metrics["validation_loss"]
+def _score(metrics: dict[str, float]) -> float:
+    return metrics["score"]
 
 
 @jax.jit

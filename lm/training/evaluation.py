@@ -1,7 +1,7 @@
 """A full pass over the validation split."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jax import Array
 from lm.evaluation.statistics import WeightedMean
 from lm.tasks.token_reliability import ReliabilityTotals, reliability_metrics
 from lm.training.partitioning import HostBatch, Partitioner
-from lm.training.step import TrainState
+from lm.training.step import Task, TrainState, make_evaluation_step
 
 
 def evaluate(
@@ -51,15 +51,36 @@ def evaluate(
     return means, reliability
 
 
+def make_validation(
+    task: Task, batches: Sequence[HostBatch], num_bytes: int | None, partitioner: Partitioner
+) -> Callable[[TrainState], dict[str, float]]:
+    """A function from a state to the metrics of a full pass over these batches.
+
+    Args:
+      task: what is learned.
+      batches: this host's part of each batch.
+      num_bytes: as in `validation_metrics`.
+      partitioner: compiles the step.
+    """
+    step = partitioner.compile_evaluation_step(make_evaluation_step(task, axis_name=partitioner.axis_name))
+
+    def validate(state: TrainState) -> dict[str, float]:
+        sums = evaluate(step, state, (batches[i] for i in range(len(batches))), partitioner)
+        return validation_metrics(*sums, num_bytes)
+
+    return validate
+
+
 def validation_metrics(
-    means: dict[str, WeightedMean], reliability: ReliabilityTotals, num_bytes: int
+    means: dict[str, WeightedMean], reliability: ReliabilityTotals, num_bytes: int | None
 ) -> dict[str, float]:
     """Metrics by the names under which they are logged.
 
     Args:
       means: from `evaluate`, `loss` in nats a token.
       reliability: from `evaluate`.
-      num_bytes: of the UTF-8 text whose tokens were counted, for bits per byte.
+      num_bytes: of the UTF-8 text whose tokens were counted, for bits per byte; None where a task predicts only a part
+        of them.
     """
     metrics = {}
     for name, mean in means.items():
@@ -67,7 +88,25 @@ def validation_metrics(
         metrics[f"validation/{name}_stderr"] = mean.standard_error
     loss = means["loss"]
     metrics["validation/perplexity"] = math.exp(min(loss.mean, 700.0))
-    metrics["validation/bits_per_byte"] = loss.total / math.log(2) / num_bytes
+    if num_bytes is not None:
+        metrics["validation/bits_per_byte"] = loss.total / math.log(2) / num_bytes
     metrics["validation/tokens"] = loss.weight
     metrics |= {f"validation/{name}": value for name, value in reliability_metrics(reliability).items()}
     return metrics
+
+
+def describe(metrics: dict[str, float]) -> str:
+    """A line about an evaluation, each figure with its standard error."""
+    loss, accuracy = metrics["validation/loss"], metrics["validation/accuracy"]
+    parts = [
+        f"validation loss {loss:.4f} ± {metrics['validation/loss_stderr']:.4f}",
+        f"perplexity {metrics['validation/perplexity']:.2f}",
+        f"accuracy {accuracy:.2%} ± {metrics['validation/accuracy_stderr']:.2%}",
+        f"confidence {metrics['validation/confidence']:.2%}",
+        f"ECE {metrics['validation/ece']:.2%} (floor {metrics['validation/ece_floor']:.2%})",
+    ]
+    if "validation/bits_per_byte" in metrics:
+        parts.insert(2, f"bits per byte {metrics['validation/bits_per_byte']:.4f}")
+    if "validation/next_sentence_accuracy" in metrics:
+        parts.append(f"next sentence {metrics['validation/next_sentence_accuracy']:.2%}")
+    return "  ".join(parts)

@@ -5,26 +5,26 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from lm.data.store import Corpus
-from lm.data.windows import TrainBatches, ValidationBatches, prefetch
+from lm.data.windows import prefetch
 from lm.errors import TrainingError, UserError
-from lm.models.accounting import PEAK_FLOPS, training_flops_per_token
-from lm.tasks.causal_lm import CausalLM
+from lm.models.accounting import PEAK_FLOPS
 from lm.training.checkpoints import Checkpoints
-from lm.training.config import PretrainConfig
-from lm.training.evaluation import evaluate, validation_metrics
+from lm.training.config import RunConfig, TrainingConfig
 from lm.training.metrics import MetricsWriter, TrainingProgress
-from lm.training.optimizers import make_optimizer, make_schedule
-from lm.training.partitioning import Partitioner
-from lm.training.step import TrainState, init_state, make_evaluation_step, make_train_step
+from lm.training.optimizers import check_freeze, make_optimizer, make_schedule
+from lm.training.partitioning import HostBatch, Partitioner
+from lm.training.step import Params, Task, TrainState, init_state, make_train_step
 from lm.training.work_directory import WorkDirectory
+
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "ece")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +35,16 @@ class Outcome:
       state: the last.
       stopped_by: the signal that ended it early, or None.
       validation: metrics of the last evaluation; empty if there was none.
+      out_of_patience: whether evaluations stopped improving before the last step.
     """
 
     state: TrainState
     stopped_by: signal.Signals | None
     validation: dict[str, float]
+    out_of_patience: bool = False
 
 
-def check_batch_size(config: PretrainConfig, partitioner: Partitioner) -> None:
+def check_batch_size(config: RunConfig, partitioner: Partitioner) -> None:
     """Checks that the devices divide the batch.
 
     Raises:
@@ -69,54 +71,61 @@ class Trainer:
 
     def __init__(
         self,
-        config: PretrainConfig,
-        task: CausalLM,
-        corpus: Corpus,
+        config: RunConfig,
+        task: Task,
+        train_batches: Sequence[HostBatch],
+        evaluate: Callable[[TrainState], dict[str, float]],
         partitioner: Partitioner,
         directory: WorkDirectory,
         console: Console,
+        *,
+        describe: Callable[[dict[str, float]], str],
+        unit: str = "tokens",
+        flops_per_unit: int | None = None,
+        initial_params: Params | None = None,
+        on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
         profile: range | None = None,
     ):
         """Compiles nothing yet and writes nothing yet.
 
         Args:
-          config: of the run, its vocabulary size known.
+          config: of the run.
           task: what to learn.
-          corpus: from which text.
+          train_batches: this host's part of each step's batch, by the number of the step from 0.
+          evaluate: metrics of the validation split, under `validation/...`, `config.training.best_metric` among them.
           partitioner: on which devices.
-          directory: claimed.
+          directory: claimed before `train`.
           console: for progress.
+          describe: a line about an evaluation.
+          unit: what the weight of a batch counts.
+          flops_per_unit: floating-point operations to train on one, for MFU; None: not known.
+          initial_params: to begin with, instead of the task's random ones: a tree like theirs on the host.
+          on_evaluation: is told the step and the metrics of each evaluation, and may raise to end the run.
           profile: steps to record.
+
+        Raises:
+          UserError: for patterns of `config.optimizer.freeze` that fit nothing.
         """
         self._config, self._partitioner, self._directory = config, partitioner, directory
         self._console, self._profile = console, profile or range(0)
-        training, length, hosts = config.training, config.model.max_length, jax.process_count()
-        shared = {"host": jax.process_index(), "hosts": hosts}
-        random_offsets = config.data.random_offsets
-        self._train_batches = TrainBatches(
-            corpus.train, length, training.batch_size, config.seed, random_offsets=random_offsets, **shared
-        )
-        evaluation_rows = training.evaluation_batch_size or training.batch_size
-        self._validation_batches = ValidationBatches(corpus.validation, length, evaluation_rows, **shared)
-        self._validation_bytes = corpus.validation.num_bytes
-        optimizer = make_optimizer(config.optimizer, training.steps)
-        self._schedule = make_schedule(config.optimizer, training.steps)
+        self._train_batches, self._evaluate_state = train_batches, evaluate
+        self._describe, self._unit, self._initial_params = describe, unit, initial_params
+        self._on_evaluation = on_evaluation
+        optimizer = make_optimizer(config.optimizer, config.training.steps)
+        self._schedule = make_schedule(config.optimizer, config.training.steps)
+        check_freeze(jax.eval_shape(task.init, jax.random.key(0)), config.optimizer)
         self._init = partitioner.compile_init(lambda key: init_state(task, optimizer, config.optimizer, key))
         step = make_train_step(
             task,
             optimizer,
             config.optimizer,
             seed=config.seed,
-            micro_batches=training.micro_batches,
+            micro_batches=config.training.micro_batches,
             axis_name=partitioner.axis_name,
         )
         self._train_step = partitioner.compile_train_step(step)
-        self._evaluation_step = partitioner.compile_evaluation_step(
-            make_evaluation_step(task, axis_name=partitioner.axis_name)
-        )
-        flops = training_flops_per_token(config.model, length)
         peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-        self._flops_share = flops / (peak * jax.device_count()) if peak else None
+        self._flops_share = flops_per_unit / (peak * jax.device_count()) if peak and flops_per_unit else None
 
     def train(self) -> Outcome:
         """Trains from the newest checkpoint, or from the beginning, to the last step or the first signal.
@@ -126,7 +135,7 @@ class Trainer:
         """
         training = self._config.training
         self._checkpoints = Checkpoints(self._directory.checkpoints, training.keep_checkpoints)
-        state, self._interval, validation = self._start()
+        state, self._interval, self._patience, validation = self._start()
         first_step = int(state.step)
         self._writer = MetricsWriter(self._directory, first_step)
         self._progress = TrainingProgress(self._console, first_step, training.steps)
@@ -137,7 +146,7 @@ class Trainer:
             for resource in (self._checkpoints.close, self._writer.close, self._progress.stop):
                 stack.callback(resource)
             signals = stack.enter_context(caught_signals())
-            for step in range(first_step + 1, training.steps + 1):
+            for step in range(first_step + 1, 1 if self._patience.is_over else training.steps + 1):
                 self._record_profile(step)
                 state, sums = self._train_step(state, self._partitioner.place_batch(next(batches)))
                 if waiting is not None:
@@ -153,24 +162,29 @@ class Trainer:
                 evaluated = step % training.evaluate_every == 0 or step == training.steps
                 if evaluated:
                     validation = self._evaluate(step, state)
+                    last |= self._patience.is_over
                 if last or step % training.checkpoint_every == 0:
                     self._save(step, state, validation, evaluated)
-                if signals:
+                if last:
                     break
-        return Outcome(state, signals[0] if signals else None, validation)
+        over = self._patience.is_over
+        return Outcome(state, signals[0] if signals and not over else None, validation, over)
 
     def _stations(self) -> tuple[int, int, int]:
         training = self._config.training
         return training.log_every, training.evaluate_every, training.checkpoint_every
 
-    def _start(self) -> tuple[TrainState, "Interval", dict[str, float]]:
+    def _start(self) -> tuple[TrainState, "Interval", "Patience", dict[str, float]]:
         state = self._init(jax.random.key(self._config.seed))
         restored = self._checkpoints.restore_newest(state)
         if restored is None:
-            return state, Interval(), {}
+            if self._initial_params is not None:
+                state = with_params(state, self._initial_params)
+            return state, Interval(), Patience(self._config.training), {}
         state, progress = restored
         self._console.print(f"going on after step {int(state.step)} from {self._checkpoints.directory}", soft_wrap=True)
-        return state, Interval(progress["interval"]), progress["validation"]
+        patience = Patience(self._config.training, **progress["patience"])
+        return state, Interval(progress["interval"]), patience, progress["validation"]
 
     def _count(self, step: int, sums: dict[str, Any]) -> None:
         values = {name: float(np.asarray(value)) for name, value in sums.items()}
@@ -183,7 +197,7 @@ class Trainer:
                     "a lower config.optimizer.learning_rate or more warmup_steps, in a new --workdir"
                 )
         self._interval.add(values)
-        self._clock.tokens += values["weight"]
+        self._clock.units += values["weight"]
         self._progress.advance(step)
 
     def _log(self, step: int) -> None:
@@ -191,30 +205,36 @@ class Trainer:
         metrics["train/learning_rate"] = float(self._schedule(step - 1))
         self._interval.clear()
         self._writer.metrics(step, metrics)
-        speed = {"speed/tokens_per_second": self._clock.tokens_per_second()}
+        rate = self._clock.units_per_second()
+        speed = {f"speed/{self._unit}_per_second": rate}
         if self._flops_share is not None:
-            speed["speed/mfu"] = speed["speed/tokens_per_second"] * self._flops_share
+            speed["speed/mfu"] = rate * self._flops_share
         self._clock = Stopwatch()
         self._writer.speed(step, speed)
         mfu = f"  MFU {speed['speed/mfu']:.1%}" if "speed/mfu" in speed else ""
-        self._progress.report(
-            step, f"loss {metrics['train/loss']:.4f}  {speed['speed/tokens_per_second']:,.0f} tokens/s{mfu}"
-        )
+        self._progress.report(step, f"loss {metrics['train/loss']:.4f}  {rate:,.0f} {self._unit}/s{mfu}")
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         with self._clock.paused():
-            batches = (self._validation_batches[i] for i in range(len(self._validation_batches)))
-            sums = evaluate(self._evaluation_step, state, batches, self._partitioner)
-            metrics = validation_metrics(*sums, self._validation_bytes)
+            metrics = self._evaluate_state(state)
+            self._patience.see(metrics)
             self._writer.metrics(step, metrics)
-            self._progress.say(f"step {step}  " + describe(metrics))
+            self._progress.say(f"step {step}  " + self._describe(metrics))
+            if self._patience.is_over:
+                best_metric = self._config.training.best_metric
+                self._progress.say(
+                    f"stopping early: {self._patience.since_best} evaluations without a better {best_metric}"
+                )
+            if self._on_evaluation is not None:
+                self._on_evaluation(step, metrics)
         return metrics
 
     def _save(self, step: int, state: TrainState, validation: dict[str, float], evaluated: bool) -> None:
         with self._clock.paused():
             self._writer.flush()
-            progress = {"interval": self._interval.sums, "validation": validation}
-            self._checkpoints.save(state, progress, validation["validation/loss"] if evaluated else None)
+            patience = {"best": self._patience.best, "since_best": self._patience.since_best}
+            progress = {"interval": self._interval.sums, "validation": validation, "patience": patience}
+            self._checkpoints.save(state, progress, self._patience.score(validation) if evaluated else None)
 
     def _record_profile(self, step: int) -> None:
         if self._profile and step == self._profile.start:
@@ -222,6 +242,40 @@ class Trainer:
         if self._profile and step == self._profile.stop:
             jax.profiler.stop_trace()
             self._progress.say(f"profile of steps {self._profile.start} to {step - 1} is in {self._directory.profile}")
+
+
+class Patience:
+    """How long ago an evaluation was the best so far; kept in checkpoints."""
+
+    def __init__(self, config: TrainingConfig, best: float | None = None, since_best: int = 0):
+        """Starts from what a checkpoint held, or from nothing."""
+        self._config, self.best, self.since_best = config, best, since_best
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """The metric that judges checkpoints, turned so that lower is better.
+
+        Raises:
+          UserError: if the run logs no such metric.
+        """
+        name = self._config.best_metric
+        if f"validation/{name}" not in metrics:
+            known = ", ".join(key.removeprefix("validation/") for key in metrics if key.count("/") == 1)
+            raise UserError(f"config.training.best_metric={name} is not logged by this run; choose one of {known}")
+        value = metrics[f"validation/{name}"]
+        return value if name in LOWER_IS_BETTER else -value
+
+    def see(self, metrics: dict[str, float]) -> None:
+        """Counts one evaluation. One that is not a number is not better than any other."""
+        score = self.score(metrics)
+        if math.isfinite(score) and (self.best is None or score < self.best):
+            self.best, self.since_best = score, 0
+        else:
+            self.since_best += 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether to stop."""
+        return 0 < self._config.patience <= self.since_best
 
 
 class Interval:
@@ -252,11 +306,11 @@ class Interval:
 
 
 class Stopwatch:
-    """Tokens per second of training, with pauses for everything else."""
+    """Tokens (or examples) per second of training, with pauses for everything else."""
 
     def __init__(self):
         """Starts."""
-        self.tokens = 0.0
+        self.units = 0.0
         self._started = time.perf_counter()
 
     @contextlib.contextmanager
@@ -266,9 +320,9 @@ class Stopwatch:
         yield
         self._started += time.perf_counter() - began
 
-    def tokens_per_second(self) -> float:
+    def units_per_second(self) -> float:
         """Since the start."""
-        return self.tokens / (time.perf_counter() - self._started)
+        return self.units / (time.perf_counter() - self._started)
 
 
 @contextlib.contextmanager
@@ -291,14 +345,11 @@ def caught_signals() -> Iterator[list[signal.Signals]]:
             signal.signal(each, handler)
 
 
-def describe(metrics: dict[str, float]) -> str:
-    """A line about an evaluation, each figure with its standard error."""
-    loss, accuracy = metrics["validation/loss"], metrics["validation/accuracy"]
-    return (
-        f"validation loss {loss:.4f} ± {metrics['validation/loss_stderr']:.4f}  "
-        f"perplexity {metrics['validation/perplexity']:.2f}  "
-        f"bits per byte {metrics['validation/bits_per_byte']:.4f}  "
-        f"accuracy {accuracy:.2%} ± {metrics['validation/accuracy_stderr']:.2%}  "
-        f"confidence {metrics['validation/confidence']:.2%}  "
-        f"ECE {metrics['validation/ece']:.2%} (floor {metrics['validation/ece_floor']:.2%})"
+def with_params(state: TrainState, params: Params) -> TrainState:
+    """The state with these parameters, host arrays, laid out as its own were. Optimizers start from zero moments."""
+    placed = jax.tree.map(
+        lambda old, new: jax.device_put(np.asarray(new, old.dtype), old.sharding), state.params, params
     )
+    # A copy, because a step donates its buffers.
+    averaged = None if state.averaged_params is None else jax.tree.map(jnp.copy, placed)
+    return state.replace(params=placed, averaged_params=averaged)

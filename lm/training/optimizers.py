@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -40,6 +42,9 @@ class OptimizerConfig:
       clip_norm: gradients with a larger global norm are scaled down to it; 0: never.
       l1: weight of the sum of absolute values, added to the objective per step.
       l2: weight of half the sum of squares, added to the objective per step.
+      layer_decay: each layer's learning rate is that of the layer above it times this, down to the embeddings; heads
+        learn at the full rate (Howard & Ruder 2018; Clark et al. 2020); 1: all learn alike.
+      freeze: patterns (regular expressions) of paths of parameters that stay as they are, such as "body/.*embedding".
       ema_decay: keeps an exponential moving average of the parameters, with which evaluation and generation work;
         0: none.
     """
@@ -59,6 +64,8 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     l1: float = 0.0
     l2: float = 0.0
+    layer_decay: float = 1.0
+    freeze: tuple[str, ...] = ()
     ema_decay: float = 0.0
 
     def __post_init__(self):
@@ -73,6 +80,15 @@ class OptimizerConfig:
         for name in ("b1", "b2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"config.optimizer.{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"config.optimizer.layer_decay must be in (0, 1], got {self.layer_decay}")
+        if isinstance(self.freeze, str):
+            raise UserError(f"config.optimizer.freeze must be a tuple of patterns, got {self.freeze!r}: write a comma")
+        for pattern in self.freeze:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(f"config.optimizer.freeze: {pattern!r} is no regular expression: {error}") from error
         if not 0 < self.decay_fraction <= 1:
             raise UserError(f"config.optimizer.decay_fraction must be in (0, 1], got {self.decay_fraction}")
         if self.learning_rate <= 0:
@@ -146,7 +162,81 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         adam_schedule = lambda step: config.adam_learning_rate * schedule(step)  # noqa: E731
         adam = optax.adamw(adam_schedule, config.b1, config.b2, config.epsilon, **decoupled)
         rule = optax.partition({"muon": muon, "adam": adam}, _muon_or_adam)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule) if config.clip_norm else rule
+    steps_of_rule = [optax.clip_by_global_norm(config.clip_norm), rule] if config.clip_norm else [rule]
+    if config.freeze:  # before clipping: what stays as it is has no part in the norm
+        steps_of_rule = [_scale_by_path(lambda path, _: 0.0 if is_frozen(path, config) else 1.0), *steps_of_rule]
+    if config.freeze or config.layer_decay < 1:
+        steps_of_rule.append(_scale_by_path(lambda path, params: update_factor(path, params, config)))
+    return optax.chain(*steps_of_rule) if len(steps_of_rule) > 1 else rule
+
+
+def is_frozen(path: str, config: OptimizerConfig) -> bool:
+    """Whether a parameter of this path stays as it is."""
+    return any(re.search(pattern, path) for pattern in config.freeze)
+
+
+def update_factor(path: str, params: Params, config: OptimizerConfig) -> float | Array:
+    """By what the update of one parameter is multiplied: 0 if frozen, else the layer decay to the power of its depth.
+
+    Depth counts down from a head's 0: the last layer of a stack of L has 1, its first L, embeddings L + 1. For scanned
+    layers it is a vector along their leading axis.
+    """
+    if is_frozen(path, config):
+        return 0.0
+    layers = _layer_counts(params)
+    for stack, count in layers.items():
+        inside = path.removeprefix(f"{stack}/")
+        if inside == path:
+            continue
+        if match := re.match(r"layer_(\d+)/", inside):
+            return config.layer_decay ** (count - int(match[1]))
+        if inside.startswith("layers/"):
+            return config.layer_decay ** jnp.arange(count, 0, -1)
+        return 1.0  # the stack's last normalization
+    if layers and "embedding" in path:
+        return config.layer_decay ** (max(layers.values()) + 1)
+    return 1.0
+
+
+def check_freeze(params: Params, config: OptimizerConfig) -> None:
+    """Checks that every pattern of `config.freeze` fits some parameter, and that some parameter is left to move.
+
+    Raises:
+      UserError: if not.
+    """
+    paths = list(_by_path(params))
+    for pattern in config.freeze:
+        if not any(re.search(pattern, path) for path in paths):
+            raise UserError(f"config.optimizer.freeze: {pattern!r} fits no parameter; there are {', '.join(paths)}")
+    if all(is_frozen(path, config) for path in paths):
+        raise UserError("config.optimizer.freeze leaves no parameter to train")
+
+
+def _by_path(params: Params) -> dict[str, Array]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _layer_counts(params: Params) -> dict[str, int]:
+    """How many layers each stack has, by the stack's path."""
+    counts: dict[str, int] = {}
+    for path, leaf in _by_path(params).items():
+        if match := re.match(r"(.*?)/?layer_(\d+)/", path):
+            counts[match[1]] = max(counts.get(match[1], 0), int(match[2]) + 1)
+        elif match := re.match(r"(.*?)/?layers/", path):
+            counts[match[1]] = leaf.shape[0]
+    return counts
+
+
+def _scale_by_path(factor: Callable[[str, Params], float | Array]) -> optax.GradientTransformation:
+    def scale(updates: Params, params: Params | None) -> Params:
+        def scaled(path: tuple, update: Array) -> Array:
+            by = jnp.asarray(factor(jax.tree_util.keystr(path, simple=True, separator="/"), updates), update.dtype)
+            return update * by.reshape(by.shape + (1,) * (update.ndim - by.ndim))
+
+        return jax.tree_util.tree_map_with_path(scaled, updates)
+
+    return optax.stateless(scale)
 
 
 def decay_mask(params: Params, decay_embeddings: bool) -> Params:

@@ -27,9 +27,10 @@ STRATEGIES = ("jit", "pmap")
 # scanned layers stays whole. What no rule names is replicated.
 RULES: tuple[tuple[str, P], ...] = (
     (r"(token_embedding/embedding|output)$", P("tensor", "fsdp")),
-    (r"(query_key_value|up|gate)/kernel$", P("fsdp", "tensor")),
+    (r"(query_key_value|query|key_value|up|gate)/kernel$", P("fsdp", "tensor")),
     (r"(attention/output|down)/kernel$", P("tensor", "fsdp")),
-    (r"(query_key_value|up|gate)/bias$", P("tensor")),
+    (r"(query_key_value|query|key_value|up|gate|prediction_head)/bias$", P("tensor")),
+    (r"(prediction_head/dense|pooler)/kernel$", P("fsdp", None)),
 )
 
 

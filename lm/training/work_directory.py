@@ -1,25 +1,22 @@
 """A work directory: everything about one run, and enough to go on from it or to use its model.
 
-config.json  tokenizer.json  checkpoints/  metrics.jsonl  speed.jsonl  tensorboard/  samples.txt
+config.json  tokenizer.json  classes.json  checkpoints/  metrics.jsonl  speed.jsonl  tensorboard/  samples.txt
+predictions/  calibration/
 """
 
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import jax
+from typing import Any, TypeVar
 
 from lm.configuration import differences, from_config_dict
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.models.decoder_lm import DecoderLM
-from lm.tasks.causal_lm import CausalLM
-from lm.training.checkpoints import Checkpoints
-from lm.training.config import FREE_TO_CHANGE, PretrainConfig
-from lm.training.optimizers import make_optimizer
-from lm.training.step import init_state
+from lm.training.config import FREE_TO_CHANGE, FinetuneConfig, PretrainConfig, RunConfig
+
+AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +34,11 @@ class WorkDirectory:
     def tokenizer(self) -> Path:
         """The tokenizer, in the format of the `tokenizers` library."""
         return self.path / "tokenizer.json"
+
+    @property
+    def classes(self) -> Path:
+        """Names of the classes that a fine-tuned model chooses among, JSON."""
+        return self.path / "classes.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -78,7 +80,7 @@ class WorkDirectory:
         """What the model wrote when training ended."""
         return self.path / "samples.txt"
 
-    def check(self, config: PretrainConfig) -> None:
+    def check(self, config: RunConfig) -> None:
         """Checks, writing nothing, that this run can live here.
 
         Raises:
@@ -103,8 +105,8 @@ class WorkDirectory:
             listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
             raise UserError(f"{self.path} holds a run with another config ({listed}): use another --workdir")
 
-    def claim(self, config: PretrainConfig, tokenizer: Tokenizer) -> None:
-        """Makes the directory, if it isn't there yet, with the config and the tokenizer.
+    def claim(self, config: RunConfig, tokenizer: Tokenizer, classes: Sequence[str] = ()) -> None:
+        """Makes the directory, if it isn't there yet, with the config, the tokenizer and the names of the classes.
 
         Raises:
           UserError: if it can't be written.
@@ -113,12 +115,22 @@ class WorkDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             if not self.tokenizer.exists():
                 tokenizer.save(self.tokenizer)
+            if classes:
+                write_atomically(self.classes, json.dumps(list(classes), ensure_ascii=False) + "\n")
             # Last: a directory with a config is a whole one.
             write_atomically(self.config, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
         except OSError as error:
             raise UserError(f"--workdir={self.path} cannot be written: {error.strerror}") from error
 
-    def load_config(self) -> PretrainConfig:
+    def load_classes(self) -> tuple[str, ...]:
+        """Names of the classes; none for a task without.
+
+        Raises:
+          UserError: if the file is no JSON.
+        """
+        return tuple(_read_json(self.classes)) if self.classes.exists() else ()
+
+    def load_config(self) -> RunConfig:
         """The config of the run that lives here.
 
         Raises:
@@ -126,53 +138,12 @@ class WorkDirectory:
         """
         if not self.config.exists():
             raise UserError(f"--workdir={self.path} holds no run: there is no {self.config.name} in it")
-        return from_config_dict(PretrainConfig, _read_json(self.config), prefix=str(self.config))
-
-    def load_model(self, which: str = "best") -> tuple[DecoderLM, Any, Tokenizer, int]:
-        """The trained model.
-
-        Args:
-          which: the "best" checkpoint by validation loss, the "last", or a step.
-
-        Returns:
-          The model, its parameters (averaged, if the run kept an average), the tokenizer, and the checkpoint's step.
-
-        Raises:
-          UserError: if there is no such checkpoint.
-        """
-        config = self.load_config()
-        tokenizer = Tokenizer.load(self.tokenizer)
-        model_config = with_vocabulary(config, tokenizer).model
-        checkpoints = Checkpoints(self.checkpoints) if self.checkpoints.exists() else None
-        steps = checkpoints.steps if checkpoints else []
-        if not steps:
-            raise UserError(f"--workdir={self.path} holds no checkpoint yet: train first")
-        step = {"best": checkpoints.best_step, "last": steps[-1]}.get(which) or steps[-1]
-        if which not in ("best", "last"):
-            if not which.isdigit() or int(which) not in steps:
-                known = ", ".join(str(step) for step in steps)
-                raise UserError(f"--checkpoint={which} is not there: choose best, last or one of {known}")
-            step = int(which)
-        model = DecoderLM(model_config)
-        optimizer = make_optimizer(config.optimizer, config.training.steps)
-        like = jax.eval_shape(
-            lambda key: init_state(CausalLM(model), optimizer, config.optimizer, key), jax.random.key(0)
-        )
-        one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device), like)
-        try:
-            state, _ = checkpoints.restore(like, step)
-        except Exception as error:  # whatever a broken file makes the readers below raise
-            reason = str(error).splitlines()[0][:200]
-            others = ", ".join(str(other) for other in steps if other != step) or "none"
-            raise UserError(
-                f"checkpoint {step} in {self.checkpoints} cannot be read ({reason}); others, for --checkpoint: {others}"
-            ) from error
-        checkpoints.close()
-        return model, state.evaluation_params, tokenizer, step
+        values = _read_json(self.config)
+        kind = FinetuneConfig if "task" in values else PretrainConfig
+        return from_config_dict(kind, values, prefix=str(self.config))
 
 
-def with_vocabulary(config: PretrainConfig, tokenizer: Tokenizer) -> PretrainConfig:
+def with_vocabulary(config: AnyConfig, tokenizer: Tokenizer) -> AnyConfig:
     """The config with `model.vocab_size` known.
 
     Raises:

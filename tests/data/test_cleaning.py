@@ -17,6 +17,11 @@ AWKWARD = "Cafe\u0301 \ufb01n\u200b \t x\u00a0y  \r\n\n\n\n\nZ\x00\u00ad\u200dE 
         ("control_characters", "\U0001f468\u200d\U0001f469", "\U0001f468\u200d\U0001f469"),
         ("whitespace", "a \t\u00a0b  \n\n\n\n c ", "a b\n\n c"),
         ("lowercase", "ÀB", "àb"),
+        ("numbers", "in 1999, 3,000.5 of b2b, 1990s 7.", "in ,  of b2b, 1990s ."),
+        ("punctuation", "well-known: 'a_b' costs €5!", "well known   a b  costs  5 "),
+        ("english_stop_words", "The cat's on it.\nIt isn't the END of another", "cat's .\nisn't END "),
+        ("english_stop_words", "theory his_name _the 'The' can't", "theory his_name _the '' can't"),
+        ("english_stemming", "Running cats' ponies, naïve 42s", "run cat' poni, naïv 42s"),
     ],
 )
 def test_one_step(step, text, cleaned):

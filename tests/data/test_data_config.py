@@ -2,13 +2,19 @@
 
 import pytest
 
-from lm.data.config import DataConfig, TokenizerConfig
+from lm.data.config import DataConfig, ExamplesConfig, TokenizerConfig
 from lm.errors import UserError
 
 
 def test_defaults_are_valid():
     DataConfig()
+    ExamplesConfig()
     TokenizerConfig()
+
+
+def test_columns_are_pairs():
+    config = ExamplesConfig(columns=("text=sentence", "label=a=b"))
+    assert config.column_names == {"text": "sentence", "label": "a=b"}
 
 
 @pytest.mark.parametrize(
@@ -19,7 +25,32 @@ def test_defaults_are_valid():
         (DataConfig, {"field": ""}, "config.data.field must not be empty"),
         (DataConfig, {"cleaning": "nfc"}, "config.data.cleaning must be a tuple"),
         (DataConfig, {"cleaning": ("nfd",)}, "config.data.cleaning has no step 'nfd': known steps are nfc, nfkc"),
-        (TokenizerConfig, {"kind": "words"}, "config.tokenizer.kind must be one of bytes, characters, bpe"),
+        (ExamplesConfig, {"validation_fraction": 1.0}, "config.data.validation_fraction must be in [0, 1), got 1.0"),
+        (ExamplesConfig, {"folds": 1}, "config.data.folds must be 0 or at least 2, got 1"),
+        (ExamplesConfig, {"folds": 3, "fold": 3}, "config.data.fold must be in [0, config.data.folds=3), got 3"),
+        (ExamplesConfig, {"fold": 1}, "config.data.fold must be in [0, config.data.folds=0), got 1"),
+        (ExamplesConfig, {"folds": 3, "validation": "csv:a.csv"}, "leave config.data.validation empty"),
+        (ExamplesConfig, {"train_rows": -1}, "config.data.train_rows must not be negative, got -1"),
+        (ExamplesConfig, {"columns": "text=a"}, "config.data.columns must be a tuple"),
+        (
+            ExamplesConfig,
+            {"columns": ("text",)},
+            "config.data.columns must be pairs such as 'text=sentence', got 'text'",
+        ),
+        (ExamplesConfig, {"columns": ("a=b", "a=c")}, "config.data.columns names 'a' twice"),
+        (ExamplesConfig, {"cleaning": ("stem",)}, "config.data.cleaning has no step 'stem'"),
+        (ExamplesConfig, {"cleaning": ("exact_duplicates",)}, "exact_duplicates is for documents, not for rows"),
+        (
+            TokenizerConfig,
+            {"lowercase": True},
+            "config.tokenizer.lowercase is for the kinds wordpiece and words, not bpe",
+        ),
+        (
+            TokenizerConfig,
+            {"split_punctuation": False},
+            "config.tokenizer.split_punctuation is for the kinds wordpiece",
+        ),
+        (TokenizerConfig, {"kind": "word"}, "config.tokenizer.kind must be one of bytes, characters, bpe"),
         (
             TokenizerConfig,
             {"vocab_size": 100},

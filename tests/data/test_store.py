@@ -12,7 +12,7 @@ from tokenizers import models
 from lm.data import store as store_module
 from lm.data.config import DataConfig, TokenizerConfig
 from lm.data.store import TokenStore, build_corpus
-from lm.data.tokenizers import train_tokenizer
+from lm.data.tokenizers import Tokenizer, train_tokenizer
 from lm.errors import UserError
 
 BYTES = TokenizerConfig("bytes")
@@ -126,7 +126,7 @@ def test_a_tokenizer_file_is_used_instead_of_training(data, tmp_path):
     saved.parent.mkdir()
     first = build_corpus(DataConfig(**data), TokenizerConfig(vocab_size=300))
     first.tokenizer.save(saved)
-    again = build_corpus(DataConfig(**data), TokenizerConfig(vocab_size=290), tokenizer_file=saved)
+    again = build_corpus(DataConfig(**data), TokenizerConfig(vocab_size=290), kept=Tokenizer.load(saved))
     assert again.tokenizer.digest == first.tokenizer.digest
     assert again.train.tokens.filename == first.train.tokens.filename
 

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
 from lm.data.config import TokenizerConfig
-from lm.data.tokenizers import END_OF_TEXT, Tokenizer, train_tokenizer
+from lm.data.tokenizers import END_OF_TEXT, UNKNOWN, Tokenizer, train_tokenizer
 from lm.errors import UserError
 
 AWKWARD = [
@@ -17,6 +17,7 @@ AWKWARD = [
     "don't we'll 12345 x_y ĠĊ",
 ]
 LOSSLESS = ["bytes", "characters", "bpe", "unigram"]
+KINDS = [*LOSSLESS, "wordpiece", "words"]
 
 
 def documents(split):
@@ -39,7 +40,7 @@ def test_decoding_gives_back_the_text(kind, end_of_text, tmp_path):
         assert each.digest == tokenizer.digest
 
 
-@pytest.mark.parametrize("kind", [*LOSSLESS, "wordpiece"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_text_never_becomes_a_special_token(kind, tmp_path):
     make(kind).save(tmp_path / "tokenizer.json")
     tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
@@ -47,7 +48,7 @@ def test_text_never_becomes_a_special_token(kind, tmp_path):
     assert tokenizer.end_of_text not in tokenizer.encode(f"{END_OF_TEXT}x {END_OF_TEXT}")
 
 
-@pytest.mark.parametrize("kind", [*LOSSLESS, "wordpiece"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_ids_fit_the_vocabulary(kind):
     tokenizer = make(kind)
     assert max(max(ids) for ids in tokenizer.encode_batch(AWKWARD)) < tokenizer.vocab_size
@@ -131,3 +132,102 @@ def test_unreadable_file_is_named(tmp_path, content):
         Tokenizer.load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_words_are_the_most_frequent():
+    texts = ["b b b, a a, c", "d b"]
+    tokenizer = train_tokenizer(TokenizerConfig("words", vocab_size=5), texts)
+    assert set(tokenizer.vocabulary) == {UNKNOWN, END_OF_TEXT, "b", "a", ","}
+    assert tokenizer.decode(tokenizer.encode("a,c B"), skip_special_tokens=False) == "a , [UNK] [UNK]"
+
+
+def test_an_iterable_is_the_training_documents():
+    assert train_tokenizer(TokenizerConfig("characters", end_of_text=False), iter(["ba", "c"])).encode("cab") == [
+        2,
+        0,
+        1,
+    ]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "words"])
+def test_lowercase_leaves_accents(kind):
+    tokenizer = train_tokenizer(TokenizerConfig(kind, vocab_size=50, lowercase=True), ["Été ÉTÉ ete"] * 9)
+    assert tokenizer.encode("ÉTÉ") == tokenizer.encode("été") != tokenizer.encode("ete")
+    assert tokenizer.vocabulary.get("été") == tokenizer.encode("Été")[0]
+
+
+def test_words_split_at_white_space_only():
+    tokenizer = train_tokenizer(TokenizerConfig("words", split_punctuation=False), ["do n't stop", "well-known ."])
+    assert tokenizer.decode(tokenizer.encode("do n't . well-known don't")) == "do n't . well-known"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_come_last_and_text_cannot_spell_them(kind, tmp_path):
+    names = ["[CLS]", "[SEP]", END_OF_TEXT]
+    plain = make(kind)
+    tokenizer = plain.with_special_tokens(names)
+    assert plain.special_id("[CLS]") is None
+    assert [tokenizer.special_id(name) for name in names] == [plain.vocab_size, plain.vocab_size + 1, plain.end_of_text]
+    assert tokenizer.vocab_size == plain.vocab_size + 2
+    tokenizer.save(tmp_path / "tokenizer.json")
+    for each in (tokenizer, Tokenizer.load(tmp_path / "tokenizer.json")):
+        assert each.digest == tokenizer.digest
+        assert each.end_of_text == plain.end_of_text
+        assert [each.special_id(name) for name in names] == [tokenizer.special_id(name) for name in names]
+        assert each.encode_batch(AWKWARD) == plain.encode_batch(AWKWARD)
+    assert tokenizer.with_special_tokens(names) is tokenizer
+
+
+def test_words_that_look_like_special_tokens_are_unknown():
+    texts = [f"[SEP] {END_OF_TEXT} word"] * 9
+    tokenizer = train_tokenizer(TokenizerConfig("words", split_punctuation=False), texts).with_special_tokens(["[SEP]"])
+    unknown = tokenizer.special_id(UNKNOWN)
+    assert tokenizer.encode(f"[SEP] {END_OF_TEXT} word") == [unknown, unknown, tokenizer.vocabulary["word"]]
+    assert tokenizer.encode_words(["[SEP]", "word"])[0] == [unknown, tokenizer.vocabulary["word"]]
+    assert tokenizer.encode_with_offsets("[SEP]")[0] == [unknown]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_word_has_its_tokens(kind):
+    tokenizer = make(kind)
+    words = ["don't", "word3", "naïve", "日本語", "and"]
+    ids, numbers = tokenizer.encode_words(words)
+    assert len(ids) == len(numbers)
+    assert sorted(set(numbers)) == list(range(len(words)))
+    assert numbers == sorted(numbers)
+    if kind in ("bytes", "bpe", "unigram"):
+        assert tokenizer.decode(ids) == " ".join(words)
+    first = tokenizer.encode(words[0])
+    assert ids[: len(first)] == first
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "words"])
+def test_a_word_of_nothing_is_unknown(kind):
+    tokenizer = make(kind)
+    ids, numbers = tokenizer.encode_words(["and", "\x00", "\u200b", "and"])
+    unknown = tokenizer.special_id(UNKNOWN)
+    assert ids[1:-1] == [unknown, unknown]
+    assert numbers == [0, 1, 2, 3]
+
+
+def test_a_word_of_nothing_without_an_unknown_token_is_named():
+    with pytest.raises(UserError, match="the word '' has no tokens"):
+        make("bpe").encode_words(["", "x"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_offsets_are_characters_of_the_text(kind):
+    tokenizer = make(kind, lowercase=True) if kind in ("wordpiece", "words") else make(kind)
+    text = "  naïve CAFÉ \u00a0 日本語\n\U0001f468\u200d\U0001f469 word12 and"
+    known = set("".join(documents("train")))
+    text = "".join(character for character in text if character in known) if kind == "characters" else text
+    ids, offsets = tokenizer.encode_with_offsets(text)
+    assert ids == tokenizer.encode(text)
+    assert len(ids) == len(offsets)
+    covered = {place for start, end in offsets for place in range(start, end)}
+    assert covered == {place for place, character in enumerate(text) if not character.isspace()}
+    assert offsets == sorted(offsets)
+    assert all(text[start:end] == text[start:end].strip() for start, end in offsets)
+    first = text.index("and")
+    inside = [(start, end) for start, end in offsets if end > first]
+    assert (inside[0][0], inside[-1][1]) == (first, len(text))

@@ -1,6 +1,7 @@
 """What a model costs: parameters and operations, by formula, by hand and by the compiler."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,23 @@ import pytest
 
 from lm.models.accounting import parameter_count, training_flops_per_token
 from lm.models.decoder_lm import DecoderLM
+from lm.models.encoder_decoder_lm import EncoderDecoderLM
+from lm.models.encoder_lm import EncoderLM
 from lm.models.presets import PRESETS, PUBLISHED_PARAMETERS, preset
 from lm.modules.config import ModelConfig
 
 
 def initialised_parameters(config):
     tokens = jnp.zeros((1, 1), jnp.int32)
-    shapes = jax.eval_shape(DecoderLM(config).init, jax.random.key(0), tokens)
+    if config.architecture == "encoder_decoder":
+        init = functools.partial(EncoderDecoderLM(config).init, inputs_BS=tokens)
+    elif config.architecture == "encoder":
+        init = functools.partial(
+            EncoderLM(config).init, method=lambda model, **batch: model.pool(model.hidden(**batch))
+        )
+    else:
+        init = DecoderLM(config).init
+    shapes = jax.eval_shape(lambda key: init(key, tokens_BT=tokens), jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
@@ -38,6 +49,11 @@ def test_parameter_count_of_presets(name):
         {"bias": True, "heads": 6, "kv_heads": 3, "head_width": 10, "feed_forward_width": 7},
         {"tie_embeddings": False, "positions": "sinusoidal"},
         {"kv_heads": 1, "positions": "rotary", "layers": 1},
+        {"positions": "relative", "normalization_place": "after", "normalize_embeddings": True, "segment_types": 3},
+        {"architecture": "encoder", "bias": True, "activation": "gated_gelu", "positions": "relative"},
+        {"architecture": "encoder", "normalization_place": "after", "tie_embeddings": False},
+        {"architecture": "encoder_decoder", "bias": True, "decoder_layers": 2, "kv_heads": 1},
+        {"architecture": "encoder_decoder", "tie_embeddings": False, "normalization_place": "after"},
     ],
 )
 def test_parameter_count_of_other_shapes(values):
@@ -54,6 +70,22 @@ def test_training_flops_by_hand():
     assert training_flops_per_token(config, length=5) == 6 * weights + attention
 
 
+def test_training_flops_of_an_encoder_decoder_by_hand():
+    shape = {"vocab_size": 10, "layers": 3, "decoder_layers": 2, "width": 8, "heads": 4, "kv_heads": 2}
+    config = ModelConfig(architecture="encoder_decoder", feed_forward_width=20, activation="gated_gelu", **shape)
+    block = 64 + 32 + 32 + 64 + 3 * 160
+    # Of cross-attention: the input's 7 tokens pass the keys' and values' 8x4, the output's 5 the queries' and outputs'.
+    inputs = 7 * 6 * (3 * block + 2 * (32 + 32)) + 3 * (7 * 7 * 4 * (2 * 2 + 2 * 2) * 3)
+    outputs = 5 * 6 * (2 * (block + 64 + 64) + 80) + 2 * (5 * (5 + 7) * 4 * (2 * 2 + 2 * 2) * 3)
+    assert training_flops_per_token(config, 5, input_length=7) == round((inputs + outputs) / 12)
+
+
+def test_logits_that_are_not_computed_are_not_counted():
+    config = ModelConfig(architecture="encoder", vocab_size=10, width=8)
+    all_of_them, none = (training_flops_per_token(config, 5, predicted=share) for share in (1, 0))
+    assert all_of_them - none == 6 * 80
+
+
 def test_training_flops_of_gpt2():
     """nanoGPT's `estimate_mfu`: 6 N + 12 L H Q T with N without the position table, but with norms and biases."""
     config = preset("gpt2_124m")
@@ -61,16 +93,25 @@ def test_training_flops_of_gpt2():
     assert training_flops_per_token(config, 1024) == pytest.approx(expected, rel=2e-3)
 
 
-@pytest.mark.parametrize("values", [{}, {"kv_heads": 1, "activation": "swiglu", "positions": "rotary"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"kv_heads": 1, "activation": "swiglu", "positions": "rotary"},
+        {"architecture": "encoder_decoder", "decoder_layers": 1, "positions": "relative", "relative_max_distance": 17},
+    ],
+)
 def test_training_flops_are_what_the_compiler_counts(values):
     length = 32
     config = ModelConfig(**{"vocab_size": 200, "layers": 2, "width": 128, "heads": 2, "max_length": length} | values)
-    model, tokens = DecoderLM(config), jax.ShapeDtypeStruct((2, length), jnp.int32)
+    sides = 2 if config.architecture == "encoder_decoder" else 1
+    model = EncoderDecoderLM(config) if sides == 2 else DecoderLM(config)
+    tokens = [jax.ShapeDtypeStruct((2, length), jnp.int32)] * sides
 
-    def loss(params, tokens):
-        return model.apply({"params": params}, tokens).sum()
+    def loss(params, *tokens):
+        return model.apply({"params": params}, *tokens).sum()
 
-    params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-    counted = jax.jit(jax.grad(loss)).lower(params, tokens).cost_analysis()["flops"]
+    params = jax.eval_shape(model.init, jax.random.key(0), *tokens)["params"]
+    counted = jax.jit(jax.grad(loss)).lower(params, *tokens).cost_analysis()["flops"]
     # The compiler counts element-wise operations too.
-    assert counted / (2 * length) == pytest.approx(training_flops_per_token(config, length), rel=0.06)
+    assert counted / (2 * length * sides) == pytest.approx(training_flops_per_token(config, length), rel=0.06)

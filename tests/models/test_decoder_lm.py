@@ -11,7 +11,7 @@ import pytest
 
 from lm.models.decoder_lm import DecoderLM
 from lm.modules.config import ModelConfig
-from lm.modules.decoder import empty_caches
+from lm.modules.stack import empty_caches
 
 LENGTH, VOCAB = 10, 13
 SHAPE = {"vocab_size": VOCAB, "layers": 2, "width": 16, "heads": 4, "max_length": LENGTH}
@@ -218,3 +218,35 @@ def test_the_untied_output_starts_at_the_initializer_range():
     model = DecoderLM(ModelConfig(vocab_size=97, width=64, tie_embeddings=False, initializer_range=0.05))
     params = model.init(jax.random.key(0), jnp.zeros((1, 1, 64)), method=DecoderLM.logits)["params"]
     np.testing.assert_allclose(np.asarray(params["output"]).std(), 0.05, rtol=0.03)
+
+
+@pytest.mark.parametrize("name", ["learned", "rotary"])
+def test_a_prefix_sees_itself_in_both_directions(name):
+    """Two documents with a prefix each: those after it see it, and it sees nothing but itself and what came before."""
+    prefix = np.array([[0, 1, 1, 0, 1, 1, 1, 0, 0, 0]], bool)
+    params, model = random_params(name), DecoderLM(CONFIGS[name])
+
+    @jax.jit
+    def influence(tokens, segments):
+        def outputs(table):
+            changed = params | {"token_embedding": {"embedding": table}}
+            hidden = model.apply({"params": changed}, tokens, segments, PLACES[:1], None, prefix, method="hidden")
+            return hidden[0].sum(axis=-1)
+
+        return jnp.linalg.norm(jax.jacrev(outputs)(params["token_embedding"]["embedding"]), axis=-1)[:, :LENGTH]
+
+    norms_TS = influence(np.arange(LENGTH, dtype=np.int32)[None], TWO_DOCUMENTS[:1])
+    same = TWO_DOCUMENTS[0][:, None] == TWO_DOCUMENTS[0][None, :]
+    visible = same & (np.tri(LENGTH, dtype=bool) | (prefix[0][:, None] & prefix[0][None, :]))
+    np.testing.assert_array_equal(norms_TS[~visible], 0)
+    assert (norms_TS[visible] > 0).all()
+
+
+def test_pool_is_the_last_token_that_is_no_padding():
+    model, hidden = DecoderLM(CONFIGS["learned"]), np.arange(24.0).reshape(3, 4, 2)
+    segments = np.array([[1, 1, 1, 0], [1, 2, 2, 2], [0, 1, 0, 0]])
+    pooled = model.apply({"params": random_params("learned")}, hidden, segments, method="pool")
+    np.testing.assert_array_equal(pooled, hidden[[0, 1, 2], [2, 3, 1]])
+    np.testing.assert_array_equal(
+        model.apply({"params": random_params("learned")}, hidden, method="pool"), hidden[:, 3]
+    )

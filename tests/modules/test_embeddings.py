@@ -4,10 +4,19 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import parameterized
 
 from lm.modules.config import ModelConfig
-from lm.modules.embeddings import PositionEmbedding, TokenEmbedding, output_logits, rotate, sinusoidal_table
+from lm.modules.embeddings import (
+    Embedder,
+    OutputLogits,
+    PositionEmbedding,
+    TokenEmbedding,
+    output_logits,
+    rotate,
+    sinusoidal_table,
+)
 
 BASE = 10_000.0
 
@@ -93,14 +102,15 @@ def test_positions_choose_rows_of_the_table():
 
 
 def test_tied_output_scores_by_the_same_table():
-    layer = TokenEmbedding(ModelConfig(vocab_size=11, width=6, heads=2))
+    config = ModelConfig(vocab_size=11, width=6, heads=2)
+    layer = TokenEmbedding(config)
     tokens = jnp.array([[3, 0, 10]])
     random = np.random.default_rng(0)
     table, hidden = random.normal(size=(11, 6)), random.normal(size=(1, 3, 6))
     assert jax.eval_shape(layer.init, jax.random.key(0), tokens)["params"]["embedding"].shape == table.shape
     variables = {"params": {"embedding": table.astype(np.float32)}}
     np.testing.assert_array_equal(layer.apply(variables, tokens), table.astype(np.float32)[np.asarray(tokens)])
-    logits = layer.apply(variables, hidden.astype(np.float32), method=TokenEmbedding.logits)
+    logits = OutputLogits(config).apply({}, hidden.astype(np.float32), table.astype(np.float32))
     np.testing.assert_allclose(logits, hidden @ table.T, atol=1e-5)
 
 
@@ -110,3 +120,46 @@ def test_logits_of_16_bit_products_are_summed_in_float32():
     logits = jax.jit(output_logits)(hidden, output)
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, hidden.astype(np.float64) @ output.astype(np.float64).T, atol=1e-4)
+
+
+def test_embedder_adds_positions_and_types_then_normalizes():
+    config = ModelConfig(
+        vocab_size=5,
+        width=6,
+        heads=2,
+        max_length=4,
+        segment_types=2,
+        normalize_embeddings=True,
+        normalization_epsilon=1e-9,
+    )
+    layer, tokens, kinds = Embedder(config), np.array([[3, 0, 4]]), np.array([[0, 1, 1]])
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), tokens)["params"]
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), shapes)
+
+    def expected(positions, kinds):
+        rows = zip(("token", "position", "type"), (tokens, positions, kinds), strict=True)
+        total = sum(params[f"{name}_embedding"]["embedding"][index] for name, index in rows)
+        centred = total - total.mean(axis=-1, keepdims=True)
+        return centred / centred.std(axis=-1, keepdims=True) * params["embedding_norm"]["scale"]
+
+    positions = np.array([[0, 0, 3]])
+    actual = layer.apply({"params": params}, tokens, positions, kinds)
+    np.testing.assert_allclose(actual, expected(positions, kinds), rtol=1e-4, atol=1e-5)
+    by_default = layer.apply({"params": params}, tokens)
+    np.testing.assert_allclose(by_default, expected(np.arange(3)[None], 0 * kinds), rtol=1e-4, atol=1e-5)
+
+
+def test_sinusoidal_positions_do_not_drown_the_tokens():
+    """Vaswani et al. 2017, section 3.4: the token embedding is multiplied by sqrt(D)."""
+    config = ModelConfig(vocab_size=5, width=16, heads=2, positions="sinusoidal")
+    table = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
+    tokens = np.array([[3, 1]])
+    embedded = Embedder(config).apply({"params": {"token_embedding": {"embedding": table}}}, tokens)
+    np.testing.assert_allclose(embedded, 4 * table[tokens] + np.asarray(sinusoidal_table(2, 16))[None], rtol=1e-5)
+
+
+def test_types_need_an_embedding():
+    config = ModelConfig(vocab_size=5, width=6, heads=2)
+    with pytest.raises(ValueError, match="segment_types"):
+        Embedder(config).init(jax.random.key(0), np.array([[1]]), None, np.array([[1]]))

@@ -14,11 +14,13 @@ from lm.modules.linear import Linear
 ACTIVATIONS = {
     "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
     "gelu_tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    "relu": lambda x: np.maximum(x, 0),
     "silu": lambda x: x / (1 + np.exp(-x)),
 }
+GATES = {"swiglu": "silu", "gated_gelu": "gelu_tanh"}
 
 
-@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "swiglu"])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu", "swiglu", "gated_gelu"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_feed_forward_equals_the_formula(activation, bias):
     config = ModelConfig(width=6, heads=2, feed_forward_width=10, activation=activation, bias=bias)
@@ -31,8 +33,8 @@ def test_feed_forward_equals_the_formula(activation, bias):
     def project(name, array):
         return array @ params[name]["kernel"] + params[name].get("bias", 0)
 
-    if activation == "swiglu":
-        hidden = ACTIVATIONS["silu"](project("gate", inputs)) * project("up", inputs)
+    if activation in GATES:
+        hidden = ACTIVATIONS[GATES[activation]](project("gate", inputs)) * project("up", inputs)
     else:
         hidden = ACTIVATIONS[activation](project("up", inputs))
     outputs = jax.jit(layer.apply)({"params": params}, inputs)

@@ -1,0 +1,54 @@
+"""Sentiment of sentences (SST-2, whole sentences): a bidirectional LSTM, from random or from pretrained word vectors.
+
+python -m experiments.finetune --config=configs/lstm_sst2.py --workdir=runs/lstm_sst2
+python -m experiments.finetune --config=configs/lstm_sst2.py:vectors --config.word_vectors=glove.6B.50d.txt \\
+    --workdir=runs/lstm_sst2_vectors
+
+Data as in configs/sst2.py. Word vectors: any text file of GloVe or word2vec with 50 numbers a word, such as
+glove.6B.50d (nlp.stanford.edu/projects/glove); another width with --config.model.width=300.
+
+Not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from lm.configuration import to_config_dict
+from lm.data.config import ExamplesConfig, TokenizerConfig
+from lm.errors import UserError
+from lm.modules.config import ModelConfig
+from lm.tasks.supervised import TaskConfig
+from lm.training.config import FinetuneConfig, TrainingConfig
+from lm.training.optimizers import OptimizerConfig
+
+WIDTHS = {"random": 128, "vectors": 50}
+
+
+def get_config(start: str = "random") -> ConfigDict:
+    if start not in WIDTHS:
+        raise UserError(f"configs/lstm_sst2.py has the settings {', '.join(WIDTHS)}; got {start!r}")
+    config = FinetuneConfig(
+        epochs=8,
+        buckets=(16, 24, 32, 64),
+        model=ModelConfig(
+            architecture="lstm",
+            layers=1,
+            width=WIDTHS[start],
+            recurrent_width=128,
+            max_length=128,
+            dropout=0.5,
+            initializer_range=0.1,
+        ),
+        data=ExamplesConfig(
+            train="jsonl:$LM_DATA_DIR/sst2/train.jsonl",
+            validation="jsonl:$LM_DATA_DIR/sst2/validation.jsonl",
+            test="jsonl:$LM_DATA_DIR/sst2/test.jsonl",
+        ),
+        # The sentences come as words with spaces between.
+        tokenizer=TokenizerConfig(kind="words", vocab_size=20_000, lowercase=True, split_punctuation=False),
+        task=TaskConfig(name="classification"),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, schedule="constant", warmup_steps=0, b2=0.999, weight_decay=0.01, ema_decay=0.995
+        ),
+        training=TrainingConfig(batch_size=32, evaluation_batch_size=128, log_every=50, best_metric="accuracy"),
+    )
+    return to_config_dict(config)

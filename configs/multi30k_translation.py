@@ -1,0 +1,49 @@
+"""German to English captions (Multi30k, Elliott et al. 2016): an encoder-decoder from scratch.
+
+python -m experiments.finetune --config=configs/multi30k_translation.py --workdir=runs/multi30k
+
+Data: jsonl files with `de` and `en`, below the folder that LM_DATA_DIR names: multi30k/train.jsonl.gz (29,000 rows),
+val.jsonl (1,014), test_2016.jsonl (1,000).
+
+Not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from lm.configuration import to_config_dict
+from lm.data.config import ExamplesConfig, TokenizerConfig
+from lm.modules.config import ModelConfig
+from lm.tasks.supervised import TaskConfig
+from lm.training.config import FinetuneConfig, TrainingConfig
+from lm.training.optimizers import OptimizerConfig
+
+
+def get_config() -> ConfigDict:
+    config = FinetuneConfig(
+        epochs=12,
+        buckets=(16, 24, 32, 64),  # half of the pairs fit into the first; one pair in a hundred is longer than 32
+        model=ModelConfig(
+            architecture="encoder_decoder",
+            layers=3,
+            width=128,
+            heads=4,
+            max_length=64,
+            positions="rotary",
+            dropout=0.2,
+        ),
+        data=ExamplesConfig(
+            train="jsonl:$LM_DATA_DIR/multi30k/train.jsonl.gz",
+            validation="jsonl:$LM_DATA_DIR/multi30k/val.jsonl",
+            test="jsonl:$LM_DATA_DIR/multi30k/test_2016.jsonl",
+            columns=("source=de", "target=en"),
+        ),
+        tokenizer=TokenizerConfig(
+            kind="bpe", vocab_size=6000
+        ),  # of both languages; BLEU is cased, so the text stays so
+        task=TaskConfig(name="sequence_to_sequence", label_smoothing=0.1, max_target_length=48, beams=4),
+        optimizer=OptimizerConfig(
+            learning_rate=3e-3, schedule="cosine", warmup_steps=400, final_learning_rate=0.01, b2=0.98
+        ),
+        training=TrainingConfig(batch_size=128, evaluation_batch_size=64, log_every=50, best_metric="bleu"),
+    )
+    return to_config_dict(config)

@@ -1,0 +1,27 @@
+"""Two rounds of self-training for the quickstart model, beside a control on real text alone.
+
+python -m experiments.self_train --config=configs/self_training.py --config.init_from=runs/quickstart \\
+    --workdir=runs/self_training
+
+Not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.self_train import SelfTrainConfig
+from lm.configuration import to_config_dict
+from lm.training.config import TrainingConfig
+from lm.training.optimizers import OptimizerConfig
+
+
+def get_config() -> ConfigDict:
+    config = SelfTrainConfig(
+        rounds=2,
+        texts=512,
+        share=0.25,
+        optimizer=OptimizerConfig(name="muon", learning_rate=5e-3, schedule="linear", warmup_steps=5),
+        training=TrainingConfig(
+            steps=100, batch_size=16, evaluation_batch_size=64, evaluate_every=100, checkpoint_every=100, log_every=20
+        ),
+    )
+    return to_config_dict(config)

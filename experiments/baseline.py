@@ -1,0 +1,155 @@
+"""What a task needs no neural network for: the most frequent class, and a logistic regression on bags of words.
+
+python -m experiments.baseline --config=configs/trec.py --workdir=runs/trec_baseline
+
+takes the rows of a fine-tuning config and writes the same files as experiments.evaluate, so that every figure has one
+to stand beside. Words and pairs of neighbours are counted, weighted by how rare they are, and classified by
+scikit-learn's logistic regression; for tagging the bag is a word with its neighbours, its case and its first and last
+letters. The textbook's cleaning: --config.data.cleaning="('english_stop_words','english_stemming')".
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from experiments.evaluate import show
+from lm.command_line import define_config_file, run
+from lm.configuration import from_config_dict
+from lm.data.rows import read_examples
+from lm.errors import UserError
+from lm.tasks.registry import classes_of
+from lm.tasks.sequence_classification import classification_results
+from lm.tasks.supervised import Results, Row, TaskConfig, columns_of
+from lm.tasks.token_classification import tagging_results
+from lm.training.config import FinetuneConfig
+from lm.training.supervised_evaluation import write_results
+from lm.training.work_directory import WorkDirectory
+
+_STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse regularization, chosen by the validation rows
+_IMPOSSIBLE = 1e-9  # probability of a class that a constant answer doesn't give
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """What is classified: texts, or the words of sentences.
+
+    Attributes:
+      features: of each item, as its vectorizer takes them.
+      labels: of each item.
+    """
+
+    features: list[Any]
+    labels: list[str]
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command line."""
+    define_config_file(values)
+    flags.DEFINE_string("workdir", None, "Directory for the results.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Fits, evaluates and prints."""
+    if not values.workdir:
+        raise UserError("--workdir is missing: name a directory for the results, such as --workdir=runs/trec_baseline")
+    baseline(from_config_dict(FinetuneConfig, values.config), WorkDirectory(Path(values.workdir)), Console(stderr=True))
+
+
+def baseline(config: FinetuneConfig, directory: WorkDirectory, console: Console) -> dict[str, dict[str, Any]]:
+    """Writes and returns the results of both baselines, by the name of their files.
+
+    Raises:
+      UserError: for a task without classes, or for whatever is wrong with the rows.
+    """
+    task = config.task
+    if task.name not in ("classification", "tagging"):
+        raise UserError(f"config.task.name={task.name} chooses among no classes: there is no baseline for it")
+    splits = read_examples(config.data, *columns_of(task))
+    classes = classes_of(task, splits.train)
+    train, validation = items_of(task, splits.train), items_of(task, splits.validation)
+    name, part = ("test", splits.test) if splits.test else ("validation", splits.validation)
+    with console.status("fitting logistic regressions"):
+        model = best_regression(task, train, validation)
+    majority = Counter(train.labels).most_common(1)[0][0]
+    found = {}
+    for split, rows in {"validation": splits.validation, name: part}.items():
+        probabilities = log_probabilities(model, items_of(task, rows).features, classes)
+        results = results_of(task, rows, classes, probabilities)
+        found[split] = write_results(results, directory, split, resamples=1000, step=0)
+    constant = np.full((len(items_of(task, part).labels), len(classes)), np.log(_IMPOSSIBLE), np.float32)
+    constant[:, classes.index(majority)] = 0
+    found["majority"] = write_results(
+        results_of(task, part, classes, constant), directory, f"{name}.majority", resamples=1000, step=0
+    )
+    for each in found.values():
+        show(each, console)
+    return found
+
+
+def items_of(task: TaskConfig, rows: Sequence[Row]) -> Items:
+    """The items of rows."""
+    if task.name == "classification":
+        texts = [f"{row['text']}\n{row['pair']}" if task.pair else row["text"] for row in rows]
+        return Items(texts, [row["label"] for row in rows])
+    features = [word_features(row["words"], place) for row in rows for place in range(len(row["words"]))]
+    return Items(features, [tag for row in rows for tag in row["tags"]])
+
+
+def word_features(words: Sequence[str], place: int) -> dict[str, str | bool]:
+    """The bag of a word: itself, its neighbours, its case and its letters at both ends."""
+    word = words[place]
+    near = {
+        f"word{offset:+d}": words[place + offset].lower()
+        for offset in (-2, -1, 0, 1, 2)
+        if 0 <= place + offset < len(words)
+    }
+    ends = {"start": word[:3].lower(), "end": word[-3:].lower()}
+    return {**near, **ends, "title": word.istitle(), "upper": word.isupper(), "digit": any(map(str.isdigit, word))}
+
+
+def best_regression(task: TaskConfig, train: Items, validation: Items) -> Pipeline:
+    """The regression with the strength that is most often right on the validation items."""
+    best, best_accuracy = None, -1.0
+    for strength in _STRENGTHS:
+        if task.name == "classification":
+            vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
+        else:
+            vectorizer = DictVectorizer()
+        model = make_pipeline(vectorizer, LogisticRegression(C=strength, max_iter=300))
+        model.fit(train.features, train.labels)
+        accuracy = model.score(validation.features, validation.labels)
+        if accuracy > best_accuracy:
+            best, best_accuracy = model, accuracy
+    return best
+
+
+def log_probabilities(model: Pipeline, features: list[Any], classes: Sequence[str]) -> np.ndarray:
+    """Log-probabilities in the order of `classes`, [N, C]."""
+    found = model.predict_proba(features)
+    ordered = np.full((len(features), len(classes)), _IMPOSSIBLE)
+    for column, name in enumerate(model.classes_):
+        if name in classes:
+            ordered[:, classes.index(name)] = np.maximum(found[:, column], _IMPOSSIBLE)
+    return np.log(ordered).astype(np.float32)
+
+
+def results_of(task: TaskConfig, rows: Sequence[Row], classes: tuple[str, ...], logits_NC: np.ndarray) -> Results:
+    """The task's results for these logits of all items."""
+    if task.name == "classification":
+        return classification_results(rows, logits_NC, classes)
+    lengths = [len(row["words"]) for row in rows]
+    return tagging_results(rows, np.split(logits_NC, np.cumsum(lengths)[:-1]), classes)
+
+
+if __name__ == "__main__":
+    run(main, define_flags, __doc__.strip())

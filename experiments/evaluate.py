@@ -1,0 +1,146 @@
+"""Measures a trained model on rows: each figure with a 95% interval, and predictions that a person can read.
+
+python -m experiments.evaluate --workdir=runs/sst2
+python -m experiments.evaluate --workdir=runs/sst2 --config.split=validation --config.calibrator=temperature
+python -m experiments.evaluate --workdir=runs/sst2 --config.source=jsonl:other.jsonl --config.name=other
+
+writes predictions/SPLIT.jsonl (one row a line), SPLIT.metrics.json, and for a classifier SPLIT.npz, which
+experiments.calibrate reads, and a picture of the confusion matrix. A pretraining run is measured on its validation
+text.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from lm.calibration.calibrators import Fitted
+from lm.command_line import define_config, run
+from lm.configuration import from_config_dict, to_config_dict
+from lm.data.rows import read_examples
+from lm.data.store import build_corpus
+from lm.errors import UserError
+from lm.tasks.supervised import columns_of
+from lm.training.config import FinetuneConfig
+from lm.training.evaluation import make_validation
+from lm.training.partitioning import PartitioningConfig, make_partitioner
+from lm.training.supervised_evaluation import make_supervised_validation, write_results
+from lm.training.trained_run import TrainedRun, load_run
+from lm.training.work_directory import WorkDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """An evaluation.
+
+    Attributes:
+      split: "test" or "validation", of the run's own data.
+      source: other rows, such as "jsonl:other.jsonl"; empty: those of `split`.
+      name: of the files written for `source`.
+      batch_size: rows at a time; 0: the run's.
+      resamples: for the intervals.
+      calibrator: name of a calibrator in the run's calibration/, applied to the probabilities.
+    """
+
+    split: str = "test"
+    source: str = ""
+    name: str = "other"
+    batch_size: int = 0
+    resamples: int = 1000
+    calibrator: str = ""
+
+    def __post_init__(self):
+        if self.split not in ("test", "validation"):
+            raise UserError(f"config.split must be test or validation, got {self.split!r}")
+        if self.batch_size < 0 or self.resamples < 20:
+            raise UserError("config.batch_size must not be negative, and config.resamples at least 20")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command line."""
+    define_config(values, to_config_dict(EvaluateConfig()))
+    flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, last or a step.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Evaluates and prints."""
+    if not values.workdir:
+        raise UserError("--workdir is missing: name the directory of a run")
+    config = from_config_dict(EvaluateConfig, values.config)
+    show(evaluate(config, WorkDirectory(Path(values.workdir)), values.checkpoint), Console())
+
+
+def evaluate(config: EvaluateConfig, directory: WorkDirectory, checkpoint: str = "best") -> dict[str, Any]:
+    """Evaluates a run, writes what it found into its work directory, and returns it.
+
+    Raises:
+      UserError: if there is no run, no such rows, or rows that don't fit the task.
+    """
+    calibrator = Fitted.load(directory.calibration / f"{config.calibrator}.json") if config.calibrator else None
+    trained = load_run(directory, checkpoint)
+    if not isinstance(trained.config, FinetuneConfig):
+        return _evaluate_pretrained(trained, directory)
+    data, task = trained.config.data, trained.config.task
+    if config.source:
+        data = dataclasses.replace(data, test=config.source)
+    elif config.split == "test" and not data.test:
+        raise UserError("this run has no test rows: use --config.split=validation, or name rows with --config.source")
+    splits = read_examples(data, *columns_of(task))
+    rows = splits.test if config.source or config.split == "test" else splits.validation
+    encoded = trained.task.encode(rows)
+    results_of = make_supervised_validation(
+        trained.task,
+        rows,
+        encoded.examples,
+        config.batch_size or trained.config.training.batch_size,
+        trained.config.lengths,
+        make_partitioner(PartitioningConfig(data=jax.device_count())),
+        calibrator,
+    )
+    name = config.name if config.source else config.split
+    name += f".{config.calibrator}" if config.calibrator else ""
+    found = write_results(results_of(trained.state), directory, name, config.resamples, trained.step)
+    return {**found, "cut": encoded.cut}
+
+
+def _evaluate_pretrained(trained: TrainedRun, directory: WorkDirectory) -> dict[str, Any]:
+    """The metrics of a full pass over the validation text, with intervals of 1.96 standard errors."""
+    config, partitioner = trained.config, make_partitioner(PartitioningConfig())
+    corpus = build_corpus(config.data, config.tokenizer, trained.tokenizer)
+    rows = config.training.evaluation_batch_size or config.training.batch_size
+    batches = trained.task.validation_batches(corpus, rows)
+    num_bytes = corpus.validation.num_bytes if trained.task.counts_bytes else None
+    found = make_validation(trained.task, batches, num_bytes, partitioner)(trained.state)
+    metrics = {}
+    for name, value in found.items():
+        name = name.removeprefix("validation/")
+        if "/" in name or name.endswith("_stderr"):
+            continue
+        error = found.get(f"validation/{name}_stderr")
+        metrics[name] = {"value": value}
+        if error is not None:
+            metrics[name] |= {"low": value - 1.96 * error, "high": value + 1.96 * error}
+    return {"split": "validation", "checkpoint": trained.step, "rows": len(batches) * rows, "metrics": metrics}
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """Prints a table of the metrics."""
+    table = Table(title=f"{found['split']}: {found['rows']:,} rows, checkpoint {found['checkpoint']}")
+    for column in ("", "value", "95% interval"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, figure in found["metrics"].items():
+        interval = f"{figure['low']:.4f} to {figure['high']:.4f}" if figure.get("low") is not None else ""
+        value = "-" if figure["value"] is None else f"{figure['value']:.4f}"
+        table.add_row(name, value, interval)
+    console.print(table)
+    if found.get("cut"):
+        console.print(f"cut, because they are too long for the model: {found['cut']:,} rows")
+
+
+if __name__ == "__main__":
+    run(main, define_flags, __doc__.strip())

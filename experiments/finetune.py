@@ -1,0 +1,264 @@
+"""Trains a model on a task with examples, from the parameters of another run or from random ones.
+
+python -m experiments.finetune --config=configs/sst2.py --config.init_from=runs/bert_quickstart --workdir=runs/sst2
+
+The same command goes on where a run was stopped. When training ends the best checkpoint is evaluated on the validation
+and the test rows: predictions/SPLIT.jsonl to read, SPLIT.metrics.json, and SPLIT.npz for experiments.calibrate.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from experiments.evaluate import EvaluateConfig, evaluate, show
+from experiments.pretrain import parse_profile
+from lm.command_line import define_config_file, run
+from lm.configuration import differences, from_config_dict
+from lm.data.example_batches import TrainExampleBatches
+from lm.data.rows import Splits, read_examples
+from lm.data.tokenizers import Tokenizer, train_tokenizer
+from lm.data.word_vectors import embedding_from_vectors
+from lm.errors import UserError
+from lm.modules.config import ModelConfig
+from lm.tasks.registry import classes_of, make_supervised_task, texts_of
+from lm.tasks.supervised import Example, Params, SupervisedTask, columns_of
+from lm.tasks.text_encoding import special_tokens
+from lm.training.config import FinetuneConfig
+from lm.training.host_memory import keep_freed_memory
+from lm.training.initialization import transfer, with_embedding
+from lm.training.loop import Outcome, Trainer, check_batch_size
+from lm.training.partitioning import make_partitioner
+from lm.training.supervised_evaluation import describe, make_supervised_validation, validation_metrics
+from lm.training.trained_run import TrainedRun, load_run
+from lm.training.work_directory import WorkDirectory, with_vocabulary
+
+# What doesn't shape parameters: with `init_from` these come from the config, the rest from the run.
+_FREE_OF_SHAPE = ("dropout", "dtype", "parameter_dtype", "attention", "rematerialize")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command line."""
+    define_config_file(values)
+    flags.DEFINE_string(
+        "workdir", None, "Directory of the run: made when missing, gone on with when not.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "profile", None, "FIRST:LAST steps to record for TensorBoard's profiler, such as 20:25.", flag_values=values
+    )
+
+
+def main(values: flags.FlagValues) -> int:
+    """Trains and evaluates; returns the exit status."""
+    if not values.workdir:
+        raise UserError("--workdir is missing: name a directory for the run, such as --workdir=runs/sst2")
+    config = from_config_dict(FinetuneConfig, values.config)
+    directory, console = WorkDirectory(Path(values.workdir)), Console(stderr=True)
+    outcome = finetune(config, directory, console, profile=parse_profile(values.profile))
+    if outcome.stopped_by:
+        return 128 + outcome.stopped_by
+    for split in ("validation", "test") if config.data.test else ("validation",):
+        show(evaluate(EvaluateConfig(split=split), directory), console)
+    console.print(f"everything is in {directory.path}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def finetune(
+    config: FinetuneConfig,
+    directory: WorkDirectory,
+    console: Console,
+    *,
+    on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+    profile: range | None = None,
+) -> Outcome:
+    """Trains a model in a work directory, from its newest checkpoint if it has one.
+
+    Raises:
+      UserError: for whatever is wrong with the config, the data or the directory; nothing is written then.
+      TrainingError: if a loss is not finite.
+    """
+    config = with_model_of_source(config, console)
+    directory.check(config)
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
+    partitioner = make_partitioner(config.partitioning)
+    check_batch_size(config, partitioner)
+    splits = read_examples(config.data, *columns_of(config.task))
+    source = load_source(config)
+    tokenizer = choose_tokenizer(config, source, directory, splits)
+    full_config = with_vocabulary(config, tokenizer)
+    classes = classes_of(config.task, splits.train)
+    task = make_supervised_task(config.task, full_config.model, tokenizer, classes, splits.train, partitioner.mesh)
+    train, validation, _ = (task.encode(rows) for rows in (splits.train, splits.validation, splits.test))
+    batches = TrainExampleBatches(
+        train.examples,
+        task.axes,
+        task.padding,
+        config.training.batch_size,
+        config.seed,
+        full_config.lengths,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+    full_config = with_steps(full_config, batches.steps_per_epoch)
+    validate = make_supervised_validation(
+        task,
+        splits.validation,
+        validation.examples,
+        config.training.evaluation_batch_size or config.training.batch_size,
+        full_config.lengths,
+        partitioner,
+    )
+    trainer = Trainer(
+        full_config,
+        task,
+        batches,
+        lambda state: validation_metrics(validate(state)),
+        partitioner,
+        directory,
+        console,
+        describe=describe,
+        unit="examples" if config.task.name in ("classification", "question_answering") else "tokens",
+        initial_params=initial_params(full_config, task, source, tokenizer, train.examples, console),
+        on_evaluation=on_evaluation,
+        profile=profile,
+    )
+    directory.claim(config, tokenizer, classes)
+    introduce(full_config, task, splits, batches, (train.cut, validation.cut), console)
+    return trainer.train()
+
+
+def with_model_of_source(config: FinetuneConfig, console: Console) -> FinetuneConfig:
+    """With `init_from`, the config with the shape of that run's model.
+
+    Raises:
+      UserError: if there is no such run.
+    """
+    if not config.init_from:
+        return config
+    directory = WorkDirectory(Path(config.init_from))
+    try:
+        theirs = with_vocabulary(directory.load_config(), Tokenizer.load(directory.tokenizer)).model
+    except UserError as error:
+        raise UserError(f"config.init_from={config.init_from}: {error}".replace("--workdir=", "")) from error
+    own = {name: getattr(config.model, name) for name in _FREE_OF_SHAPE}
+    model = dataclasses.replace(theirs, **own)
+    changed = differences(config.model, model)
+    if changed and config.model != ModelConfig(architecture="encoder"):
+        listed = ", ".join(f"{name} {new!r} (not {old!r})" for name, (old, new) in changed.items())
+        console.print(f"the model has the shape of {config.init_from}: {listed}", soft_wrap=True, highlight=False)
+    return dataclasses.replace(config, model=model)
+
+
+def load_source(config: FinetuneConfig) -> TrainedRun | None:
+    """The run to begin from, if the config names one.
+
+    Raises:
+      UserError: if it can't be read.
+    """
+    if not config.init_from:
+        return None
+    return load_run(WorkDirectory(Path(config.init_from)), config.init_checkpoint, "config.init_checkpoint")
+
+
+def choose_tokenizer(
+    config: FinetuneConfig, source: TrainedRun | None, directory: WorkDirectory, splits: Splits
+) -> Tokenizer:
+    """The tokenizer of the run to begin from, else that of the work directory, else a new one of the training rows.
+
+    Raises:
+      UserError: if a given vocabulary isn't that of the run to begin from.
+    """
+    kept = Tokenizer.load(directory.tokenizer) if directory.tokenizer.exists() else None
+    if source is None:
+        if kept is not None:
+            return kept
+        texts = texts_of(config.task, splits.train)
+        made = train_tokenizer(config.tokenizer, lambda split: texts)
+        return made.with_special_tokens(special_tokens(config.model.architecture))
+    given = Tokenizer.load(config.tokenizer.path) if config.tokenizer.kind == "file" else None
+    for name, other in ((f"config.tokenizer.path={config.tokenizer.path}", given), (str(directory.tokenizer), kept)):
+        if other is not None and other.digest != source.tokenizer.digest:
+            raise UserError(
+                f"{name} is another vocabulary ({other.vocab_size:,} tokens) than that of config.init_from="
+                f"{config.init_from} ({source.tokenizer.vocab_size:,}), whose parameters fit no other: leave it out"
+            )
+    return source.tokenizer
+
+
+def with_steps(config: FinetuneConfig, steps_per_epoch: int) -> FinetuneConfig:
+    """The config with epochs turned into steps."""
+    if not config.epochs:
+        return config
+    training = dataclasses.replace(
+        config.training,
+        steps=config.epochs * steps_per_epoch,
+        evaluate_every=steps_per_epoch,
+        checkpoint_every=steps_per_epoch,
+    )
+    return dataclasses.replace(config, training=training)
+
+
+def initial_params(
+    config: FinetuneConfig,
+    task: SupervisedTask,
+    source: TrainedRun | None,
+    tokenizer: Tokenizer,
+    examples: Sequence[Example],
+    console: Console,
+) -> Params | None:
+    """The parameters to begin with, or None for random ones; says where they come from.
+
+    Raises:
+      UserError: if parameters or word vectors don't fit the model.
+    """
+    if source is not None and not config.random_weights:
+        fresh = jax.jit(task.init)(jax.random.key(config.seed))
+        moved = transfer(fresh, source.params, config.init_from)
+        moved.tell(console, f"{config.init_from}, step {source.step}")
+        return moved.params
+    if config.word_vectors:
+        fresh = jax.jit(task.init)(jax.random.key(config.seed))
+        tokens = np.concatenate([example["tokens"] for example in examples])
+        counts_V = np.bincount(tokens, minlength=config.model.vocab_size)
+        table_VD, coverage = embedding_from_vectors(
+            Path(config.word_vectors), tokenizer.vocabulary, counts_V, config.seed
+        )
+        console.print(f"word vectors: {coverage}", highlight=False, soft_wrap=True)
+        return with_embedding(fresh, table_VD)
+    return None
+
+
+def introduce(
+    config: FinetuneConfig,
+    task: SupervisedTask,
+    splits: Splits,
+    batches: TrainExampleBatches,
+    cut: tuple[int, int],
+    console: Console,
+) -> None:
+    """Says in a few lines what is about to be trained."""
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    devices = jax.devices()
+    lines = [
+        f"{parameters:,} parameters on {len(devices)} x {devices[0].device_kind}",
+        f"{len(splits.train):,} rows for training, {len(splits.validation):,} for validation, {len(splits.test):,} for "
+        "testing",
+        f"{config.training.steps:,} steps, {batches.steps_per_epoch:,} an epoch; {batches.padding_share:.0%} of the "
+        "tokens are padding",
+    ]
+    if any(cut):
+        lines.append(
+            f"cut to {config.model.max_length} tokens: {cut[0]:,} rows for training, {cut[1]:,} for validation"
+        )
+    console.print("\n".join(lines), soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    run(main, define_flags, __doc__.strip())

@@ -1,0 +1,179 @@
+"""Trains a model on text that it wrote itself, mixed with real text, and measures whether that helped.
+
+python -m experiments.self_train --config=configs/self_training.py --config.init_from=runs/quickstart \\
+    --workdir=runs/self_training
+
+In each round the newest model writes text, some tokens of it are replaced, inserted and deleted, and training goes on
+from that model on a mixture of it and of the real text. Beside it a control is trained for as long on real text alone:
+`effect.json` and the table at the end compare the two on the same validation windows. The same command goes on where it
+was stopped.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments.pretrain import pretrain
+from lm.command_line import define_config_file, run
+from lm.configuration import from_config_dict
+from lm.decoding.generate import generate
+from lm.decoding.sampling import SamplingConfig
+from lm.errors import UserError
+from lm.models.decoder_lm import DecoderLM
+from lm.tasks.self_training import AugmentationConfig, augment
+from lm.training.config import PretrainConfig, TrainingConfig
+from lm.training.optimizers import OptimizerConfig
+from lm.training.trained_run import TrainedRun, load_run
+from lm.training.work_directory import WorkDirectory, write_atomically
+
+_AT_A_TIME = 64  # texts
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfTrainConfig:
+    """Rounds of self-training.
+
+    Attributes:
+      init_from: work directory of a pretrained decoder.
+      rounds: how often the model writes and learns from it.
+      texts: that it writes in each round.
+      share: of each batch's windows that are of the model's own text.
+      augmentation: how its text is changed.
+      sampling: how it writes; `max_new_tokens` is the length of a text.
+      optimizer: of each round.
+      training: of each round; `training.steps` of them.
+      seed: of writing, changing and the order of the data.
+    """
+
+    init_from: str = ""
+    rounds: int = 2
+    texts: int = 256
+    share: float = 0.25
+    augmentation: AugmentationConfig = AugmentationConfig()
+    sampling: SamplingConfig = SamplingConfig(max_new_tokens=127, temperature=1.0, top_p=0.95)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, warmup_steps=10)
+    training: TrainingConfig = TrainingConfig(steps=100)
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.rounds < 1 or self.texts < 1:
+            raise UserError("config.rounds and config.texts must be at least 1")
+        if not 0 < self.share < 1:
+            raise UserError(f"config.share must be between 0 and 1, got {self.share}")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command line."""
+    define_config_file(values)
+    flags.DEFINE_string("workdir", None, "Directory of the rounds.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> int:
+    """Trains; returns the exit status."""
+    config = from_config_dict(SelfTrainConfig, values.config)
+    if not values.workdir:
+        raise UserError("--workdir is missing: name a directory, such as --workdir=runs/self_training")
+    if not config.init_from:
+        raise UserError("config.init_from is missing: name the work directory of a pretrained decoder")
+    return self_train(config, Path(values.workdir), Console(stderr=True))
+
+
+def self_train(config: SelfTrainConfig, workdir: Path, console: Console) -> int:
+    """Trains both arms, round by round; returns the exit status.
+
+    Raises:
+      UserError: if the run to begin from is none of a decoder, or whatever `pretrain` raises.
+    """
+    first = load_run(WorkDirectory(Path(config.init_from)), flag="config.init_from")
+    if not isinstance(first.config, PretrainConfig) or first.config.objective.name != "causal":
+        raise UserError(f"config.init_from={config.init_from} is no decoder pretrained to continue texts")
+    losses: dict[str, list[dict[str, float]]] = {"self-training": [], "control": []}
+    newest = {arm: Path(config.init_from) for arm in losses}
+    for number in range(1, config.rounds + 1):
+        own_text = workdir / f"round_{number}" / "generated.jsonl"
+        if not own_text.exists():
+            with console.status(f"round {number}: writing {config.texts:,} texts"):
+                write_texts(load_run(WorkDirectory(newest["self-training"]), "last"), config, number, own_text)
+        for arm, earlier in newest.items():
+            directory = WorkDirectory(workdir / f"round_{number}" / arm)
+            outcome = pretrain(round_config(first.config, config, number, arm, earlier, own_text), directory, console)
+            if outcome.stopped_by:
+                return 128 + outcome.stopped_by
+            losses[arm].append(outcome.validation)
+            newest[arm] = directory.path
+    report(losses, workdir, console)
+    return 0
+
+
+def round_config(
+    base: PretrainConfig, config: SelfTrainConfig, number: int, arm: str, earlier: Path, own_text: Path
+) -> PretrainConfig:
+    """The pretraining run of one arm in one round."""
+    mixed = {"mixed_source": f"jsonl:{own_text}", "mixed_share": config.share} if arm == "self-training" else {}
+    return dataclasses.replace(
+        base,
+        seed=config.seed + number,
+        init_from=str(earlier),
+        init_checkpoint="last",
+        data=dataclasses.replace(base.data, **mixed),
+        optimizer=config.optimizer,
+        training=config.training,
+        predictions=dataclasses.replace(base.predictions, tokens=0),
+    )
+
+
+def write_texts(trained: TrainedRun, config: SelfTrainConfig, number: int, path: Path) -> None:
+    """Lets the model write texts, changes them, and stores them as JSON Lines, whole or not at all."""
+    tokenizer = trained.tokenizer
+    model = DecoderLM(trained.config.model)
+    start = [[tokenizer.end_of_text]] if tokenizer.end_of_text is not None else [tokenizer.encode("\n")]
+    lines = []
+    for batch in range(-(-config.texts // _AT_A_TIME)):
+        sampling = dataclasses.replace(config.sampling, seed=hash_seed(config.seed, number, batch))
+        prompts = start * min(_AT_A_TIME, config.texts - len(lines))
+        written = generate(model, trained.params, prompts, sampling, tokenizer.end_of_text, tokenizer.vocab_size)
+        for generation in written:
+            rng = np.random.default_rng((config.seed, number, len(lines)))
+            changed = augment(generation.tokens, config.augmentation, rng)
+            lines.append(json.dumps({"text": tokenizer.decode(changed.tolist())}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "\n".join(lines) + "\n")
+
+
+def hash_seed(*numbers: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
+
+
+def report(losses: dict[str, list[dict[str, float]]], workdir: Path, console: Console) -> None:
+    """Writes and prints the validation loss of both arms after each round, and the ECE."""
+    table = Table(title="validation loss after each round")
+    for column in ("round", "arm", "loss", "standard error", "ECE %"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for number in range(len(losses["control"])):
+        for arm, rounds in losses.items():
+            found = rounds[number]
+            table.add_row(
+                str(number + 1),
+                arm,
+                f"{found['validation/loss']:.4f}",
+                f"{found['validation/loss_stderr']:.4f}",
+                f"{100 * found['validation/ece']:.2f}",
+            )
+    console.print(table)
+    last = {arm: rounds[-1]["validation/loss"] for arm, rounds in losses.items()}
+    change = last["self-training"] - last["control"]
+    console.print(
+        f"self-training ends {abs(change):.4f} nats a token {'above' if change > 0 else 'below'} its control, on the "
+        "same validation text"
+    )
+    write_atomically(workdir / "effect.json", json.dumps({"rounds": losses, "change": change}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main, define_flags, __doc__.strip())

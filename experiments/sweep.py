@@ -1,0 +1,349 @@
+"""Looks for the config values that train the best model.
+
+python -m experiments.sweep --config=configs/sweep_quickstart.py --workdir=runs/sweep
+
+The same command goes on where a sweep was stopped or killed, inside the run that it was at. Several may run on one
+directory at once, on several devices or machines, and share the work. With --report it trains nothing and tells what is
+known so far. Written into the directory: table.csv, sweep.json, the picture sweep.png (and .svg), each run in trials/.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from absl import flags
+from rich.console import Console
+
+from experiments.finetune import finetune
+from experiments.pretrain import pretrain
+from lm.command_line import define_config_file, run
+from lm.configuration import differences, from_config_dict
+from lm.errors import TrainingError, UserError
+from lm.training.config import (
+    FREE_TO_CHANGE,
+    FinetuneConfig,
+    PredictionsConfig,
+    PretrainConfig,
+    RunConfig,
+    SamplesConfig,
+)
+from lm.training.loop import LOWER_IS_BETTER, Outcome
+from lm.training.search_space import Parameter, Values, format_values, grid, load_base, read_space, with_values
+from lm.training.study import (
+    METHODS,
+    PRUNINGS,
+    Metrics,
+    OnEvaluation,
+    PointFailed,
+    Repetition,
+    Search,
+    Study,
+    Trial,
+    work,
+)
+from lm.training.sweep_report import as_csv, as_table, command, conclusion, rows_of, save_picture
+from lm.training.work_directory import WorkDirectory, write_atomically
+
+OnMetrics = Callable[[int, dict[str, float]], None]
+TrainRun = Callable[[RunConfig, WorkDirectory, Console, OnMetrics | None], Outcome]
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """A search for config values.
+
+    Attributes:
+      base: the config file that every run begins from, FILE.py[:arguments], of `experiments.pretrain` or
+        `experiments.finetune`.
+      parameters: what to vary: "KEY=LOW..HIGH", "KEY=LOW..HIGH log" or "KEY=A,B,C".
+      method: "bayes" (the tree-structured Parzen estimator), "random" or "grid" (every combination of lists).
+      trials: how many points to try, for "bayes" and "random". A sweep may go on with more.
+      metric: of the validation split at the end of training. Empty: `training.best_metric` of the base.
+      seeds: every point is run with each, and judged by the mean.
+      folds: for fine-tuning: run every point on each of so many folds of cross-validation; 0: as the base says.
+      pruning: "none", "median" or "hyperband": end a point's first run early when it does worse than others did.
+      seed: of the choice of points.
+    """
+
+    base: str = "configs/quickstart.py"
+    parameters: tuple[str, ...] = ()
+    method: str = "bayes"
+    trials: int = 20
+    metric: str = ""
+    seeds: tuple[int, ...] = (0,)
+    folds: int = 0
+    pruning: str = "none"
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, choices in (("method", METHODS), ("pruning", PRUNINGS)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"config.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if not self.parameters:
+            raise UserError('config.parameters is empty: say what to vary, such as "model.dropout=0.0,0.1,0.3"')
+        if self.trials < 1 or self.seed < 0:
+            raise UserError(f"config.trials must be at least 1 and config.seed at least 0: {self.trials}, {self.seed}")
+        if self.folds < 0 or self.folds == 1:
+            raise UserError(f"config.folds must be 0 or at least 2, got {self.folds}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or any(type(one) is not int for one in self.seeds):
+            raise UserError(f"config.seeds must be different integers, at least one, got {self.seeds}")
+
+    @property
+    def repetitions(self) -> list[Repetition]:
+        """The runs of each point."""
+        return [Repetition(seed, fold) for fold in (range(self.folds) if self.folds else [None]) for seed in self.seeds]
+
+
+class Stopped(Exception):
+    """A signal came; the run inside has saved itself."""
+
+    def __init__(self, by: signal.Signals):
+        """By which signal."""
+        super().__init__(by.name)
+        self.by = by
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command line."""
+    define_config_file(values)
+    flags.DEFINE_string(
+        "workdir", None, "Directory of the sweep: made when missing, gone on with when not.", flag_values=values
+    )
+    flags.DEFINE_bool("report", False, "Train nothing; tell what is known so far.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> int:
+    """Searches and reports; returns the exit status."""
+    if not values.workdir:
+        raise UserError("--workdir is missing: name a directory for the sweep, such as --workdir=runs/sweep")
+    config, directory = from_config_dict(SweepConfig, values.config), Path(values.workdir)
+    console = Console(stderr=True)
+    if values.report and not (directory / "sweep_config.json").exists():
+        raise UserError(f"--workdir={directory} holds no sweep to report: leave --report out to begin one")
+    try:
+        sweep(config, directory, console, train=None if values.report else train_run)
+    except (Stopped, KeyboardInterrupt) as stopped:
+        by = stopped.by if isinstance(stopped, Stopped) else signal.SIGINT
+        console.print(f"{by.name}: stopped; the same command goes on from there", highlight=False)
+        return 128 + by
+    return 0
+
+
+def train_run(
+    config: RunConfig, directory: WorkDirectory, console: Console, on_evaluation: OnMetrics | None
+) -> Outcome:
+    """One run, as `experiments.finetune` or `experiments.pretrain` does it."""
+    if isinstance(config, FinetuneConfig):
+        return finetune(config, directory, console, on_evaluation=on_evaluation)
+    quick = dataclasses.replace(config, predictions=PredictionsConfig(tokens=0), samples=SamplesConfig(prompts=()))
+    return pretrain(quick, directory, console, on_evaluation=on_evaluation)
+
+
+def sweep(config: SweepConfig, directory: Path, console: Console, train: TrainRun | None = train_run) -> list[dict]:
+    """Searches in a directory, from where it was left, and writes the report.
+
+    Args:
+      config: of the sweep.
+      directory: of the sweep.
+      console: for progress.
+      train: a run; None: report only.
+
+    Returns:
+      The trials, best first.
+
+    Raises:
+      UserError: for whatever is wrong with the config, the base config or the directory.
+      TrainingError: if every trial failed.
+      Stopped: if a signal came. The sweep can go on later.
+    """
+    base = read_base(config)
+    search = make_search(config, base)
+    claim(config, base, directory)
+    study = Study(directory, search)
+    if train is not None:
+        runs = Runs(base, search, config.folds, directory, console, train)
+        work(
+            study,
+            config.repetitions,
+            runs.train,
+            lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False),
+        )
+    return report(config, base, study, directory, console)
+
+
+def read_base(config: SweepConfig) -> RunConfig:
+    """The config that every run begins from; its keys tell whose it is.
+
+    Raises:
+      UserError: if it is neither experiment's, or has no folds where the sweep wants some.
+    """
+    values = load_base(config.base)
+    kind = FinetuneConfig if "task" in values else PretrainConfig
+    if not {"model", "training", "optimizer"} <= set(values):
+        raise UserError(f"config.base={config.base} is no config of experiments.pretrain or experiments.finetune")
+    base = from_config_dict(kind, values)
+    if config.folds:
+        if kind is not FinetuneConfig:
+            raise UserError("config.folds is for fine-tuning; pretraining has no rows to cut into folds: set it to 0")
+        with_values(base, {"data.folds": config.folds})
+    return base
+
+
+def make_search(config: SweepConfig, base: RunConfig) -> Search:
+    """What to look for, and how.
+
+    Raises:
+      UserError: for a parameter that the base config doesn't have, or that the sweep sets itself.
+    """
+    space = read_space(config.parameters, config.base)
+    for parameter in space:
+        if parameter.key in ("seed", "data.fold", "data.folds"):
+            raise UserError(f"config.parameters: {parameter.key} is no choice: use config.seeds and config.folds")
+    if config.method == "grid":
+        grid(space)
+    training, metric = base.training, config.metric or base.training.best_metric
+    return Search(
+        space,
+        config.method,
+        config.trials,
+        metric,
+        minimize=metric in LOWER_IS_BETTER,
+        pruning=config.pruning,
+        evaluations=getattr(base, "epochs", 0) or math.ceil(training.steps / training.evaluate_every),
+        seed=config.seed,
+    )
+
+
+def claim(config: SweepConfig, base: RunConfig, directory: Path) -> None:
+    """Makes the directory, or checks that the sweep in it is this one.
+
+    Raises:
+      UserError: if it isn't, or the directory can't be written.
+    """
+    work_directory, path = WorkDirectory(directory), directory / "sweep_config.json"
+    if work_directory.config.exists():
+        raise UserError(f"--workdir={directory} holds a run: name another directory for the sweep")
+    work_directory.check(base)
+    asked = {"config": dataclasses.asdict(config), "base": dataclasses.asdict(base)}
+    if not path.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(asked, indent=2) + "\n")
+        return
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    # The base may be called by another name; what it says is compared.
+    free = ("config.trials", "config.base", *(f"base.{name}" for name in FREE_TO_CHANGE))
+    pairs = {name: pair for name, pair in differences(known, asked).items() if not name.startswith(free)}
+    if changed := [f"{name} was {old!r}, is {new!r}" for name, (old, new) in pairs.items()]:
+        raise UserError(f"{directory} holds a sweep with another config ({'; '.join(changed)}): use another --workdir")
+
+
+class Runs:
+    """The runs of a sweep, each in a directory below trials/ named after its values, seed and fold."""
+
+    def __init__(self, base: RunConfig, search: Search, folds: int, directory: Path, console: Console, train: TrainRun):
+        """Runs nothing yet."""
+        self._base, self._search, self._folds, self._directory = base, search, folds, directory
+        self._console, self._train = console, train
+
+    def train(self, trial: Trial, repetition: Repetition, on_evaluation: OnEvaluation | None) -> Metrics:
+        """Trains once and returns the metrics of the last evaluation.
+
+        Raises:
+          PointFailed: if the config rejects the point, or the devices' memory does.
+          TrainingError: if it diverges.
+          UserError: if something is wrong that isn't this point's fault.
+          Stopped: if a signal came.
+        """
+        directory = WorkDirectory(self._directory / "trials" / f"{name_of(trial.values)}-{repetition.name}")
+        try:
+            config = self._config(trial.values, repetition)
+        except UserError as error:
+            raise PointFailed(str(error)) from error
+        try:
+            outcome = self._train(config, directory, self._console, self._watch(on_evaluation))
+        except UserError as error:
+            if is_about(str(error), self._search.space):
+                raise PointFailed(str(error)) from error
+            raise
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise PointFailed(f"out of memory: {str(error).splitlines()[0]}") from error
+        if outcome.stopped_by:
+            raise Stopped(outcome.stopped_by)
+        return self._without_prefix(outcome.validation)
+
+    def _watch(self, on_evaluation: OnEvaluation | None) -> OnMetrics | None:
+        if on_evaluation is None:
+            return None
+        return lambda step, metrics: on_evaluation(step, self._without_prefix(metrics)[self._search.metric])
+
+    def _config(self, values: Values, repetition: Repetition) -> RunConfig:
+        folds = {} if repetition.fold is None else {"data.folds": self._folds, "data.fold": repetition.fold}
+        return with_values(self._base, {**values, "seed": repetition.seed, **folds})
+
+    def _without_prefix(self, validation: Metrics) -> Metrics:
+        metrics = {name.removeprefix("validation/"): value for name, value in validation.items()}
+        if self._search.metric not in metrics:
+            known = ", ".join(name for name in metrics if "/" not in name)
+            raise UserError(f"config.metric={self._search.metric} is not logged by this run; choose one of {known}")
+        return metrics
+
+
+def name_of(values: Values) -> str:
+    """A short name for a point, the same wherever it comes up."""
+    return hashlib.sha256(format_values(dict(sorted(values.items()))).encode()).hexdigest()[:10]
+
+
+def is_about(message: str, space: Sequence[Parameter]) -> bool:
+    """Whether a message names a value that the sweep varies, and so tells of one point rather than of all."""
+    return any(re.search(rf"config\.{re.escape(parameter.key)}\b", message) for parameter in space)
+
+
+def report(config: SweepConfig, base: RunConfig, study: Study, directory: Path, console: Console) -> list[dict]:
+    """Writes table.csv, sweep.json and the picture, and prints what is best.
+
+    Raises:
+      TrainingError: if every trial failed.
+    """
+    rows, search = rows_of(study), study.search
+    for row in rows:
+        row["directories"] = [f"trials/{name_of(row['values'])}-{one.name}" for one in config.repetitions]
+    experiment = "finetune" if isinstance(base, FinetuneConfig) else "pretrain"
+    best = rows[0] if rows and rows[0]["state"] == "complete" else None
+    again = command(experiment, config.base, best["values"]) if best else None
+    found = {
+        "config": dataclasses.asdict(config),
+        "metric": search.metric,
+        "lower_is_better": search.minimize,
+        "trials": rows,
+        "command": again,
+    }
+    with study.lock:  # of several processes that end at once, one writes at a time
+        write_atomically(directory / "table.csv", as_csv(rows, study))
+        write_atomically(directory / "sweep.json", json.dumps(found, indent=1) + "\n")
+        save_picture(rows, study, directory)
+    if rows and len(rows) == search.total and all(row["state"] == "failed" for row in rows):
+        raise TrainingError(f"all {len(rows)} trials failed; trial {rows[0]['trial']}: {rows[0]['message']}")
+    console.print(as_table(rows, study))
+    states = [row["state"] for row in rows]
+    counts = {state: states.count(state) for state in ("complete", "pruned", "failed", "unfinished") if state in states}
+    console.print(f"{search.total} trials: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
+    for line in (conclusion(rows, study), again or ""):
+        if line:
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+    console.print(f"everything is in {directory}", soft_wrap=True, highlight=False)
+    return rows
+
+
+if __name__ == "__main__":
+    run(main, define_flags, __doc__.strip())

@@ -1,0 +1,274 @@
+"""Rows of labelled data: read from their sources (`lm.data.row_files`), checked, and split.
+
+A row is a dict by the task's names of columns. What a column must hold follows from its name:
+
+    label, id          str; the file may have a whole number
+    words, tags        as many str of the one as of the other
+    answers            [{"text": str, "start": int}, ...], each found at its character in `context`; none where there is
+                       no answer. Files may also say `answer_start`, and give a list of each instead.
+    place              where the row is from, for messages
+    any other name     str that isn't empty
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lm.data.cleaning import STEPS
+from lm.data.config import ExamplesConfig
+from lm.data.files import check_surrogates
+from lm.data.row_files import open_rows
+from lm.errors import UserError
+
+Row = dict[str, Any]
+
+
+def read_rows(source: str, columns: Mapping[str, str], key: str, optional: Collection[str] = ()) -> list[Row]:
+    """Reads the rows of a source, in its order.
+
+    Args:
+      source: as `lm.data.row_files` reads it.
+      columns: the file's names of columns by the task's.
+      key: the config key that the source is from, for messages.
+      optional: names of the task's columns that may be missing.
+
+    Raises:
+      UserError: naming the key, or the file and the line, if something cannot be read or is not as it should be.
+    """
+    rows = [_row(place, values, columns, optional, key) for place, values in open_rows(source, key)]
+    if not rows:
+        raise UserError(f"{key}: {source} has no rows")
+    return rows
+
+
+class Splits(NamedTuple):
+    """Rows to learn from, to choose by and to test on."""
+
+    train: list[Row]
+    validation: list[Row]
+    test: list[Row]
+
+    @property
+    def test_rows_in_train(self) -> int:
+        """How many test rows stand among the training rows too, with whatever label or target."""
+        known = {_content(row) for row in self.train}
+        return sum(_content(row) in known for row in self.test)
+
+
+def read_examples(config: ExamplesConfig, columns: Iterable[str], optional: Collection[str] = ()) -> Splits:
+    """Reads, cleans and splits the rows that a config asks for.
+
+    Args:
+      config: what to read.
+      columns: the task's names of the columns that rows need.
+      optional: names of columns that rows may have; one that the config names must be there.
+
+    Raises:
+      UserError: naming the config key, or the file and the line, if something is not as it should be.
+    """
+    names = (*columns, *optional)
+    for name in config.column_names:
+        if name not in names:
+            raise UserError(f"config.data.columns: the task has no column {name!r}; it has {', '.join(names)}")
+    if not config.train:
+        raise UserError("config.data.train is empty: name a source, such as jsonl:train.jsonl")
+    chosen = {name: config.column_names.get(name, name) for name in names}
+    missing = set(optional) - set(config.column_names)
+
+    def read(part: str) -> list[Row]:
+        source = getattr(config, part)
+        rows = read_rows(source, chosen, f"config.data.{part}", missing) if source else []
+        return [clean_row(row, config.cleaning) for row in rows]
+
+    train, validation, test = read("train"), read("validation"), read("test")
+    if not config.validation:
+        train, validation = _parted(train, held_out(train, config))
+    return Splits(_some_rows(train, config), validation, test)
+
+
+def clean_row(row: Row, steps: Sequence[str]) -> Row:
+    """The row with the steps of `lm.data.cleaning` applied to its texts, which they may leave empty.
+
+    Raises:
+      UserError: if the row has words or answers, which would no longer fit their tags and their context.
+    """
+    if not steps:
+        return row
+    fixed = next((name for name in ("words", "answers") if name in row), None)
+    if fixed:
+        raise UserError(f"config.data.cleaning is for texts, and these rows have {fixed}: leave it empty")
+    cleaned = dict(row)
+    for name in row.keys() - _CHECKS.keys() - {"place"}:
+        for step in steps:
+            cleaned[name] = STEPS[step](cleaned[name])
+    return cleaned
+
+
+def held_out(rows: Sequence[Row], config: ExamplesConfig) -> set[int]:
+    """Indices of the rows that serve for validation: a fold, or a fraction, of each label the same share.
+
+    Rows of the same texts, or of the same context, stay together, so that none is known from training.
+
+    Raises:
+      UserError: if nothing would be left for validation or for training.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(row.get("context") or _content(row), []).append(i)
+    labels = [rows[members[0]].get("label", "") for members in groups.values()]
+    if config.folds:
+        chosen = _fold(labels, config)
+    else:
+        chosen = _fraction(list(groups), labels, config.validation_fraction)
+    members = list(groups.values())
+    return {i for group in chosen for i in members[group]}
+
+
+def _fold(labels: Sequence[str], config: ExamplesConfig) -> np.ndarray:
+    """Indices of the labels that a fold has."""
+    from sklearn.model_selection import KFold, StratifiedKFold  # takes a second, and only folds need it
+
+    kind = StratifiedKFold if len(set(labels)) > 1 else KFold
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of rare labels, which not every fold can have
+        try:
+            folds = list(kind(config.folds, shuffle=True, random_state=config.split_seed).split(labels, labels))
+        except ValueError as error:
+            raise UserError(
+                f"config.data.folds={config.folds} is more than config.data.train has different rows of any one label: "
+                "set fewer folds"
+            ) from error
+    return folds[config.fold][1]
+
+
+def _fraction(contents: Sequence[str], labels: Sequence[str], fraction: float) -> list[int]:
+    """Indices of the contents that a hash chooses among those of each label."""
+    by_label: dict[str, list[int]] = {}
+    for i in sorted(range(len(contents)), key=lambda i: _hash(contents[i])):
+        by_label.setdefault(labels[i], []).append(i)
+    chosen = [i for members in by_label.values() for i in members[: round(fraction * len(members))]]
+    if fraction and not chosen:
+        raise UserError(
+            f"config.data.validation_fraction={fraction} of {len(contents)} different rows in config.data.train leaves "
+            "none for validation: set a larger one, or config.data.validation"
+        )
+    return chosen
+
+
+def _row(place: str, values: Row, columns: Mapping[str, str], optional: Collection[str], key: str) -> Row:
+    row = {}
+    for name, column in columns.items():
+        if column in values:
+            row[name] = _CHECKS.get(name, _text)(values[column], column, place)
+        elif name not in optional:
+            setting = f"{key.rpartition('.')[0]}.columns"
+            raise UserError(
+                f"{place} has no column {column!r}; it has {', '.join(map(str, values))}: name the right one in "
+                f"{setting}, as in ('{name}=COLUMN',)"
+            )
+    if "tags" in row and len(row["tags"]) != len(row["words"]):
+        raise UserError(f"{place} has {len(row['words'])} words and {len(row['tags'])} tags: give each word one tag")
+    for answer in row.get("answers", ()):
+        _check_answer(answer, row["context"], place)
+    return row | {"place": place}
+
+
+def _text(value: Any, column: str, place: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{place}: {column!r} must be text, got {_kind(value)}: mend or remove the row")
+    if not value.strip():
+        raise UserError(f"{place}: {column!r} is empty: mend or remove the row")
+    check_surrogates(value, column, place)
+    return value
+
+
+def _label(value: Any, column: str, place: str) -> str:
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str) or not value:
+        got = "nothing" if value in ("", None) else _kind(value)
+        raise UserError(f"{place}: {column!r} must be text or a whole number, got {got}: mend or remove the row")
+    check_surrogates(value, column, place)
+    return value
+
+
+def _words(value: Any, column: str, place: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
+        raise UserError(f"{place}: {column!r} must be a list of words, none of them empty: mend or remove the row")
+    if not value:
+        raise UserError(f"{place}: {column!r} is empty: mend or remove the row")
+    for word in value:
+        check_surrogates(word, column, place)
+    return value
+
+
+def _answers(value: Any, column: str, place: str) -> list[Row]:
+    try:
+        if isinstance(value, dict):
+            starts = value["start" if "start" in value else "answer_start"]
+            answers = list(zip(value["text"], starts, strict=True))
+        else:
+            answers = [(answer["text"], answer.get("start", answer.get("answer_start"))) for answer in value]
+        if not all(isinstance(text, str) and text and type(start) is int for text, start in answers):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{place}: {column!r} must be a list such as [{{'text': 'Paris', 'start': 17}}]: mend or remove the row"
+        ) from error
+    return [{"text": text, "start": start} for text, start in answers]
+
+
+def _check_answer(answer: Row, context: str, place: str):
+    text, start = answer["text"], answer["start"]
+    if start < 0 or not context.startswith(text, start):
+        found = context[max(start, 0) : max(start, 0) + len(text)]
+        raise UserError(
+            f"{place}: the answer {text!r} is not at character {start} of the context, where there is {found!r}: mend "
+            "or remove the row"
+        )
+
+
+def _kind(value: Any) -> str:
+    return "nothing (null)" if value is None else f"{value!r:.40} ({type(value).__name__})"
+
+
+_CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
+    "label": _label,
+    "id": _label,
+    "words": _words,
+    "tags": _words,
+    "answers": _answers,
+}
+
+
+def _parted(rows: Sequence[Row], chosen: set[int]) -> tuple[list[Row], list[Row]]:
+    """The rows that aren't chosen, and those that are."""
+    others = [row for i, row in enumerate(rows) if i not in chosen]
+    return others, [row for i, row in enumerate(rows) if i in chosen]
+
+
+def _some_rows(rows: list[Row], config: ExamplesConfig) -> list[Row]:
+    if config.train_rows > len(rows):
+        raise UserError(
+            f"config.data.train_rows={config.train_rows}, but there are {len(rows)} training rows: set fewer, or 0"
+        )
+    if not config.train_rows:
+        return rows
+    order = np.random.default_rng(config.split_seed).permutation(len(rows))
+    return [rows[i] for i in sorted(order[: config.train_rows])]
+
+
+def _content(row: Row) -> str:
+    """What a model is given of a row, in one string."""
+    return json.dumps([row[name] for name in sorted(row) if name not in _NOT_GIVEN])
+
+
+def _hash(content: str) -> bytes:
+    return hashlib.blake2b(content.encode(), digest_size=8).digest()
+
+
+_NOT_GIVEN = ("label", "id", "tags", "answers", "target", "completion", "place")

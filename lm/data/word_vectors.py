@@ -1,0 +1,164 @@
+"""Pretrained word vectors (GloVe: Pennington et al. 2014; word2vec: Mikolov et al. 2013) as a token embedding.
+
+A file has a line for each word, `word v1 ... vD`, and may begin with a line of two numbers, how many words there are
+and D, as word2vec and fastText write it. It is read line by line, and only what was asked for is kept.
+
+Axes: V rows of the token embedding, D numbers of a vector.
+"""
+
+import dataclasses
+import gzip
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lm.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """How much of a vocabulary has a vector.
+
+    Attributes:
+      vocabulary: share of its entries, in [0, 1].
+      running: share of running tokens; 0 where there are none.
+      missing: the ten most frequent entries without a vector.
+    """
+
+    vocabulary: float
+    running: float
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line, such as follows "word vectors: "."""
+        without = f"; without one: {' '.join(self.missing)}" if self.missing else ""
+        return f"{self.vocabulary:.1%} of the vocabulary and {self.running:.1%} of running tokens have one{without}"
+
+
+def embedding_from_vectors(
+    path: str | os.PathLike, vocabulary: Mapping[str, int], counts_V: np.ndarray, seed: int
+) -> tuple[np.ndarray, Coverage]:
+    """A token embedding that starts from word vectors.
+
+    A token takes the vector of the word that it spells, else that of its lower-case form. All others, such as [UNK],
+    get normal numbers of the standard deviation that the vectors have.
+
+    Args:
+      path: file of vectors.
+      vocabulary: id of each token, below V. Tokens should be words: config.tokenizer.kind=words.
+      counts_V: how often each id occurs in the texts at hand, 0 where it doesn't.
+      seed: of the random rows.
+
+    Returns:
+      The table [V, D] in float32, and what it covers.
+
+    Raises:
+      UserError: if the file cannot be read, or holds none of the vocabulary.
+      ValueError: if an id has no count.
+    """
+    if max(vocabulary.values()) >= len(counts_V):
+        raise ValueError(f"{len(counts_V)} counts for ids up to {max(vocabulary.values())}")
+    vectors = read_word_vectors(path, {*vocabulary, *(token.lower() for token in vocabulary)})
+    found = {token: vectors.get(token, vectors.get(token.lower())) for token in vocabulary}
+    missing = [token for token, vector in found.items() if vector is None]
+    if len(missing) == len(found):
+        raise UserError(
+            f"{path} has a vector for none of the vocabulary's {len(vocabulary):,} tokens: use "
+            "config.tokenizer.kind=words, or vectors of this language"
+        )
+    ids = [vocabulary[token] for token, vector in found.items() if vector is not None]
+    known = np.stack([vector for vector in found.values() if vector is not None])
+    random = np.random.default_rng((seed, 0))
+    table_VD = random.standard_normal((len(counts_V), known.shape[1]), np.float32) * known.std()
+    table_VD[ids] = known
+    often = sorted(missing, key=lambda token: (-counts_V[vocabulary[token]], vocabulary[token]))
+    running = float(counts_V[ids].sum() / max(counts_V.sum(), 1))
+    return table_VD, Coverage(len(ids) / len(vocabulary), running, tuple(often[:10]))
+
+
+def read_word_vectors(path: str | os.PathLike, words: Iterable[str]) -> dict[str, np.ndarray]:
+    """The vectors of some words.
+
+    Args:
+      path: a text file, plain or .gz. A word may have spaces in it, as some of GloVe's 840 billion tokens do; of a word
+        that comes twice the first vector counts.
+      words: whose vectors to keep, spelled as in the file.
+
+    Returns:
+      A float32 vector [D] for each word that the file has.
+
+    Raises:
+      UserError: if the file cannot be read, or a line of it is not a word and D finite numbers.
+    """
+    path = Path(os.path.expandvars(path)).expanduser()
+    wanted = {word.encode(): word for word in words}
+    found: dict[str, np.ndarray] = {}
+    width, promised, lines = 0, None, 0
+    for number, line in enumerate(_lines(path), start=1):
+        # Only plain spaces part the fields: some words hold other white space.
+        line = line.rstrip(b" \r\n")
+        if number == 1 and (header := _header(line)):
+            promised, width = header
+            continue
+        width = width or _width_of_first(path, line)
+        lines += 1
+        word, numbers = _fields(path, number, line, width)
+        if word in wanted and wanted[word] not in found:
+            found[wanted[word]] = _vector(path, number, numbers)
+    if promised is not None and promised != lines:
+        raise UserError(f"{path} has {lines:,} vectors and says {promised:,} in its first line: fetch it again")
+    if not lines:
+        raise UserError(f"{path} holds no word vectors: it should have lines of a word and its numbers")
+    return found
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            yield from file
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read the word vectors {path}: {error}") from error
+
+
+def _header(line: bytes) -> tuple[int, int] | None:
+    """The numbers of words and of dimensions, if the first line gives these rather than a word's vector."""
+    fields = line.split(b" ")
+    return (int(fields[0]), int(fields[1])) if len(fields) == 2 and all(field.isdigit() for field in fields) else None
+
+
+def _width_of_first(path: Path, line: bytes) -> int:
+    """D, by a first line whose word has no space."""
+    width = line.count(b" ")
+    if not width:
+        raise UserError(f"{path}:1: expected a word and its numbers, parted by spaces: is it a text file of vectors?")
+    return width
+
+
+def _fields(path: Path, number: int, line: bytes, width: int) -> tuple[bytes, bytes]:
+    """The word and its numbers."""
+    spaces = line.count(b" ")
+    if spaces < width:
+        raise UserError(
+            f"{path}:{number}: {spaces} numbers after the word, expected {width}: the file is damaged, or not in the "
+            "text format"
+        )
+    if spaces == width:  # nearly always, and faster
+        word, _, numbers = line.partition(b" ")
+        return word, numbers
+    numbers = line.rsplit(b" ", width)[1:]
+    return line[: -sum(len(each) + 1 for each in numbers)], b" ".join(numbers)
+
+
+def _vector(path: Path, number: int, numbers: bytes) -> np.ndarray:
+    try:
+        vector = np.array([float(each) for each in numbers.split(b" ")], np.float32)
+    except ValueError as error:
+        raise UserError(
+            f"{path}:{number}: {error}: expected a word and its numbers, parted by single spaces"
+        ) from error
+    if not np.isfinite(vector).all():
+        raise UserError(f"{path}:{number}: a number of this vector is not finite: mend or remove the line")
+    return vector

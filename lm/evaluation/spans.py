@@ -1,0 +1,73 @@
+"""Metrics of answers to questions: exact match and the F1 of words, as SQuAD defines them.
+
+Axes: N questions.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from lm.errors import UserError
+from lm.evaluation.bootstrap import Metric, mean_metric
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def span_metrics(predicted_texts: Sequence[str], gold_answer_lists: Sequence[Sequence[str]]) -> dict[str, Metric]:
+    """Exact match and F1 in [0, 1] (Rajpurkar et al. 2016, and 2018 for questions without an answer).
+
+    Each question counts with that of its gold answers which suits the prediction best.
+
+    Args:
+      predicted_texts: an answer for each question; empty: there is none.
+      gold_answer_lists: the acceptable answers of each question; empty: there is none.
+
+    Returns:
+      `exact_match` and `f1`; where questions with and without an answer both occur, also `exact_match/has_answer`,
+      `f1/has_answer`, `exact_match/no_answer` and `f1/no_answer`.
+
+    Raises:
+      UserError: where predictions and questions don't match in number.
+    """
+    if len(predicted_texts) != len(gold_answer_lists):
+        raise UserError(
+            f"need one answer a question, got {len(predicted_texts)} for {len(gold_answer_lists)} questions"
+        )
+    pairs = list(zip(predicted_texts, gold_answer_lists, strict=True))
+    scores = {
+        "exact_match": [max(_is_equal(predicted, answer) for answer in _acceptable(gold)) for predicted, gold in pairs],
+        "f1": [max(_word_f1(predicted, answer) for answer in _acceptable(gold)) for predicted, gold in pairs],
+    }
+    has_answer_N = np.array([any(gold) for gold in gold_answer_lists], bool)
+    metrics = {name: mean_metric(score_N) for name, score_N in scores.items()}
+    if has_answer_N.any() and not has_answer_N.all():
+        for part, member_N in (("has_answer", has_answer_N), ("no_answer", ~has_answer_N)):
+            metrics.update({f"{name}/{part}": mean_metric(score_N, member_N) for name, score_N in scores.items()})
+    return metrics
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without punctuation, English articles and superfluous white space (Rajpurkar et al. 2016)."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def _acceptable(gold: Sequence[str]) -> list[str]:
+    """Answers of which something is left when normalized; without any, the empty answer, as for SQuAD 2.0."""
+    return [answer for answer in gold if normalize_answer(answer)] or [""]
+
+
+def _is_equal(predicted: str, answer: str) -> float:
+    return float(normalize_answer(predicted) == normalize_answer(answer))
+
+
+def _word_f1(predicted: str, answer: str) -> float:
+    """F1 of the bags of words; that of an empty one is 1 with another empty one, else 0."""
+    predicted_words, answer_words = normalize_answer(predicted).split(), normalize_answer(answer).split()
+    if not (predicted_words and answer_words):
+        return float(predicted_words == answer_words)
+    matched = (Counter(predicted_words) & Counter(answer_words)).total()
+    return 2 * matched / (len(predicted_words) + len(answer_words))

@@ -1,0 +1,83 @@
+"""Metrics of entities in tagged sentences: a predicted entity counts where its words and its type are exactly right."""
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from lm.errors import UserError
+from lm.evaluation.bootstrap import Metric, divide
+from lm.evaluation.classification import SCORES
+
+
+def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Metric]:
+    """Precision, recall and F1 of entities, in [0, 1], as conlleval defines them (Tjong Kim Sang and Buchholz 2000).
+
+    An entity begins at B-TYPE, and also at an I-TYPE that continues none. Figures over all types count entities (micro
+    average), and what has no denominator is 0. The items are the sentences.
+
+    Args:
+      gold: tags of each sentence, such as ["B-PER", "I-PER", "O"].
+      predicted: the same for the predictions.
+
+    Returns:
+      `f1`, `precision`, `recall`, `token_accuracy` (the share of words with the right tag), then `f1/TYPE`,
+      `precision/TYPE`, `recall/TYPE` of each type that occurs.
+
+    Raises:
+      UserError: where sentences don't match in number or in length.
+    """
+    _check(gold, predicted)
+    entities = [(_entities(tags), _entities(others)) for tags, others in zip(gold, predicted, strict=True)]
+    types = sorted({entity[0] for pair in entities for found in pair for entity in found})
+    statistics = [
+        [
+            *_per_type(true & guessed, types),
+            *_per_type(guessed, types),
+            *_per_type(true, types),
+        ]
+        for true, guessed in entities
+    ]
+    metric = functools.partial(Metric, np.array(statistics, np.float64).reshape(len(gold), 3 * len(types)))
+    names = ("f1", "precision", "recall")
+    metrics = {name: metric(functools.partial(_score, name, slice(None))) for name in names}
+    metrics["token_accuracy"] = _token_accuracy(gold, predicted)
+    for index, type_name in enumerate(types):
+        for name in names:
+            metrics[f"{name}/{type_name}"] = metric(functools.partial(_score, name, slice(index, index + 1)))
+    return metrics
+
+
+def _check(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> None:
+    if len(gold) != len(predicted):
+        raise UserError(f"need predicted tags for each sentence, got {len(predicted)} for {len(gold)} sentences")
+    for number, (tags, others) in enumerate(zip(gold, predicted, strict=True), start=1):
+        if len(tags) != len(others):
+            raise UserError(
+                f"need a predicted tag for each word, got {len(others)} for {len(tags)} in sentence {number}"
+            )
+
+
+def _entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """Type, first and last word of each entity."""
+    from seqeval.metrics.sequence_labeling import get_entities  # takes seconds, because it imports scikit-learn
+
+    return set(get_entities(list(tags)))
+
+
+def _per_type(entities: set[tuple[str, int, int]], types: Sequence[str]) -> list[int]:
+    count = Counter(entity[0] for entity in entities)
+    return [count[type_name] for type_name in types]
+
+
+def _score(name: str, types: slice, sums: np.ndarray) -> np.ndarray:
+    return SCORES[name](*(count[..., types].sum(axis=-1) for count in np.split(sums, 3, axis=-1)))
+
+
+def _token_accuracy(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Metric:
+    pairs = zip(gold, predicted, strict=True)
+    right_N = [sum(map(str.__eq__, tags, others)) for tags, others in pairs]
+    statistics_N2 = np.array([right_N, [len(tags) for tags in gold]], np.float64).T
+    return Metric(statistics_N2, lambda sums: divide(sums[..., 0], sums[..., 1], math.nan))

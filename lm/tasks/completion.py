@@ -1,0 +1,54 @@
+"""Completion of prompts by a decoder, such as answers to instructions: the loss is on the completion alone.
+
+Axes: B batch, T positions.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import ClassVar
+
+from lm.decoding.beam_search import BeamSearchConfig
+from lm.errors import UserError
+from lm.models.decoder_lm import DecoderLM
+from lm.tasks.sequence_to_sequence import SequenceToSequence
+from lm.tasks.supervised import Row
+from lm.tasks.target_models import TargetModel, target_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion(SequenceToSequence):
+    """A completion continues its prompt: nothing stands between the two, and of a long prompt the end is kept.
+
+    Completions are generated greedily.
+
+    Attributes:
+      model: a decoder.
+      config: of the task.
+      tokenizer: has an end-of-text token, which comes before each prompt and after each completion.
+    """
+
+    columns: ClassVar[tuple[str, str]] = ("prompt", "completion")
+    first_metrics: ClassVar[tuple[str, ...]] = ("exact_match", "perplexity")
+
+    def __post_init__(self):
+        if not isinstance(self.model, DecoderLM):
+            raise UserError(
+                "config.task.name=completion needs config.model.architecture=decoder, got "
+                f"{self.model.config.architecture}: change it, or choose config.task.name=sequence_to_sequence"
+            )
+        super().__post_init__()
+
+    @functools.cached_property
+    def _target_model(self) -> TargetModel:
+        return target_model(self.model, self.tokenizer.end_of_text, separate=False)
+
+    @property
+    def _search(self) -> BeamSearchConfig:
+        return BeamSearchConfig(beams=1, max_new_tokens=self.config.max_target_length)
+
+    def _sources(self, rows: Sequence[Row]) -> list[str]:
+        return [row["prompt"] for row in rows]
+
+    def _cut_source(self, source: list[int], room: int) -> list[int]:
+        return source[-room:]

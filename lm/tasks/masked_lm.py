@@ -1,0 +1,250 @@
+"""Masked language modelling: predict hidden tokens from those on both sides (BERT: Devlin et al. 2019).
+
+A row is `[CLS] text [SEP]`: a window of the token stream, whose documents don't see each other. [CLS] is of the first
+document's segment and [SEP] of the last's.
+
+Axes: b rows of this host's batch (B of the whole batch), T tokens of a row, K hidden tokens of a row, V vocabulary, D
+model width.
+
+Every batch is a dict of
+    tokens     int32    [b, T]  what the model sees: the text with its damage
+    segments   int32    [b, T]  which document of the row a token is of, from 1; 0 at padding
+    positions  int32    [b, T]  position in the segment
+    types      int32    [b, T]  0 for the first text of a row, 1 for the second
+    places     int32    [b, K]  where to predict
+    targets    int32    [b, K]  what was there
+    weights    float32  [b, K]  1 where there is something to predict: a row may have less than K places
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lm.data.store import Corpus
+from lm.data.token_texts import WordBorders, ordinary_tokens
+from lm.data.tokenizers import Tokenizer
+from lm.data.windows import TrainBatches, ValidationBatches
+from lm.errors import UserError
+from lm.evaluation.token_statistics import TokenStatistics
+from lm.models.encoder_lm import EncoderLM
+from lm.tasks.corruption import (
+    TRAINING,
+    VALIDATION,
+    CorruptedBatches,
+    RowRandom,
+    chosen_units,
+    joined_units,
+    positions_in_segments,
+    units_of,
+)
+from lm.tasks.pretraining import (
+    Batch,
+    HostBatch,
+    ObjectiveConfig,
+    Params,
+    dropout_rngs,
+    predicted_statistics,
+    row_sums,
+    special_id,
+    token_loss,
+)
+from lm.tasks.token_reliability import TokenBuckets
+
+SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]")
+
+# Joshi et al. 2020, section 3.1: words of a span are geometric with p = 0.2, and no more than 10. The mean is 3.8.
+SPAN_LENGTHS = 0.2 * 0.8 ** np.arange(10)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Masking:
+    """Which tokens to hide, and how.
+
+    Attributes:
+      classify: id of [CLS].
+      separate: id of [SEP].
+      mask: id of [MASK].
+      rate: the share of a row's ordinary tokens that is hidden.
+      mode: what is hidden together: "token", "whole_word" or "span".
+      ordinary_V: whether a token may be hidden, and may stand for a hidden one: special tokens never.
+      borders: of words, for "whole_word" and "span".
+    """
+
+    classify: int
+    separate: int
+    mask: int
+    rate: float
+    mode: str
+    ordinary_V: np.ndarray
+    borders: WordBorders
+
+    @classmethod
+    def of(cls, objective: ObjectiveConfig, tokenizer: Tokenizer) -> "Masking":
+        """As the config says, in a tokenizer's ids.
+
+        Raises:
+          UserError: if the tokenizer lacks a special token.
+        """
+        classify, separate, mask = (special_id(tokenizer, name) for name in SPECIAL_TOKENS)
+        ordinary_V, borders = ordinary_tokens(tokenizer), WordBorders.of(tokenizer)
+        return cls(classify, separate, mask, objective.mask_rate, objective.masking, ordinary_V, borders)
+
+    def most_masked(self, length: int) -> int:
+        """K: the most tokens that are hidden in a row of T."""
+        return int(self._budget(np.array([length]))[0])
+
+    def apply(self, batch: HostBatch, random: RowRandom) -> HostBatch:
+        """Hides tokens of `tokens`, and says which in `places`, `targets` and `weights`.
+
+        Of those hidden 80% become [MASK], 10% an ordinary token drawn evenly from the vocabulary, and 10% stay as they
+        are (Devlin et al. 2019, section 3.1); the tokens of a span share their fate (Joshi et al. 2020).
+
+        Args:
+          batch: `tokens` and `segments`; the rest is handed on.
+          random: for all of it.
+        """
+        tokens_bT, segments_bT = batch["tokens"], batch["segments"]
+        allowed_bT = self.ordinary_V[tokens_bT] & (segments_bT > 0)
+        units_bT = self._units(tokens_bT, segments_bT, allowed_bT, random)
+        hidden_bT = chosen_units(units_bT, allowed_bT, self._budget(allowed_bT.sum(axis=1)), random)
+        fate_bT = random.uniform(tokens_bT.shape[1])
+        if self.mode == "span":
+            fate_bT = np.take_along_axis(fate_bT, units_bT, axis=1)
+        ordinary = np.flatnonzero(self.ordinary_V).astype(tokens_bT.dtype)
+        drawn_bT = ordinary[random.integers(len(ordinary), tokens_bT.shape[1])]
+        damage_bT = np.where(fate_bT < 0.8, self.mask, np.where(fate_bT < 0.9, drawn_bT, tokens_bT))
+        places_bK = np.argsort(~hidden_bT, axis=1, kind="stable")[:, : self.most_masked(tokens_bT.shape[1])]
+        return batch | {
+            "tokens": np.where(hidden_bT, damage_bT, tokens_bT).astype(np.int32),
+            "places": places_bK.astype(np.int32),
+            "targets": np.take_along_axis(tokens_bT, places_bK, axis=1).astype(np.int32),
+            "weights": np.take_along_axis(hidden_bT, places_bK, axis=1).astype(np.float32),
+        }
+
+    def _budget(self, count: np.ndarray) -> np.ndarray:
+        """How many of so many ordinary tokens to hide: at least one, so that every text has something to predict."""
+        return np.minimum(np.maximum(np.rint(self.rate * count), 1), count).astype(np.int64)
+
+    def _units(
+        self, tokens_bT: np.ndarray, segments_bT: np.ndarray, allowed_bT: np.ndarray, random: RowRandom
+    ) -> np.ndarray:
+        if self.mode == "token":
+            return units_of(np.ones(tokens_bT.shape, bool), allowed_bT, segments_bT)
+        words_bT = units_of(self.borders.begins(tokens_bT), allowed_bT, segments_bT)
+        if self.mode == "whole_word":
+            return words_bT
+        return units_of(begins_span(words_bT, random), allowed_bT, segments_bT)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLM:
+    """The task, as pure functions of (parameters, batch).
+
+    Attributes:
+      model: the network.
+      objective: what to minimize.
+      masking: what to hide.
+      buckets: of the vocabulary, by which reliability is told apart.
+    """
+
+    architecture: ClassVar[str] = "encoder"
+    counts_bytes: ClassVar[bool] = False
+
+    model: EncoderLM
+    objective: ObjectiveConfig
+    masking: Masking
+    buckets: TokenBuckets = TokenBuckets()
+
+    def __post_init__(self):
+        if self.model.config.max_length < 3:
+            raise UserError(
+                "config.model.max_length must be at least 3 for config.objective.name=masked, got "
+                f"{self.model.config.max_length}"
+            )
+
+    def init(self, key: Array) -> Params:
+        """Random parameters."""
+        return self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+
+    def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
+        """The objective summed over the hidden tokens, as `lm.tasks.pretraining.token_loss`."""
+        statistics = self._statistics(params, batch, dropout_key)
+        return token_loss(statistics, batch["weights"], self.objective)
+
+    def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
+        """Weighted sums over each row and reliability, as `lm.tasks.pretraining.row_sums`."""
+        return masked_token_sums(self._statistics(params, batch, None), batch, self.buckets, self.model)
+
+    def train_batches(
+        self, corpus: Corpus, batch_size: int, seed: int, random_offsets: bool = False, host: int = 0, hosts: int = 1
+    ) -> CorruptedBatches:
+        """Shuffled windows of the training split with tokens hidden anew each time."""
+        length = self.model.config.max_length - 2
+        windows = TrainBatches(corpus.train, length, batch_size, seed, random_offsets, host, hosts)
+        return CorruptedBatches(windows, self._corrupt, batch_size, (seed, TRAINING), host, hosts)
+
+    def validation_batches(self, corpus: Corpus, batch_size: int, host: int = 0, hosts: int = 1) -> CorruptedBatches:
+        """Consecutive windows of the validation split, the same tokens hidden each time."""
+        windows = ValidationBatches(corpus.validation, self.model.config.max_length - 2, batch_size, host, hosts)
+        return CorruptedBatches(windows, self._corrupt, batch_size, (0, VALIDATION), host, hosts)
+
+    def _statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
+        hidden_BTD = hidden_states(self.model, params, batch, dropout_key)
+        return masked_token_statistics(self.model, params, hidden_BTD, batch, self.objective)
+
+    def _corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
+        return self.masking.apply(framed(windows, self.masking.classify, self.masking.separate), random)
+
+
+def hidden_states(model: EncoderLM, params: Params, batch: Batch, dropout_key: Array | None) -> Array:
+    """The encoder's last hidden states for a batch, [B, T, D]."""
+    types = batch["types"] if model.config.segment_types else None
+    inputs = batch["tokens"], batch["segments"], batch["positions"], types
+    return model.apply({"params": params}, *inputs, rngs=dropout_rngs(dropout_key), method=EncoderLM.hidden)
+
+
+def masked_token_statistics(
+    model: EncoderLM, params: Params, hidden_BTD: Array, batch: Batch, objective: ObjectiveConfig
+) -> TokenStatistics:
+    """Statistics of the hidden tokens, [B, K]: the prediction head, the costliest part, sees their places alone."""
+    hidden_BKD = jnp.take_along_axis(hidden_BTD, batch["places"][..., None], axis=1)
+    return predicted_statistics(model, params, hidden_BKD, batch["targets"], objective)
+
+
+def masked_token_sums(
+    statistics: TokenStatistics, batch: Batch, buckets: TokenBuckets, model: EncoderLM
+) -> dict[str, Any]:
+    """`lm.tasks.pretraining.row_sums` of the hidden tokens."""
+    positions_BK = jnp.take_along_axis(batch["positions"], batch["places"], axis=1)
+    return row_sums(statistics, positions_BK, batch["weights"], buckets, model.config.vocab_size)
+
+
+def begins_span(words_bT: np.ndarray, random: RowRandom) -> np.ndarray:
+    """Cuts the whole text into spans of words; whole ones are drawn from them later, so that none overlap.
+
+    Args:
+      words_bT: number of each token's word.
+      random: for the lengths.
+
+    Returns:
+      Whether each token begins a span, [b, T].
+    """
+    return joined_units(words_bT, 1 + random.drawn_from(SPAN_LENGTHS, words_bT.shape[1]))
+
+
+def framed(windows: HostBatch, classify: int, separate: int) -> HostBatch:
+    """Puts [CLS] before and [SEP] behind each window: `tokens`, `segments`, `positions` and `types`, [b, T + 2]."""
+    tokens_bT, segments_bT = (np.pad(windows[name], ((0, 0), (1, 1))) for name in ("tokens", "segments"))
+    rows, length = np.arange(len(tokens_bT)), (segments_bT > 0).sum(axis=1)
+    segments_bT[:, 0] = segments_bT[:, 1]
+    segments_bT[rows, length + 1] = segments_bT[rows, length]
+    tokens_bT[:, 0], tokens_bT[rows, length + 1] = classify, separate
+    return {
+        "tokens": np.where(segments_bT > 0, tokens_bT, 0),
+        "segments": segments_bT,
+        "positions": positions_in_segments(segments_bT),
+        "types": np.zeros_like(tokens_bT),
+    }

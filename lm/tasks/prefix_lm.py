@@ -1,0 +1,100 @@
+"""Prefix language modelling: the rest of a text from its beginning, which sees itself in both directions.
+
+(Liu et al. 2018; Raffel et al. 2020, section 3.2.1.) Each window is split at a point drawn evenly. What comes before is
+given, and only what comes after is learned.
+
+Axes: b rows of this host's batch (B of the whole batch), T positions.
+
+Every batch is one of `lm.data.windows`, with weight 0 within the prefix, and
+    prefix  bool  [b, T]  which tokens are of it
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lm.data.store import Corpus
+from lm.data.windows import TrainBatches, ValidationBatches
+from lm.evaluation.token_statistics import TokenStatistics
+from lm.models.decoder_lm import DecoderLM
+from lm.tasks.corruption import TRAINING, VALIDATION, CorruptedBatches, RowRandom
+from lm.tasks.pretraining import (
+    Batch,
+    HostBatch,
+    ObjectiveConfig,
+    Params,
+    dropout_rngs,
+    predicted_statistics,
+    row_sums,
+    token_loss,
+)
+from lm.tasks.token_reliability import TokenBuckets
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixLM:
+    """The task, as pure functions of (parameters, batch).
+
+    Attributes:
+      model: the network.
+      objective: what to minimize.
+      buckets: of the vocabulary, by which reliability is told apart.
+    """
+
+    architecture: ClassVar[str] = "decoder"
+    counts_bytes: ClassVar[bool] = False  # only a part of the text is predicted
+
+    model: DecoderLM
+    objective: ObjectiveConfig
+    buckets: TokenBuckets = TokenBuckets()
+
+    def init(self, key: Array) -> Params:
+        """Random parameters."""
+        return self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+
+    def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
+        """The objective summed over what follows the prefixes, as `lm.tasks.pretraining.token_loss`."""
+        return token_loss(self._statistics(params, batch, dropout_key), batch["weights"], self.objective)
+
+    def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
+        """Weighted sums over each window and reliability, as `lm.tasks.pretraining.row_sums`."""
+        statistics = self._statistics(params, batch, None)
+        vocab_size = self.model.config.vocab_size
+        return row_sums(statistics, batch["positions"], batch["weights"], self.buckets, vocab_size)
+
+    def train_batches(
+        self, corpus: Corpus, batch_size: int, seed: int, random_offsets: bool = False, host: int = 0, hosts: int = 1
+    ) -> CorruptedBatches:
+        """Shuffled windows of the training split, split anew each time."""
+        length = self.model.config.max_length
+        windows = TrainBatches(corpus.train, length, batch_size, seed, random_offsets, host, hosts)
+        return CorruptedBatches(windows, with_prefix, batch_size, (seed, TRAINING), host, hosts)
+
+    def validation_batches(self, corpus: Corpus, batch_size: int, host: int = 0, hosts: int = 1) -> CorruptedBatches:
+        """Consecutive windows of the validation split, split at the same points each time."""
+        windows = ValidationBatches(corpus.validation, self.model.config.max_length, batch_size, host, hosts)
+        return CorruptedBatches(windows, with_prefix, batch_size, (0, VALIDATION), host, hosts)
+
+    def _statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
+        inputs = batch["tokens"], batch["segments"], batch["positions"]
+        hidden_BTD = self.model.apply(
+            {"params": params},
+            *inputs,
+            prefix_BT=batch["prefix"],
+            rngs=dropout_rngs(dropout_key),
+            method=DecoderLM.hidden,
+        )
+        return predicted_statistics(self.model, params, hidden_BTD, batch["targets"], self.objective)
+
+
+def with_prefix(windows: HostBatch, random: RowRandom) -> HostBatch:
+    """Splits each window: its first 1 to T tokens, each number equally likely, are the prefix."""
+    length = windows["tokens"].shape[1]
+    split_b1 = 1 + random.integers(length, 1)
+    place_T = np.arange(length)[None, :]
+    # The prefix's last token sees the prefix alone, so what it predicts counts.
+    learned_bT = place_T >= split_b1 - 1
+    return windows | {"prefix": place_T < split_b1, "weights": windows["weights"] * learned_bT.astype(np.float32)}

@@ -1,0 +1,191 @@
+"""From one text to another: translation, summarization (Sutskever et al. 2014; Vaswani et al. 2017).
+
+Axes: B batch, T target positions, N rows.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lm.data.tokenizers import Tokenizer
+from lm.decoding.beam_search import BeamSearchConfig
+from lm.errors import UserError
+from lm.evaluation.bootstrap import Metric
+from lm.evaluation.generation import generation_metrics
+from lm.evaluation.token_statistics import TokenStatistics, token_statistics
+from lm.models.decoder_lm import DecoderLM
+from lm.models.encoder_decoder_lm import EncoderDecoderLM
+from lm.tasks.supervised import Batch, Encoded, Example, Params, Results, Row, TaskConfig
+from lm.tasks.target_models import TargetModel, target_model
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceToSequence:
+    """The task, as pure functions of (parameters, batch).
+
+    Attributes:
+      model: an encoder-decoder, or a decoder that reads source and target as one sequence.
+      config: of the task.
+      tokenizer: of both texts; has an end-of-text token.
+    """
+
+    model: EncoderDecoderLM | DecoderLM
+    config: TaskConfig
+    tokenizer: Tokenizer
+
+    columns: ClassVar[tuple[str, str]] = ("source", "target")
+    first_metrics: ClassVar[tuple[str, ...]] = ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "perplexity")
+    padding: ClassVar[Mapping[str, int]] = {}
+
+    def __post_init__(self):
+        if self.tokenizer.end_of_text is None:
+            raise UserError(
+                f"config.task.name={self.config.name} needs a tokenizer with an end-of-text token: set "
+                "config.tokenizer.end_of_text=True"
+            )
+        if self._target_model.source_room(self.config.max_target_length) < 1:
+            raise UserError(
+                f"config.task.max_target_length={self.config.max_target_length} leaves no room within "
+                f"config.model.max_length={self.model.config.max_length}: lower the one or raise the other"
+            )
+
+    @property
+    def axes(self) -> Mapping[str, str]:
+        """As `lm.tasks.target_models` says for each architecture."""
+        return self._target_model.axes
+
+    def encode(self, rows: Sequence[Row]) -> Encoded:
+        """Arrays as in `lm.tasks.target_models`. A target that is cut does not teach to end where it was cut.
+
+        Raises:
+          UserError: for a text that is too long, unless `config.truncate`.
+        """
+        sources, targets = self._token_ids(rows)
+        source_room = self._target_model.source_room(self.config.max_target_length)
+        long = self._check_lengths(rows, self.columns[0], sources, [source_room] * len(rows))
+        sources = [self._cut_source(source, source_room) for source in sources]
+        rooms = [self._target_model.target_room(len(source)) for source in sources]
+        long |= self._check_lengths(rows, self.columns[1], targets, rooms)
+        pairs = zip(sources, targets, rooms, strict=True)
+        examples = [self._target_model.example(source, target[:room]) for source, target, room in pairs]
+        return Encoded(examples, len(long))
+
+    def init(self, key: Array) -> Params:
+        """Random parameters."""
+        return self._target_model.init(key)
+
+    def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
+        """The objective summed over the targets' tokens, and sums to report.
+
+        Returns:
+          The sum, and sums by name: `weight` (tokens), `loss` (negative log-likelihood), `objective` and `accuracy`.
+        """
+        statistics, weights_BT = self._statistics(params, batch, dropout_key)
+        smoothing, objective_BT = self.config.label_smoothing, statistics.nll
+        if smoothing:
+            uniform_nll_BT = statistics.log_normalizer - statistics.mean_logit
+            objective_BT = (1 - smoothing) * statistics.nll + smoothing * uniform_nll_BT
+        per_token = {
+            "weight": jnp.ones_like(weights_BT),
+            "loss": statistics.nll,
+            "objective": objective_BT,
+            "accuracy": statistics.correct,
+        }
+        sums = {name: (weights_BT * value_BT).sum() for name, value_BT in per_token.items()}
+        return sums["objective"], sums
+
+    def predict(self, params: Params, batch: Batch) -> dict[str, Array]:
+        """What the model writes for each source, and what it makes of the true target.
+
+        Returns:
+          `generated` and `log_probs` [B, max_target_length] and `lengths` [B], as in `lm.decoding.beam_search.Decoded`;
+          `nll` [B], the negative log-likelihood of the target, and `tokens` [B], of how many.
+        """
+        statistics, weights_BT = self._statistics(params, batch, None)
+        decoded = self._target_model.generate(params, batch, self._search, self.tokenizer.vocab_size)
+        return {
+            "generated": decoded.tokens_BT,
+            "log_probs": decoded.log_probs_BT,
+            "lengths": decoded.lengths_B,
+            "nll": (weights_BT * statistics.nll).sum(axis=1),
+            "tokens": weights_BT.sum(axis=1),
+        }
+
+    def results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
+        """Metrics of what was written against the targets, and the perplexity of the targets.
+
+        A record's `confidence` is the geometric mean of the probabilities of the tokens written, the end-of-text token
+        among them (Malinin & Gales 2021, equation 9).
+        """
+        source, target = self.columns
+        written = [self._text(output) for output in outputs]
+        metrics = generation_metrics(written, [row[target] for row in rows])
+        metrics["perplexity"] = perplexity(outputs)
+        first = [name for name in self.first_metrics if name in metrics]
+        records = [
+            {source: row[source], target: row[target], "predicted": text, "confidence": confidence(output)}
+            for row, text, output in zip(rows, written, outputs, strict=True)
+        ]
+        return Results({name: metrics[name] for name in dict.fromkeys([*first, *metrics])}, records)
+
+    @functools.cached_property
+    def _target_model(self) -> TargetModel:
+        return target_model(self.model, self.tokenizer.end_of_text)
+
+    @property
+    def _search(self) -> BeamSearchConfig:
+        return BeamSearchConfig(self.config.beams, self.config.max_target_length, self.config.length_penalty)
+
+    def _sources(self, rows: Sequence[Row]) -> list[str]:
+        return [self.config.prefix + row["source"] for row in rows]
+
+    def _cut_source(self, source: list[int], room: int) -> list[int]:
+        return source[:room]
+
+    def _token_ids(self, rows: Sequence[Row]) -> tuple[list[list[int]], list[list[int]]]:
+        """Of the sources, and of the targets with the end-of-text token."""
+        targets = self.tokenizer.encode_batch([row[self.columns[1]] for row in rows])
+        return self.tokenizer.encode_batch(self._sources(rows)), [[*ids, self.tokenizer.end_of_text] for ids in targets]
+
+    def _check_lengths(
+        self, rows: Sequence[Row], column: str, texts: Sequence[Sequence[int]], rooms: Sequence[int]
+    ) -> set[int]:
+        """The numbers of the rows whose text is too long.
+
+        Raises:
+          UserError: if there are any and `config.truncate` is off.
+        """
+        long = [number for number, (text, room) in enumerate(zip(texts, rooms, strict=True)) if len(text) > room]
+        if long and not self.config.truncate:
+            first = long[0]
+            raise UserError(
+                f"{rows[first]['place']}: the {column} has {len(texts[first])} tokens, but "
+                f"config.model.max_length={self.model.config.max_length} leaves room for {rooms[first]} "
+                f"({len(long)} of {len(rows)} don't fit): raise it, or set config.task.truncate=True to cut them"
+            )
+        return set(long)
+
+    def _statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[TokenStatistics, Array]:
+        """Statistics of the targets, and their weights; both [B, T]."""
+        hidden_BTD = self._target_model.hidden(params, batch, dropout_key)
+        logits_BTV = self.model.apply({"params": params}, hidden_BTD, method="logits")
+        return token_statistics(logits_BTV, batch["targets"]), batch["weights"] * batch["row_weights"][:, None]
+
+    def _text(self, output: Mapping[str, Any]) -> str:
+        return self.tokenizer.decode(output["generated"][: output["lengths"]])
+
+
+def perplexity(outputs: Iterable[Mapping[str, Any]]) -> Metric:
+    """Of all targets' tokens, from each row's `nll` and `tokens`."""
+    sums_N2 = np.array([(output["nll"], output["tokens"]) for output in outputs], np.float64)
+    return Metric(sums_N2, lambda sums: np.exp(sums[..., 0] / sums[..., 1]))
+
+
+def confidence(output: Mapping[str, Any]) -> float:
+    """The geometric mean of the probabilities of the tokens that were written."""
+    return float(np.exp(np.mean(output["log_probs"][: output["lengths"]], dtype=np.float64)))

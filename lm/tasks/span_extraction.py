@@ -1,0 +1,300 @@
+"""Extractive question answering: the span of a context that answers a question, or none (Rajpurkar et al. 2016, 2018).
+
+A context longer than the model's `max_length` is read in windows that overlap, after Devlin et al. (2019): each window
+is an example of its own. A window without the answer has the no-answer token for its start and end: the first of the
+sequence, or the last where the model reads from left to right, so that it has seen the question and the window.
+
+Axes: B batch (windows), T positions (tokens), S tokens of a context, A lengths of answers in tokens.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jax import Array
+from scipy import special
+
+from lm.calibration.predictions import Predictions
+from lm.data.tokenizers import Tokenizer
+from lm.errors import UserError
+from lm.evaluation.spans import span_metrics
+from lm.evaluation.token_statistics import token_statistics
+from lm.models.heads import SpanExtractor
+from lm.tasks import text_encoding
+from lm.tasks.supervised import Batch, Encoded, Example, Params, Results, Row, TaskConfig
+
+_LOWEST_LOG = -100.0  # of a probability that is 0 in float64: calibration wants finite logits
+
+Window = tuple[Example, dict[str, Any]]  # and what was predicted for it
+
+
+class Tokens(NamedTuple):
+    """Tokens of a context.
+
+    Attributes:
+      ids: of the tokens.
+      starts_S: the first character of each.
+      ends_S: the character after its last; that of a token of white space alone is its first.
+    """
+
+    ids: list[int]
+    starts_S: np.ndarray
+    ends_S: np.ndarray
+
+
+class Answer(NamedTuple):
+    """What was chosen for a question.
+
+    Attributes:
+      text: "" for no answer.
+      log_p: of the choice among all candidates.
+      log_not_p: log(1 - p), exact where p is near 1.
+    """
+
+    text: str
+    log_p: float
+    log_not_p: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanExtraction:
+    """The task, as `lm.tasks.supervised.SupervisedTask` says.
+
+    An example is a window. It holds `tokens`, `segments`, `types` and `allowed` (1 where answers may start and end: the
+    window's part of the context, and the no-answer token), each [T], and the numbers `start` and `end` (the answer's
+    first and last position), `no_answer` (the position of that token), `row` (of which row it is a window) and
+    `first` (the first of the context's tokens in it).
+
+    Attributes:
+      model: the network.
+      config: of the task. Windows overlap by `stride` tokens, so that every answer of at most `stride + 1` tokens lies
+        whole in some window.
+      tokenizer: makes tokens of texts.
+    """
+
+    axes: ClassVar[Mapping[str, str]] = text_encoding.AXES | {"allowed": "T"}
+    padding: ClassVar[Mapping[str, int]] = {}
+
+    model: SpanExtractor
+    config: TaskConfig
+    tokenizer: Tokenizer
+
+    def encode(self, rows: Sequence[Row]) -> Encoded:
+        """The windows of each row. The target is the first of a row's answers.
+
+        Raises:
+          UserError: if a question leaves too little room for its context, a context has no words, or a question has no
+            answer where the config says that all have one.
+        """
+        layout = self._layout()
+        room = layout.room(self.model.config.max_length, pair=True)
+        contexts = self._contexts(rows)
+        questions = self.tokenizer.encode_batch([row["question"] for row in rows])
+        self._check(rows, questions, room)
+        examples = []
+        for number, (row, question) in enumerate(zip(rows, questions, strict=True)):
+            context, question = contexts[row["context"]], question[: room // 2]
+            size = room - len(question)
+            answer = answer_tokens(context, row["answers"][0]) if row["answers"] else None
+            for first in self._window_starts(len(context.ids), size, row):
+                window = self._window(layout, question, context.ids[first : first + size], first, answer)
+                examples.append(window | {"row": np.int32(number)})
+        return Encoded(examples, sum(len(question) > room // 2 for question in questions))
+
+    def init(self, key: Array) -> Params:
+        """Random parameters."""
+        nothing = np.zeros((1, 1), np.int32)
+        return self.model.init(key, nothing, nothing, nothing, nothing > 0)["params"]
+
+    def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
+        """The mean of the start's and the end's negative log-likelihood, summed over windows, and sums by name.
+
+        They are `weight` (of windows), `loss`, `objective` (the same) and `accuracy` (of both start and end).
+        """
+        logits = self._logits(params, batch, dropout_key)
+        start, end = (token_statistics(logits[name], batch[name]) for name in ("start", "end"))
+        weights_B = batch["row_weights"]
+        total = (weights_B * (start.nll + end.nll) / 2).sum()
+        sums = {
+            "weight": weights_B.sum(),
+            "loss": total,
+            "objective": total,
+            "accuracy": (weights_B * start.correct * end.correct).sum(),
+        }
+        return total, sums
+
+    def predict(self, params: Params, batch: Batch) -> dict[str, Array]:
+        """Logits of where the answer starts and ends, `start` and `end`, each [B, T]."""
+        return self._logits(params, batch, None)
+
+    def results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
+        """Exact match and F1 of the answers, and how sure each is.
+
+        The score of a span is the sum of its start's and its end's logit, in the window where it is highest; that of no
+        answer is the sum of the no-answer token's two logits, in the window where it is lowest (Devlin et al. 2019),
+        since each window has to deny the answer. The answer is the candidate of the highest score among all spans up to
+        `max_answer_length` and, if questions may be unanswerable, no answer. Its confidence is its share of a softmax
+        over the scores of these candidates.
+
+        The predictions are of two classes, "wrong" and "right" (an exact match), whose probabilities the confidence
+        gives. Questions on one context are a cluster, and one item of the metrics.
+        """
+        contexts = self._contexts(rows)
+        windows = [[] for _ in rows]
+        for example, output in zip(examples, outputs, strict=True):
+            windows[int(example["row"])].append((example, output))
+        answers = [self._answer(row["context"], contexts, of_row) for row, of_row in zip(rows, windows, strict=True)]
+        gold = [[answer["text"] for answer in row["answers"]] for row in rows]
+        metrics = span_metrics([answer.text for answer in answers], gold)
+        clusters_N = np.array([_digest(row["context"]) for row in rows])
+        predictions = Predictions(
+            logits=np.array([(answer.log_not_p, answer.log_p) for answer in answers], np.float32),
+            labels_N=metrics["exact_match"].statistics_NK[:, 0].astype(np.int32),
+            ids_N=np.array([row["place"] for row in rows]),
+            clusters_N=clusters_N,
+            class_names=("wrong", "right"),
+        )
+        records = [_record(*each) for each in zip(rows, answers, gold, strict=True)]
+        return Results({name: metric.in_clusters(clusters_N) for name, metric in metrics.items()}, records, predictions)
+
+    def _logits(self, params: Params, batch: Batch, dropout_key: Array | None) -> dict[str, Array]:
+        rngs = {} if dropout_key is None else {"dropout": dropout_key}
+        inputs = (batch["tokens"], batch["segments"], batch["types"], batch["allowed"] > 0)
+        start_BT, end_BT = self.model.apply({"params": params}, *inputs, rngs=rngs)
+        return {"start": start_BT, "end": end_BT}
+
+    def _contexts(self, rows: Sequence[Row]) -> dict[str, Tokens]:
+        """The tokens of each context; many questions share one."""
+        contexts = {}
+        for row in rows:
+            text = row["context"]
+            if text in contexts:
+                continue
+            ids, places = self.tokenizer.encode_with_offsets(text)
+            starts_S, ends_S = np.array(places, np.int64).reshape(-1, 2).T
+            if not (starts_S < ends_S).any():
+                raise UserError(f"{row['place']}: the context has no words: remove the row")
+            contexts[text] = Tokens(ids, starts_S, ends_S)
+        return contexts
+
+    def _check(self, rows: Sequence[Row], questions: Sequence[Sequence[int]], room: int) -> None:
+        for row, question in zip(rows, questions, strict=True):
+            if not row["answers"] and not self.config.unanswerable:
+                raise UserError(f"{row['place']} has no answer: set config.task.unanswerable=True to allow for that")
+            if len(question) > room // 2 and not self.config.truncate:
+                raise UserError(
+                    f"{row['place']}: the question has {len(question)} tokens, more than half of what fits into "
+                    f"config.model.max_length={self.model.config.max_length}: raise it, or set "
+                    "config.task.truncate=True to cut such questions"
+                )
+
+    def _layout(self) -> text_encoding.Layout:
+        layout = text_encoding.Layout.of(self.tokenizer, self.model.config.architecture)
+        # What reads from left to right has seen all only at the end, so that no answer must be told there.
+        return dataclasses.replace(layout, after=layout.before) if self._reads_forward else layout
+
+    @property
+    def _reads_forward(self) -> bool:
+        return self.model.config.architecture == "decoder"
+
+    def _window_starts(self, length: int, size: int, row: Row) -> Sequence[int]:
+        """The first token of each window of `size` tokens over a context of `length`."""
+        if length <= size:
+            return [0]
+        if size <= self.config.stride:
+            raise UserError(
+                f"{row['place']}: config.task.stride={self.config.stride} must be less than the tokens of context in a "
+                f"window, here {size}: lower it, or raise config.model.max_length"
+            )
+        return range(0, length - self.config.stride, size - self.config.stride)
+
+    def _window(
+        self,
+        layout: text_encoding.Layout,
+        question: Sequence[int],
+        ids: Sequence[int],
+        first: int,
+        answer: tuple[int, int] | None,
+    ) -> Example:
+        """The example of a question and the context's tokens `ids`, from number `first` on."""
+        example = layout.join(question, ids)
+        begin = len(layout.before) + len(question) + len(layout.between)
+        no_answer = example["tokens"].size - 1 if self._reads_forward else 0
+        allowed = np.zeros_like(example["tokens"])
+        allowed[[no_answer, *range(begin, begin + len(ids))]] = 1
+        start = end = no_answer
+        if answer is not None and first <= answer[0] and answer[1] < first + len(ids):
+            start, end = (begin + token - first for token in answer)
+        numbers = {"start": start, "end": end, "no_answer": no_answer, "first": first}
+        return example | {"allowed": allowed} | {name: np.int32(number) for name, number in numbers.items()}
+
+    def _answer(self, text: str, contexts: Mapping[str, Tokens], windows: Sequence[Window]) -> Answer:
+        """The best candidate of the windows of a question about the context `text`."""
+        context = contexts[text]
+        scores_SA = span_scores(windows, context, self.config.max_answer_length)
+        candidates = scores_SA.ravel()
+        if self.config.unanswerable:
+            candidates = np.append(candidates, no_answer_score(windows))
+        best = int(candidates.argmax())
+        everything = special.logsumexp(candidates)
+        others = special.logsumexp(np.delete(candidates, best)) if candidates.size > 1 else -np.inf
+        log_p, log_not_p = candidates[best] - everything, max(others - everything, _LOWEST_LOG)
+        if best == scores_SA.size:
+            return Answer("", log_p, log_not_p)
+        first, longer = divmod(best, self.config.max_answer_length)
+        return Answer(text[context.starts_S[first] : context.ends_S[first + longer]], log_p, log_not_p)
+
+
+def _digest(text: str) -> str:
+    """A name for a context, the same wherever it occurs."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _record(row: Row, answer: Answer, gold: list[str]) -> dict[str, Any]:
+    """What a person can read of a question."""
+    return {
+        "place": row["place"],
+        **({"id": row["id"]} if "id" in row else {}),
+        "question": row["question"],
+        "predicted": answer.text,
+        "answers": gold,
+        "confidence": float(np.exp(answer.log_p)),
+    }
+
+
+def answer_tokens(context: Tokens, answer: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The first and the last token of an answer, `text` from the character `start` on; None if it has no tokens."""
+    first = np.searchsorted(context.ends_S, answer["start"], side="right")
+    last = np.searchsorted(context.starts_S, answer["start"] + len(answer["text"]), side="left") - 1
+    return (int(first), int(last)) if first <= last else None
+
+
+def span_scores(windows: Sequence[Window], context: Tokens, max_answer_length: int) -> np.ndarray:
+    """Scores of the spans from token s on that have 1 + a tokens, [S, A]; -inf where there is no such span.
+
+    White space is no answer, nor does an answer start or end with it.
+    """
+    tokens = len(context.ids)
+    scores_SA = np.full((tokens, max_answer_length), -np.inf)
+    for example, output in windows:
+        first, inside = int(example["first"]), example["allowed"] > 0
+        inside[int(example["no_answer"])] = False
+        start_S, end_S = (np.asarray(output[name], np.float64)[: inside.size][inside] for name in ("start", "end"))
+        for longer in range(min(max_answer_length, start_S.size)):
+            begins = start_S.size - longer
+            best_S = scores_SA[first : first + begins, longer]
+            np.maximum(best_S, start_S[:begins] + end_S[longer:], out=best_S)
+    blank_S = context.starts_S == context.ends_S
+    scores_SA[blank_S] = -np.inf
+    for longer in range(min(max_answer_length, tokens)):
+        scores_SA[: tokens - longer, longer][blank_S[longer:]] = -np.inf
+    return scores_SA
+
+
+def no_answer_score(windows: Sequence[Window]) -> float:
+    """The score of there being no answer in any of the windows."""
+    places = [int(example["no_answer"]) for example, _ in windows]
+    outputs = [output for _, output in windows]
+    return min(float(output["start"][at] + output["end"][at]) for at, output in zip(places, outputs, strict=True))

@@ -1,0 +1,186 @@
+"""How a model learns to write a target after reading a source: with an encoder for the source, or as one sequence.
+
+Axes: B batch, S source positions (of an encoder), T positions (of a decoder), D model width.
+
+    encoder-decoder   inputs  source <end>           tokens  <end> target            targets  target <end>
+    decoder           tokens  <end> source <end> target      targets  source <end> target <end>
+                      or, where a target continues its source, without the <end> between the two
+
+Weights are 1 where a target counts: at the target's tokens and at its end-of-text token, never at a decoder's source.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lm.decoding.beam_search import BeamSearchConfig, Decoded
+from lm.decoding.best_sequences import best_continuations, best_outputs
+from lm.errors import UserError
+from lm.models.decoder_lm import DecoderLM
+from lm.models.encoder_decoder_lm import EncoderDecoderLM
+from lm.tasks.supervised import Batch, Example, Params
+
+
+class TargetModel(Protocol):
+    """A model, and what its batches look like.
+
+    Attributes:
+      axes: as in `lm.tasks.supervised.SupervisedTask`.
+    """
+
+    axes: ClassVar[Mapping[str, str]]
+
+    def source_room(self, max_target_length: int) -> int:
+        """How many tokens a source may have, so that a target of `max_target_length` can be generated; maybe < 1."""
+
+    def target_room(self, source_length: int) -> int:
+        """How many tokens a target may have after a source of so many, the end-of-text token included."""
+
+    def example(self, source: Sequence[int], target: Sequence[int]) -> Example:
+        """The arrays of a pair; `target` has its end-of-text token, if it isn't cut."""
+
+    def init(self, key: Array) -> Params:
+        """Random parameters."""
+
+    def hidden(self, params: Params, batch: Batch, dropout_key: Array | None) -> Array:
+        """The hidden states before each of `batch["targets"]`, [B, T, D]."""
+
+    def generate(self, params: Params, batch: Batch, config: BeamSearchConfig, vocab_size: int) -> Decoded:
+        """The target that the model finds likeliest for each row's source."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderTargets:
+    """Sources are read by an encoder."""
+
+    model: EncoderDecoderLM
+    end_of_text: int
+
+    axes: ClassVar[Mapping[str, str]] = {
+        "inputs": "S",
+        "input_segments": "S",
+        "tokens": "T",
+        "targets": "T",
+        "weights": "T",
+    }
+
+    def source_room(self, max_target_length: int) -> int:
+        """`max_length` less the end-of-text token; targets take none of it."""
+        return self.model.config.max_length - 1 if max_target_length <= self.model.config.max_length else 0
+
+    def target_room(self, source_length: int) -> int:
+        """`max_length`, whatever the source."""
+        return self.model.config.max_length
+
+    def example(self, source: Sequence[int], target: Sequence[int]) -> Example:
+        """`inputs` and `input_segments` [S]; `tokens`, `targets` and `weights` [T]."""
+        inputs = np.array([*source, self.end_of_text], np.int32)
+        return {
+            "inputs": inputs,
+            "input_segments": np.ones_like(inputs),
+            "tokens": np.array([self.end_of_text, *target[:-1]], np.int32),
+            "targets": np.array(target, np.int32),
+            "weights": np.ones(len(target), np.float32),
+        }
+
+    def init(self, key: Array) -> Params:
+        """Random parameters."""
+        nothing_11 = jnp.zeros((1, 1), jnp.int32)
+        return self.model.init(key, nothing_11, nothing_11)["params"]
+
+    def hidden(self, params: Params, batch: Batch, dropout_key: Array | None) -> Array:
+        """The decoder's last hidden states, [B, T, D]."""
+        inputs = (batch["inputs"], batch["tokens"], batch["input_segments"])
+        return self.model.apply({"params": params}, *inputs, rngs=_rngs(dropout_key), method=_encode_and_decode)
+
+    def generate(self, params: Params, batch: Batch, config: BeamSearchConfig, vocab_size: int) -> Decoded:
+        """By beam search."""
+        source = (batch["inputs"], batch["input_segments"])
+        limits = {"vocab_size": vocab_size, "limits_B": _limits(batch, config)}
+        return best_outputs(self.model, params, *source, config, self.end_of_text, **limits)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderTargets:
+    """Sources and targets are one sequence. With `separate` an end-of-text token stands between them."""
+
+    model: DecoderLM
+    end_of_text: int
+    separate: bool
+
+    axes: ClassVar[Mapping[str, str]] = {"tokens": "T", "targets": "T", "weights": "T"}
+
+    def source_room(self, max_target_length: int) -> int:
+        """What a target of `max_target_length` tokens, of which the last is never fed, leaves of `max_length`."""
+        return self.model.config.max_length - (max_target_length - 1) - self._special_tokens
+
+    def target_room(self, source_length: int) -> int:
+        """What the source leaves."""
+        return self.model.config.max_length - source_length - self._special_tokens + 1
+
+    def example(self, source: Sequence[int], target: Sequence[int]) -> Example:
+        """`tokens`, `targets` and `weights` [T], and how many tokens come before the target, `source_length`."""
+        head = [self.end_of_text, *source] + [self.end_of_text] * self.separate
+        sequence = np.array([*head, *target], np.int32)
+        weights = np.zeros(sequence.size - 1, np.float32)
+        weights[len(head) - 1 :] = 1
+        return {
+            "tokens": sequence[:-1],
+            "targets": sequence[1:],
+            "weights": weights,
+            "source_length": np.int32(len(head)),
+        }
+
+    def init(self, key: Array) -> Params:
+        """Random parameters."""
+        return self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+
+    def hidden(self, params: Params, batch: Batch, dropout_key: Array | None) -> Array:
+        """The last hidden states, [B, T, D]."""
+        # Padding comes last, where no token sees it: no mask is needed.
+        rngs = _rngs(dropout_key)
+        return self.model.apply({"params": params}, batch["tokens"], rngs=rngs, method=DecoderLM.hidden)
+
+    def generate(self, params: Params, batch: Batch, config: BeamSearchConfig, vocab_size: int) -> Decoded:
+        """By beam search from the end of the source."""
+        prompts = (batch["tokens"], jnp.maximum(batch["source_length"], 1))
+        limits = {"vocab_size": vocab_size, "limits_B": _limits(batch, config)}
+        return best_continuations(self.model, params, *prompts, config, self.end_of_text, **limits)
+
+    @property
+    def _special_tokens(self) -> int:
+        return 1 + self.separate
+
+
+def target_model(model: EncoderDecoderLM | DecoderLM, end_of_text: int, separate: bool = True) -> TargetModel:
+    """The way that this model reads sources.
+
+    Raises:
+      UserError: for a model that cannot write.
+    """
+    if isinstance(model, EncoderDecoderLM):
+        return EncoderDecoderTargets(model, end_of_text)
+    if isinstance(model, DecoderLM):
+        return DecoderTargets(model, end_of_text, separate)
+    raise UserError(
+        f"config.model.architecture={model.config.architecture} does not write text: choose encoder_decoder or decoder"
+    )
+
+
+def _encode_and_decode(model: EncoderDecoderLM, inputs_BS: Array, tokens_BT: Array, input_segments_BS: Array) -> Array:
+    # Padding among the tokens comes last, where no token sees it: they need no segments.
+    memory_BSD = model.encode(inputs_BS, input_segments_BS)
+    return model.decode(memory_BSD, input_segments_BS, tokens_BT)
+
+
+def _limits(batch: Batch, config: BeamSearchConfig) -> Array:
+    """How many tokens to generate; rows that only fill the batch are done after one."""
+    return jnp.where(batch["row_weights"] > 0, config.max_new_tokens, 1)
+
+
+def _rngs(dropout_key: Array | None) -> dict[str, Array]:
+    return {} if dropout_key is None else {"dropout": dropout_key}

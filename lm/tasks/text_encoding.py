@@ -1,0 +1,160 @@
+"""Texts and pairs of texts as sequences of tokens, with the special tokens that each architecture reads them by.
+
+    encoder   [CLS] a [SEP]              [CLS] a [SEP] b [SEP]         (Devlin et al. 2019)
+    decoder   <|endoftext|> a            <|endoftext|> a <|endoftext|> b   so that the last token has seen all
+    lstm, gru a                          a [SEP] b
+
+Where a tokenizer has no [CLS] or [SEP], as GPT-2's, its end-of-text token stands for it.
+
+Axes: T positions. One example's arrays have no batch axis.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from lm.data.tokenizers import Tokenizer
+from lm.errors import UserError
+from lm.tasks.supervised import Encoded, Example
+
+FIRST, SEPARATOR = "[CLS]", "[SEP]"
+
+# Arrays of an encoded text, each [T] int32: ids; 1 for every token, so that padding becomes 0; 0 for the first text
+# and 1 for the second.
+AXES = {"tokens": "T", "segments": "T", "types": "T"}
+
+
+def special_tokens(architecture: str) -> tuple[str, ...]:
+    """The names that a tokenizer made for this architecture should know, besides its end-of-text token."""
+    return {"encoder": (FIRST, SEPARATOR), "lstm": (SEPARATOR,), "gru": (SEPARATOR,)}.get(architecture, ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where special tokens stand among texts.
+
+    Attributes:
+      before: ids before the first text.
+      between: ids between the first text and the second.
+      after: ids after the last text.
+    """
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, architecture: str) -> "Layout":
+        """The layout that an architecture reads.
+
+        Raises:
+          UserError: if the tokenizer has none of the special tokens that would do.
+        """
+        separator = _special_id(tokenizer, SEPARATOR)
+        if architecture == "encoder":
+            return cls((_special_id(tokenizer, FIRST),), (separator,), (separator,))
+        if architecture == "decoder":
+            end_of_text = separator if tokenizer.end_of_text is None else tokenizer.end_of_text
+            return cls((end_of_text,), (end_of_text,), ())
+        return cls((), (separator,), ())
+
+    def room(self, max_length: int, pair: bool) -> int:
+        """How many tokens of text fit into `max_length`.
+
+        Raises:
+          UserError: if not even one token of each text does.
+        """
+        special = len(self.before) + len(self.between) * pair + len(self.after)
+        if max_length < special + 1 + pair:
+            raise UserError(
+                f"config.model.max_length={max_length} leaves no room for text beside {special} special tokens: raise "
+                f"it to {special + 1 + pair} or more"
+            )
+        return max_length - special
+
+    def join(self, first: Sequence[int], second: Sequence[int] | None = None) -> Example:
+        """The arrays of a text, or of a pair, named as in `AXES`."""
+        if second is None:
+            # A text may be empty, as one of stop words alone once they are removed; a sequence may not.
+            ids = [*self.before, *first, *self.after] or [*self.between]
+            types = np.zeros(len(ids), np.int32)
+        else:
+            head = [*self.before, *first, *self.between]
+            ids = [*head, *second, *self.after]
+            types = (np.arange(len(ids)) >= len(head)).astype(np.int32)
+        return {"tokens": np.array(ids, np.int32), "segments": np.ones(len(ids), np.int32), "types": types}
+
+
+def encode_texts(
+    tokenizer: Tokenizer,
+    architecture: str,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    max_length: int,
+    truncate: bool,
+    places: Sequence[str],
+) -> Encoded:
+    """Encodes texts, or pairs of texts.
+
+    Args:
+      tokenizer: with `special_tokens(architecture)`, or an end-of-text token.
+      architecture: of the model, as in `ModelConfig`.
+      texts: the only or first texts.
+      pairs: the second texts, or None.
+      max_length: of a sequence, special tokens included.
+      truncate: whether texts that are too long lose tokens at their end, of a pair the longer text first.
+      places: where each text comes from, for messages.
+
+    Returns:
+      An example for each text, with arrays as in `AXES`.
+
+    Raises:
+      UserError: if a text is too long and `truncate` is off, or if the tokenizer lacks special tokens.
+    """
+    layout = Layout.of(tokenizer, architecture)
+    room = layout.room(max_length, pairs is not None)
+    first_ids = tokenizer.encode_batch(texts)
+    second_ids = [None] * len(first_ids) if pairs is None else tokenizer.encode_batch(pairs)
+    lengths = [len(a) + len(b or ()) for a, b in zip(first_ids, second_ids, strict=True)]
+    cut = check_lengths(lengths, room, max_length, truncate, places)
+    examples = []
+    for a, b in zip(first_ids, second_ids, strict=True):
+        kept = room if b is None else longest_first(len(a), len(b), room)
+        examples.append(layout.join(a[:kept], None if b is None else b[: room - kept]))
+    return Encoded(examples, cut)
+
+
+def longest_first(first: int, second: int, room: int) -> int:
+    """How many of the first text's tokens stay, where tokens are taken from the longer of two texts until both fit."""
+    return min(first, max(room - second, room - room // 2))
+
+
+def check_lengths(lengths: Sequence[int], room: int, max_length: int, truncate: bool, places: Sequence[str]) -> int:
+    """How many texts are longer than the room for them, which only `truncate` allows.
+
+    Raises:
+      UserError: if there are any and `truncate` is off; it names the first, and the length that all would fit into.
+    """
+    too_long = [index for index, length in enumerate(lengths) if length > room]
+    if too_long and not truncate:
+        special = max_length - room
+        first, needed = too_long[0], max(lengths) + special
+        raise UserError(
+            f"{places[first]}: the text has {lengths[first] + special} tokens with the special ones, more than "
+            f"config.model.max_length={max_length} ({len(too_long)} of {len(lengths)} texts are too long, the longest "
+            f"has {needed}): raise it, or set config.task.truncate=True to cut them"
+        )
+    return len(too_long)
+
+
+def _special_id(tokenizer: Tokenizer, name: str) -> int:
+    found = tokenizer.special_id(name)
+    if found is None:
+        found = tokenizer.end_of_text
+    if found is None:
+        raise UserError(
+            f"the tokenizer has neither {name} nor an end-of-text token: set config.tokenizer.end_of_text=True, or "
+            f"give it the special token {name}"
+        )
+    return found

@@ -1,0 +1,196 @@
+"""Tagging: a tag for each word, as for named entities (Ramshaw & Marcus 1995; with BERT: Devlin et al. 2019).
+
+A word may be several tokens. Its first token answers for it, and the others have no weight.
+
+Axes: B batch (sentences), T positions (tokens), W words of all sentences, C tags.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from jax import Array
+from scipy import special
+
+from lm.calibration.predictions import Predictions
+from lm.data.tokenizers import Tokenizer
+from lm.errors import UserError
+from lm.evaluation.bootstrap import mean_metric
+from lm.evaluation.classification import classification_metrics, confusion_matrix
+from lm.evaluation.tagging import entity_metrics
+from lm.evaluation.token_statistics import token_statistics
+from lm.models.heads import TokenClassifier
+from lm.tasks import text_encoding
+from lm.tasks.classification_loss import ClassificationLoss
+from lm.tasks.supervised import Batch, Encoded, Example, Params, Results, Row
+
+OUTSIDE = "O"
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenClassification:
+    """The task, as `lm.tasks.supervised.SupervisedTask` says.
+
+    An example holds `tokens`, `segments`, `types`, `targets` (tag numbers, int32) and `weights` (float32, 1 where a
+    word begins), each [T].
+
+    Attributes:
+      model: the network.
+      tokenizer: makes tokens of words.
+      tags: their names, in the order of the classes.
+      objective: the loss of a word.
+      truncate: whether sentences may be longer than the model's `max_length`. Words cut off are predicted "O".
+    """
+
+    axes: ClassVar[Mapping[str, str]] = text_encoding.AXES | {"targets": "T", "weights": "T"}
+    padding: ClassVar[Mapping[str, int]] = {}
+
+    model: TokenClassifier
+    tokenizer: Tokenizer
+    tags: tuple[str, ...]
+    objective: ClassificationLoss
+    truncate: bool = False
+
+    def __post_init__(self):
+        if self.truncate and OUTSIDE not in self.tags:
+            raise UserError(
+                f"config.task.truncate=True needs a tag {OUTSIDE!r} for the words that are cut off: leave it out and "
+                "raise config.model.max_length"
+            )
+
+    def encode(self, rows: Sequence[Row]) -> Encoded:
+        """An example for each sentence.
+
+        Raises:
+          UserError: for a tag that is not among `tags`, or a sentence that is too long.
+        """
+        config = self.model.config
+        layout = text_encoding.Layout.of(self.tokenizer, config.architecture)
+        room = layout.room(config.max_length, pair=False)
+        encoded = [self.tokenizer.encode_words(row["words"]) for row in rows]
+        lengths, places = [len(ids) for ids, _ in encoded], [row["place"] for row in rows]
+        cut = text_encoding.check_lengths(lengths, room, config.max_length, self.truncate, places)
+        examples = [
+            self._example(layout, ids[:room], np.array(words[:room]), tag_numbers(row, self.tags))
+            for row, (ids, words) in zip(rows, encoded, strict=True)
+        ]
+        return Encoded(examples, cut)
+
+    def init(self, key: Array) -> Params:
+        """Random parameters."""
+        nothing = np.zeros((1, 1), np.int32)
+        return self.model.init(key, nothing, nothing, nothing)["params"]
+
+    def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
+        """The objective summed over words, and sums by name: `weight` (of words), `loss`, `objective`, `accuracy`."""
+        logits_BTC = self._logits(params, batch, dropout_key)
+        statistics = token_statistics(logits_BTC, batch["targets"])
+        objective_BT = self.objective(logits_BTC, jax.nn.one_hot(batch["targets"], len(self.tags)))
+        weights_BT = batch["weights"] * batch["row_weights"][:, None]
+        total = (weights_BT * objective_BT).sum()
+        sums = {
+            "weight": weights_BT.sum(),
+            "loss": (weights_BT * statistics.nll).sum(),
+            "objective": total,
+            "accuracy": (weights_BT * statistics.correct).sum(),
+        }
+        return total, sums
+
+    def predict(self, params: Params, batch: Batch) -> dict[str, Array]:
+        """`logits` [B, T, C]."""
+        return {"logits": self._logits(params, batch, None)}
+
+    def results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
+        """See `tagging_results`."""
+        logits = [
+            np.asarray(output["logits"], np.float32)[np.flatnonzero(example["weights"])]
+            for example, output in zip(examples, outputs, strict=True)
+        ]
+        return tagging_results(rows, logits, self.tags)
+
+    def _logits(self, params: Params, batch: Batch, dropout_key: Array | None) -> Array:
+        rngs = {} if dropout_key is None else {"dropout": dropout_key}
+        inputs = (batch["tokens"], batch["segments"], batch["types"])
+        return self.model.apply({"params": params}, *inputs, rngs=rngs)
+
+    def _example(
+        self, layout: text_encoding.Layout, ids: Sequence[int], words_T: np.ndarray, tags_W: np.ndarray
+    ) -> Example:
+        """The example of a sentence: its tokens, the word that each is of, and the words' tags."""
+        example = layout.join(ids)
+        inside = slice(len(layout.before), len(layout.before) + len(ids))
+        targets, weights = np.zeros_like(example["tokens"]), np.zeros(example["tokens"].size, np.float32)
+        targets[inside] = tags_W[words_T]
+        weights[inside] = np.diff(words_T, prepend=-1) != 0
+        return example | {"targets": targets, "weights": weights}
+
+
+def tagging_results(rows: Sequence[Row], logits: Sequence[np.ndarray], tags: tuple[str, ...]) -> Results:
+    """Metrics of entities, or of words where tags are others than B-x, I-x and O.
+
+    A word's confidence is the probability of the tag predicted for it. Words that were cut off count as tagged "O",
+    with a confidence of None, and the metric `cut_off` is their share. They are none of the `predictions`, since no
+    model predicted them. All other words are, in clusters by sentence.
+
+    Args:
+      rows: with `words`, `tags` and `place`.
+      logits: of the first words of each row, or of all, [W, C].
+      tags: names of the C tags.
+
+    Raises:
+      UserError: if a row has another tag.
+    """
+    records = [_record(*each, tags) for each in zip(rows, logits, strict=True)]
+    labels_W, predicted_W = (
+        np.concatenate([tag_numbers(record | {"tags": record[name]}, tags) for record in records])
+        for name in ("tags", "predicted")
+    )
+    seen_W = np.array([confidence is not None for record in records for confidence in record["confidence"]])
+    places_W = np.array([row["place"] for row in rows for _ in row["words"]])
+    ids_W = np.array([f"{row['place']} word {number + 1}" for row in rows for number in range(len(row["words"]))])
+    predictions = Predictions(
+        np.concatenate(logits).astype(np.float32), labels_W[seen_W], ids_W[seen_W], places_W[seen_W], tags
+    )
+    if is_bio(tags):
+        metrics = entity_metrics([row["tags"] for row in rows], [record["predicted"] for record in records])
+    else:
+        metrics = classification_metrics(labels_W, predicted_W, tags, places_W)
+    if not seen_W.all():
+        metrics["cut_off"] = mean_metric(~seen_W).in_clusters(places_W)
+    return Results(metrics, records, predictions, confusion_matrix(labels_W, predicted_W, len(tags)), tags)
+
+
+def is_bio(tags: Iterable[str]) -> bool:
+    """Whether tags mark spans: B-x where one of kind x begins, I-x where it goes on, and O elsewhere."""
+    return all(tag == OUTSIDE or tag[:2] in ("B-", "I-") for tag in tags)
+
+
+def tag_numbers(row: Row, tags: Sequence[str]) -> np.ndarray:
+    """The number of each word's tag, int32.
+
+    Raises:
+      UserError: if a tag is not among `tags`.
+    """
+    number_of = {tag: number for number, tag in enumerate(tags)}
+    unknown = sorted(set(row["tags"]) - set(tags))
+    if unknown:
+        raise UserError(
+            f"{row['place']}: the tag {unknown[0]!r} is none of the known {', '.join(tags)}: mend the row, or name all "
+            "tags in config.task.classes"
+        )
+    return np.array([number_of[tag] for tag in row["tags"]], np.int32)
+
+
+def _record(row: Row, logits_WC: np.ndarray, tags: Sequence[str]) -> dict[str, Any]:
+    """What a person can read of a sentence, whose first words have logits."""
+    cut = len(row["words"]) - len(logits_WC)
+    confidence_W = special.softmax(logits_WC, axis=1).max(axis=1)
+    return {
+        "place": row["place"],
+        "words": list(row["words"]),
+        "tags": list(row["tags"]),
+        "predicted": [tags[number] for number in logits_WC.argmax(axis=1)] + [OUTSIDE] * cut,
+        "confidence": [float(p) for p in confidence_W] + [None] * cut,
+    }

@@ -1,0 +1,123 @@
+"""Parameters from another run: which fit, which are new, which are left."""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from lm.errors import UserError
+
+Params = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """What became of the parameters.
+
+    Attributes:
+      params: to begin with: loaded where they could be, else fresh.
+      loaded: paths of those taken over.
+      new: paths of those that the source doesn't have.
+      left: paths of the source's that nothing here uses.
+    """
+
+    params: Params
+    loaded: tuple[str, ...]
+    new: tuple[str, ...]
+    left: tuple[str, ...]
+
+    def tell(self, console: Console, source: str) -> None:
+        """Prints the lists, layers of one stack as one line."""
+        console.print(f"parameters from {source}:", highlight=False, soft_wrap=True)
+        for name in ("loaded", "new", "left"):
+            paths = getattr(self, name)
+            console.print(
+                f"  {name} {len(paths)}: {', '.join(grouped(paths)) or 'none'}", highlight=False, markup=False
+            )
+
+
+def transfer(fresh: Params, source: Params, name: str) -> Transfer:
+    """Takes over the parameters of a source whose paths agree, with the body of a model and its head told apart.
+
+    A path fits with or without a leading `body/`: a pretrained model is the body of a fine-tuned one. A head of another
+    shape is new, since other classes need another head.
+
+    Args:
+      fresh: random parameters of the model to train.
+      source: parameters of the run to begin from.
+      name: of the source, for messages.
+
+    Raises:
+      UserError: if parameters of a body have other shapes, or no parameter fits at all.
+    """
+    theirs = {_without_body(path): (path, leaf) for path, leaf in _by_path(source).items()}
+    loaded, new, misfits, used = [], [], [], set()
+    chosen = {}
+    for path, leaf in _by_path(fresh).items():
+        their_path, their_leaf = theirs.get(_without_body(path), (None, None))
+        if their_leaf is not None and their_leaf.shape == leaf.shape:
+            chosen[path] = np.asarray(their_leaf, leaf.dtype)
+            loaded.append(path)
+            used.add(their_path)
+            continue
+        if their_leaf is not None and not path.startswith("head/"):
+            misfits.append(f"{path} is {leaf.shape} here and {their_leaf.shape} there")
+        chosen[path] = leaf
+        new.append(path)
+    if misfits:
+        raise UserError(f"config.init_from={name} doesn't fit this model: {'; '.join(misfits)}")
+    if not loaded:
+        raise UserError(f"config.init_from={name} has no parameter of this model: is it of another architecture?")
+    left = tuple(path for path in _by_path(source) if path not in used)
+    params = jax.tree_util.tree_map_with_path(lambda path, _: chosen[_name(path)], fresh)
+    return Transfer(params, tuple(loaded), tuple(new), left)
+
+
+def grouped(paths: tuple[str, ...]) -> list[str]:
+    """Paths with the numbers of layers made ranges, so that a stack of twelve reads as one."""
+    numbers: dict[str, list[int]] = {}
+    for path in paths:
+        match = re.search(r"layer_(\d+)", path)
+        key = re.sub(r"layer_\d+", "layer_*", path, count=1)
+        numbers.setdefault(key, []).extend([int(match[1])] if match else [])
+    ranges = {
+        key: f"layer_{min(each)}-{max(each)}" if len(each) > 1 else f"layer_{each[0]}" if each else ""
+        for key, each in numbers.items()
+    }
+    return [key.replace("layer_*", ranges[key]) for key in numbers]
+
+
+def with_embedding(params: Params, table_VD: np.ndarray) -> Params:
+    """The parameters with this token embedding.
+
+    Raises:
+      UserError: if the model's is of another width.
+    """
+
+    def replaced(path: tuple, leaf: Any) -> Any:
+        if not _name(path).endswith("token_embedding/embedding"):
+            return leaf
+        if leaf.shape != table_VD.shape:
+            raise UserError(
+                f"config.word_vectors has vectors of {table_VD.shape[1]} numbers and config.model.width is "
+                f"{leaf.shape[1]}: set it to {table_VD.shape[1]}"
+            )
+        return jnp.asarray(table_VD, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(replaced, params)
+
+
+def _by_path(params: Params) -> dict[str, Any]:
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _without_body(path: str) -> str:
+    return path.removeprefix("body/")

@@ -1,0 +1,441 @@
+"""A sweep: points of a search space, tried by any number of processes that share a directory.
+
+    study.journal   the study, in the format of Optuna's journal storage (optuna-dashboard reads it)
+    study.lock      held for the moment in which a process takes a trial
+    workers/        a file a trial, locked as long as a living process works on it
+
+A trial is one point. Its parameters are a pure function of the seed, its number and the trials before it. The kernel
+frees the locks of a process that dies, in whatever way; the next process that looks for work takes its trial over, with
+its number, its parameters and what it had reported, so that nothing is lost and nothing is tried twice.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import itertools
+import json
+import math
+import os
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from lm.errors import TrainingError, UserError
+from lm.training.search_space import Parameter, Values, format_values, grid, space_size
+
+METHODS = ("bayes", "random", "grid")
+PRUNINGS = ("none", "median", "hyperband")
+
+# A worker on another machine shows that it lives by touching its file. Their clocks may differ by minutes.
+_HEARTBEAT_SECONDS = 30
+_STALE_SECONDS = 600
+# So often may the sampler propose a point that was tried before chance alone chooses.
+_PROPOSALS = 20
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+Metrics = dict[str, float]
+OnEvaluation = Callable[[int, float], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How to look for the best point.
+
+    Attributes:
+      space: what to vary.
+      method: "bayes" (the tree-structured Parzen estimator, Bergstra et al. 2011), "random" (Bergstra and Bengio 2012)
+        or "grid".
+      trials: how many points; of a grid or another finite space at most all.
+      metric: by which points are judged.
+      minimize: whether lower is better.
+      pruning: "none", "median" (worse than the median of the trials before at the same evaluation) or "hyperband" (Li
+        et al. 2018).
+      evaluations: how many a whole run has, for "hyperband".
+      seed: of the points.
+    """
+
+    space: tuple[Parameter, ...]
+    method: str
+    trials: int
+    metric: str
+    minimize: bool
+    pruning: str = "none"
+    evaluations: int = 1
+    seed: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many trials there will be."""
+        size = space_size(self.space)
+        return int(size) if self.method == "grid" else int(min(self.trials, size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Repetition:
+    """One of the runs that each point has.
+
+    Attributes:
+      seed: of the run.
+      fold: for validation, of those of cross-validation; None without.
+    """
+
+    seed: int
+    fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For the run's directory."""
+        return f"seed{self.seed}" + ("" if self.fold is None else f"-fold{self.fold}")
+
+
+class PointFailed(Exception):
+    """A point that cannot be trained; the message says why. The sweep goes on with the others."""
+
+
+class Study:
+    """The trials of one sweep, shared by all who open its directory."""
+
+    def __init__(self, directory: Path, search: Search):
+        """Opens or makes the study in a directory that exists.
+
+        Raises:
+          UserError: if its journal can't be read.
+        """
+        self.search = search
+        self._workers = directory / "workers"
+        self._workers.mkdir(exist_ok=True)
+        self.lock = FileLock(directory / "study.lock")  # held by whoever takes a trial or writes the report
+        journal, journal_lock = directory / "study.journal", FileLock(directory / "study.journal.lock")
+        with self.lock:
+            with journal_lock:
+                _drop_torn_line(journal)
+            try:
+                storage = JournalStorage(JournalFileBackend(str(journal), journal_lock))
+                self._study = optuna.create_study(
+                    storage=storage,
+                    study_name="sweep",
+                    direction="minimize" if search.minimize else "maximize",
+                    sampler=optuna.samplers.RandomSampler(),  # never asked: `propose` chooses
+                    pruner=_make_pruner(search),
+                    load_if_exists=True,
+                )
+            except (ValueError, KeyError) as error:
+                raise UserError(f"{journal} is damaged ({error}): use another --workdir") from error
+        self._storage, self._id = storage, storage.get_study_id_from_name("sweep")
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """As they are now, in the order in which they were begun."""
+        return self._study.get_trials(deepcopy=False)
+
+    def take(self) -> "Trial | None":
+        """The next trial to work on: one whose worker has died, else a new one; None when there are no more."""
+        with self.lock:
+            trials = self.trials
+            for old in trials:
+                lock = WorkerLock(self._worker_file(old.number))
+                if old.state == TrialState.RUNNING and lock.acquire():
+                    trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, old.number)
+                    return self._begin(optuna.trial.Trial(self._study, trial_id), lock, taken_over=True)
+            # One waits if a process died between the next two steps.
+            if all(trial.state != TrialState.WAITING for trial in trials):
+                if len(trials) >= self.search.total:
+                    return None
+                self._study.enqueue_trial(propose(self.search, trials))
+            trial = self._study.ask()
+            lock = WorkerLock(self._worker_file(trial.number))
+            lock.acquire()
+            return self._begin(trial, lock, taken_over=False)
+
+    def _begin(self, trial: optuna.trial.Trial, lock: "WorkerLock", taken_over: bool) -> "Trial":
+        values = {parameter.key: _suggest(trial, parameter) for parameter in self.search.space}
+        return Trial(self._study, trial, values, lock, taken_over)
+
+    def _worker_file(self, number: int) -> Path:
+        return self._workers / f"{number}.lock"
+
+
+class Trial:
+    """A trial that this process works on, as long as it is open. One that is closed unfinished is taken over later."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        trial: optuna.trial.Trial,
+        values: Values,
+        lock: "WorkerLock",
+        taken_over: bool,
+    ):
+        """Made by `Study.take`.
+
+        Args:
+          study: that it is of.
+          trial: itself.
+          values: the point.
+          lock: held.
+          taken_over: from a process that died or was stopped.
+        """
+        self.number, self.values, self.taken_over = trial.number, values, taken_over
+        self._study, self._trial, self._lock = study, trial, lock
+
+    def __enter__(self) -> "Trial":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._lock.release()
+
+    @property
+    def runs(self) -> dict[str, Metrics]:
+        """The metrics of its finished runs by the names of their repetitions."""
+        return self._trial.user_attrs.get("runs", {})
+
+    def add_run(self, name: str, metrics: Metrics) -> None:
+        """Keeps the metrics of a finished run."""
+        finite = {key: value for key, value in metrics.items() if math.isfinite(value)}  # JSON has no NaN
+        self._trial.set_user_attr("runs", {**self.runs, name: finite})
+
+    def evaluated(self, step: int, value: float) -> None:
+        """Tells of an evaluation, which may end the trial. The same step again, after an interruption, counts once.
+
+        Raises:
+          optuna.TrialPruned: if the trial is not worth going on with.
+        """
+        # Pruners count evaluations, so that an epoch and 1,000 steps are the same to them.
+        steps = self._trial.user_attrs.get("steps", [])
+        if step not in steps:
+            steps = [*steps, step]
+            self._trial.report(value, len(steps))
+            self._trial.set_user_attr("steps", steps)
+        if self._trial.should_prune():
+            raise optuna.TrialPruned(f"after evaluation {len(steps)}")
+
+    def complete(self, value: float) -> None:
+        """Ends it with its value."""
+        self._study.tell(self.number, value)
+
+    def prune(self) -> None:
+        """Ends it early; the value of its last evaluation stays."""
+        self._study.tell(self.number, state=TrialState.PRUNED)
+
+    def fail(self, message: str) -> None:
+        """Ends it without a value."""
+        self._trial.set_user_attr("message", message)
+        self._study.tell(self.number, state=TrialState.FAIL)
+
+
+def work(
+    study: Study,
+    repetitions: Sequence[Repetition],
+    train: Callable[[Trial, Repetition, OnEvaluation | None], Metrics],
+    say: Callable[[str], None],
+) -> None:
+    """Takes trials until there are no more. Whatever `train` raises besides the errors below leaves its trial open.
+
+    Args:
+      study: to take them from.
+      repetitions: each point is trained so often, and judged by the mean.
+      train: trains once and returns the metrics, the study's among them. It calls the function that it is given, if
+        any, with the step and the metric of each evaluation, and lets through what that raises. It raises `PointFailed`
+        or `TrainingError` if this point can't be trained.
+      say: is told a line about each trial.
+    """
+    while (trial := study.take()) is not None:
+        with trial:
+            try:
+                value = _mean_of_runs(study, trial, repetitions, train, say)
+            except optuna.TrialPruned as pruned:
+                trial.prune()
+                say(f"trial {trial.number + 1}: pruned {pruned}")
+            except (PointFailed, TrainingError) as error:
+                trial.fail(" ".join(str(error).split()))
+                say(f"trial {trial.number + 1}: failed: {error}")
+            else:
+                trial.complete(value)
+                say(
+                    f"trial {trial.number + 1}: {study.search.metric} {format_mean(*mean_and_error(study, trial.runs))}"
+                )
+
+
+def _mean_of_runs(
+    study: Study,
+    trial: Trial,
+    repetitions: Sequence[Repetition],
+    train: Callable[[Trial, Repetition, OnEvaluation | None], Metrics],
+    say: Callable[[str], None],
+) -> float:
+    for number, repetition in enumerate(repetitions):
+        if repetition.name in trial.runs:
+            continue
+        which = f", {repetition.name}" if len(repetitions) > 1 else ""
+        again = ", taken up again" if trial.taken_over else ""
+        say(f"trial {trial.number + 1} of {study.search.total}{which}{again}: {format_values(trial.values, 4)}")
+        # Points are compared by their first runs, of one seed and fold, before more is spent on them.
+        watched = number == 0 and study.search.pruning != "none"
+        metrics = train(trial, repetition, trial.evaluated if watched else None)
+        if not math.isfinite(metrics[study.search.metric]):
+            raise PointFailed(f"{study.search.metric} is {metrics[study.search.metric]}")
+        trial.add_run(repetition.name, metrics)
+    return mean_and_error(study, trial.runs)[0]
+
+
+def mean_and_error(study: Study, runs: Mapping[str, Metrics]) -> tuple[float, float | None]:
+    """Mean of the study's metric over runs, and its standard error if there are two or more.
+
+    Runs of one cross-validation share training rows, for which the standard error makes no allowance: it is too small
+    (Bengio and Grandvalet 2004).
+    """
+    values = [metrics[study.search.metric] for metrics in runs.values()]
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return statistics.fmean(values), error
+
+
+def format_mean(mean: float, error: float | None) -> str:
+    """With its standard error, if there is one."""
+    return f"{mean:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def propose(search: Search, trials: Sequence[FrozenTrial]) -> Values:
+    """The point that comes after these trials: a pure function of both, and never one of theirs."""
+    if search.method == "grid":
+        return grid(search.space)[len(trials)]
+    tried = [trial.params for trial in trials]
+    # The sampler looks at a copy in memory, so that only the point it ends up with is ever written.
+    study = optuna.create_study(direction="minimize" if search.minimize else "maximize")
+    study.add_trials([_as_sampler_sees(trial) for trial in trials])
+    distributions = {parameter.key: _distribution(parameter) for parameter in search.space}
+    for attempt in itertools.count():
+        seed = int(np.random.SeedSequence((search.seed, len(trials), attempt)).generate_state(1)[0])
+        bayes = search.method == "bayes" and attempt < _PROPOSALS
+        study.sampler = (optuna.samplers.TPESampler if bayes else optuna.samplers.RandomSampler)(seed=seed)
+        point = study.ask(distributions).params
+        if point not in tried:
+            return point
+    raise AssertionError("there is always a next attempt")
+
+
+def _as_sampler_sees(trial: FrozenTrial) -> FrozenTrial:
+    """A failed trial as one that was worse than all others, or the sampler would forget it and return to the place."""
+    if trial.state != TrialState.FAIL:
+        return trial
+    return optuna.trial.create_trial(state=TrialState.PRUNED, params=trial.params, distributions=trial.distributions)
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if parameter.choices:
+        return CategoricalDistribution(parameter.choices)
+    kind = IntDistribution if isinstance(parameter.low, int) else FloatDistribution
+    return kind(parameter.low, parameter.high, log=parameter.log)
+
+
+def _suggest(trial: optuna.trial.Trial, parameter: Parameter) -> bool | int | float | str:
+    """What was proposed; written to the study unless it already is."""
+    if parameter.choices:
+        return trial.suggest_categorical(parameter.key, parameter.choices)
+    suggest = trial.suggest_int if isinstance(parameter.low, int) else trial.suggest_float
+    return suggest(parameter.key, parameter.low, parameter.high, log=parameter.log)
+
+
+def _make_pruner(search: Search) -> optuna.pruners.BasePruner:
+    if search.pruning == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=5)
+    if search.pruning == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=search.evaluations)
+    return optuna.pruners.NopPruner()
+
+
+class FileLock:
+    """A lock between processes, which the kernel frees when its holder ends, however it ends.
+
+    Optuna's own locks are files that stay behind when their holder is killed, and cost everybody half a minute then.
+    """
+
+    def __init__(self, path: Path):
+        """Locks nothing yet."""
+        self._path, self._file = path, None
+
+    def acquire(self) -> bool:
+        """Waits for the lock."""
+        self._file = self._path.open("a")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        """Frees it."""
+        self._file.close()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_) -> None:
+        self.release()
+
+
+class WorkerLock:
+    """Held by the process that works on a trial.
+
+    On one machine the kernel knows whether it lives. Not every network file system tells other machines, so there it
+    counts as dead when it has not touched the file for long.
+    """
+
+    def __init__(self, path: Path):
+        """Locks nothing yet."""
+        self._path, self._file, self._ended = path, None, threading.Event()
+
+    def acquire(self) -> bool:
+        """Takes the lock, unless a living process has it."""
+        if self._held_elsewhere():
+            return False
+        file = self._path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        self._path.write_text(json.dumps({"machine": _machine(), "process": os.getpid()}) + "\n")
+        self._file = file
+        threading.Thread(target=self._beat, daemon=True).start()
+        return True
+
+    def release(self) -> None:
+        """Frees it; another machine need not wait."""
+        self._ended.set()
+        self._path.write_text("")
+        self._file.close()
+
+    def _held_elsewhere(self) -> bool:
+        try:
+            machine = json.loads(self._path.read_text())["machine"]
+            touched = self._path.stat().st_mtime
+        except (OSError, ValueError):
+            return False
+        return machine != _machine() and time.time() - touched < _STALE_SECONDS
+
+    def _beat(self) -> None:
+        while not self._ended.wait(_HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(self._path)
+
+
+def _machine() -> str:
+    """This machine since it was last started: two containers may have one name."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{platform.node()} {boot.read_text().strip() if boot.exists() else ''}"
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """Cuts off a last line that a crash left unfinished, after which the journal could never be read again."""
+    if not journal.exists():
+        return
+    content = journal.read_bytes()
+    if content and not content.endswith(b"\n"):
+        os.truncate(journal, content.rfind(b"\n") + 1)

@@ -1,0 +1,94 @@
+"""A trained model, read back from its work directory."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from lm.data.tokenizers import Tokenizer
+from lm.errors import UserError
+from lm.modules.config import ModelConfig
+from lm.tasks.objectives import make_task
+from lm.tasks.registry import make_supervised_task
+from lm.training.checkpoints import Checkpoints
+from lm.training.config import FinetuneConfig, RunConfig
+from lm.training.optimizers import make_optimizer
+from lm.training.step import Task, TrainState, init_state
+from lm.training.work_directory import WorkDirectory, with_vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """What a work directory holds of a model.
+
+    Attributes:
+      config: of the run, its vocabulary size known.
+      tokenizer: its own.
+      classes: names of the classes, of a fine-tuned classifier.
+      task: what was learned, for one device.
+      state: of the chosen checkpoint; `state.evaluation_params` are the parameters to use.
+      step: of the checkpoint.
+    """
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    classes: tuple[str, ...]
+    task: Task
+    state: TrainState
+    step: int
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The shape of the model."""
+        return self.config.model
+
+    @property
+    def params(self) -> Any:
+        """The averaged parameters, if the run kept an average, else the last."""
+        return self.state.evaluation_params
+
+
+def load_run(directory: WorkDirectory, which: str = "best", flag: str = "--checkpoint") -> TrainedRun:
+    """Reads a run.
+
+    Args:
+      directory: of the run.
+      which: the "best" checkpoint by its validation metric, the "last", or a step.
+      flag: how the user chose it, for messages.
+
+    Raises:
+      UserError: if there is no run, or no such checkpoint, or it can't be read or doesn't fit the config.
+    """
+    config = directory.load_config()
+    tokenizer = Tokenizer.load(directory.tokenizer)
+    config = with_vocabulary(config, tokenizer)
+    classes = directory.load_classes()
+    if isinstance(config, FinetuneConfig):
+        task = make_supervised_task(config.task, config.model, tokenizer, classes)
+    else:
+        task = make_task(config.objective, config.model, tokenizer)
+    checkpoints = Checkpoints(directory.checkpoints) if directory.checkpoints.exists() else None
+    steps = checkpoints.steps if checkpoints else []
+    if not steps:
+        raise UserError(f"{directory.path} holds no checkpoint yet: train first")
+    step = {"best": checkpoints.best_step, "last": steps[-1]}.get(which) or steps[-1]
+    if which not in ("best", "last"):
+        if not which.isdigit() or int(which) not in steps:
+            known = ", ".join(str(step) for step in steps)
+            raise UserError(f"{flag}={which} is not there: choose best, last or one of {known}")
+        step = int(which)
+    optimizer = make_optimizer(config.optimizer, config.training.steps)
+    like = jax.eval_shape(lambda key: init_state(task, optimizer, config.optimizer, key), jax.random.key(0))
+    one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device), like)
+    try:
+        state, _ = checkpoints.restore(like, step)
+    except Exception as error:  # whatever a broken file makes the readers below raise
+        reason = str(error).splitlines()[0][:200]
+        others = ", ".join(str(other) for other in steps if other != step) or "none"
+        raise UserError(
+            f"checkpoint {step} in {directory.checkpoints} cannot be read ({reason}); others, for {flag}: {others}"
+        ) from error
+    finally:
+        checkpoints.close()
+    return TrainedRun(config, tokenizer, classes, task, state, step)
