@@ -23,6 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from experiments.evaluate import show
+from experiments.finetune import check_rows
 from lm.command_line import define_config_file, run
 from lm.configuration import from_config_dict
 from lm.data.rows import read_examples
@@ -74,9 +75,14 @@ def baseline(config: FinetuneConfig, directory: WorkDirectory, console: Console)
     task = config.task
     if task.name not in ("classification", "tagging"):
         raise UserError(f"config.task.name={task.name} chooses among no classes: there is no baseline for it")
+    check_directory(config, directory)
     splits = read_examples(config.data, *columns_of(task))
+    check_rows(config, splits)
     classes = classes_of(task, splits.train)
     train, validation = items_of(task, splits.train), items_of(task, splits.validation)
+    unknown = next((label for label in train.labels if label not in classes), None)
+    if unknown is not None:
+        raise UserError(f"config.task.classes lacks {unknown!r}, which training rows have: add it")
     name, part = ("test", splits.test) if splits.test else ("validation", splits.validation)
     with console.status("fitting logistic regressions"):
         model = best_regression(task, train, validation)
@@ -94,6 +100,17 @@ def baseline(config: FinetuneConfig, directory: WorkDirectory, console: Console)
     for each in found.values():
         show(each, console)
     return found
+
+
+def check_directory(config: FinetuneConfig, directory: WorkDirectory) -> None:
+    """Checks that results can be written here and are in nobody's way.
+
+    Raises:
+      UserError: if not.
+    """
+    if directory.config.exists():
+        raise UserError(f"{directory.path} holds a run, whose predictions would be lost: use another --workdir")
+    directory.check(config)
 
 
 def items_of(task: TaskConfig, rows: Sequence[Row]) -> Items:
@@ -118,7 +135,11 @@ def word_features(words: Sequence[str], place: int) -> dict[str, str | bool]:
 
 
 def best_regression(task: TaskConfig, train: Items, validation: Items) -> Pipeline:
-    """The regression with the strength that is most often right on the validation items."""
+    """The regression with the strength that is most often right on the validation items.
+
+    Raises:
+      UserError: if the training items have no word, or a single class.
+    """
     best, best_accuracy = None, -1.0
     for strength in _STRENGTHS:
         if task.name == "classification":
@@ -126,7 +147,10 @@ def best_regression(task: TaskConfig, train: Items, validation: Items) -> Pipeli
         else:
             vectorizer = DictVectorizer()
         model = make_pipeline(vectorizer, LogisticRegression(C=strength, max_iter=300))
-        model.fit(train.features, train.labels)
+        try:
+            model.fit(train.features, train.labels)
+        except ValueError as error:
+            raise UserError(f"config.data.train: no regression can be fitted to these rows ({error})") from error
         accuracy = model.score(validation.features, validation.labels)
         if accuracy > best_accuracy:
             best, best_accuracy = model, accuracy

@@ -104,8 +104,9 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
     path, fit_path = predictions_of(config, directory)
     if not config.predictions and not path.is_file():
         raise UserError(
-            f"{path} is not there: start the run again with --config.predictions.tokens=20000, which writes it, or "
-            "name another file with --config.predictions=FILE.npz"
+            f"{path} is not there: a pretraining run of a decoder writes it when started again with "
+            "--config.predictions.tokens=20000, a fine-tuned classifier when experiments.evaluate is run with "
+            "--config.split=validation; or name another file with --config.predictions=FILE.npz"
         )
     test = Predictions.load(path)
     if fit_path is not None:

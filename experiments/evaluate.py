@@ -13,7 +13,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 from rich.console import Console
 from rich.table import Table
@@ -21,13 +20,13 @@ from rich.table import Table
 from lm.calibration.calibrators import Fitted
 from lm.command_line import define_config, run
 from lm.configuration import from_config_dict, to_config_dict
-from lm.data.rows import read_examples
+from lm.data.rows import Row, read_examples, read_source
 from lm.data.store import build_corpus
 from lm.errors import UserError
 from lm.tasks.supervised import columns_of
 from lm.training.config import FinetuneConfig
 from lm.training.evaluation import make_validation
-from lm.training.partitioning import PartitioningConfig, make_partitioner
+from lm.training.partitioning import one_device_partitioner
 from lm.training.supervised_evaluation import make_supervised_validation, write_results
 from lm.training.trained_run import TrainedRun, load_run
 from lm.training.work_directory import WorkDirectory
@@ -40,6 +39,7 @@ class EvaluateConfig:
     Attributes:
       split: "test" or "validation", of the run's own data.
       source: other rows, such as "jsonl:other.jsonl"; empty: those of `split`.
+      columns: what the task's columns are called in `source`, as "text=review". Empty: as in the run's own data.
       name: of the files written for `source`.
       batch_size: rows at a time; 0: the run's.
       resamples: for the intervals.
@@ -48,6 +48,7 @@ class EvaluateConfig:
 
     split: str = "test"
     source: str = ""
+    columns: tuple[str, ...] = ()
     name: str = "other"
     batch_size: int = 0
     resamples: int = 1000
@@ -56,6 +57,8 @@ class EvaluateConfig:
     def __post_init__(self):
         if self.split not in ("test", "validation"):
             raise UserError(f"config.split must be test or validation, got {self.split!r}")
+        if not self.name or Path(self.name).name != self.name:
+            raise UserError(f"config.name must be the beginning of a file's name, without folders; got {self.name!r}")
         if self.batch_size < 0 or self.resamples < 20:
             raise UserError("config.batch_size must not be negative, and config.resamples at least 20")
 
@@ -85,13 +88,7 @@ def evaluate(config: EvaluateConfig, directory: WorkDirectory, checkpoint: str =
     trained = load_run(directory, checkpoint)
     if not isinstance(trained.config, FinetuneConfig):
         return _evaluate_pretrained(trained, directory)
-    data, task = trained.config.data, trained.config.task
-    if config.source:
-        data = dataclasses.replace(data, test=config.source)
-    elif config.split == "test" and not data.test:
-        raise UserError("this run has no test rows: use --config.split=validation, or name rows with --config.source")
-    splits = read_examples(data, *columns_of(task))
-    rows = splits.test if config.source or config.split == "test" else splits.validation
+    rows = rows_to_evaluate(config, trained.config)
     encoded = trained.task.encode(rows)
     results_of = make_supervised_validation(
         trained.task,
@@ -99,7 +96,7 @@ def evaluate(config: EvaluateConfig, directory: WorkDirectory, checkpoint: str =
         encoded.examples,
         config.batch_size or trained.config.training.batch_size,
         trained.config.lengths,
-        make_partitioner(PartitioningConfig(data=jax.device_count())),
+        one_device_partitioner(),
         calibrator,
     )
     name = config.name if config.source else config.split
@@ -108,9 +105,25 @@ def evaluate(config: EvaluateConfig, directory: WorkDirectory, checkpoint: str =
     return {**found, "cut": encoded.cut}
 
 
+def rows_to_evaluate(config: EvaluateConfig, run_config: FinetuneConfig) -> list[Row]:
+    """The rows that an evaluation of a run is of.
+
+    Raises:
+      UserError: if they can't be read, or the run has none.
+    """
+    data, columns = run_config.data, columns_of(run_config.task)
+    if config.source:
+        data = dataclasses.replace(data, columns=config.columns or data.columns)
+        return read_source(config.source, "config.source", data, *columns)
+    if config.split == "test" and not data.test:
+        raise UserError("this run has no test rows: use --config.split=validation, or name rows with --config.source")
+    splits = read_examples(data, *columns)
+    return splits.test if config.split == "test" else splits.validation
+
+
 def _evaluate_pretrained(trained: TrainedRun, directory: WorkDirectory) -> dict[str, Any]:
     """The metrics of a full pass over the validation text, with intervals of 1.96 standard errors."""
-    config, partitioner = trained.config, make_partitioner(PartitioningConfig())
+    config, partitioner = trained.config, one_device_partitioner()
     corpus = build_corpus(config.data, config.tokenizer, trained.tokenizer)
     rows = config.training.evaluation_batch_size or config.training.batch_size
     batches = trained.task.validation_batches(corpus, rows)

@@ -7,6 +7,7 @@ and the test rows: predictions/SPLIT.jsonl to read, SPLIT.metrics.json, and SPLI
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,14 +28,19 @@ from lm.data.word_vectors import embedding_from_vectors
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.tasks.registry import classes_of, make_supervised_task, texts_of
-from lm.tasks.supervised import Example, Params, SupervisedTask, columns_of
+from lm.tasks.supervised import Params, Row, SupervisedTask, columns_of
 from lm.tasks.text_encoding import special_tokens
 from lm.training.config import FinetuneConfig
 from lm.training.host_memory import keep_freed_memory
 from lm.training.initialization import transfer, with_embedding
-from lm.training.loop import Outcome, Trainer, check_batch_size
+from lm.training.loop import Outcome, Patience, Trainer, check_batch_size
 from lm.training.partitioning import make_partitioner
-from lm.training.supervised_evaluation import describe, make_supervised_validation, validation_metrics
+from lm.training.supervised_evaluation import (
+    describe,
+    make_supervised_validation,
+    rehearsed_results,
+    validation_metrics,
+)
 from lm.training.trained_run import TrainedRun, load_run
 from lm.training.work_directory import WorkDirectory, with_vocabulary
 
@@ -89,6 +95,7 @@ def finetune(
     partitioner = make_partitioner(config.partitioning)
     check_batch_size(config, partitioner)
     splits = read_examples(config.data, *columns_of(config.task))
+    check_rows(config, splits)
     source = load_source(config)
     tokenizer = choose_tokenizer(config, source, directory, splits)
     full_config = with_vocabulary(config, tokenizer)
@@ -106,13 +113,11 @@ def finetune(
         hosts=jax.process_count(),
     )
     full_config = with_steps(full_config, batches.steps_per_epoch)
+    evaluation_rows = config.training.evaluation_batch_size or config.training.batch_size
+    rehearsed = rehearsed_results(task, splits.validation[:1], evaluation_rows, full_config.lengths)
+    Patience(config.training).score(validation_metrics(rehearsed))  # raises where `best_metric` is not among them
     validate = make_supervised_validation(
-        task,
-        splits.validation,
-        validation.examples,
-        config.training.evaluation_batch_size or config.training.batch_size,
-        full_config.lengths,
-        partitioner,
+        task, splits.validation, validation.examples, evaluation_rows, full_config.lengths, partitioner
     )
     trainer = Trainer(
         full_config,
@@ -124,7 +129,7 @@ def finetune(
         console,
         describe=describe,
         unit="examples" if config.task.name in ("classification", "question_answering") else "tokens",
-        initial_params=initial_params(full_config, task, source, tokenizer, train.examples, console),
+        initial_params=initial_params(full_config, task, source, tokenizer, splits.train, console),
         on_evaluation=on_evaluation,
         profile=profile,
     )
@@ -191,6 +196,24 @@ def choose_tokenizer(
     return source.tokenizer
 
 
+def check_rows(config: FinetuneConfig, splits: Splits) -> None:
+    """Checks that there are rows to choose by, and that no second text goes unread.
+
+    Raises:
+      UserError: if not.
+    """
+    if not splits.validation:
+        raise UserError(
+            "there are no validation rows: set config.data.validation, or config.data.validation_fraction above 0"
+        )
+    place = next((row["place"] for row in splits.train if "pair" in row), None)
+    if place is not None and not config.task.pair:
+        raise UserError(
+            f"{place} has a second text, in the column {config.data.column_names.get('pair', 'pair')!r}, which "
+            "config.task.pair=False leaves unread: set config.task.pair=True"
+        )
+
+
 def with_steps(config: FinetuneConfig, steps_per_epoch: int) -> FinetuneConfig:
     """The config with epochs turned into steps."""
     if not config.epochs:
@@ -209,7 +232,7 @@ def initial_params(
     task: SupervisedTask,
     source: TrainedRun | None,
     tokenizer: Tokenizer,
-    examples: Sequence[Example],
+    rows: Sequence[Row],
     console: Console,
 ) -> Params | None:
     """The parameters to begin with, or None for random ones; says where they come from.
@@ -224,8 +247,8 @@ def initial_params(
         return moved.params
     if config.word_vectors:
         fresh = jax.jit(task.init)(jax.random.key(config.seed))
-        tokens = np.concatenate([example["tokens"] for example in examples])
-        counts_V = np.bincount(tokens, minlength=config.model.vocab_size)
+        tokens = itertools.chain.from_iterable(tokenizer.encode_batch(texts_of(config.task, rows)))
+        counts_V = np.bincount(list(tokens), minlength=config.model.vocab_size)
         table_VD, coverage = embedding_from_vectors(
             Path(config.word_vectors), tokenizer.vocabulary, counts_V, config.seed
         )

@@ -20,18 +20,22 @@ from rich.table import Table
 
 from experiments.pretrain import pretrain
 from lm.command_line import define_config_file, run
-from lm.configuration import from_config_dict
+from lm.configuration import differences, from_config_dict
+from lm.data.store import build_corpus
 from lm.decoding.generate import generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
 from lm.tasks.self_training import AugmentationConfig, augment
-from lm.training.config import PretrainConfig, TrainingConfig
+from lm.training.config import FREE_TO_CHANGE, PretrainConfig, TrainingConfig
+from lm.training.loop import check_batch_size
 from lm.training.optimizers import OptimizerConfig
+from lm.training.partitioning import make_partitioner
 from lm.training.trained_run import TrainedRun, load_run
 from lm.training.work_directory import WorkDirectory, write_atomically
 
 _AT_A_TIME = 64  # texts
+_CONFIG = "self_training.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +93,10 @@ def self_train(config: SelfTrainConfig, workdir: Path, console: Console) -> int:
     Raises:
       UserError: if the run to begin from is none of a decoder, or whatever `pretrain` raises.
     """
-    first = load_run(WorkDirectory(Path(config.init_from)), flag="config.init_from")
-    if not isinstance(first.config, PretrainConfig) or first.config.objective.name != "causal":
-        raise UserError(f"config.init_from={config.init_from} is no decoder pretrained to continue texts")
+    first = load_first(config)
+    check(config, first, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_atomically(workdir / _CONFIG, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     losses: dict[str, list[dict[str, float]]] = {"self-training": [], "control": []}
     newest = {arm: Path(config.init_from) for arm in losses}
     for number in range(1, config.rounds + 1):
@@ -108,6 +113,52 @@ def self_train(config: SelfTrainConfig, workdir: Path, console: Console) -> int:
             newest[arm] = directory.path
     report(losses, workdir, console)
     return 0
+
+
+def load_first(config: SelfTrainConfig) -> TrainedRun:
+    """The run to begin from, with the training of a round.
+
+    Raises:
+      UserError: if there is none, or it is none of a decoder.
+    """
+    try:
+        found = load_run(WorkDirectory(Path(config.init_from)), "last")
+    except UserError as error:
+        raise UserError(f"config.init_from={config.init_from}: {error}".replace("--workdir=", "")) from error
+    if not isinstance(found.config, PretrainConfig) or found.config.objective.name != "causal":
+        raise UserError(f"config.init_from={config.init_from} is no decoder pretrained to continue texts")
+    return dataclasses.replace(found, config=dataclasses.replace(found.config, training=config.training))
+
+
+def check(config: SelfTrainConfig, first: TrainedRun, workdir: Path) -> None:
+    """Checks, before anything is written, that the rounds can be trained here.
+
+    Raises:
+      UserError: if not: for the directory, the devices or the real text.
+    """
+    WorkDirectory(workdir).check(first.config)
+    check_same(config, workdir)
+    check_batch_size(first.config, make_partitioner(first.config.partitioning))
+    build_corpus(first.config.data, first.config.tokenizer, first.tokenizer)
+
+
+def check_same(config: SelfTrainConfig, workdir: Path) -> None:
+    """Checks that rounds in this directory are of this config; there may be more of them.
+
+    Raises:
+      UserError: if they are of another.
+    """
+    path = workdir / _CONFIG
+    if not path.exists():
+        return
+    try:
+        changed = differences(json.loads(path.read_text(encoding="utf-8")), config)
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    changed = {name: pair for name, pair in changed.items() if not name.startswith(("rounds", *FREE_TO_CHANGE))}
+    if changed:
+        listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
+        raise UserError(f"{workdir} holds rounds with another config ({listed}): use another --workdir")
 
 
 def round_config(

@@ -76,18 +76,35 @@ def read_examples(config: ExamplesConfig, columns: Iterable[str], optional: Coll
             raise UserError(f"config.data.columns: the task has no column {name!r}; it has {', '.join(names)}")
     if not config.train:
         raise UserError("config.data.train is empty: name a source, such as jsonl:train.jsonl")
-    chosen = {name: config.column_names.get(name, name) for name in names}
-    missing = set(optional) - set(config.column_names)
 
     def read(part: str) -> list[Row]:
         source = getattr(config, part)
-        rows = read_rows(source, chosen, f"config.data.{part}", missing) if source else []
-        return [clean_row(row, config.cleaning) for row in rows]
+        return read_source(source, f"config.data.{part}", config, columns, optional) if source else []
 
     train, validation, test = read("train"), read("validation"), read("test")
     if not config.validation:
         train, validation = _parted(train, held_out(train, config))
     return Splits(_some_rows(train, config), validation, test)
+
+
+def read_source(
+    source: str, key: str, config: ExamplesConfig, columns: Iterable[str], optional: Collection[str] = ()
+) -> list[Row]:
+    """Reads and cleans the rows of one source, by the names of columns and the cleaning of a config.
+
+    Args:
+      source: as `lm.data.row_files` reads it.
+      key: the config key that the source is from, for messages.
+      config: of the data; its own sources are left alone.
+      columns: the task's names of the columns that rows need.
+      optional: names of columns that rows may have; one that the config names must be there.
+
+    Raises:
+      UserError: as `read_rows` and `clean_row`.
+    """
+    chosen = {name: config.column_names.get(name, name) for name in (*columns, *optional)}
+    rows = read_rows(source, chosen, key, set(optional) - set(config.column_names))
+    return [clean_row(row, config.cleaning) for row in rows]
 
 
 def clean_row(row: Row, steps: Sequence[str]) -> Row:

@@ -126,6 +126,7 @@ class SequenceToSequence:
         written = [self._text(output) for output in outputs]
         metrics = generation_metrics(written, [row[target] for row in rows])
         metrics["perplexity"] = perplexity(outputs)
+        metrics["loss"] = token_loss(outputs)
         first = [name for name in self.first_metrics if name in metrics]
         records = [
             {source: row[source], target: row[target], "predicted": text, "confidence": confidence(output)}
@@ -184,6 +185,11 @@ def perplexity(outputs: Iterable[Mapping[str, Any]]) -> Metric:
     """Of all targets' tokens, from each row's `nll` and `tokens`."""
     sums_N2 = np.array([(output["nll"], output["tokens"]) for output in outputs], np.float64)
     return Metric(sums_N2, lambda sums: np.exp(sums[..., 0] / sums[..., 1]))
+
+
+def token_loss(outputs: Iterable[Mapping[str, Any]]) -> Metric:
+    """The logarithm of the perplexity: nats a token."""
+    return dataclasses.replace(perplexity(outputs), of_sums=lambda sums: sums[..., 0] / sums[..., 1])
 
 
 def confidence(output: Mapping[str, Any]) -> float:

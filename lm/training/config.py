@@ -162,6 +162,10 @@ class FinetuneConfig:
             raise UserError(f"config.epochs must not be negative, got {self.epochs}")
         if self.random_weights and not self.init_from:
             raise UserError("config.random_weights says not to load the parameters of config.init_from: name one")
+        if self.word_vectors and self.init_from and not self.random_weights:
+            raise UserError(
+                "config.word_vectors and config.init_from both give a token embedding to begin with: leave one out"
+            )
         if not self.buckets or min(self.buckets) < 1 or list(self.buckets) != sorted(set(self.buckets)):
             raise UserError(f"config.buckets must be lengths in rising order, got {self.buckets}")
 

@@ -24,7 +24,7 @@ from lm.training.partitioning import HostBatch, Partitioner
 from lm.training.step import Params, Task, TrainState, init_state, make_train_step
 from lm.training.work_directory import WorkDirectory
 
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "ece")
+LOWER_IS_BETTER = ("loss", "next_sentence_loss", "perplexity", "bits_per_byte", "ece")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +234,9 @@ class Trainer:
             self._writer.flush()
             patience = {"best": self._patience.best, "since_best": self._patience.since_best}
             progress = {"interval": self._interval.sums, "validation": validation, "patience": patience}
-            self._checkpoints.save(state, progress, self._patience.score(validation) if evaluated else None)
+            score = self._patience.score(validation) if evaluated else math.nan
+            # Orbax would take a score that is not a number for the best of all.
+            self._checkpoints.save(state, progress, score if math.isfinite(score) else None)
 
     def _record_profile(self, step: int) -> None:
         if self._profile and step == self._profile.start:

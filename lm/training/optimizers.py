@@ -184,6 +184,8 @@ def update_factor(path: str, params: Params, config: OptimizerConfig) -> float |
     if is_frozen(path, config):
         return 0.0
     layers = _layer_counts(params)
+    if layers and "embedding" in path:  # before the stacks, one of which may hold an embedding of relative positions
+        return config.layer_decay ** (max(layers.values()) + 1)
     for stack, count in layers.items():
         inside = path.removeprefix(f"{stack}/")
         if inside == path:
@@ -193,8 +195,6 @@ def update_factor(path: str, params: Params, config: OptimizerConfig) -> float |
         if inside.startswith("layers/"):
             return config.layer_decay ** jnp.arange(count, 0, -1)
         return 1.0  # the stack's last normalization
-    if layers and "embedding" in path:
-        return config.layer_decay ** (max(layers.values()) + 1)
     return 1.0
 
 
@@ -250,8 +250,13 @@ def decay_mask(params: Params, decay_embeddings: bool) -> Params:
 
 
 def _muon_or_adam(params: Params) -> Params:
-    """Muon is made for the matrices inside the stack; embeddings, norms and biases are Adam's (Jordan 2024)."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: "muon" if path[-1].key == "kernel" else "adam", params)
+    """Muon is made for the matrices inside the stack; embeddings, norms, biases and heads are Adam's (Jordan 2024)."""
+
+    def label(path: tuple, _: Array) -> str:
+        inside = any(re.fullmatch(r"layers|layer_\d+", part.key) for part in path)
+        return "muon" if inside and path[-1].key == "kernel" else "adam"
+
+    return jax.tree_util.tree_map_with_path(label, params)
 
 
 def _muon_dimensions(params: Params) -> Params:

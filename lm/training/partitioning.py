@@ -103,6 +103,12 @@ def make_partitioner(config: PartitioningConfig) -> Partitioner:
     return MeshPartitioner(mesh)
 
 
+def one_device_partitioner() -> "MeshPartitioner":
+    """The partitioner for the first device alone, whatever the number of rows: for a model read back from its run."""
+    mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=jax.devices()[:1])
+    return MeshPartitioner(mesh)
+
+
 def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """The sharding of one parameter, or of optimizer state that has a parameter's path and shape.
 

@@ -91,6 +91,11 @@ def test_deletion_takes_its_share_of_what_may_be_deleted():
     assert abs(deleted / total - 0.25) < 5 * np.sqrt(0.25 * 0.75 / total)
 
 
+def test_deletion_spares_the_masks():
+    masks = [(damaged(infilling_rate=0.3, deletion_rate=rate)["inputs"] == MASK).sum(axis=1) for rate in (0.0, 0.5)]
+    np.testing.assert_array_equal(*masks)
+
+
 def sentences_of(tokens, segments):
     """Runs of text that end with the end of a sentence, of a segment or at a special token."""
     sentences, current = [], []

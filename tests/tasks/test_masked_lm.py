@@ -118,9 +118,8 @@ def test_spans_have_the_published_lengths_and_are_of_one_fate():
     words = np.broadcast_to(np.arange(4000), (5, 4000))
     starts = np.nonzero(begins_span(words, RowRandom((0,), 5, slice(None))).ravel())[0]
     lengths = np.bincount(np.diff(starts), minlength=11)
-    assert np.all(
-        np.abs(lengths[1:11] / len(starts) - SPAN_LENGTHS / SPAN_LENGTHS.sum()) < 5 * 0.5 / len(starts) ** 0.5
-    )
+    expected = SPAN_LENGTHS / SPAN_LENGTHS.sum()
+    assert np.all(np.abs(lengths[1:11] / len(starts) - expected) < 5 * np.sqrt(expected / len(starts)))
     runs = {}
     for mode in ("whole_word", "span"):
         hidden = hidden_places(masked(mode))

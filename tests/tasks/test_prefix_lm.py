@@ -65,4 +65,11 @@ def test_no_learned_target_is_seen_where_it_is_predicted(batch):
         changed = np.abs(compiled_hidden()(other, batch["prefix"]) - before).max(axis=-1)[:, place - 1] > 1e-6
         learned = batch["weights"][:, place - 1] > 0
         assert not (changed & learned).any()
-    assert not toy_task(PREFIX, T).counts_bytes
+
+
+def test_the_loss_is_that_of_a_model_that_sees_the_prefix(batch):
+    task = toy_task(PREFIX, T)
+    params, evaluate = task.init(jax.random.key(0)), jax.jit(task.evaluate)
+    seen = evaluate(params, batch)["loss"]
+    unseen = evaluate(params, batch | {"prefix": np.zeros_like(batch["prefix"])})["loss"]
+    assert (np.abs(seen - unseen) > 1e-6)[batch["prefix"].sum(axis=1) > 2].all()

@@ -6,14 +6,20 @@ import os
 import signal
 
 import chex
+import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from lm.data.store import build_corpus
 from lm.errors import TrainingError, UserError
 from lm.training.checkpoints import Checkpoints
+from lm.training.config import FinetuneConfig, TrainingConfig
 from lm.training.loop import Interval, Trainer, caught_signals
 from lm.training.metrics import read_metrics
+from lm.training.optimizers import OptimizerConfig
+from lm.training.partitioning import PartitioningConfig, make_partitioner
+from lm.training.work_directory import WorkDirectory
 from tests.tiny import files_below, replace, run, tiny_config
 
 
@@ -205,3 +211,153 @@ def test_every_kind_of_run_resumes_exactly(sections, tmp_path):
     resumed = run(config, tmp_path / "cut")
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     chex.assert_trees_all_equal(outcome.state, resumed.state)
+
+
+class Mean:
+    """The smallest task: a number that should be that of the rows."""
+
+    def init(self, key):
+        return {"kernel": jax.random.normal(key, (2,))}
+
+    def loss(self, params, batch, dropout_key):
+        total = ((params["kernel"] - batch["values"]) ** 2).sum()
+        return total, {"loss": total, "objective": total, "weight": batch["row_weights"].sum()}
+
+
+class Values:
+    """Endless batches."""
+
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, step):
+        return {"values": np.full((8, 2), step, np.float32), "row_weights": np.ones(8, np.float32)}
+
+
+def scripted(folder, script, metric="loss", learning_rate=0.1, initial_params=None, on_evaluation=None, **training):
+    """A run whose evaluation after each step finds the next number of a script."""
+    values = {"steps": len(script), "evaluate_every": 1, "checkpoint_every": 1, "log_every": 1, **training}
+    config = FinetuneConfig(
+        optimizer=OptimizerConfig("sgd", learning_rate, warmup_steps=0, weight_decay=0.0, ema_decay=0.5),
+        training=TrainingConfig(batch_size=8, **{"best_metric": metric} | values),
+    )
+
+    def evaluate(state):
+        return {"validation/accuracy": 0.5, f"validation/{metric}": script[int(state.step) - 1]}
+
+    trainer = Trainer(
+        config,
+        Mean(),
+        Values(),
+        evaluate,
+        make_partitioner(PartitioningConfig(data=8)),
+        WorkDirectory(folder),
+        Console(quiet=True),
+        describe=str,
+        initial_params=initial_params,
+        on_evaluation=on_evaluation,
+    )
+    return trainer.train()
+
+
+def best_step(folder):
+    checkpoints = Checkpoints(folder / "checkpoints")
+    best = checkpoints.best_step
+    checkpoints.close()
+    return best
+
+
+FALLING = [3.0, 2.0, 2.5, 2.0, 2.1, 1.0, 1.0]  # the best for long is after step 2; equal is not better
+
+
+@pytest.mark.parametrize(
+    ("metric", "script"),
+    [
+        ("loss", FALLING),
+        ("next_sentence_loss", FALLING),
+        ("accuracy", [1 - value / 4 for value in FALLING]),
+        ("bleu", [-value for value in FALLING]),
+    ],
+)
+def test_patience_ends_a_run_and_the_best_checkpoint_is_kept(metric, script, tmp_path):
+    outcome = scripted(tmp_path, script, metric, patience=3, keep_checkpoints=1)
+    assert int(outcome.state.step) == 5
+    assert outcome.out_of_patience
+    assert outcome.stopped_by is None
+    assert outcome.validation[f"validation/{metric}"] == script[4]
+    assert best_step(tmp_path) == 2
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+
+    def never(step, metrics):
+        raise AssertionError("it goes on")
+
+    again = scripted(tmp_path, script, metric, patience=3, keep_checkpoints=1, on_evaluation=never)
+    assert again.out_of_patience
+    assert again.validation == outcome.validation
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    chex.assert_trees_all_equal(again.state, outcome.state)
+
+
+def test_without_patience_a_run_goes_to_its_end(tmp_path):
+    outcome = scripted(tmp_path, FALLING)
+    assert int(outcome.state.step) == len(FALLING)
+    assert not outcome.out_of_patience
+    assert best_step(tmp_path) == 6
+
+
+def test_improvement_renews_patience(tmp_path):
+    outcome = scripted(tmp_path, [3.0, 4.0, 4.0, 2.0, 4.0, 4.0, 1.0, 2.0, 2.0, 2.0, 2.0], patience=3)
+    assert int(outcome.state.step) == 10
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 100])
+def test_patience_outlives_a_stop(checkpoint_every, tmp_path):
+    def stop(step, metrics):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    values = {"patience": 3, "checkpoint_every": checkpoint_every}
+    whole = scripted(tmp_path / "whole", FALLING, **values)
+    stopped = scripted(tmp_path / "cut", FALLING, on_evaluation=stop, **values)
+    assert stopped.stopped_by == signal.SIGTERM
+    assert int(stopped.state.step) == 3
+    resumed = scripted(tmp_path / "cut", FALLING, **values)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    chex.assert_trees_all_equal(whole.state, resumed.state)
+
+
+def test_an_evaluation_that_is_no_number_is_not_the_best(tmp_path):
+    script = [2.0, math.nan, math.inf, math.nan]
+    outcome = scripted(tmp_path, script, keep_checkpoints=1, patience=3)
+    assert outcome.out_of_patience
+    assert best_step(tmp_path) == 1
+
+
+def test_a_metric_that_is_not_logged_is_named_with_those_that_are(tmp_path):
+    with pytest.raises(UserError) as caught:
+        scripted(tmp_path, [1.0, 1.0], "f1", best_metric="f2")
+    assert str(caught.value) == "config.training.best_metric=f2 is not logged by this run; choose one of accuracy, f1"
+
+
+def test_given_parameters_are_those_of_the_first_step_and_not_of_a_resume(tmp_path):
+    given = {"kernel": np.array([5.0, 7.0])}
+    still = {"learning_rate": 1e-30, "checkpoint_every": 2}
+    outcome = scripted(tmp_path, FALLING[:2], initial_params=given, steps=2, **still)
+    for params in (outcome.state.params, outcome.state.averaged_params):
+        np.testing.assert_array_equal(params["kernel"], given["kernel"])
+    resumed = scripted(tmp_path, FALLING, initial_params={"kernel": np.zeros(2)}, **still)
+    assert int(resumed.state.step) == len(FALLING)
+    np.testing.assert_array_equal(resumed.state.params["kernel"], given["kernel"])
+
+
+def test_who_listens_is_told_of_each_evaluation_and_may_end_the_run(tmp_path):
+    told = []
+
+    def listen(step, metrics):
+        told.append((step, metrics["validation/loss"]))
+        if step == 6:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        scripted(tmp_path, FALLING, on_evaluation=listen, evaluate_every=3)
+    assert told == [(3, FALLING[2]), (6, FALLING[5])]

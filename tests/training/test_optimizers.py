@@ -12,16 +12,20 @@ import optax
 import pytest
 
 from lm.errors import UserError
+from lm.models.build import make_language_model
 from lm.models.decoder_lm import DecoderLM
+from lm.models.heads import SequenceClassifier
 from lm.modules.config import ModelConfig
 from lm.training.optimizers import (
     OPTIMIZERS,
     SCHEDULES,
     OptimizerConfig,
+    check_freeze,
     decay_mask,
     make_optimizer,
     make_schedule,
     penalty,
+    update_factor,
 )
 
 PLAIN = OptimizerConfig(schedule="constant", warmup_steps=0, learning_rate=0.01, weight_decay=0.0, clip_norm=0.0)
@@ -190,11 +194,169 @@ def test_muon_orthogonalizes_kernels_and_leaves_the_rest_to_adam():
 
 def test_muon_treats_scanned_layers_as_each_alone():
     muon, kernels = dataclasses.replace(PLAIN, name="muon"), RANDOM.normal(size=(3, 4, 6)).astype(np.float32)
-    tree = lambda kernel: {"kernel": kernel, "bias": np.ones(6, np.float32)}  # noqa: E731
-    stacked = updates_of(muon, [tree(kernels)], tree(kernels))[0]["kernel"]
+    tree = lambda kernel: {"layers": {"kernel": kernel, "bias": np.ones(6, np.float32)}}  # noqa: E731
+    stacked = updates_of(muon, [tree(kernels)], tree(kernels))[0]["layers"]["kernel"]
     for layer in range(3):
-        alone = updates_of(muon, [tree(kernels[layer])], tree(kernels[layer]))[0]["kernel"]
+        alone = updates_of(muon, [tree(kernels[layer])], tree(kernels[layer]))[0]["layers"]["kernel"]
         np.testing.assert_allclose(stacked[layer], alone, rtol=1e-3, atol=1e-6)
+
+
+def test_muon_leaves_heads_to_adam():
+    tree = {"head": {"kernel": RANDOM.normal(size=(4, 3)).astype(np.float32)}, **PARAMS}
+    muon = dataclasses.replace(PLAIN, name="muon", adam_learning_rate=0.3)
+    adam = dataclasses.replace(PLAIN, name="adam", learning_rate=0.003)
+    of_muon, of_adam = (updates_of(config, [tree], tree)[0] for config in (muon, adam))
+    chex.assert_trees_all_close(of_muon["head"], of_adam["head"], rtol=1e-5)
+
+
+def shapes_of_classifier(architecture, **values):
+    config = ModelConfig(architecture, vocab_size=7, width=8, heads=2, max_length=4, **{"layers": 2} | values)
+    ones_BT = jnp.ones((1, 2), jnp.int32)
+    return jax.eval_shape(SequenceClassifier(config, 3).init, jax.random.key(0), ones_BT, ones_BT, ones_BT)["params"]
+
+
+def shapes_of_pairs(**values):
+    config = ModelConfig("encoder_decoder", vocab_size=7, layers=2, width=8, heads=2, max_length=4, **values)
+    ones_BT = jnp.ones((1, 2), jnp.int32)
+    return jax.eval_shape(make_language_model(config).init, jax.random.key(0), ones_BT, ones_BT)["params"]
+
+
+def paths_of(params):
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(params)]
+
+
+SHAPES = {
+    "unrolled": lambda: shapes_of_classifier("decoder", layers=3),
+    "scanned": lambda: shapes_of_classifier("decoder", layers=3, scan_layers=True),
+    "encoder": lambda: shapes_of_classifier(
+        "encoder", segment_types=2, normalization_place="after", normalize_embeddings=True
+    ),
+    "recurrent": lambda: shapes_of_classifier("lstm"),
+    "pairs": lambda: shapes_of_pairs(decoder_layers=3, positions="relative", tie_embeddings=False),
+}
+DEPTHS = {
+    "unrolled": {
+        "head/": 0,
+        "body/decoder/final_norm": 0,
+        "body/decoder/layer_2/": 1,
+        "body/decoder/layer_1/": 2,
+        "body/decoder/layer_0/": 3,
+        "body/position_embedding": 4,
+        "body/token_embedding": 4,
+    },
+    "scanned": {
+        "head/": 0,
+        "body/decoder/final_norm": 0,
+        "body/decoder/layers/": [3, 2, 1],
+        "body/position_embedding": 4,
+        "body/token_embedding": 4,
+    },
+    "encoder": {
+        "head/": 0,
+        "body/pooler": 0,
+        "body/encoder/layer_1/": 1,
+        "body/encoder/layer_0/": 2,
+        "body/type_embedding": 3,
+        "body/embedding_norm": 3,
+        "body/position_embedding": 3,
+        "body/token_embedding": 3,
+    },
+    "recurrent": {
+        "head/": 0,
+        "body/recurrent/layer_1/": 1,
+        "body/recurrent/layer_0/": 2,
+        "body/token_embedding": 3,
+    },
+    "pairs": {
+        "output": 0,
+        "encoder/final_norm": 0,
+        "decoder/final_norm": 0,
+        "encoder/layer_1/": 1,
+        "encoder/layer_0/": 2,
+        "decoder/layer_2/": 1,
+        "decoder/layer_1/": 2,
+        "decoder/layer_0/": 3,
+        "encoder/relative_positions/embedding": 4,
+        "decoder/relative_positions/embedding": 4,
+        "token_embedding": 4,
+    },
+}
+
+
+@pytest.mark.parametrize("name", DEPTHS)
+def test_layers_learn_the_slower_the_deeper_they_are(name):
+    shapes, config = SHAPES[name](), OptimizerConfig(layer_decay=0.5)
+    seen = set()
+    for path in paths_of(shapes):
+        part = next(part for part in DEPTHS[name] if path.startswith(part))
+        seen.add(part)
+        expected = 0.5 ** np.array(DEPTHS[name][part], np.float32)
+        np.testing.assert_allclose(update_factor(path, shapes, config), expected, err_msg=path)
+    assert seen == DEPTHS[name].keys()
+
+
+def stack(layers):
+    """Parameters of a model whose layers have these kernels, unrolled if they are a list and scanned if an array."""
+    named = {f"layer_{i}": {"kernel": kernel} for i, kernel in enumerate(layers)}
+    body = {"decoder": {"layers": {"kernel": layers}} if isinstance(layers, np.ndarray) else named}
+    return {"body": body | PARAMS["token_embedding"], "head": {"kernel": np.ones((4, 2), np.float32)}}
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "momentum"])
+def test_a_layer_decay_scales_the_whole_update(name):
+    """Also that of the weight decay, and also under a rule to which the size of gradients means nothing."""
+    plain = dataclasses.replace(PLAIN, name=name, weight_decay=0.1, clip_norm=1.0)
+    decayed = dataclasses.replace(plain, layer_decay=0.5)
+    kernels = RANDOM.normal(size=(3, 4, 4)).astype(np.float32)
+    (whole,), (slower,) = (updates_of(config, [stack(kernels)], stack(kernels)) for config in (plain, decayed))
+    chex.assert_trees_all_close(slower["head"], whole["head"], rtol=1e-6)
+    np.testing.assert_allclose(slower["body"]["embedding"], whole["body"]["embedding"] / 16, rtol=1e-6)
+    scanned, at_full_rate = (updates["body"]["decoder"]["layers"]["kernel"] for updates in (slower, whole))
+    np.testing.assert_allclose(scanned, at_full_rate / np.array([8, 4, 2])[:, None, None], rtol=1e-6)
+    unrolled = updates_of(decayed, [stack([*kernels])], stack([*kernels]))[0]["body"]["decoder"]
+    for i in range(3):
+        np.testing.assert_allclose(unrolled[f"layer_{i}"]["kernel"], scanned[i], rtol=1e-5)
+
+
+FREEZE = ("embedding", "^layers/norm/")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_is_frozen_stays_bit_for_bit_and_the_rest_moves(name):
+    config = OptimizerConfig(name, 0.1, "constant", warmup_steps=0, weight_decay=0.0 if name == "adam" else 0.5)
+    config = dataclasses.replace(config, freeze=FREEZE, layer_decay=0.9)
+    optimizer = make_optimizer(config, 10)
+
+    @jax.jit
+    def step(params, state, gradients):
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params, state = PARAMS, optimizer.init(PARAMS)
+    for gradients in GRADIENTS:
+        params, state = step(params, state, gradients)
+    for path, before, after in zip(paths_of(PARAMS), *map(jax.tree.leaves, (PARAMS, params)), strict=True):
+        if path.startswith(("token_embedding/", "layers/norm/")):
+            np.testing.assert_array_equal(after, before, err_msg=path)
+        else:
+            assert (np.asarray(after) != before).all(), path
+
+
+def test_the_frozen_have_no_part_in_the_norm_that_is_clipped():
+    sgd = dataclasses.replace(PLAIN, name="sgd", clip_norm=0.1)
+    gradients = GRADIENTS[0] | {"token_embedding": {"embedding": np.full((5, 4), 1e6, np.float32)}}
+    frozen = updates_of(dataclasses.replace(sgd, freeze=("embedding",)), [gradients])[0]
+    rest = {name: tree for name, tree in GRADIENTS[0].items() if name != "token_embedding"}
+    alone = updates_of(sgd, [rest], {name: PARAMS[name] for name in rest})[0]
+    chex.assert_trees_all_close({name: frozen[name] for name in rest}, alone, rtol=1e-5)
+
+
+def test_patterns_that_freeze_nothing_or_everything_are_errors():
+    check_freeze(PARAMS, OptimizerConfig(freeze=FREEZE))
+    with pytest.raises(UserError, match=r"config.optimizer.freeze: 'decoder' fits no parameter; there are .*layers/nor"):
+        check_freeze(PARAMS, OptimizerConfig(freeze=("embedding", "decoder")))
+    with pytest.raises(UserError, match=r"config.optimizer.freeze leaves no parameter to train"):
+        check_freeze(PARAMS, OptimizerConfig(freeze=("embedding", "output", "layers")))
 
 
 STEPS, PEAK = 40, 0.5
@@ -258,6 +420,10 @@ def test_the_optimizer_follows_the_schedule():
         ({"ema_decay": 1.0}, "config.optimizer.ema_decay must be in [0, 1), got 1.0"),
         ({"decay_fraction": 0.0}, "config.optimizer.decay_fraction must be in (0, 1], got 0.0"),
         ({"decay_fraction": 1.1}, "config.optimizer.decay_fraction must be in (0, 1], got 1.1"),
+        ({"layer_decay": 0.0}, "config.optimizer.layer_decay must be in (0, 1], got 0.0"),
+        ({"layer_decay": 1.5}, "config.optimizer.layer_decay must be in (0, 1], got 1.5"),
+        ({"freeze": "body"}, "config.optimizer.freeze must be a tuple of patterns, got 'body'"),
+        ({"freeze": ("bo(dy",)}, "config.optimizer.freeze: 'bo(dy' is no regular expression"),
     ],
 )
 def test_bad_values_are_named(values, words):

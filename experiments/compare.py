@@ -1,0 +1,112 @@
+"""Compares two classifiers on the same rows: which is better, and could that be chance?
+
+python -m experiments.compare --one=runs/sst2_random --other=runs/sst2_pretrained
+
+reads predictions/test.npz of each work directory. Runs that differ in their seed alone stand together, so that what is
+compared is a way of training and not one draw of it:
+
+python -m experiments.compare --one=runs/a_0 --one=runs/a_1 --one=runs/a_2 --other=runs/b_0 --other=runs/b_1
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from lm.calibration.outcomes import outcomes
+from lm.calibration.predictions import Predictions
+from lm.command_line import run
+from lm.errors import UserError
+from lm.evaluation.bootstrap import Difference, Metric, SeedSummary, mean_metric, paired_difference, seed_summary
+from lm.training.work_directory import WorkDirectory
+
+METRICS = ("accuracy", "loss")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command line."""
+    flags.DEFINE_multi_string("one", None, "Work directory of the first; again for further seeds.", flag_values=values)
+    flags.DEFINE_multi_string("other", None, "Work directory of the second; likewise.", flag_values=values)
+    flags.DEFINE_string("split", "test", "Which predictions: test or validation.", flag_values=values)
+    flags.DEFINE_bool("json", False, "Print a JSON object instead of a table.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Compares and prints."""
+    if not values.one or not values.other:
+        raise UserError(
+            "--one and --other must each name the work directory of a run that experiments.evaluate measured"
+        )
+    found = compare(values.one, values.other, values.split)
+    if values.json:
+        print(json.dumps({name: [each.__dict__ for each in figures] for name, figures in found.items()}))
+    else:
+        Console().print(as_table(found, values.split))
+
+
+def compare(
+    one: Sequence[str], other: Sequence[str], split: str = "test"
+) -> dict[str, tuple[SeedSummary, SeedSummary, Difference]]:
+    """Each metric of both sides over their seeds, and the paired difference, other minus one.
+
+    A row counts with its mean over the seeds of a side; the bootstrap draws rows (or clusters of rows), so its interval
+    is about other rows like these. That seeds differ too is what the standard errors of the sides tell.
+
+    Raises:
+      UserError: if predictions are missing or are not of the same rows.
+    """
+    sides = [[_load(directory, split) for directory in side] for side in (one, other)]
+    first = sides[0][0]
+    for directory, predictions in zip((*one, *other), (*sides[0], *sides[1]), strict=True):
+        if not np.array_equal(predictions.ids_N, first.ids_N):
+            raise UserError(f"{directory}: its predictions are of other rows than those of {one[0]}")
+    found = {}
+    for name in METRICS:
+        values = [np.stack([_per_row(predictions, name) for predictions in side]) for side in sides]
+        summaries = [seed_summary(side_SN.mean(axis=1).tolist()) for side_SN in values]
+        metrics: list[Metric] = [mean_metric(side_SN.mean(axis=0)) for side_SN in values]
+        found[name] = (*summaries, paired_difference(*metrics, clusters_N=first.clusters_N))
+    return found
+
+
+def as_table(found: dict[str, tuple[SeedSummary, SeedSummary, Difference]], split: str) -> Table:
+    """The table for the console."""
+    table = Table(title=f"the other less the one, on the {split} rows")
+    for column in ("", "one", "other", "difference", "95% interval", "p"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, (one, other, difference) in found.items():
+        table.add_row(
+            name,
+            _with_error(one),
+            _with_error(other),
+            f"{difference.value:+.4f}",
+            f"{difference.low:+.4f} to {difference.high:+.4f}",
+            f"{difference.p:.3f}",
+        )
+    return table
+
+
+def _load(directory: str, split: str) -> Predictions:
+    path = WorkDirectory(Path(directory)).predictions / f"{split}.npz"
+    if not path.is_file():
+        raise UserError(f"{path} is not there: run experiments.evaluate --workdir={directory} --config.split={split}")
+    return Predictions.load(path)
+
+
+def _per_row(predictions: Predictions, name: str) -> np.ndarray:
+    found = outcomes(predictions.labels_N, logits=predictions.logits)
+    return np.asarray(found.correct_N if name == "accuracy" else found.nll_N, np.float64)
+
+
+def _with_error(summary: SeedSummary) -> str:
+    if summary.seeds < 2:
+        return f"{summary.mean:.4f}"
+    return f"{summary.mean:.4f} ± {summary.standard_error:.4f} ({summary.seeds} seeds)"
+
+
+if __name__ == "__main__":
+    run(main, define_flags, __doc__.strip())
