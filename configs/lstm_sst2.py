@@ -44,7 +44,7 @@ def get_config(start: str = "random") -> ConfigDict:
             test="jsonl:$LM_DATA_DIR/sst2/test.jsonl",
         ),
         # The sentences come as words with spaces between.
-        tokenizer=TokenizerConfig(kind="words", vocab_size=20_000, lowercase=True, split_punctuation=False),
+        tokenizer=TokenizerConfig(kind="words", vocab_size=100_000, lowercase=True, split_punctuation=False),
         # Mixtures of sentences keep so small a set from being learned by heart.
         task=TaskConfig(name="classification", mixup=0.5),
         optimizer=OptimizerConfig(

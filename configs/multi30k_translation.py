@@ -20,7 +20,7 @@ from lm.training.optimizers import OptimizerConfig
 
 def get_config() -> ConfigDict:
     config = FinetuneConfig(
-        epochs=12,
+        epochs=4,
         buckets=(16, 24, 32, 64),  # half of the pairs fit into the first; one pair in a hundred is longer than 32
         model=ModelConfig(
             architecture="encoder_decoder",
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
             heads=4,
             max_length=64,
             positions="rotary",
-            dropout=0.2,
+            dropout=0.1,
         ),
         data=ExamplesConfig(
             train="jsonl:$LM_DATA_DIR/multi30k/train.jsonl.gz",
@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
         ),  # of both languages; BLEU is cased, so the text stays so
         task=TaskConfig(name="sequence_to_sequence", label_smoothing=0.1, max_target_length=48, beams=4),
         optimizer=OptimizerConfig(
-            learning_rate=3e-3, schedule="cosine", warmup_steps=400, final_learning_rate=0.01, b2=0.98
+            name="muon", learning_rate=2e-2, schedule="linear", warmup_steps=100, final_learning_rate=0.01, b1=0.95
         ),
         training=TrainingConfig(batch_size=128, evaluation_batch_size=64, log_every=50, best_metric="bleu"),
     )

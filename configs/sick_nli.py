@@ -44,7 +44,7 @@ def get_config(start: str = "random") -> ConfigDict:
             test="jsonl:$LM_DATA_DIR/sick/test.jsonl",
             columns=("text=premise", "pair=hypothesis"),
         ),
-        tokenizer=TokenizerConfig(kind="words", vocab_size=20_000, lowercase=True),
+        tokenizer=TokenizerConfig(kind="words", vocab_size=100_000, lowercase=True),
         task=TaskConfig(name="classification", pair=True),
         optimizer=OptimizerConfig(
             learning_rate=2e-3, schedule="cosine", warmup_steps=0, b2=0.999, weight_decay=0.01, ema_decay=0.99

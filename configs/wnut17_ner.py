@@ -1,6 +1,8 @@
 """Names of people, places, products and more in messages (WNUT-17, emerging entities): a bidirectional LSTM tagger.
 
 python -m experiments.finetune --config=configs/wnut17_ner.py --workdir=runs/wnut17
+python -m experiments.finetune --config=configs/wnut17_ner.py:vectors --config.word_vectors=glove.6B.50d.txt \\
+    --workdir=runs/wnut17_vectors
 
 Data: files of one word and its tag a line, a blank line between sentences, below the folder that LM_DATA_DIR names:
 wnut17/train.conll (3,394 sentences), dev.conll (1,009), test.conll (1,287), from
@@ -13,20 +15,30 @@ from ml_collections import ConfigDict
 
 from lm.configuration import to_config_dict
 from lm.data.config import ExamplesConfig, TokenizerConfig
+from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.tasks.supervised import TaskConfig
 from lm.training.config import FinetuneConfig, TrainingConfig
 from lm.training.optimizers import OptimizerConfig
 
+# Most names of the test set are in no training sentence: pieces of words, with their case, or words known by vectors.
+TOKENIZERS = {
+    "random": TokenizerConfig(kind="wordpiece", vocab_size=4096),
+    "vectors": TokenizerConfig(kind="words", vocab_size=100_000, lowercase=True, split_punctuation=False),
+}
+WIDTHS = {"random": 64, "vectors": 50}
 
-def get_config() -> ConfigDict:
+
+def get_config(start: str = "random") -> ConfigDict:
+    if start not in WIDTHS:
+        raise UserError(f"configs/wnut17_ner.py has the settings {', '.join(WIDTHS)}; got {start!r}")
     config = FinetuneConfig(
         epochs=15,
         buckets=(16, 32, 48, 64, 128),
         model=ModelConfig(
             architecture="lstm",
             layers=1,
-            width=64,
+            width=WIDTHS[start],
             recurrent_width=96,
             max_length=512,
             dropout=0.5,
@@ -37,8 +49,7 @@ def get_config() -> ConfigDict:
             validation="conll:$LM_DATA_DIR/wnut17/dev.conll",
             test="conll:$LM_DATA_DIR/wnut17/test.conll",
         ),
-        # Pieces of words, with their case: most names of the test set are in no training sentence.
-        tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=4096),
+        tokenizer=TOKENIZERS[start],
         task=TaskConfig(name="tagging"),
         optimizer=OptimizerConfig(
             learning_rate=2e-3, schedule="cosine", warmup_steps=0, b2=0.999, weight_decay=0.01, ema_decay=0.99

@@ -24,7 +24,7 @@ from lm.configuration import differences, from_config_dict
 from lm.data.example_batches import TrainExampleBatches
 from lm.data.rows import Splits, read_examples
 from lm.data.tokenizers import Tokenizer, train_tokenizer
-from lm.data.word_vectors import embedding_from_vectors
+from lm.data.word_vectors import embedding_from_vectors, first_words
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.tasks.registry import classes_of, make_supervised_task, texts_of
@@ -184,6 +184,8 @@ def choose_tokenizer(
         if kept is not None:
             return kept
         texts = texts_of(config.task, splits.train)
+        if config.word_vectors and config.tokenizer.kind == "words":
+            texts = [*texts, *first_words(config.word_vectors, config.word_vectors_kept)]
         made = train_tokenizer(config.tokenizer, lambda split: texts)
         return made.with_special_tokens(special_tokens(config.model.architecture))
     given = Tokenizer.load(config.tokenizer.path) if config.tokenizer.kind == "file" else None

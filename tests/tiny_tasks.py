@@ -1,6 +1,6 @@
 """Tiny rows for each task with examples, and configs that learn from them.
 
-It is a config file too: `--config=tests/tiny_tasks.py:tagging`. `write_all` writes its sources below the current folder.
+It is a config file too: `--config=tests/tiny_tasks.py:tagging`, with sources that `write_all` writes.
 """
 
 import json

@@ -93,7 +93,7 @@ def read_word_vectors(path: str | os.PathLike, words: Iterable[str]) -> dict[str
     Raises:
       UserError: if the file cannot be read, or a line of it is not a word and D finite numbers.
     """
-    path = Path(os.path.expandvars(path)).expanduser()
+    path = _expanded(path)
     wanted = {word.encode(): word for word in words}
     found: dict[str, np.ndarray] = {}
     width, promised, lines = 0, None, 0
@@ -113,6 +113,30 @@ def read_word_vectors(path: str | os.PathLike, words: Iterable[str]) -> dict[str
     if not lines:
         raise UserError(f"{path} holds no word vectors: it should have lines of a word and its numbers")
     return found
+
+
+def first_words(path: str | os.PathLike, count: int) -> list[str]:
+    """The first words of a file of word vectors, which in the usual files are the most frequent.
+
+    Raises:
+      UserError: if the file cannot be read, or a line of it is not a word and D numbers.
+    """
+    path = _expanded(path)
+    words, width = [], 0
+    for number, line in enumerate(_lines(path), start=1):
+        if len(words) == count:
+            break
+        line = line.rstrip(b" \r\n")
+        if number == 1 and _header(line):
+            continue
+        width = width or _width_of_first(path, line)
+        # What is no UTF-8 is no word of a text.
+        words.append(_fields(path, number, line, width)[0].decode(errors="replace"))
+    return words
+
+
+def _expanded(path: str | os.PathLike) -> Path:
+    return Path(os.path.expandvars(path)).expanduser()
 
 
 def _lines(path: Path) -> Iterator[bytes]:

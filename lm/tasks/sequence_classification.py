@@ -55,7 +55,7 @@ class SequenceClassification:
             self.tokenizer,
             self.model.config.architecture,
             [row["text"] for row in rows],
-            [row["pair"] for row in rows] if self.config.pair else None,
+            _pairs(rows) if self.config.pair else None,
             self.model.config.max_length,
             self.config.truncate,
             [row["place"] for row in rows],
@@ -153,3 +153,10 @@ def label_numbers(rows: Sequence[Row], classes: Sequence[str]) -> np.ndarray:
         if row["label"] not in number:
             raise UserError(f"{row['place']}: the label {row['label']!r} is not among the classes {', '.join(classes)}")
     return np.array([number[row["label"]] for row in rows], np.int32)
+
+
+def _pairs(rows: Sequence[Row]) -> list[str]:
+    for row in rows:
+        if "pair" not in row:
+            raise UserError(f"{row['place']}: the row has no pair, which config.task.pair asks for")
+    return [row["pair"] for row in rows]

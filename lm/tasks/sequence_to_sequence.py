@@ -8,7 +8,6 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -20,6 +19,7 @@ from lm.evaluation.generation import generation_metrics
 from lm.evaluation.token_statistics import TokenStatistics, token_statistics
 from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
+from lm.tasks.pretraining import ObjectiveConfig, token_loss
 from lm.tasks.supervised import Batch, Encoded, Example, Params, Results, Row, TaskConfig
 from lm.tasks.target_models import TargetModel, target_model
 
@@ -83,21 +83,10 @@ class SequenceToSequence:
         """The objective summed over the targets' tokens, and sums to report.
 
         Returns:
-          The sum, and sums by name: `weight` (tokens), `loss` (negative log-likelihood), `objective` and `accuracy`.
+          The sum, and sums by name: `weight` (tokens), `loss` (negative log-likelihood) and `objective`.
         """
         statistics, weights_BT = self._statistics(params, batch, dropout_key)
-        smoothing, objective_BT = self.config.label_smoothing, statistics.nll
-        if smoothing:
-            uniform_nll_BT = statistics.log_normalizer - statistics.mean_logit
-            objective_BT = (1 - smoothing) * statistics.nll + smoothing * uniform_nll_BT
-        per_token = {
-            "weight": jnp.ones_like(weights_BT),
-            "loss": statistics.nll,
-            "objective": objective_BT,
-            "accuracy": statistics.correct,
-        }
-        sums = {name: (weights_BT * value_BT).sum() for name, value_BT in per_token.items()}
-        return sums["objective"], sums
+        return token_loss(statistics, weights_BT, ObjectiveConfig(label_smoothing=self.config.label_smoothing))
 
     def predict(self, params: Params, batch: Batch) -> dict[str, Array]:
         """What the model writes for each source, and what it makes of the true target.
@@ -126,7 +115,7 @@ class SequenceToSequence:
         written = [self._text(output) for output in outputs]
         metrics = generation_metrics(written, [row[target] for row in rows])
         metrics["perplexity"] = perplexity(outputs)
-        metrics["loss"] = token_loss(outputs)
+        metrics["loss"] = nats_per_token(outputs)
         first = [name for name in self.first_metrics if name in metrics]
         records = [
             {source: row[source], target: row[target], "predicted": text, "confidence": confidence(output)}
@@ -187,7 +176,7 @@ def perplexity(outputs: Iterable[Mapping[str, Any]]) -> Metric:
     return Metric(sums_N2, lambda sums: np.exp(sums[..., 0] / sums[..., 1]))
 
 
-def token_loss(outputs: Iterable[Mapping[str, Any]]) -> Metric:
+def nats_per_token(outputs: Iterable[Mapping[str, Any]]) -> Metric:
     """The logarithm of the perplexity: nats a token."""
     return dataclasses.replace(perplexity(outputs), of_sums=lambda sums: sums[..., 0] / sums[..., 1])
 

@@ -130,6 +130,8 @@ class FinetuneConfig:
       init_checkpoint: which checkpoint of it: "best", "last" or a step.
       random_weights: with `init_from`, take its tokenizer and shape and leave its parameters: what did they bring?
       word_vectors: file of word vectors in the text format of GloVe or word2vec, from which the token embedding starts.
+      word_vectors_kept: how many of the file's first words, the most frequent in the usual files, a vocabulary of words
+        gets besides those of the training rows: so words that no training row has are known by their vectors.
       epochs: passes over the training rows, each with an evaluation and a checkpoint at its end; 0: `training.steps`,
         `training.evaluate_every` and `training.checkpoint_every` count.
       buckets: lengths to which examples are padded, in tokens; longer ones to multiples of the last.
@@ -147,6 +149,7 @@ class FinetuneConfig:
     init_checkpoint: str = "best"
     random_weights: bool = False
     word_vectors: str = ""
+    word_vectors_kept: int = 50_000
     epochs: int = 0
     buckets: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
     model: ModelConfig = ModelConfig(architecture="encoder")
@@ -158,8 +161,9 @@ class FinetuneConfig:
     partitioning: PartitioningConfig = PartitioningConfig()
 
     def __post_init__(self):
-        if self.epochs < 0:
-            raise UserError(f"config.epochs must not be negative, got {self.epochs}")
+        for name in ("epochs", "word_vectors_kept"):
+            if getattr(self, name) < 0:
+                raise UserError(f"config.{name} must not be negative, got {getattr(self, name)}")
         if self.random_weights and not self.init_from:
             raise UserError("config.random_weights says not to load the parameters of config.init_from: name one")
         if self.word_vectors and self.init_from and not self.random_weights:

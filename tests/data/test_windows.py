@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm.data.store import TokenStore
-from lm.data.windows import TrainBatches, ValidationBatches, prefetch, window
+from lm.data.windows import MixedBatches, TrainBatches, ValidationBatches, prefetch, window
 from lm.errors import UserError
 
 END = 999
@@ -177,6 +177,51 @@ def test_random_offsets_reach_the_end_of_the_stream_and_never_leave_it():
     assert reached[True].keys() == set(store.tokens.tolist())
     assert len(reached[False]) == 200
     assert starts_of(store, shifted[0]) != starts_of(store, shifted[1])
+
+
+REAL, OWN = make_store([500]), make_store([9] * 30)
+
+
+def mixed(share=0.25, batch_size=8, seed=3, **hosts):
+    parts = (TrainBatches(store, 8, batch_size, seed, **hosts) for store in (REAL, OWN))
+    return MixedBatches(*parts, share)
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.25, 2), (0.5, 4), (0.3, 2), (0.9, 7), (0.01, 0)])
+def test_a_share_of_the_rows_is_of_the_other_text(share, rows):
+    real, own = (TrainBatches(store, 8, 8, 3) for store in (REAL, OWN))
+    for step in (0, 5, 1000):
+        batch = mixed(share)[step]
+        assert batch.keys() == real[step].keys()
+        for name, values in batch.items():
+            assert values.dtype == real[step][name].dtype
+            np.testing.assert_array_equal(values[:rows], own[step][name][:rows])
+            np.testing.assert_array_equal(values[rows:], real[step][name][rows:])
+
+
+def test_a_mixed_batch_is_a_function_of_its_step():
+    in_order = mixed()
+    batches = [in_order[step] for step in range(40)]
+    for step in (39, 0, 17):
+        assert_equal(mixed()[step], batches[step])
+    for batch, known in zip(prefetch(mixed(), 11, threads=2), batches[11:], strict=False):
+        assert_equal(batch, known)
+    assert (mixed(seed=4)[0]["tokens"] != batches[0]["tokens"]).any()
+    assert len(mixed()) > 10**9
+
+
+def test_every_window_of_the_real_text_still_comes():
+    """The rows that the other text takes are not always those of the same windows."""
+    seen = np.unique(np.concatenate([batch["tokens"].ravel() for batch in islice(mixed(0.5), 100)]))
+    assert np.isin(REAL.tokens[:496], seen).all()
+
+
+def test_each_host_mixes_the_same_share():
+    for host in range(2):
+        part, own = mixed(host=host, hosts=2)[7], TrainBatches(OWN, 8, 8, 3, host=host, hosts=2)[7]
+        assert part["tokens"].shape == (4, 8)
+        np.testing.assert_array_equal(part["tokens"][:1], own["tokens"][:1])
+        assert (part["segments"][1:] == 1).all(), "the real text is one document"
 
 
 def test_errors_name_the_numbers_and_the_fields():

@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from lm.data.word_vectors import Coverage, embedding_from_vectors, read_word_vectors
+from lm.data.word_vectors import Coverage, embedding_from_vectors, first_words, read_word_vectors
 from lm.errors import UserError
 
 GLOVE = "the 0.5 -1 2e-1\ncat 1 2 3\n. . . 7 8 9\nCAT 4 5 6\nuni\u2028code 0 0 1\n"
@@ -103,3 +103,13 @@ def test_vectors_of_no_token_at_all_are_an_error(tmp_path):
 def test_every_id_needs_a_count(tmp_path):
     with pytest.raises(ValueError, match="4 counts for ids up to 4"):
         embedding_from_vectors(write(tmp_path, GLOVE), VOCABULARY, COUNTS[:4], 0)
+
+
+def test_first_words_are_those_of_the_first_lines(tmp_path):
+    path = tmp_path / "vectors.txt"
+    path.write_text("3 2\nthe 1 2\nof 3 4\nparis 5 6\n", encoding="utf-8")
+    assert first_words(path, 2) == ["the", "of"]
+    assert first_words(path, 9) == ["the", "of", "paris"]
+    path.write_text("the 1 2\nof 3\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"vectors\.txt:2: 1 numbers after the word, expected 2"):
+        first_words(path, 2)

@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 
 from experiments import finetune
+from lm.calibration.predictions import Predictions
+from lm.data.tokenizers import Tokenizer
 from lm.modules.config import ModelConfig
 from lm.tasks.pretraining import ObjectiveConfig
 from lm.training.loop import Trainer
@@ -77,8 +79,6 @@ def test_a_run_leaves_everything_in_its_directory(kind, finetuned, here):
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_predictions_hold_every_item_with_its_label(kind, finetuned, here):
-    from lm.calibration.predictions import Predictions
-
     predictions = Predictions.load(finetuned(kind) / "predictions" / "test.npz")
     rows = rows_of(kind, "test")
     labels = [label for row in rows for label in (row["tags"] if kind == "tagging" else [row["label"]])]
@@ -145,7 +145,7 @@ def test_word_vectors_become_the_embedding(here, capsys):
             )
     said = capsys.readouterr().err
     assert "100.0% of running tokens" in said
-    tokenizer = finetune.Tokenizer.load(Path("runs/vectors/tokenizer.json"))
+    tokenizer = Tokenizer.load(Path("runs/vectors/tokenizer.json"))
     table = seen["params"]["body"]["token_embedding"]["embedding"]
     for word, vector in zip(words, vectors, strict=True):
         np.testing.assert_allclose(table[tokenizer.encode(word)[0]], vector, rtol=1e-6)
@@ -161,11 +161,10 @@ def test_a_signal_saves_and_the_same_command_resumes_exactly(at, finetuned, here
         if step == at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Trainer, "_count", interrupt)
-    assert command_line(finetune.main, finetune.define_flags, *flags("tagging", cut)) == 128 + signal.SIGTERM
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_count", interrupt)
+        assert command_line(finetune.main, finetune.define_flags, *flags("tagging", cut)) == 128 + signal.SIGTERM
     assert not (cut / "predictions").exists()
-    os.chdir(here)
     assert command_line(finetune.main, finetune.define_flags, *flags("tagging", cut)) == 0
     assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     for name in ("test.jsonl", "test.metrics.json"):

@@ -70,6 +70,7 @@ def test_no_learned_target_is_seen_where_it_is_predicted(batch):
 def test_the_loss_is_that_of_a_model_that_sees_the_prefix(batch):
     task = toy_task(PREFIX, T)
     params, evaluate = task.init(jax.random.key(0)), jax.jit(task.evaluate)
+    batch = batch | {"weights": np.ones_like(batch["weights"])}  # one layer shows within the prefix what it sees
     seen = evaluate(params, batch)["loss"]
     unseen = evaluate(params, batch | {"prefix": np.zeros_like(batch["prefix"])})["loss"]
     assert (np.abs(seen - unseen) > 1e-6)[batch["prefix"].sum(axis=1) > 2].all()

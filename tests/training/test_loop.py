@@ -220,7 +220,7 @@ class Mean:
         return {"kernel": jax.random.normal(key, (2,))}
 
     def loss(self, params, batch, dropout_key):
-        total = ((params["kernel"] - batch["values"]) ** 2).sum()
+        total = ((params["kernel"][None] - batch["values"]) ** 2).sum()
         return total, {"loss": total, "objective": total, "weight": batch["row_weights"].sum()}
 
 

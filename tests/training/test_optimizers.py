@@ -353,7 +353,9 @@ def test_the_frozen_have_no_part_in_the_norm_that_is_clipped():
 
 def test_patterns_that_freeze_nothing_or_everything_are_errors():
     check_freeze(PARAMS, OptimizerConfig(freeze=FREEZE))
-    with pytest.raises(UserError, match=r"config.optimizer.freeze: 'decoder' fits no parameter; there are .*layers/nor"):
+    with pytest.raises(
+        UserError, match=r"config.optimizer.freeze: 'decoder' fits no parameter; there are .*layers/nor"
+    ):
         check_freeze(PARAMS, OptimizerConfig(freeze=("embedding", "decoder")))
     with pytest.raises(UserError, match=r"config.optimizer.freeze leaves no parameter to train"):
         check_freeze(PARAMS, OptimizerConfig(freeze=("embedding", "output", "layers")))

@@ -7,14 +7,21 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from lm.data.example_batches import TrainExampleBatches
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
+from lm.models.heads import SequenceClassifier
 from lm.modules.config import ModelConfig
 from lm.tasks.causal_lm import CausalLM
+from lm.tasks.objectives import make_task
+from lm.tasks.pretraining import ObjectiveConfig
+from lm.tasks.sequence_classification import SequenceClassification
+from lm.tasks.supervised import TaskConfig
 from lm.training.checkpoints import Checkpoints
 from lm.training.optimizers import OptimizerConfig, make_optimizer
 from lm.training.partitioning import PartitioningConfig, make_partitioner, parameter_spec, state_shardings
 from lm.training.step import init_state, make_train_step
+from tests.tasks.toy_corpus import corpus_for, tokenizer_for, toy_model
 
 LAYOUTS = {
     "data": PartitioningConfig(data=8),
@@ -88,6 +95,79 @@ def test_ten_steps_equal_those_of_one_device(name, one_device):
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(one_device[1]), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-4)
     assert losses[-1] < losses[0]
+
+
+class Masked:
+    """Masked language modelling by an encoder."""
+
+    objective = ObjectiveConfig(name="masked")
+
+    def task(self, mesh=None):
+        model = toy_model(self.objective, 16).config
+        return make_task(self.objective, model, tokenizer_for(self.objective), mesh)
+
+    def batches(self):
+        """The last windows of the validation text too: rows of padding, so that devices differ in what they hold."""
+        task, corpus = self.task(), corpus_for(self.objective)
+        validation = task.validation_batches(corpus, 16)
+        return [*(task.train_batches(corpus, 16, seed=0)[step] for step in range(4)), validation[len(validation) - 1]]
+
+
+class SpanCorruption(Masked):
+    """Span corruption by an encoder-decoder."""
+
+    objective = ObjectiveConfig(name="span_corruption", sentinels=10)
+
+
+class Classification:
+    """Fine-tuning on few texts, whose batches are not full."""
+
+    def task(self, mesh=None):
+        model = toy_model(ObjectiveConfig(name="masked"), 16).config
+        return SequenceClassification(SequenceClassifier(model, 4, mesh), TaskConfig(), None, tuple("abcd"))
+
+    def batches(self):
+        random = np.random.default_rng(2)
+        examples = []
+        for length in random.integers(2, 12, size=21):
+            tokens, ones = random.integers(0, 40, length).astype(np.int32), np.ones(length, np.int32)
+            label = np.int32(random.integers(4))
+            examples.append({"tokens": tokens, "segments": ones, "types": 0 * ones, "label": label})
+        batches = TrainExampleBatches(examples, SequenceClassification.axes, {}, 16, 0, (12,))
+        assert batches.steps_per_epoch == 2
+        return [batches[step] for step in range(6)]
+
+
+def losses_of(kind, name: str | None) -> list[float]:
+    """The loss of each step of a short run, on a layout or on one device."""
+    partitioner = make_partitioner(LAYOUTS[name]) if name else None
+    task = kind.task(partitioner.mesh if partitioner else None)
+    optimizer = make_optimizer(OPTIMIZER, STEPS)
+    step = make_train_step(task, optimizer, OPTIMIZER, seed=0, axis_name=partitioner.axis_name if partitioner else None)
+
+    def init(key):
+        return init_state(task, optimizer, OPTIMIZER, key)
+
+    step = partitioner.compile_train_step(step) if partitioner else jax.jit(step)
+    state = (partitioner.compile_init(init) if partitioner else jax.jit(init))(jax.random.key(0))
+    losses = []
+    for batch in kind.batches():
+        state, sums = step(state, partitioner.place_batch(batch) if partitioner else batch)
+        losses.append(float(sums["loss"]) / float(sums["weight"]))
+    return losses
+
+
+@pytest.fixture(scope="module", params=[Masked, SpanCorruption, Classification], ids=lambda kind: kind.__name__)
+def kind_and_losses(request):
+    kind = request.param()
+    return kind, losses_of(kind, None)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_other_tasks_are_the_same_work_too(name, kind_and_losses):
+    kind, expected = kind_and_losses
+    np.testing.assert_allclose(losses_of(kind, name), expected, rtol=2e-6)
+    assert len(set(expected)) == len(expected)
 
 
 def test_accumulation_over_devices_equals_one_big_batch(one_device):

@@ -1,0 +1,120 @@
+"""Self-training: rounds that leave their texts and the effect, go on where they stopped, and refuse what can't be."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import self_train
+from experiments.self_train import SelfTrainConfig
+from lm.configuration import to_config_dict
+from lm.decoding.sampling import SamplingConfig
+from lm.training.config import TrainingConfig
+from lm.training.metrics import read_metrics
+from lm.training.optimizers import OptimizerConfig
+from tests.tiny import command_line, files_below, run, tiny_config
+
+CONFIG = f"--config={Path(__file__).absolute()}"
+
+
+def get_config():
+    """This file is the config file too."""
+    training = TrainingConfig(steps=2, batch_size=8, evaluate_every=2, checkpoint_every=2, log_every=1)
+    return to_config_dict(
+        SelfTrainConfig(
+            texts=12,
+            sampling=SamplingConfig(max_new_tokens=12),
+            optimizer=OptimizerConfig(warmup_steps=1),
+            training=training,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained")
+    run(tiny_config(folder, steps=2, evaluate_every=2), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def trained(pretrained, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("self_training") / "rounds"
+    flags = (CONFIG, f"--config.init_from={pretrained}", f"--workdir={workdir}")
+    assert command_line(self_train.main, self_train.define_flags, *flags) == 0
+    return workdir, flags
+
+
+def test_every_round_leaves_its_texts_and_both_arms(trained):
+    workdir, _ = trained
+    texts = {}
+    for number in (1, 2):
+        lines = (workdir / f"round_{number}" / "generated.jsonl").read_text().splitlines()
+        texts[number] = [json.loads(line)["text"] for line in lines]
+        assert len(texts[number]) == 12
+        for arm, source in {
+            "self-training": f"jsonl:{workdir}/round_{number}/generated.jsonl",
+            "control": None,
+        }.items():
+            config = json.loads((workdir / f"round_{number}" / arm / "config.json").read_text())
+            assert config["data"]["mixed_source"] == source
+            before = workdir / "round_1" / arm
+            assert number == 1 or config["init_from"] == str(before)
+    assert texts[1] != texts[2]
+    assert len(set(texts[1])) > 6
+
+
+def test_the_effect_is_the_difference_of_the_last_losses(trained):
+    workdir, _ = trained
+    found = json.loads((workdir / "effect.json").read_text())
+    for arm in ("self-training", "control"):
+        logged = [read_metrics(workdir / f"round_{number}" / arm / "metrics.jsonl")[-1] for number in (1, 2)]
+        assert [each["validation/loss"] for each in found["rounds"][arm]] == [
+            line["validation/loss"] for line in logged
+        ]
+    last = {arm: rounds[-1]["validation/loss"] for arm, rounds in found["rounds"].items()}
+    assert found["change"] == last["self-training"] - last["control"] != 0
+
+
+def test_the_same_command_goes_on(trained, capsys):
+    workdir, flags = trained
+    effect = (workdir / "effect.json").read_bytes()
+    generated = workdir / "round_2" / "generated.jsonl"
+    text, kept = generated.read_bytes(), (workdir / "round_1" / "generated.jsonl").stat().st_mtime_ns
+    for lost in (workdir / "effect.json", generated):
+        lost.unlink()
+    assert command_line(self_train.main, self_train.define_flags, *flags) == 0
+    assert generated.read_bytes() == text
+    assert (workdir / "round_1" / "generated.jsonl").stat().st_mtime_ns == kept
+    assert (workdir / "effect.json").read_bytes() == effect
+
+
+def test_rounds_of_another_config_are_refused(trained, capsys):
+    workdir, flags = trained
+    before = files_below(workdir)
+    assert command_line(self_train.main, self_train.define_flags, *flags, "--config.texts=13") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "config.texts was 12, is 13" in line
+    assert files_below(workdir) == before
+
+
+MISTAKES = {
+    "no run": ("--config.init_from=nowhere", "config.init_from=nowhere: nowhere holds no run"),
+    "none named": ("--config.init_from=", "config.init_from is missing"),
+    "share": ("--config.share=1.0", "config.share must be between 0 and 1, got 1.0"),
+    "augmentation": (
+        "--config.augmentation.replace_rate=1.5",
+        "config.augmentation.replace_rate must be in [0, 1), got 1.5",
+    ),
+    "devices": ("--config.training.batch_size=12", "config.training.batch_size=12"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(mistake, pretrained, tmp_path, capsys):
+    flag, message = MISTAKES[mistake]
+    flags = (CONFIG, f"--config.init_from={pretrained}", f"--workdir={tmp_path / 'run'}", flag)
+    assert command_line(self_train.main, self_train.define_flags, *flags) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+    assert not (tmp_path / "run").exists()
