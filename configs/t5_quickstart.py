@@ -30,13 +30,13 @@ def get_config() -> ConfigDict:
         data=DataConfig(source="python:stdlib", random_offsets=True),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=4096),
         objective=ObjectiveConfig(name="span_corruption"),
-        optimizer=OptimizerConfig(learning_rate=2e-3, schedule="linear", warmup_steps=100, final_learning_rate=0.0),
+        optimizer=OptimizerConfig(name="muon", learning_rate=2e-2, schedule="warmup_stable_decay", warmup_steps=20),
         training=TrainingConfig(
-            steps=1000,
+            steps=600,
             batch_size=32,
             evaluation_batch_size=64,
-            evaluate_every=250,
-            checkpoint_every=250,
+            evaluate_every=200,
+            checkpoint_every=200,
             log_every=20,
         ),
     )

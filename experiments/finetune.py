@@ -88,7 +88,7 @@ def finetune(
       UserError: for whatever is wrong with the config, the data or the directory; nothing is written then.
       TrainingError: if a loss is not finite.
     """
-    config = with_model_of_source(config, console)
+    config, own_model = with_model_of_source(config), config.model
     directory.check(config)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
@@ -134,11 +134,13 @@ def finetune(
         profile=profile,
     )
     directory.claim(config, tokenizer, classes)
+    if config.init_from:
+        tell_shape(config, own_model, console)
     introduce(full_config, task, splits, batches, (train.cut, validation.cut), console)
     return trainer.train()
 
 
-def with_model_of_source(config: FinetuneConfig, console: Console) -> FinetuneConfig:
+def with_model_of_source(config: FinetuneConfig) -> FinetuneConfig:
     """With `init_from`, the config with the shape of that run's model.
 
     Raises:
@@ -152,12 +154,15 @@ def with_model_of_source(config: FinetuneConfig, console: Console) -> FinetuneCo
     except UserError as error:
         raise UserError(f"config.init_from={config.init_from}: {error}".replace("--workdir=", "")) from error
     own = {name: getattr(config.model, name) for name in _FREE_OF_SHAPE}
-    model = dataclasses.replace(theirs, **own)
-    changed = differences(config.model, model)
-    if changed and config.model != ModelConfig(architecture="encoder"):
+    return dataclasses.replace(config, model=dataclasses.replace(theirs, **own))
+
+
+def tell_shape(config: FinetuneConfig, own_model: ModelConfig, console: Console) -> None:
+    """Says in what the shape of the run to begin from differs from the one that the config asked for."""
+    changed = differences(own_model, config.model)
+    if changed and own_model != ModelConfig(architecture="encoder"):
         listed = ", ".join(f"{name} {new!r} (not {old!r})" for name, (old, new) in changed.items())
         console.print(f"the model has the shape of {config.init_from}: {listed}", soft_wrap=True, highlight=False)
-    return dataclasses.replace(config, model=model)
 
 
 def load_source(config: FinetuneConfig) -> TrainedRun | None:
@@ -254,8 +259,9 @@ def initial_params(
         table_VD, coverage = embedding_from_vectors(
             Path(config.word_vectors), tokenizer.vocabulary, counts_V, config.seed
         )
+        params = with_embedding(fresh, table_VD)
         console.print(f"word vectors: {coverage}", highlight=False, soft_wrap=True)
-        return with_embedding(fresh, table_VD)
+        return params
     return None
 
 

@@ -73,7 +73,10 @@ def read_examples(config: ExamplesConfig, columns: Iterable[str], optional: Coll
     names = (*columns, *optional)
     for name in config.column_names:
         if name not in names:
-            raise UserError(f"config.data.columns: the task has no column {name!r}; it has {', '.join(names)}")
+            raise UserError(
+                f"config.data.columns: the task has no column {name!r}; it has {', '.join(names)}: such a name "
+                f"comes first, as in ('{names[0]}=COLUMN',)"
+            )
     if not config.train:
         raise UserError("config.data.train is empty: name a source, such as jsonl:train.jsonl")
 

@@ -151,7 +151,10 @@ def label_numbers(rows: Sequence[Row], classes: Sequence[str]) -> np.ndarray:
     number = {name: index for index, name in enumerate(classes)}
     for row in rows:
         if row["label"] not in number:
-            raise UserError(f"{row['place']}: the label {row['label']!r} is not among the classes {', '.join(classes)}")
+            raise UserError(
+                f"{row['place']}: the label {row['label']!r} is not among the classes {', '.join(classes)}: mend the "
+                "row, or name all classes in config.task.classes"
+            )
     return np.array([number[row["label"]] for row in rows], np.int32)
 
 

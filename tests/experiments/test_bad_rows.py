@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from experiments import finetune
+from lm.data.config import TokenizerConfig
+from lm.data.tokenizers import train_tokenizer
 from tests.tiny import command_line
 from tests.tiny_tasks import CONFIG, rows_of, write_rows
+
+LONG = " ".join(["the"] * 40)
 
 
 def changed(kind, row=2, **values):
@@ -22,8 +26,6 @@ def changed(kind, row=2, **values):
 def long_question():
     return changed("question_answering", question=" ".join(["who"] * 20))
 
-
-LONG = " ".join(["the"] * 40)
 
 # By name: the kind, the training rows if they are others, the flags, and what the line must say.
 MISTAKES = {
@@ -51,7 +53,7 @@ MISTAKES = {
         "classification",
         [{"text": "the cat", "label": "animal"}],
         (),
-        ("only the class animal", "a choice needs two"),
+        ("the training rows have only the class animal", "a choice needs two"),
     ),
     "tags out of step": ("tagging", changed("tagging", tags=["O"]), (), ("bad.jsonl:3 has 5 words and 1 tags",)),
     "unknown tag": (
@@ -72,7 +74,12 @@ MISTAKES = {
         (),
         ("bad.jsonl:3 has no answer: set config.task.unanswerable=True",),
     ),
-    "stride": ("question_answering", None, ("--config.task.stride=40",), ("config.task.stride=40 must be less",)),
+    "stride": (
+        "question_answering",
+        changed("question_answering", context=f"{LONG} cat", answers=[{"text": "cat", "start": len(LONG) + 1}]),
+        ("--config.task.stride=30",),
+        ("bad.jsonl:3: config.task.stride=30 must be less than the tokens of context in a window, here",),
+    ),
     "long question": ("question_answering", long_question(), (), ("bad.jsonl:3: the question has 20 tokens",)),
     "unread pair": (
         "pair",
@@ -227,8 +234,9 @@ def beginning(finetuned, here, tmp_path):
     return source, (f"{CONFIG}:classification", f"--workdir={tmp_path / 'run'}", f"--config.init_from={source}")
 
 
-def test_another_vocabulary_than_that_of_the_run_to_begin_from(beginning, finetuned, tmp_path, capsys):
-    other = finetuned("tagging") / "tokenizer.json"
+def test_another_vocabulary_than_that_of_the_run_to_begin_from(beginning, tmp_path, capsys):
+    other = tmp_path / "bytes.json"
+    train_tokenizer(TokenizerConfig(kind="bytes"), lambda split: []).save(other)
     flags = ("--config.tokenizer.kind=file", f"--config.tokenizer.path={other}")
     line = refused(capsys, *beginning[1], *flags)
     assert f"config.tokenizer.path={other} is another vocabulary" in line

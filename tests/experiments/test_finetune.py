@@ -30,7 +30,7 @@ RECORDS = {
     "classification": (("text", "label"), "accuracy"),
     "pair": (("text", "pair", "label"), "accuracy"),
     "tagging": (("words", "tags"), "f1"),
-    "question_answering": (("question", "answers"), "exact_match"),
+    "question_answering": (("question",), "exact_match"),
     "sequence_to_sequence": (("source", "target"), "bleu"),
     "completion": (("prompt", "completion"), "exact_match"),
 }
@@ -48,6 +48,21 @@ def pretrained(rows_folder):
 
 def flags(kind, workdir, *more):
     return (f"{CONFIG}:{kind}", f"--workdir={workdir}", *more)
+
+
+def untrained(kind, workdir, *more):
+    """The trainer of a run that is stopped before it compiles anything."""
+    made = []
+
+    def stop(trainer):
+        made.append(trainer)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train", stop)
+        with pytest.raises(KeyboardInterrupt):
+            command_line(finetune.main, finetune.define_flags, *flags(kind, workdir, *more))
+    return made[0]
 
 
 def finetune_quietly(config, workdir):
@@ -97,12 +112,11 @@ def test_the_last_evaluation_while_training_is_that_of_the_checkpoint(finetuned,
 
 
 def test_epochs_become_steps_with_an_evaluation_each(here, capsys):
-    more = ("--config.epochs=2", "--config.buckets=(32,)", "--config.data.test=")
-    assert command_line(finetune.main, finetune.define_flags, *flags("classification", "runs/epochs", *more)) == 0
+    trainer = untrained("classification", "runs/epochs", "--config.epochs=2", "--config.buckets=(32,)")
     steps_per_epoch = PARTS["train"] // 8
-    evaluated = [line["step"] for line in read_metrics("runs/epochs/metrics.jsonl") if "validation/loss" in line]
-    assert evaluated == [steps_per_epoch, 2 * steps_per_epoch]
-    assert not Path("runs/epochs/predictions/test.jsonl").exists()
+    assert trainer._config.training.steps == 2 * steps_per_epoch
+    assert trainer._config.training.evaluate_every == trainer._config.training.checkpoint_every == steps_per_epoch
+    assert "6 steps, 3 an epoch" in capsys.readouterr().err
 
 
 def test_a_run_begins_from_a_pretrained_one(pretrained, here, capsys):
@@ -118,7 +132,7 @@ def test_a_run_begins_from_a_pretrained_one(pretrained, here, capsys):
             assert "head/kernel" in said.split("new ")[1]
             assert "body/token_embedding/embedding" in said.split("loaded ")[1].split("new ")[0]
             assert "prediction_head" in said.split("left ")[1]
-        line = read_metrics(f"runs/from_{name}/metrics.jsonl")[0]
+        line = read_metrics(Path(f"runs/from_{name}/metrics.jsonl"))[0]
         first_loss[name] = line["train/loss"]
         assert Path(f"runs/from_{name}/tokenizer.json").read_bytes() == (pretrained / "tokenizer.json").read_bytes()
     assert first_loss["pretrained"] != first_loss["random"]
@@ -129,24 +143,11 @@ def test_word_vectors_become_the_embedding(here, capsys):
     vectors = np.random.default_rng(0).normal(size=(len(words), 16)).round(3)
     lines = [f"{word} {' '.join(map(str, vector))}\n" for word, vector in zip(words, vectors, strict=True)]
     Path("vectors.txt").write_text("".join(lines))
-    seen = {}
-
-    def look(trainer, directory=None):
-        seen["params"] = trainer._initial_params
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "train", look)
-        with pytest.raises(KeyboardInterrupt):
-            command_line(
-                finetune.main,
-                finetune.define_flags,
-                *flags("tagging", "runs/vectors", "--config.word_vectors=vectors.txt"),
-            )
+    trainer = untrained("tagging", "runs/vectors", "--config.word_vectors=vectors.txt")
     said = capsys.readouterr().err
     assert "100.0% of running tokens" in said
     tokenizer = Tokenizer.load(Path("runs/vectors/tokenizer.json"))
-    table = seen["params"]["body"]["token_embedding"]["embedding"]
+    table = trainer._initial_params["body"]["token_embedding"]["embedding"]
     for word, vector in zip(words, vectors, strict=True):
         np.testing.assert_allclose(table[tokenizer.encode(word)[0]], vector, rtol=1e-6)
 
@@ -186,8 +187,6 @@ def test_dying_in_an_evaluation_loses_nothing(finetuned, here):
 
 
 def test_long_texts_are_cut_and_counted_where_that_is_allowed(here, capsys):
-    more = ("--config.model.max_length=4", "--config.task.truncate=True", "--config.training.steps=2")
-    assert command_line(finetune.main, finetune.define_flags, *flags("classification", "runs/short", *more)) == 0
-    said = capsys.readouterr().err
-    assert "cut to 4 tokens: 24 rows for training, 16 for validation" in said
-    assert said.count("cut, because they are too long for the model: 16 rows") == 2
+    trainer = untrained("classification", "runs/short", "--config.model.max_length=4", "--config.task.truncate=True")
+    assert "cut to 4 tokens: 24 rows for training, 16 for validation" in capsys.readouterr().err
+    assert trainer._train_batches[0]["tokens"].shape == (8, 4)

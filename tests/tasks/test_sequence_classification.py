@@ -156,7 +156,7 @@ def test_results_say_what_was_predicted_and_how_surely():
 def test_an_unknown_label_is_named_with_its_place():
     with pytest.raises(UserError) as caught:
         label_numbers([*ROWS, {"label": "great", "place": "test.jsonl:7"}], CLASSES)
-    assert str(caught.value) == "test.jsonl:7: the label 'great' is not among the classes bad, fair, good"
+    assert str(caught.value).startswith("test.jsonl:7: the label 'great' is not among the classes bad, fair, good")
 
 
 def test_pairs_are_read_where_the_task_has_them(tmp_path):

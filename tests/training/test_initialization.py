@@ -81,7 +81,9 @@ def test_a_misfit_names_parameters_and_shapes():
 
 
 def test_nothing_in_common_is_an_error():
-    with pytest.raises(UserError, match="config.init_from=runs/other has no parameter of this model: is it of another"):
+    with pytest.raises(
+        UserError, match=r"config.init_from=runs/other has no parameter of this model: is it of another"
+    ):
         transfer({"decoder": {"kernel": np.zeros(2)}}, {"encoder": {"kernel": np.zeros(2)}}, "runs/other")
 
 

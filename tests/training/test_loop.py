@@ -267,7 +267,7 @@ def best_step(folder):
     return best
 
 
-FALLING = [3.0, 2.0, 2.5, 2.0, 2.1, 1.0, 1.0]  # the best for long is after step 2; equal is not better
+FALLING = [3.0, 2.0, 2.5, 2.2, 2.1, 1.0, 1.5]  # the best for long is after step 2
 
 
 @pytest.mark.parametrize(
@@ -305,8 +305,8 @@ def test_without_patience_a_run_goes_to_its_end(tmp_path):
     assert best_step(tmp_path) == 6
 
 
-def test_improvement_renews_patience(tmp_path):
-    outcome = scripted(tmp_path, [3.0, 4.0, 4.0, 2.0, 4.0, 4.0, 1.0, 2.0, 2.0, 2.0, 2.0], patience=3)
+def test_improvement_renews_patience_and_equality_does_not(tmp_path):
+    outcome = scripted(tmp_path, [3.0, 4.0, 4.0, 2.0, 4.0, 4.0, 1.0, 1.0, 1.0, 1.0, 0.5], patience=3)
     assert int(outcome.state.step) == 10
 
 

@@ -109,9 +109,9 @@ def test_a_calibrator_acts_on_each_choice_of_each_output():
     for output, mended in zip(tags, with_calibrator(tags, temperature(4.0)), strict=True):
         np.testing.assert_allclose(mended["logits"], output["logits"] / 4, rtol=1e-6)
         assert mended["place"] == output["place"]
-    with pytest.raises(UserError, match="config.calibrator is for 5 classes, and this model chooses among 3"):
+    with pytest.raises(UserError, match=r"config.calibrator is for 5 classes, and this model chooses among 3"):
         with_calibrator(tags, temperature(4.0, classes=5))
-    with pytest.raises(UserError, match="config.calibrator: this task's answers are no choice among classes"):
+    with pytest.raises(UserError, match=r"config.calibrator: this task's answers are no choice among classes"):
         with_calibrator([{"tokens": np.zeros(3)}], temperature(4.0))
 
 
