@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
             test="jsonl:$LM_DATA_DIR/sst2/test.jsonl",
         ),
         tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=8192, lowercase=True),
-        task=TaskConfig(name="classification"),
+        task=TaskConfig(name="classification", truncate=True),
         optimizer=OptimizerConfig(learning_rate=5e-4, schedule="linear", warmup_steps=50, final_learning_rate=0.0),
         training=TrainingConfig(batch_size=32, evaluation_batch_size=128, log_every=50, best_metric="accuracy"),
     )

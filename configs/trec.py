@@ -1,6 +1,8 @@
 """Kind of question (TREC-6: abbreviation, description, entity, human, place, number): a bidirectional LSTM.
 
 python -m experiments.finetune --config=configs/trec.py --workdir=runs/trec
+python -m experiments.finetune --config=configs/trec.py:vectors --config.word_vectors=glove.6B.50d.txt \\
+    --workdir=runs/trec_vectors
 
 Data: jsonl files with `text` and `label`, below the folder that LM_DATA_DIR names: trec/train.jsonl (5,452 rows) and
 test.jsonl (500). The catalogue set has them too: --config.data.train=tfds:trec:train, --config.data.test=tfds:trec:test
@@ -13,27 +15,32 @@ from ml_collections import ConfigDict
 
 from lm.configuration import to_config_dict
 from lm.data.config import ExamplesConfig, TokenizerConfig
+from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.tasks.supervised import TaskConfig
 from lm.training.config import FinetuneConfig, TrainingConfig
 from lm.training.optimizers import OptimizerConfig
 
+WIDTHS = {"random": 128, "vectors": 50}
 
-def get_config() -> ConfigDict:
+
+def get_config(start: str = "random") -> ConfigDict:
+    if start not in WIDTHS:
+        raise UserError(f"configs/trec.py has the settings {', '.join(WIDTHS)}; got {start!r}")
     config = FinetuneConfig(
         epochs=10,
         buckets=(8, 12, 16, 24, 40),
         model=ModelConfig(
             architecture="lstm",
             layers=1,
-            width=128,
+            width=WIDTHS[start],
             recurrent_width=128,
             max_length=64,
             dropout=0.4,
             initializer_range=0.1,
         ),
         data=ExamplesConfig(train="jsonl:$LM_DATA_DIR/trec/train.jsonl", test="jsonl:$LM_DATA_DIR/trec/test.jsonl"),
-        tokenizer=TokenizerConfig(kind="words", vocab_size=20_000, lowercase=True, split_punctuation=False),
+        tokenizer=TokenizerConfig(kind="words", vocab_size=100_000, lowercase=True, split_punctuation=False),
         # Mixtures of questions keep so small a set from being learned by heart.
         task=TaskConfig(name="classification", mixup=0.5),
         optimizer=OptimizerConfig(

@@ -6,10 +6,11 @@ The same command goes on where a run was stopped. When training ends the best ch
 and the test rows: predictions/SPLIT.jsonl to read, SPLIT.metrics.json, and SPLIT.npz for experiments.calibrate.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -100,8 +101,9 @@ def finetune(
     tokenizer = choose_tokenizer(config, source, directory, splits)
     full_config = with_vocabulary(config, tokenizer)
     classes = classes_of(config.task, splits.train)
-    task = make_supervised_task(config.task, full_config.model, tokenizer, classes, splits.train, partitioner.mesh)
-    train, validation, _ = (task.encode(rows) for rows in (splits.train, splits.validation, splits.test))
+    with told_of_source(config):  # its shape may be of another kind than the task needs, or too short for the rows
+        task = make_supervised_task(config.task, full_config.model, tokenizer, classes, splits.train, partitioner.mesh)
+        train, validation, _ = (task.encode(rows) for rows in splits)
     batches = TrainExampleBatches(
         train.examples,
         task.axes,
@@ -149,10 +151,8 @@ def with_model_of_source(config: FinetuneConfig) -> FinetuneConfig:
     if not config.init_from:
         return config
     directory = WorkDirectory(Path(config.init_from))
-    try:
+    with told_of_source(config):
         theirs = with_vocabulary(directory.load_config(), Tokenizer.load(directory.tokenizer)).model
-    except UserError as error:
-        raise UserError(f"config.init_from={config.init_from}: {error}".replace("--workdir=", "")) from error
     own = {name: getattr(config.model, name) for name in _FREE_OF_SHAPE}
     return dataclasses.replace(config, model=dataclasses.replace(theirs, **own))
 
@@ -165,6 +165,17 @@ def tell_shape(config: FinetuneConfig, own_model: ModelConfig, console: Console)
         console.print(f"the model has the shape of {config.init_from}: {listed}", soft_wrap=True, highlight=False)
 
 
+@contextlib.contextmanager
+def told_of_source(config: FinetuneConfig) -> Iterator[None]:
+    """Names the run to begin from, if there is one, in whatever is wrong inside."""
+    try:
+        yield
+    except UserError as error:
+        if not config.init_from:
+            raise
+        raise UserError(f"config.init_from={config.init_from}: {error}".replace("--workdir=", "")) from error
+
+
 def load_source(config: FinetuneConfig) -> TrainedRun | None:
     """The run to begin from, if the config names one.
 
@@ -173,7 +184,8 @@ def load_source(config: FinetuneConfig) -> TrainedRun | None:
     """
     if not config.init_from:
         return None
-    return load_run(WorkDirectory(Path(config.init_from)), config.init_checkpoint, "config.init_checkpoint")
+    with told_of_source(config):
+        return load_run(WorkDirectory(Path(config.init_from)), config.init_checkpoint, "config.init_checkpoint")
 
 
 def choose_tokenizer(

@@ -27,6 +27,8 @@ SETTINGS = {
     "shakespeare_char": ("cpu", "cpu_best", "gpu"),
     "lstm_sst2": ("random", "vectors"),
     "sick_nli": ("random", "vectors"),
+    "trec": ("random", "vectors"),
+    "wnut17_ner": ("random", "vectors"),
 }
 # Of the other experiments; all the rest are of experiments.pretrain.
 KINDS = {

@@ -69,7 +69,8 @@ def transfer(fresh: Params, source: Params, name: str) -> Transfer:
         chosen[path] = leaf
         new.append(path)
     if misfits:
-        raise UserError(f"config.init_from={name} doesn't fit this model: {'; '.join(misfits)}")
+        more = f"; and {len(misfits) - 3} more" if len(misfits) > 3 else ""
+        raise UserError(f"config.init_from={name} doesn't fit this model: {'; '.join(misfits[:3])}{more}")
     if not loaded:
         raise UserError(f"config.init_from={name} has no parameter of this model: is it of another architecture?")
     left = tuple(path for path in _by_path(source) if path not in used)

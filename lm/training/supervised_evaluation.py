@@ -19,7 +19,7 @@ from lm.calibration.outcomes import outcomes
 from lm.calibration.predictions import Predictions
 from lm.data.example_batches import EvaluationExampleBatches
 from lm.errors import UserError
-from lm.evaluation.bootstrap import intervals
+from lm.evaluation.bootstrap import Metric, intervals, mean_metric
 from lm.evaluation.pictures import save_confusion_picture
 from lm.tasks.supervised import Batch, Example, Results, Row, SupervisedTask
 from lm.training.partitioning import HostBatch, Partitioner
@@ -122,6 +122,15 @@ def calibration_metrics(predictions: Predictions) -> dict[str, float]:
     }
 
 
+def probability_metrics(predictions: Predictions) -> dict[str, Metric]:
+    """`loss` and `confidence` as figures that know their uncertainty; items of one cluster are resampled together."""
+    found = outcomes(predictions.labels_N, logits=predictions.logits)
+    metrics = {"loss": mean_metric(found.nll_N), "confidence": mean_metric(found.confidence_N)}
+    if predictions.clusters_N is None:
+        return metrics
+    return {name: metric.in_clusters(predictions.clusters_N) for name, metric in metrics.items()}
+
+
 def describe(metrics: dict[str, float]) -> str:
     """A line about an evaluation."""
     shown = ("accuracy", "f1_macro", "f1", "exact_match", "bleu", "chrf", "rougeL", "perplexity", "loss")
@@ -160,12 +169,18 @@ def write_results(results: Results, directory: WorkDirectory, split: str, resamp
     """
     folder = directory.predictions
     folder.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, Any] = {}
-    found = intervals(results.metrics, resamples)
-    for name, metric in results.metrics.items():
-        figures[name] = {"value": metric.value, "low": found[name].low, "high": found[name].high}
+    metrics = results.metrics
     if results.predictions is not None:
-        figures |= {name: {"value": value} for name, value in calibration_metrics(results.predictions).items()}
+        metrics = {**metrics, **probability_metrics(results.predictions)}
+    found = intervals(metrics, resamples)
+    figures: dict[str, Any] = {
+        name: {"value": metric.value, "low": found[name].low, "high": found[name].high}
+        for name, metric in metrics.items()
+    }
+    if results.predictions is not None:
+        # Without an interval: a binned error needs more than a bootstrap, and `experiments.calibrate` gives it.
+        of_all = calibration_metrics(results.predictions)
+        figures |= {name: {"value": of_all[name]} for name in ("ece", "ece_floor")}
         results.predictions.save(folder / f"{split}.npz")
     if results.confusion_CC is not None:
         save_confusion_picture(results.confusion_CC, results.class_names, folder / f"{split}.confusion.svg")

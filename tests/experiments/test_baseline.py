@@ -7,6 +7,7 @@ import pytest
 
 from experiments import baseline
 from lm.calibration.predictions import Predictions
+from lm.tasks.supervised import TaskConfig
 from tests.tiny import command_line
 from tests.tiny_tasks import CONFIG, rows_of, write_rows
 
@@ -29,17 +30,18 @@ def test_the_majority_has_its_share_and_the_regression_is_right(kind, accuracy, 
     most = max(set(labels), key=labels.count)  # in the training rows too
     assert metrics_of(workdir, "test.majority")[accuracy] == pytest.approx(labels.count(most) / len(labels))
     for split in ("validation", "test"):
-        assert metrics_of(workdir, split)[accuracy] == 1
+        assert metrics_of(workdir, split)[accuracy] > 0.9 > labels.count(most) / len(labels)
     predictions = Predictions.load(workdir / "predictions" / "test.npz")
     assert [predictions.class_names[label] for label in predictions.labels_N] == labels
-    assert [predictions.class_names[best] for best in predictions.logits.argmax(axis=1)] == labels
+    right = (predictions.logits.argmax(axis=1) == predictions.labels_N).mean()
+    assert right == pytest.approx(metrics_of(workdir, "test")[accuracy])
     assert len((workdir / "predictions" / "test.jsonl").read_text().splitlines()) == len(rows)
 
 
-def test_a_pair_is_read_whole(here, capsys):
-    # Only the first text tells the class, so a regression on the second alone could not be right.
-    assert run_baseline("pair", "runs/pair_baseline") == 0
-    assert metrics_of("runs/pair_baseline", "test")["accuracy"] > 0.8
+def test_a_pair_is_read_whole():
+    task = TaskConfig(name="classification", pair=True)
+    items = baseline.items_of(task, [{"text": "a cat", "pair": "one dog", "label": "1"}])
+    assert items == baseline.Items(["a cat\none dog"], ["1"])
 
 
 MISTAKES = {

@@ -76,7 +76,7 @@ def test_a_checkpoint_is_chosen_by_name_or_step(finetuned, here, capsys):
 def test_runs_are_calibrated_together_and_evaluated_with_the_calibrator(finetuned, here, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "calibrate.py").write_text(CALIBRATE)
-    runs = [finetuned("classification"), finetuned("question_answering")]
+    runs = [finetuned("classification"), finetuned("pair")]
     flags = (f"--config={tmp_path / 'calibrate.py'}", *(f"--workdir={workdir}" for workdir in runs))
     assert command_line(calibrate.main, calibrate.define_flags, *flags) == 0
     table = capsys.readouterr().err.split("before and after: temperature")[1]
