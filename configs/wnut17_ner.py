@@ -8,7 +8,9 @@ Data: files of one word and its tag a line, a blank line between sentences, belo
 wnut17/train.conll (3,394 sentences), dev.conll (1,009), test.conll (1,287), from
 github.com/leondz/emerging_entities_17.
 
-Not measured yet.
+Measured on one of two shared CPU cores, 2 minutes each, seed 0 alone: test F1 of entities 13.2% (validation 21.0%);
+vectors 15.2% (27.3%) with glove.6B.50d. A logistic regression on each word, its neighbours and its spelling has 9.7%
+(experiments.baseline).
 """
 
 from ml_collections import ConfigDict

@@ -255,15 +255,15 @@ def lose_checkpoints(folder):
     shutil.rmtree(folder / "checkpoints")
 
 
-def spoil_arrays(folder):
-    for path in (folder / "checkpoints").rglob("d/*"):
-        path.write_bytes(path.read_bytes()[:-40])
+def spoil_checkpoints(folder):
+    for path in (folder / "checkpoints").rglob("manifest.ocdbt"):
+        path.write_bytes(b"damaged")
 
 
-def widen(folder):
-    """The config says another width than the checkpoint has."""
+def deepen(folder):
+    """The config says that there is another layer than those in the checkpoint."""
     values = json.loads((folder / "config.json").read_text())
-    values["model"]["width"] = 24
+    values["model"]["layers"] = 2
     (folder / "config.json").write_text(json.dumps(values))
 
 
@@ -277,8 +277,8 @@ DAMAGES = {
     "config": (damage("config.json"), "config.json is not JSON"),
     "tokenizer": (damage("tokenizer.json"), "tokenizer.json is not a tokenizer.json"),
     "no checkpoint": (lose_checkpoints, "holds no checkpoint yet"),
-    "arrays": (spoil_arrays, "cannot be read"),
-    "shapes": (widen, "cannot be read"),
+    "arrays": (spoil_checkpoints, "cannot be read"),
+    "layers": (deepen, "cannot be read"),
     "architecture": (of_another_kind, "config.model.architecture=encoder_decoder"),
 }
 
