@@ -16,7 +16,9 @@ from lm.calibration.predictions import Predictions
 from lm.decoding.generate import generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
+from lm.models.decoder_lm import DecoderLM
 from lm.training.config import PredictionsConfig
+from lm.training.trained_run import load_run
 from lm.training.work_directory import WorkDirectory
 from tests.tiny import run, tiny_config
 
@@ -127,7 +129,8 @@ def test_from_a_trained_model_to_calibrated_generation(tmp_path):
     directory = WorkDirectory(tmp_path / "run")
     run(config, directory.path)
     predictions = Predictions.load(directory.predictions / "validation.npz")
-    model, params, tokenizer, _ = directory.load_model("last")
+    trained = load_run(directory, "last")
+    model, params, tokenizer = DecoderLM(trained.config.model), trained.params, trained.tokenizer
     assert predictions.logits.shape == (len(predictions), model.config.vocab_size)
     calibrate(dataclasses.replace(CONFIG, calibrators=("temperature",)), directory, QUIET)
     fitted = Fitted.load(directory.calibration / "temperature.json")
