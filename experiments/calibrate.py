@@ -186,27 +186,28 @@ def as_table(comparison: dict) -> Table:
 def summary_table(comparisons: dict[str, dict], calibrator: str) -> Table:
     """Every run before and after one calibrator."""
     table = Table(title=f"before and after: {calibrator}")
-    columns = ("run", "items", "accuracy %", "ECE %", "interval", "floor", "after", "interval", "p of change")
-    for number, column in enumerate((*columns, "NLL", "after", "p of change")):
+    columns = ("run", "items", "ECE %", "floor", "after", "p of change", "NLL", "after", "p of change")
+    for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     for name, comparison in comparisons.items():
         before, after = (
             next(method["metrics"] for method in comparison["methods"] if method["name"] == wanted)
             for wanted in ("none", calibrator)
         )
-        units = {metric["name"]: metric["unit"] for metric in comparison["metrics"]}
+        unit = next(metric["unit"] for metric in comparison["metrics"] if metric["name"] == "nll")
+        errors = (
+            f"{format_value(each['ece']['value'], 'percent')}\n({format_interval(each['ece'], 'percent')})"
+            for each in (before, after)
+        )
         table.add_row(
-            name,
+            Path(name).name,
             f"{comparison['items']['test']:,}",
-            format_value(before["accuracy"]["value"], "percent"),
-            format_value(before["ece"]["value"], "percent"),
-            format_interval(before["ece"], "percent"),
+            next(errors),
             format_value(before["ece"]["floor_mean"], "percent"),
-            format_value(after["ece"]["value"], "percent"),
-            format_interval(after["ece"], "percent"),
+            next(errors),
             format_p(after["ece"].get("difference", {}).get("p")),
-            format_value(before["nll"]["value"], units["nll"]),
-            format_value(after["nll"]["value"], units["nll"]),
+            format_value(before["nll"]["value"], unit),
+            format_value(after["nll"]["value"], unit),
             format_p(after["nll"].get("difference", {}).get("p")),
         )
     return table
