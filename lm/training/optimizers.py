@@ -244,7 +244,7 @@ def decay_mask(params: Params, decay_embeddings: bool) -> Params:
 
     def decays(path: tuple, _: Array) -> bool:
         name = path[-1].key
-        return name == "kernel" or (decay_embeddings and name in ("embedding", "output"))
+        return name in ("kernel", "state_kernel") or (decay_embeddings and name in ("embedding", "output"))
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

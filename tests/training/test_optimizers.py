@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from lm.errors import UserError
-from lm.models.build import make_language_model
+from lm.models.build import make_body, make_language_model
 from lm.models.decoder_lm import DecoderLM
 from lm.models.heads import SequenceClassifier
 from lm.modules.config import ModelConfig
@@ -153,6 +153,14 @@ def test_decay_mask_of_a_model(values):
         embeddings = {"embedding"} | ({"output"} if values else set())
         assert decayed == {"kernel"} | (embeddings if decay_embeddings else set())
         assert kept == {"scale", "bias"} | (set() if decay_embeddings else embeddings)
+
+
+def test_decay_mask_of_a_recurrent_model_has_both_of_its_matrices():
+    config = ModelConfig(architecture="lstm", vocab_size=7, layers=1, width=8, recurrent_width=8)
+    shapes = jax.eval_shape(make_body(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    masked = jax.tree_util.tree_leaves_with_path(decay_mask(shapes, decay_embeddings=False))
+    decayed = {"/".join(part.key for part in path) for path, decays in masked if decays}
+    assert {path.split("/")[-1] for path in decayed} == {"kernel", "state_kernel"}
 
 
 def test_penalty_equals_its_formula():
