@@ -25,10 +25,10 @@ from lm.tasks.objectives import make_task, special_tokens
 from lm.tasks.pretraining import PretrainingTask
 from lm.tasks.token_reliability import TokenBuckets
 from lm.training.config import PretrainConfig
-from lm.training.evaluation import describe, make_validation
+from lm.training.evaluation import describe, make_validation, rehearsed_metrics
 from lm.training.host_memory import keep_freed_memory
 from lm.training.initialization import transfer
-from lm.training.loop import Outcome, Trainer, check_batch_size
+from lm.training.loop import Outcome, Patience, Trainer, check_batch_size
 from lm.training.partitioning import HostBatch, Partitioner, make_partitioner
 from lm.training.predictions import write_predictions
 from lm.training.samples import write_samples
@@ -92,19 +92,16 @@ def pretrain(
     full_config = with_vocabulary(config, corpus.tokenizer)
     task = make_pretraining_task(full_config, corpus, partitioner)
     check_products(full_config)
-    training = config.training
-    shared = {"host": jax.process_index(), "hosts": jax.process_count()}
-    evaluation_rows = training.evaluation_batch_size or training.batch_size
+    evaluation_rows = config.training.evaluation_batch_size or config.training.batch_size
+    batches = task.validation_batches(corpus, evaluation_rows, host=jax.process_index(), hosts=jax.process_count())
+    num_bytes = corpus.validation.num_bytes if task.counts_bytes else None
+    rehearsed = rehearsed_metrics(task, batches, num_bytes, partitioner)
+    Patience(config.training).score(rehearsed)  # raises where `best_metric` is not among them
     trainer = Trainer(
         full_config,
         task,
         train_batches(full_config, task, corpus),
-        make_validation(
-            task,
-            task.validation_batches(corpus, evaluation_rows, **shared),
-            corpus.validation.num_bytes if task.counts_bytes else None,
-            partitioner,
-        ),
+        make_validation(task, batches, num_bytes, partitioner),
         partitioner,
         directory,
         console,

@@ -4,15 +4,16 @@ python -m experiments.self_train --config=configs/self_training.py --config.init
     --workdir=runs/self_training
 
 In each round the newest model writes text, some tokens of it are replaced, inserted and deleted, and training goes on
-from that model on a mixture of it and of the real text. Beside it a control is trained for as long on real text alone:
-`effect.json` and the table at the end compare the two on the same validation windows. The same command goes on where it
-was stopped.
+from that model on a mixture of it and of the real text. Beside it a control is trained for as long on real text alone.
+`effect.json` and the table at the end compare the two on the same validation windows, with a paired interval. The same
+command goes on where it was stopped.
 """
 
 import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
@@ -22,15 +23,18 @@ from experiments.pretrain import pretrain
 from lm.command_line import define_config_file, run
 from lm.configuration import differences, from_config_dict
 from lm.data.store import build_corpus
+from lm.data.windows import mixed_rows
 from lm.decoding.generate import generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
+from lm.evaluation.bootstrap import Difference, paired_difference
 from lm.models.decoder_lm import DecoderLM
 from lm.tasks.self_training import AugmentationConfig, augment
 from lm.training.config import FREE_TO_CHANGE, PretrainConfig, TrainingConfig
+from lm.training.evaluation import loss_by_window
 from lm.training.loop import check_batch_size
 from lm.training.optimizers import OptimizerConfig
-from lm.training.partitioning import make_partitioner
+from lm.training.partitioning import make_partitioner, one_device_partitioner
 from lm.training.trained_run import TrainedRun, load_run
 from lm.training.work_directory import WorkDirectory, write_atomically
 
@@ -111,7 +115,8 @@ def self_train(config: SelfTrainConfig, workdir: Path, console: Console) -> int:
                 return 128 + outcome.stopped_by
             losses[arm].append(outcome.validation)
             newest[arm] = directory.path
-    report(losses, workdir, console)
+    with console.status("comparing the last round's models"):
+        report(losses, last_difference(newest), workdir, console)
     return 0
 
 
@@ -139,6 +144,7 @@ def check(config: SelfTrainConfig, first: TrainedRun, workdir: Path) -> None:
     WorkDirectory(workdir).check(first.config)
     check_same(config, workdir)
     check_batch_size(first.config, make_partitioner(first.config.partitioning))
+    mixed_rows(config.share, config.training.batch_size // jax.process_count(), "config.share")
     build_corpus(first.config.data, first.config.tokenizer, first.tokenizer)
 
 
@@ -201,7 +207,19 @@ def hash_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
 
 
-def report(losses: dict[str, list[dict[str, float]]], workdir: Path, console: Console) -> None:
+def last_difference(newest: dict[str, Path]) -> Difference:
+    """The validation loss of the self-trained model less that of its control, paired by windows of text."""
+    figures = {}
+    for arm, path in newest.items():
+        trained, partitioner = load_run(WorkDirectory(path), "last"), one_device_partitioner()
+        corpus = build_corpus(trained.config.data, trained.config.tokenizer, trained.tokenizer)
+        training = trained.config.training
+        batches = trained.task.validation_batches(corpus, training.evaluation_batch_size or training.batch_size)
+        figures[arm] = loss_by_window(trained.task, trained.state, batches, partitioner)
+    return paired_difference(figures["control"], figures["self-training"])
+
+
+def report(losses: dict[str, list[dict[str, float]]], change: Difference, workdir: Path, console: Console) -> None:
     """Writes and prints the validation loss of both arms after each round, and the ECE."""
     table = Table(title="validation loss after each round")
     for column in ("round", "arm", "loss", "standard error", "ECE %"):
@@ -217,13 +235,14 @@ def report(losses: dict[str, list[dict[str, float]]], workdir: Path, console: Co
                 f"{100 * found['validation/ece']:.2f}",
             )
     console.print(table)
-    last = {arm: rounds[-1]["validation/loss"] for arm, rounds in losses.items()}
-    change = last["self-training"] - last["control"]
     console.print(
-        f"self-training ends {abs(change):.4f} nats a token {'above' if change > 0 else 'below'} its control, on the "
-        "same validation text"
+        f"self-training less its control, after the last round: {change.value:+.4f} nats a token (95% interval "
+        f"{change.low:+.4f} to {change.high:+.4f}, p = {change.p:.3f}; bootstrap over the same validation windows)",
+        highlight=False,
+        soft_wrap=True,
     )
-    write_atomically(workdir / "effect.json", json.dumps({"rounds": losses, "change": change}, indent=1) + "\n")
+    effect = {"rounds": losses, "change": dataclasses.asdict(change)}
+    write_atomically(workdir / "effect.json", json.dumps(effect, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -69,6 +69,10 @@ MISTAKES = {
         "LICENSE.*tokenizer",
     ),
     "small vocabulary": (("--config.model.vocab_size=100",), "config.model.vocab_size=100.*257"),
+    "metric": (
+        ("--config.training.best_metric=bleu",),
+        "config.training.best_metric=bleu is not logged by this run; choose one of .*loss.*bits_per_byte",
+    ),
     "profile": (("--profile=5",), "--profile=5 must be FIRST:LAST"),
     "setting": (("--config=configs/shakespeare_char.py:tpu",), "settings cpu.*'tpu'"),
     "no config": (("--config=configs/nowhere.py",), "there is no config file configs/nowhere.py"),

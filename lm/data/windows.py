@@ -161,10 +161,14 @@ class MixedBatches(Sequence):
       first: batches for training.
       second: of as many rows and the same arrays.
       share: of the rows that are from `second`; rounded to whole rows of this host's part.
+
+    Raises:
+      UserError: if one of the texts would have no row.
     """
 
     def __init__(self, first: Sequence[Batch], second: Sequence[Batch], share: float):
-        self._first, self._second, self._share = first, second, share
+        self._first, self._second = first, second
+        self._rows = mixed_rows(share, len(next(iter(first[0].values()))))
 
     def __len__(self) -> int:
         """As good as endless, as its parts are."""
@@ -172,8 +176,24 @@ class MixedBatches(Sequence):
 
     def __getitem__(self, step: int) -> Batch:
         first, second = self._first[step], self._second[step]
-        rows = round(self._share * len(next(iter(first.values()))))
-        return {name: np.concatenate([second[name][:rows], values[rows:]]) for name, values in first.items()}
+        return {
+            name: np.concatenate([second[name][: self._rows], values[self._rows :]]) for name, values in first.items()
+        }
+
+
+def mixed_rows(share: float, rows: int, field: str = "config.data.mixed_share") -> int:
+    """How many of a batch's rows are from the other text.
+
+    Raises:
+      UserError: if one of the texts would have no row; names the field.
+    """
+    mixed = round(share * rows)
+    if not 0 < mixed < rows:
+        raise UserError(
+            f"{field}={share} of {rows} windows is {mixed} when rounded: choose a share that leaves windows of both "
+            "texts, or a larger config.training.batch_size"
+        )
+    return mixed
 
 
 def prefetch(batches: Sequence[Batch], start: int = 0, threads: int = 1, buffer: int = 4) -> Iterator[Batch]:

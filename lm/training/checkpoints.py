@@ -82,8 +82,10 @@ class Checkpoints:
           step: one of `steps`.
 
         Raises:
+          UserError: if parameters have other names or shapes than here.
           ValueError: if the arrays are not those that were saved. Whatever else is broken makes Orbax raise.
         """
+        self._check_parameters(like, step)
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target), progress=ocp.args.JsonRestore())
@@ -98,12 +100,14 @@ class Checkpoints:
         A damaged one is renamed to `damaged-STEP` and passed over with a warning.
 
         Raises:
-          UserError: if there are checkpoints and none can be read.
+          UserError: if there are checkpoints and none can be read, or one is of another model.
         """
         failure = None
         for step in reversed(self.steps):
             try:
                 return self.restore(like, step)
+            except UserError:
+                raise
             except Exception as error:  # whatever a broken file makes the readers below raise
                 failure = error
                 aside = self._set_aside(step)
@@ -122,6 +126,22 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
+    def _check_parameters(self, like: TrainState, step: int) -> None:
+        """Orbax's own message names no parameter."""
+        stored = ocp.StandardCheckpointer().metadata(self.directory.absolute() / str(step) / "state").item_metadata
+        here, there = _shapes(like.params), _shapes(stored["params"])
+        misfits = [
+            f"{path} is {here.get(path, 'missing')} here and {there.get(path, 'missing')} there"
+            for path in sorted(here | there)
+            if here.get(path) != there.get(path)
+        ]
+        if misfits:
+            more = f"; and {len(misfits) - 3} more" if len(misfits) > 3 else ""
+            raise UserError(
+                f"checkpoint {step} in {self.directory} is of another model than the config: "
+                f"{'; '.join(misfits[:3])}{more}"
+            )
+
     def _set_aside(self, step: int) -> Path:
         aside = self.directory / f"damaged-{step}"
         if jax.process_index() == 0:
@@ -129,6 +149,11 @@ class Checkpoints:
             (self.directory / str(step)).rename(aside)
         self._manager.reload()
         return aside
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _score(metrics: dict[str, float]) -> float:

@@ -1,4 +1,7 @@
-"""A full pass over the validation split."""
+"""A full pass over the validation split.
+
+Axes: B rows of a batch, W windows of text.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -8,6 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from lm.evaluation.bootstrap import Metric, mean_metric
 from lm.evaluation.statistics import WeightedMean
 from lm.tasks.token_reliability import ReliabilityTotals, reliability_metrics
 from lm.training.partitioning import HostBatch, Partitioner
@@ -69,6 +73,26 @@ def make_validation(
         return validation_metrics(*sums, num_bytes)
 
     return validate
+
+
+def rehearsed_metrics(
+    task: Task, batches: Sequence[HostBatch], num_bytes: int | None, partitioner: Partitioner
+) -> dict[str, float]:
+    """Metrics of made-up sums, which cost nothing and have the names of the true ones."""
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    state = TrainState(np.zeros((), np.int32), params, (), None)
+    shapes = jax.eval_shape(make_evaluation_step(task), state, batches[0])
+    sums = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    return validation_metrics(*evaluate(lambda *_: sums, state, [batches[0]], partitioner), num_bytes)
+
+
+def loss_by_window(task: Task, state: TrainState, batches: Sequence[HostBatch], partitioner: Partitioner) -> Metric:
+    """The validation loss as a figure whose items are windows, for paired comparisons of models on the same text."""
+    step = partitioner.compile_evaluation_step(make_evaluation_step(task, axis_name=partitioner.axis_name))
+    found = [step(state, partitioner.place_batch(batches[number])) for number in range(len(batches))]
+    loss_W, weight_W = (np.concatenate([np.asarray(sums[name]) for sums in found]) for name in ("loss", "weight"))
+    used_W = weight_W > 0
+    return mean_metric(loss_W[used_W] / weight_W[used_W], weight_W[used_W])
 
 
 def validation_metrics(

@@ -83,6 +83,8 @@ def load_run(directory: WorkDirectory, which: str = "best", flag: str = "--check
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device), like)
     try:
         state, _ = checkpoints.restore(like, step)
+    except UserError:
+        raise
     except Exception as error:  # whatever a broken file makes the readers below raise
         reason = str(error).splitlines()[0][:200]
         others = ", ".join(str(other) for other in steps if other != step) or "none"

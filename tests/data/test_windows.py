@@ -187,7 +187,7 @@ def mixed(share=0.25, batch_size=8, seed=3, **hosts):
     return MixedBatches(*parts, share)
 
 
-@pytest.mark.parametrize(("share", "rows"), [(0.25, 2), (0.5, 4), (0.3, 2), (0.9, 7), (0.01, 0)])
+@pytest.mark.parametrize(("share", "rows"), [(0.25, 2), (0.5, 4), (0.3, 2), (0.9, 7)])
 def test_a_share_of_the_rows_is_of_the_other_text(share, rows):
     real, own = (TrainBatches(store, 8, 8, 3) for store in (REAL, OWN))
     for step in (0, 5, 1000):
@@ -197,6 +197,12 @@ def test_a_share_of_the_rows_is_of_the_other_text(share, rows):
             assert values.dtype == real[step][name].dtype
             np.testing.assert_array_equal(values[:rows], own[step][name][:rows])
             np.testing.assert_array_equal(values[rows:], real[step][name][rows:])
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.01, 0), (0.95, 8)])
+def test_a_share_that_leaves_out_a_text_is_refused(share, rows):
+    with pytest.raises(UserError, match=f"config.data.mixed_share={share} of 8 windows is {rows} when rounded"):
+        mixed(share)
 
 
 def test_a_mixed_batch_is_a_function_of_its_step():

@@ -278,7 +278,7 @@ DAMAGES = {
     "tokenizer": (damage("tokenizer.json"), "tokenizer.json is not a tokenizer.json"),
     "no checkpoint": (lose_checkpoints, "holds no checkpoint yet"),
     "arrays": (spoil_checkpoints, "cannot be read"),
-    "layers": (deepen, "cannot be read"),
+    "layers": (deepen, "is of another model than the config: body/encoder/layer_1/attention/output/kernel is"),
     "architecture": (of_another_kind, "config.model.architecture=encoder_decoder"),
 }
 

@@ -73,7 +73,11 @@ def test_the_effect_is_the_difference_of_the_last_losses(trained):
             line["validation/loss"] for line in logged
         ]
     last = {arm: rounds[-1]["validation/loss"] for arm, rounds in found["rounds"].items()}
-    assert found["change"] == last["self-training"] - last["control"] != 0
+    change = found["change"]
+    assert change["value"] == pytest.approx(last["self-training"] - last["control"], rel=1e-4) != 0
+    assert change["low"] < change["value"] < change["high"]
+    errors = [rounds[-1]["validation/loss_stderr"] for rounds in found["rounds"].values()]
+    assert change["high"] - change["low"] < sum(errors), "pairs are compared more sharply than independent texts"
 
 
 def test_the_same_command_goes_on(trained, capsys):
@@ -106,6 +110,7 @@ MISTAKES = {
         "--config.augmentation.replace_rate=1.5",
         "config.augmentation.replace_rate must be in [0, 1), got 1.5",
     ),
+    "rounding": ("--config.share=0.01", "config.share=0.01 of 8 windows is 0 when rounded"),
     "devices": ("--config.training.batch_size=12", "config.training.batch_size=12"),
 }
 

@@ -79,6 +79,16 @@ def test_all_damaged_is_an_error_that_names_the_folder(tmp_path):
         checkpoints.restore_newest(state_at(1))
 
 
+def test_another_model_is_told_by_parameter_and_shape_and_nothing_is_set_aside(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    save_all(checkpoints, {1: None})
+    params = {"kernel": jnp.zeros((64, 32)), "bias": jnp.zeros(3), "scale": jnp.zeros(3, jnp.bfloat16)}
+    told = r"bias is \(3,\) here and missing there; kernel is \(64, 32\) here and \(64, 64\) there$"
+    with pytest.raises(UserError, match=told):
+        checkpoints.restore_newest(state_at(1).replace(params=params))
+    assert checkpoints.steps == [1]
+
+
 def test_none_at_all_is_no_error(tmp_path):
     assert Checkpoints(tmp_path).restore_newest(state_at(1)) is None
 
