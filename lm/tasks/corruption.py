@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lm.data.windows import host_rows
+from lm.data.store import Corpus
+from lm.data.windows import TrainBatches, ValidationBatches, host_rows
 from lm.tasks.pretraining import HostBatch
 
 TRAINING, VALIDATION = 1, 2  # set the random numbers of the splits apart, and both from those that order the windows
@@ -79,6 +80,31 @@ class CorruptedBatches(Sequence):
     def __getitem__(self, step: int) -> HostBatch:
         windows = self._windows[step]
         return self._corrupt(windows, RowRandom((*self._key, step), self._batch_size, self._rows))
+
+
+class CorruptsWindows:
+    """The batches of a task that damages windows of text."""
+
+    @property
+    def window_length(self) -> int:
+        """Tokens of a window."""
+        raise NotImplementedError
+
+    def corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
+        """A batch for the task from a batch of `lm.data.windows`."""
+        raise NotImplementedError
+
+    def train_batches(
+        self, corpus: Corpus, batch_size: int, seed: int, random_offsets: bool = False, host: int = 0, hosts: int = 1
+    ) -> CorruptedBatches:
+        """Shuffled windows of the training split, damaged anew each time."""
+        windows = TrainBatches(corpus.train, self.window_length, batch_size, seed, random_offsets, host, hosts)
+        return CorruptedBatches(windows, self.corrupt, batch_size, (seed, TRAINING), host, hosts)
+
+    def validation_batches(self, corpus: Corpus, batch_size: int, host: int = 0, hosts: int = 1) -> CorruptedBatches:
+        """Consecutive windows of the validation split, damaged in the same way each time."""
+        windows = ValidationBatches(corpus.validation, self.window_length, batch_size, host, hosts)
+        return CorruptedBatches(windows, self.corrupt, batch_size, (0, VALIDATION), host, hosts)
 
 
 def units_of(begins_bT: np.ndarray, allowed_bT: np.ndarray, segments_bT: np.ndarray) -> np.ndarray:

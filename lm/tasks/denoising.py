@@ -18,14 +18,10 @@ import math
 
 import numpy as np
 
-from lm.data.store import Corpus
 from lm.data.token_texts import ordinary_tokens, sentence_ends
 from lm.data.tokenizers import Tokenizer
-from lm.data.windows import TrainBatches, ValidationBatches
 from lm.tasks.corruption import (
-    TRAINING,
-    VALIDATION,
-    CorruptedBatches,
+    CorruptsWindows,
     RowRandom,
     chosen_units,
     compacted,
@@ -141,7 +137,7 @@ class Damage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Denoising(TextToText):
+class Denoising(CorruptsWindows, TextToText):
     """The task, as pure functions of (parameters, batch).
 
     Attributes:
@@ -150,18 +146,14 @@ class Denoising(TextToText):
 
     damage: Damage
 
-    def train_batches(
-        self, corpus: Corpus, batch_size: int, seed: int, random_offsets: bool = False, host: int = 0, hosts: int = 1
-    ) -> CorruptedBatches:
-        """Shuffled windows of the training split, damaged anew each time."""
-        length = self.model.config.max_length - 1
-        windows = TrainBatches(corpus.train, length, batch_size, seed, random_offsets, host, hosts)
-        return CorruptedBatches(windows, self.damage, batch_size, (seed, TRAINING), host, hosts)
+    @property
+    def window_length(self) -> int:
+        """One less than a sequence may have: the encoder sees the last target too."""
+        return self.model.config.max_length - 1
 
-    def validation_batches(self, corpus: Corpus, batch_size: int, host: int = 0, hosts: int = 1) -> CorruptedBatches:
-        """Consecutive windows of the validation split, damaged in the same way each time."""
-        windows = ValidationBatches(corpus.validation, self.model.config.max_length - 1, batch_size, host, hosts)
-        return CorruptedBatches(windows, self.damage, batch_size, (0, VALIDATION), host, hosts)
+    def corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
+        """Damages a copy of each window for the encoder."""
+        return self.damage(windows, random)
 
 
 def whole_text(windows: HostBatch) -> tuple[np.ndarray, np.ndarray]:

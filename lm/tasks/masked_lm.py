@@ -23,17 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lm.data.store import Corpus
 from lm.data.token_texts import WordBorders, ordinary_tokens
 from lm.data.tokenizers import Tokenizer
-from lm.data.windows import TrainBatches, ValidationBatches
 from lm.errors import UserError
 from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.encoder_lm import EncoderLM
 from lm.tasks.corruption import (
-    TRAINING,
-    VALIDATION,
-    CorruptedBatches,
+    CorruptsWindows,
     RowRandom,
     chosen_units,
     joined_units,
@@ -140,7 +136,7 @@ class Masking:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedLM:
+class MaskedLM(CorruptsWindows):
     """The task, as pure functions of (parameters, batch).
 
     Attributes:
@@ -178,25 +174,18 @@ class MaskedLM:
         """Weighted sums over each row and reliability, as `lm.tasks.pretraining.row_sums`."""
         return masked_token_sums(self._statistics(params, batch, None), batch, self.buckets, self.model)
 
-    def train_batches(
-        self, corpus: Corpus, batch_size: int, seed: int, random_offsets: bool = False, host: int = 0, hosts: int = 1
-    ) -> CorruptedBatches:
-        """Shuffled windows of the training split with tokens hidden anew each time."""
-        length = self.model.config.max_length - 2
-        windows = TrainBatches(corpus.train, length, batch_size, seed, random_offsets, host, hosts)
-        return CorruptedBatches(windows, self._corrupt, batch_size, (seed, TRAINING), host, hosts)
+    @property
+    def window_length(self) -> int:
+        """What [CLS] and [SEP] leave."""
+        return self.model.config.max_length - 2
 
-    def validation_batches(self, corpus: Corpus, batch_size: int, host: int = 0, hosts: int = 1) -> CorruptedBatches:
-        """Consecutive windows of the validation split, the same tokens hidden each time."""
-        windows = ValidationBatches(corpus.validation, self.model.config.max_length - 2, batch_size, host, hosts)
-        return CorruptedBatches(windows, self._corrupt, batch_size, (0, VALIDATION), host, hosts)
+    def corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
+        """Frames each window with [CLS] and [SEP] and hides tokens of it."""
+        return self.masking.apply(framed(windows, self.masking.classify, self.masking.separate), random)
 
     def _statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
         hidden_BTD = hidden_states(self.model, params, batch, dropout_key)
         return masked_token_statistics(self.model, params, hidden_BTD, batch, self.objective)
-
-    def _corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
-        return self.masking.apply(framed(windows, self.masking.classify, self.masking.separate), random)
 
 
 def hidden_states(model: EncoderLM, params: Params, batch: Batch, dropout_key: Array | None) -> Array:

@@ -16,11 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lm.data.store import Corpus
-from lm.data.windows import TrainBatches, ValidationBatches
 from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.decoder_lm import DecoderLM
-from lm.tasks.corruption import TRAINING, VALIDATION, CorruptedBatches, RowRandom
+from lm.tasks.corruption import CorruptsWindows, RowRandom
 from lm.tasks.pretraining import (
     Batch,
     HostBatch,
@@ -35,7 +33,7 @@ from lm.tasks.token_reliability import TokenBuckets
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixLM:
+class PrefixLM(CorruptsWindows):
     """The task, as pure functions of (parameters, batch).
 
     Attributes:
@@ -65,18 +63,14 @@ class PrefixLM:
         vocab_size = self.model.config.vocab_size
         return row_sums(statistics, batch["positions"], batch["weights"], self.buckets, vocab_size)
 
-    def train_batches(
-        self, corpus: Corpus, batch_size: int, seed: int, random_offsets: bool = False, host: int = 0, hosts: int = 1
-    ) -> CorruptedBatches:
-        """Shuffled windows of the training split, split anew each time."""
-        length = self.model.config.max_length
-        windows = TrainBatches(corpus.train, length, batch_size, seed, random_offsets, host, hosts)
-        return CorruptedBatches(windows, with_prefix, batch_size, (seed, TRAINING), host, hosts)
+    @property
+    def window_length(self) -> int:
+        """As long as a sequence may be."""
+        return self.model.config.max_length
 
-    def validation_batches(self, corpus: Corpus, batch_size: int, host: int = 0, hosts: int = 1) -> CorruptedBatches:
-        """Consecutive windows of the validation split, split at the same points each time."""
-        windows = ValidationBatches(corpus.validation, self.model.config.max_length, batch_size, host, hosts)
-        return CorruptedBatches(windows, with_prefix, batch_size, (0, VALIDATION), host, hosts)
+    def corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
+        """Splits each window."""
+        return with_prefix(windows, random)
 
     def _statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
         inputs = batch["tokens"], batch["segments"], batch["positions"]

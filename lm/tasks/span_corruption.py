@@ -16,11 +16,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lm.data.store import Corpus
 from lm.data.tokenizers import Tokenizer
-from lm.data.windows import TrainBatches, ValidationBatches
 from lm.errors import UserError
-from lm.tasks.corruption import TRAINING, VALIDATION, CorruptedBatches, RowRandom, positions_in_segments
+from lm.tasks.corruption import CorruptsWindows, RowRandom, positions_in_segments
 from lm.tasks.pretraining import HostBatch, ObjectiveConfig, special_id
 from lm.tasks.text_to_text import TextToText
 
@@ -167,7 +165,7 @@ class SpanCutter:
 
 
 @dataclasses.dataclass(frozen=True)
-class SpanCorruption(TextToText):
+class SpanCorruption(CorruptsWindows, TextToText):
     """The task, as pure functions of (parameters, batch).
 
     Attributes:
@@ -176,18 +174,14 @@ class SpanCorruption(TextToText):
 
     cutter: SpanCutter
 
-    def train_batches(
-        self, corpus: Corpus, batch_size: int, seed: int, random_offsets: bool = False, host: int = 0, hosts: int = 1
-    ) -> CorruptedBatches:
-        """Shuffled windows of the training split with other spans cut out each time."""
-        length = self.cutter.lengths.text
-        windows = TrainBatches(corpus.train, length, batch_size, seed, random_offsets, host, hosts)
-        return CorruptedBatches(windows, self.cutter, batch_size, (seed, TRAINING), host, hosts)
+    @property
+    def window_length(self) -> int:
+        """As much text as leaves the input as long as a sequence may be."""
+        return self.cutter.lengths.text
 
-    def validation_batches(self, corpus: Corpus, batch_size: int, host: int = 0, hosts: int = 1) -> CorruptedBatches:
-        """Consecutive windows of the validation split, the same spans cut out each time."""
-        windows = ValidationBatches(corpus.validation, self.cutter.lengths.text, batch_size, host, hosts)
-        return CorruptedBatches(windows, self.cutter, batch_size, (0, VALIDATION), host, hosts)
+    def corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
+        """Cuts spans out of each window."""
+        return self.cutter(windows, random)
 
 
 def random_parts(total: int, parts: int, random: RowRandom) -> np.ndarray:
