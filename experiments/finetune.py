@@ -296,6 +296,8 @@ def introduce(
         f"{config.training.steps:,} steps, {batches.steps_per_epoch:,} an epoch; {batches.padding_share:.0%} of the "
         "tokens are padding",
     ]
+    if splits.test_rows_in_train:
+        lines.append(f"{splits.test_rows_in_train:,} rows for testing stand among those for training too")
     if any(cut):
         lines.append(
             f"cut to {config.model.max_length} tokens: {cut[0]:,} rows for training, {cut[1]:,} for validation"

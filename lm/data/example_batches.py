@@ -168,17 +168,7 @@ class TrainExampleBatches(_ExampleBatches):
 class EvaluationExampleBatches(_ExampleBatches):
     """Every example once, those of like length together; `index` says which is which.
 
-    Args:
-      examples: as in `TrainExampleBatches`, like the others.
-      axes: the axis of each 1-D array.
-      padding: what to pad arrays with; 0 where nothing is said.
-      batch_size: rows of the global batch.
-      buckets: lengths, rising.
-      host: index of this host.
-      hosts: number of hosts.
-
-    Raises:
-      UserError: if hosts does not divide batch_size, or if there are no examples.
+    Arguments and errors are those of `TrainExampleBatches`, without its seed.
     """
 
     def __init__(

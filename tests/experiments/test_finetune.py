@@ -190,3 +190,8 @@ def test_long_texts_are_cut_and_counted_where_that_is_allowed(here, capsys):
     trainer = untrained("classification", "runs/short", "--config.model.max_length=4", "--config.task.truncate=True")
     assert "cut to 4 tokens: 24 rows for training, 16 for validation" in capsys.readouterr().err
     assert trainer._train_batches[0]["tokens"].shape == (8, 4)
+
+
+def test_test_rows_that_are_known_from_training_are_counted(here, capsys):
+    untrained("classification", "runs/known", "--config.data.test=jsonl:rows/classification/train.jsonl")
+    assert "24 rows for testing stand among those for training too" in capsys.readouterr().err
