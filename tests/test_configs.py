@@ -37,6 +37,7 @@ KINDS = {
     "guo2017": Guo2017Config,
     "self_training": SelfTrainConfig,
     "sweep_quickstart": SweepConfig,
+    "ag_news": FinetuneConfig,
     "dialogsum": FinetuneConfig,
     "lstm_sst2": FinetuneConfig,
     "multi30k_translation": FinetuneConfig,
