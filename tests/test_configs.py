@@ -129,7 +129,7 @@ def test_a_fine_tuning_config_trains_at_toy_size(name, setting, tmp_path):
         buckets=(64,),
         model=model,
         task=task,
-        data=dataclasses.replace(config.data, **write_split(config, tmp_path), test=""),
+        data=dataclasses.replace(config.data, **write_split(config, tmp_path), test="", train_rows=0),
         tokenizer=dataclasses.replace(config.tokenizer, vocab_size=vocabulary),
         training=dataclasses.replace(config.training, steps=2, batch_size=8, evaluation_batch_size=16),
         word_vectors=write_vectors(tmp_path / "vectors.txt", width) if setting == "vectors" else "",
