@@ -19,6 +19,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,7 +185,8 @@ def as_table(comparison: dict) -> Table:
 
 
 def summary_table(comparisons: dict[str, dict], calibrator: str) -> Table:
-    """Every run before and after one calibrator."""
+    """Every run before and after one calibrator, named by what tells its path from the others'."""
+    common = os.path.commonpath([os.path.abspath(name) for name in comparisons])
     table = Table(title=f"before and after: {calibrator}")
     columns = ("run", "items", "ECE %", "floor", "after", "p of change", "NLL", "after", "p of change")
     for number, column in enumerate(columns):
@@ -200,7 +202,7 @@ def summary_table(comparisons: dict[str, dict], calibrator: str) -> Table:
             for each in (before, after)
         )
         table.add_row(
-            Path(name).name,
+            os.path.relpath(name, common),
             f"{comparison['items']['test']:,}",
             next(errors),
             format_value(before["ece"]["floor_mean"], "percent"),

@@ -151,6 +151,8 @@ def show(found: dict[str, Any], console: Console) -> None:
         value = "-" if figure["value"] is None else f"{figure['value']:.4f}"
         table.add_row(name, value, interval)
     console.print(table)
+    for name, signature in found.get("signatures", {}).items():
+        console.print(f"{name}: {signature}", soft_wrap=True, highlight=False)
     if found.get("cut"):
         console.print(f"cut, because they are too long for the model: {found['cut']:,} rows")
 

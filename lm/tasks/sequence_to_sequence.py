@@ -15,7 +15,7 @@ from lm.data.tokenizers import Tokenizer
 from lm.decoding.beam_search import BeamSearchConfig
 from lm.errors import UserError
 from lm.evaluation.bootstrap import Metric
-from lm.evaluation.generation import generation_metrics
+from lm.evaluation.generation import generation_metrics, signatures
 from lm.evaluation.token_statistics import TokenStatistics, token_statistics
 from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
@@ -121,7 +121,8 @@ class SequenceToSequence:
             {source: row[source], target: row[target], "predicted": text, "confidence": confidence(output)}
             for row, text, output in zip(rows, written, outputs, strict=True)
         ]
-        return Results({name: metrics[name] for name in dict.fromkeys([*first, *metrics])}, records)
+        ordered = {name: metrics[name] for name in dict.fromkeys([*first, *metrics])}
+        return Results(ordered, records, signatures=signatures([row[target] for row in rows]))
 
     @functools.cached_property
     def _target_model(self) -> TargetModel:

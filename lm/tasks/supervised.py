@@ -110,6 +110,7 @@ class Results:
       predictions: for calibration; None where a task's answers are no choice among classes.
       confusion_CC: how often class i (row) was taken for class j (column), and None where there are no classes.
       class_names: of the C classes.
+      signatures: exactly how a metric was computed, where the field has a notation for it (sacreBLEU).
     """
 
     metrics: dict[str, Metric]
@@ -117,6 +118,7 @@ class Results:
     predictions: Predictions | None = None
     confusion_CC: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
+    signatures: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Encoded(NamedTuple):

@@ -165,7 +165,7 @@ def write_results(results: Results, directory: WorkDirectory, split: str, resamp
     """Writes predictions/SPLIT.jsonl, .metrics.json and, for classes, .npz and a picture of the confusion matrix.
 
     Returns:
-      What the metrics file holds: for each metric its value and a 95% bootstrap interval over items.
+      What the metrics file holds: for each metric its value and a 95% bootstrap interval over items, and signatures.
     """
     folder = directory.predictions
     folder.mkdir(parents=True, exist_ok=True)
@@ -187,6 +187,8 @@ def write_results(results: Results, directory: WorkDirectory, split: str, resamp
     lines = [json.dumps(_finite(record), ensure_ascii=False) for record in results.records]
     write_atomically(folder / f"{split}.jsonl", "\n".join(lines) + "\n")
     about = {"split": split, "checkpoint": step, "rows": len(results.records), "metrics": _finite(figures)}
+    if results.signatures:
+        about["signatures"] = results.signatures
     write_atomically(folder / f"{split}.metrics.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     return about
 
