@@ -80,7 +80,7 @@ def as_table(rows: Sequence[Row], study: Study) -> Table:
     """For the console."""
     table = Table()
     for name in ("trial", *(parameter.key for parameter in study.search.space)):
-        table.add_column(name, justify="right")
+        table.add_column(name.replace(".", ".\n"), justify="right", overflow="fold")  # a cut name is no name
     table.add_column(study.search.metric, justify="right", no_wrap=True)
     table.add_column("", justify="left")
     for row in rows:
