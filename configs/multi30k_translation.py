@@ -5,8 +5,8 @@ python -m experiments.finetune --config=configs/multi30k_translation.py --workdi
 Data: jsonl files with `de` and `en`, below the folder that LM_DATA_DIR names: multi30k/train.jsonl.gz (29,000 rows),
 val.jsonl (1,014), test_2016.jsonl (1,000).
 
-Measured on one of two shared CPU cores, seed 1 alone: test BLEU 37.7 (validation 36.9, 95% interval 35.4 to 38.3)
-after 4 epochs. A step took about a second with the core to itself, so the whole some 20 minutes.
+Measured on one of two shared CPU cores, 28 minutes each, test BLEU (mean and standard error of seeds 0, 1, 2):
+38.0 ± 0.2 (38.3, 37.7, 38.0; the 95% interval of each over rows is ± 1.6), chrF 56; validation BLEU 37.2.
 """
 
 from ml_collections import ConfigDict
@@ -38,9 +38,8 @@ def get_config() -> ConfigDict:
             test="jsonl:$LM_DATA_DIR/multi30k/test_2016.jsonl",
             columns=("source=de", "target=en"),
         ),
-        tokenizer=TokenizerConfig(
-            kind="bpe", vocab_size=6000
-        ),  # of both languages; BLEU is cased, so the text stays so
+        # Of both languages; BLEU is cased, so the text stays so.
+        tokenizer=TokenizerConfig(kind="bpe", vocab_size=6000),
         task=TaskConfig(name="sequence_to_sequence", label_smoothing=0.1, max_target_length=48, beams=4),
         optimizer=OptimizerConfig(
             name="muon", learning_rate=2e-2, schedule="linear", warmup_steps=100, final_learning_rate=0.01, b1=0.95
