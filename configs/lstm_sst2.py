@@ -24,24 +24,29 @@ from lm.tasks.supervised import TaskConfig
 from lm.training.config import FinetuneConfig, TrainingConfig
 from lm.training.optimizers import OptimizerConfig
 
-WIDTHS = {"random": 128, "vectors": 50}
+# By how the token embedding starts: epochs; the model's size and dropout; the learning rate.
+SETTINGS = {
+    "random": (
+        7,
+        {"width": 128, "recurrent_width": 128, "dropout": 0.3},
+        {"learning_rate": 1e-3, "schedule": "constant"},
+    ),
+    "vectors": (
+        8,
+        {"width": 50, "recurrent_width": 256, "dropout": 0.4},
+        {"learning_rate": 2e-3, "schedule": "cosine"},
+    ),
+}
 
 
 def get_config(start: str = "random") -> ConfigDict:
-    if start not in WIDTHS:
-        raise UserError(f"configs/lstm_sst2.py has the settings {', '.join(WIDTHS)}; got {start!r}")
+    if start not in SETTINGS:
+        raise UserError(f"configs/lstm_sst2.py has the settings {', '.join(SETTINGS)}; got {start!r}")
+    epochs, model, optimizer = SETTINGS[start]
     config = FinetuneConfig(
-        epochs=7,
+        epochs=epochs,
         buckets=(16, 24, 32, 64),
-        model=ModelConfig(
-            architecture="lstm",
-            layers=1,
-            width=WIDTHS[start],
-            recurrent_width=128,
-            max_length=128,
-            dropout=0.3,
-            initializer_range=0.1,
-        ),
+        model=ModelConfig(architecture="lstm", layers=1, max_length=128, initializer_range=0.1, **model),
         data=ExamplesConfig(
             train="jsonl:$LM_DATA_DIR/sst2/train.jsonl",
             validation="jsonl:$LM_DATA_DIR/sst2/validation.jsonl",
@@ -51,9 +56,7 @@ def get_config(start: str = "random") -> ConfigDict:
         tokenizer=TokenizerConfig(kind="words", vocab_size=100_000, lowercase=True, split_punctuation=False),
         # Mixtures of sentences keep so small a set from being learned by heart.
         task=TaskConfig(name="classification", mixup=0.5),
-        optimizer=OptimizerConfig(
-            learning_rate=1e-3, schedule="constant", warmup_steps=0, b2=0.999, weight_decay=0.01, ema_decay=0.99
-        ),
+        optimizer=OptimizerConfig(warmup_steps=0, b2=0.999, weight_decay=0.01, ema_decay=0.99, **optimizer),
         training=TrainingConfig(batch_size=32, evaluation_batch_size=128, log_every=50, best_metric="accuracy"),
     )
     return to_config_dict(config)
