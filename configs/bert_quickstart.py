@@ -2,7 +2,9 @@
 
 python -m experiments.pretrain --config=configs/bert_quickstart.py --workdir=runs/bert
 Measured (seed 0, two CPU cores shared with three other runs: 14 minutes): validation loss of the masked tokens
-4.88 ± 0.03 after 200 steps, 3.22 ± 0.03 after 600, accuracy 40%; by frequency alone the loss would be 6.37.
+4.88 ± 0.03 after 200 steps, 3.22 ± 0.03 after 600, accuracy 40%; by frequency alone the loss would be 6.37. After 300
+steps with --config.objective.name=masked_next_sentence: 4.40 ± 0.03 and 59% of next sentences right; with
+masked_sentence_order: 4.38 ± 0.03, and the order still at chance (50%).
 """
 
 from ml_collections import ConfigDict
