@@ -85,6 +85,7 @@ class Checkpoints:
           UserError: if parameters have other names or shapes than here.
           ValueError: if the arrays are not those that were saved. Whatever else is broken makes Orbax raise.
         """
+        self.wait()  # one that is being written cannot be looked at
         self._check_parameters(like, step)
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         restored = self._manager.restore(

@@ -31,6 +31,12 @@ def test_round_trip_is_exact(tmp_path):
     assert progress == {"interval": {"loss": 0.1 * 7}}
 
 
+def test_what_is_still_being_written_is_waited_for(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state_at(7), {})
+    chex.assert_trees_all_equal(checkpoints.restore_newest(state_at(1))[0], state_at(7))
+
+
 def test_the_newest_and_the_best_are_kept_also_after_reopening(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     save_all(checkpoints, {1: 3.0, 2: 1.0, 3: 2.0, 4: None})
