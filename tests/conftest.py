@@ -12,10 +12,13 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.tiny, experiments and configs
 
+# Many tests train the same tiny model in a new object; compiling it once is most of what they cost. The processes that
+# tests run in, and those that tests start, share what they compile.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many tests train the same tiny model in a new object; compiling it once is most of what they cost.
-_cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
-jax.config.update("jax_compilation_cache_dir", _cache.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

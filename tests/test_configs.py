@@ -72,7 +72,7 @@ def test_a_pretraining_config_trains_at_toy_size(name, setting, tmp_path):
     model = dataclasses.replace(
         config.model,
         vocab_size=None,
-        layers=2,
+        layers=1,
         width=16,
         heads=2,
         kv_heads=None if config.model.kv_heads is None else 1,

@@ -40,7 +40,9 @@ def records_of(workdir, name):
 def test_evaluating_again_gives_the_same(kind, finetuned, here, capsys):
     workdir = finetuned(kind)
     metrics, records = metrics_of(workdir, "test"), records_of(workdir, "test")
-    assert evaluate_run(workdir, "--config.split=test", "--config.batch_size=5") == 0
+    # Batches of another size, but where that would cost another search for the best text to be compiled.
+    size = 0 if kind in ("sequence_to_sequence", "completion") else 5
+    assert evaluate_run(workdir, "--config.split=test", f"--config.batch_size={size}") == 0
     again = metrics_of(workdir, "test")
     assert list(again) == list(metrics)
     np.testing.assert_allclose([again[name] for name in metrics], list(metrics.values()), rtol=1e-4, atol=1e-6)
