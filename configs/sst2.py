@@ -6,7 +6,9 @@ Data: jsonl files with `text` and `label`, below the folder that LM_DATA_DIR nam
 validation.jsonl (872), test.jsonl (1,821). The catalogue set has them too: --config.data.train=tfds:glue/sst2:train and
 so on, with --config.data.columns="('text=sentence',)"; its test labels are hidden.
 
-Not measured yet.
+Measured (seed 0, one of two shared CPU cores, 5 minutes, --config.epochs=3): from the encoder of Python code that
+configs/bert_quickstart.py makes, test accuracy 71.2%; from random weights of the same shape 71.6%. Code teaches it
+nothing of films; configs/ag_news.py shows what pretraining on the same kind of text brings.
 """
 
 from ml_collections import ConfigDict
