@@ -145,6 +145,9 @@ class Study:
             for old in trials:
                 lock = WorkerLock(self._worker_file(old.number))
                 if old.state == TrialState.RUNNING and lock.acquire():
+                    if self.trials[old.number].state != TrialState.RUNNING:  # it has ended since we looked
+                        lock.release()
+                        continue
                     trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, old.number)
                     return self._begin(optuna.trial.Trial(self._study, trial_id), lock, taken_over=True)
             # One waits if a process died between the next two steps.

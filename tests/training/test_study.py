@@ -198,6 +198,22 @@ def test_no_point_is_taken_twice_at_once(tmp_path):
     assert len(set(points)) == len(points) == 16
 
 
+def test_a_trial_that_ends_while_another_process_looks_is_not_tried_again(tmp_path, monkeypatch):
+    one, other = Study(tmp_path, GRID), Study(tmp_path, GRID)
+    first, acquire = one.take(), WorkerLock.acquire
+
+    def acquire_late(lock):
+        monkeypatch.setattr(WorkerLock, "acquire", acquire)
+        with first:
+            first.complete(1.0)
+        return acquire(lock)
+
+    monkeypatch.setattr(WorkerLock, "acquire", acquire_late)
+    with other.take() as second:
+        assert (first.number, second.number) == (0, 1)
+        assert not second.taken_over
+
+
 @pytest.mark.parametrize("pruning", ["median", "hyperband"])
 def test_bad_points_are_pruned_after_their_first_evaluations(pruning, tmp_path):
     steps = []
