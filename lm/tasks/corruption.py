@@ -7,6 +7,7 @@ Axes: b rows of this host's batch, T tokens of a row, U units of a row (runs of 
 are at most T).
 """
 
+import abc
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -82,17 +83,17 @@ class CorruptedBatches(Sequence):
         return self._corrupt(windows, RowRandom((*self._key, step), self._batch_size, self._rows))
 
 
-class CorruptsWindows:
+class CorruptsWindows(abc.ABC):
     """The batches of a task that damages windows of text."""
 
     @property
+    @abc.abstractmethod
     def window_length(self) -> int:
         """Tokens of a window."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
         """A batch for the task from a batch of `lm.data.windows`."""
-        raise NotImplementedError
 
     def train_batches(
         self, corpus: Corpus, batch_size: int, seed: int, random_offsets: bool = False, host: int = 0, hosts: int = 1
