@@ -6,11 +6,10 @@ The same command goes on where a run was stopped. When training ends the best ch
 and the test rows: predictions/SPLIT.jsonl to read, SPLIT.metrics.json, and SPLIT.npz for experiments.calibrate.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -42,7 +41,7 @@ from lm.training.supervised_evaluation import (
     rehearsed_results,
     validation_metrics,
 )
-from lm.training.trained_run import TrainedRun, load_run
+from lm.training.trained_run import TrainedRun, load_source, told_of_source
 from lm.training.work_directory import WorkDirectory, with_vocabulary
 
 # What doesn't shape parameters: with `init_from` these come from the config, the rest from the run.
@@ -101,7 +100,9 @@ def finetune(
     tokenizer = choose_tokenizer(config, source, directory, splits)
     full_config = with_vocabulary(config, tokenizer)
     classes = classes_of(config.task, splits.train)
-    with told_of_source(config):  # its shape may be of another kind than the task needs, or too short for the rows
+    with told_of_source(
+        config.init_from
+    ):  # its shape may be of another kind than the task needs, or too short for the rows
         task = make_supervised_task(config.task, full_config.model, tokenizer, classes, splits.train, partitioner.mesh)
         train, validation, _ = (task.encode(rows) for rows in splits)
     batches = TrainExampleBatches(
@@ -151,7 +152,7 @@ def with_model_of_source(config: FinetuneConfig) -> FinetuneConfig:
     if not config.init_from:
         return config
     directory = WorkDirectory(Path(config.init_from))
-    with told_of_source(config):
+    with told_of_source(config.init_from):
         theirs = with_vocabulary(directory.load_config(), Tokenizer.load(directory.tokenizer)).model
     own = {name: getattr(config.model, name) for name in _FREE_OF_SHAPE}
     return dataclasses.replace(config, model=dataclasses.replace(theirs, **own))
@@ -163,29 +164,6 @@ def tell_shape(config: FinetuneConfig, own_model: ModelConfig, console: Console)
     if changed and own_model != ModelConfig(architecture="encoder"):
         listed = ", ".join(f"{name} {new!r} (not {old!r})" for name, (old, new) in changed.items())
         console.print(f"the model has the shape of {config.init_from}: {listed}", soft_wrap=True, highlight=False)
-
-
-@contextlib.contextmanager
-def told_of_source(config: FinetuneConfig) -> Iterator[None]:
-    """Names the run to begin from, if there is one, in whatever is wrong inside."""
-    try:
-        yield
-    except UserError as error:
-        if not config.init_from:
-            raise
-        raise UserError(f"config.init_from={config.init_from}: {error}".replace("--workdir=", "")) from error
-
-
-def load_source(config: FinetuneConfig) -> TrainedRun | None:
-    """The run to begin from, if the config names one.
-
-    Raises:
-      UserError: if it can't be read.
-    """
-    if not config.init_from:
-        return None
-    with told_of_source(config):
-        return load_run(WorkDirectory(Path(config.init_from)), config.init_checkpoint, "config.init_checkpoint")
 
 
 def choose_tokenizer(

@@ -33,7 +33,7 @@ from lm.training.partitioning import HostBatch, Partitioner, make_partitioner
 from lm.training.predictions import write_predictions
 from lm.training.samples import write_samples
 from lm.training.step import Params
-from lm.training.trained_run import TrainedRun, load_run
+from lm.training.trained_run import TrainedRun, load_source
 from lm.training.work_directory import WorkDirectory, with_vocabulary
 
 
@@ -125,17 +125,6 @@ def pretrain(
         write_products(full_config, corpus, outcome, directory, console)
         console.print(f"everything is in {directory.path}", soft_wrap=True, highlight=False)
     return outcome
-
-
-def load_source(config: PretrainConfig) -> TrainedRun | None:
-    """The run to begin from, if the config names one.
-
-    Raises:
-      UserError: if it can't be read.
-    """
-    if not config.init_from:
-        return None
-    return load_run(WorkDirectory(Path(config.init_from)), config.init_checkpoint, "config.init_checkpoint")
 
 
 def begin_from(source: TrainedRun, task: PretrainingTask, config: PretrainConfig, console: Console) -> Params:

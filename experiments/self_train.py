@@ -35,7 +35,7 @@ from lm.training.evaluation import loss_by_window
 from lm.training.loop import check_batch_size
 from lm.training.optimizers import OptimizerConfig
 from lm.training.partitioning import make_partitioner, one_device_partitioner
-from lm.training.trained_run import TrainedRun, load_run
+from lm.training.trained_run import TrainedRun, load_run, told_of_source
 from lm.training.work_directory import WorkDirectory, write_atomically
 
 _AT_A_TIME = 64  # texts
@@ -126,10 +126,8 @@ def load_first(config: SelfTrainConfig) -> TrainedRun:
     Raises:
       UserError: if there is none, or it is none of a decoder.
     """
-    try:
+    with told_of_source(config.init_from):
         found = load_run(WorkDirectory(Path(config.init_from)), "last")
-    except UserError as error:
-        raise UserError(f"config.init_from={config.init_from}: {error}".replace("--workdir=", "")) from error
     if not isinstance(found.config, PretrainConfig) or found.config.objective.name != "causal":
         raise UserError(f"config.init_from={config.init_from} is no decoder pretrained to continue texts")
     return dataclasses.replace(found, config=dataclasses.replace(found.config, training=config.training))

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm.errors import UserError
+from lm.training.parameter_paths import by_path, told_misfits
 from lm.training.step import TrainState
 
 logger = logging.getLogger(__name__)
@@ -130,17 +131,18 @@ class Checkpoints:
     def _check_parameters(self, like: TrainState, step: int) -> None:
         """Orbax's own message names no parameter."""
         stored = ocp.StandardCheckpointer().metadata(self.directory.absolute() / str(step) / "state").item_metadata
-        here, there = _shapes(like.params), _shapes(stored["params"])
+        here, there = (
+            {path: tuple(leaf.shape) for path, leaf in by_path(params).items()}
+            for params in (like.params, stored["params"])
+        )
         misfits = [
             f"{path} is {here.get(path, 'missing')} here and {there.get(path, 'missing')} there"
             for path in sorted(here | there)
             if here.get(path) != there.get(path)
         ]
         if misfits:
-            more = f"; and {len(misfits) - 3} more" if len(misfits) > 3 else ""
             raise UserError(
-                f"checkpoint {step} in {self.directory} is of another model than the config: "
-                f"{'; '.join(misfits[:3])}{more}"
+                f"checkpoint {step} in {self.directory} is of another model than the config: {told_misfits(misfits)}"
             )
 
     def _set_aside(self, step: int) -> Path:
@@ -150,11 +152,6 @@ class Checkpoints:
             (self.directory / str(step)).rename(aside)
         self._manager.reload()
         return aside
-
-
-def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _score(metrics: dict[str, float]) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from lm.errors import UserError
+from lm.training.parameter_paths import by_path, path_name, told_misfits
 
 Params = Any
 
@@ -54,10 +55,10 @@ def transfer(fresh: Params, source: Params, name: str) -> Transfer:
     Raises:
       UserError: if parameters of a body have other shapes, or no parameter fits at all.
     """
-    theirs = {_without_body(path): (path, leaf) for path, leaf in _by_path(source).items()}
+    theirs = {_without_body(path): (path, leaf) for path, leaf in by_path(source).items()}
     loaded, new, misfits, used = [], [], [], set()
     chosen = {}
-    for path, leaf in _by_path(fresh).items():
+    for path, leaf in by_path(fresh).items():
         their_path, their_leaf = theirs.get(_without_body(path), (None, None))
         if their_leaf is not None and their_leaf.shape == leaf.shape:
             chosen[path] = np.asarray(their_leaf, leaf.dtype)
@@ -69,12 +70,11 @@ def transfer(fresh: Params, source: Params, name: str) -> Transfer:
         chosen[path] = leaf
         new.append(path)
     if misfits:
-        more = f"; and {len(misfits) - 3} more" if len(misfits) > 3 else ""
-        raise UserError(f"config.init_from={name} doesn't fit this model: {'; '.join(misfits[:3])}{more}")
+        raise UserError(f"config.init_from={name} doesn't fit this model: {told_misfits(misfits)}")
     if not loaded:
         raise UserError(f"config.init_from={name} has no parameter of this model: is it of another architecture?")
-    left = tuple(path for path in _by_path(source) if path not in used)
-    params = jax.tree_util.tree_map_with_path(lambda path, _: chosen[_name(path)], fresh)
+    left = tuple(path for path in by_path(source) if path not in used)
+    params = jax.tree_util.tree_map_with_path(lambda path, _: chosen[path_name(path)], fresh)
     return Transfer(params, tuple(loaded), tuple(new), left)
 
 
@@ -100,7 +100,7 @@ def with_embedding(params: Params, table_VD: np.ndarray) -> Params:
     """
 
     def replaced(path: tuple, leaf: Any) -> Any:
-        if not _name(path).endswith("token_embedding/embedding"):
+        if not path_name(path).endswith("token_embedding/embedding"):
             return leaf
         if leaf.shape != table_VD.shape:
             raise UserError(
@@ -110,14 +110,6 @@ def with_embedding(params: Params, table_VD: np.ndarray) -> Params:
         return jnp.asarray(table_VD, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(replaced, params)
-
-
-def _by_path(params: Params) -> dict[str, Any]:
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _without_body(path: str) -> str:

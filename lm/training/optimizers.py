@@ -12,6 +12,7 @@ import optax
 from jax import Array
 
 from lm.errors import UserError
+from lm.training.parameter_paths import by_path, path_name
 
 Params = Any
 
@@ -204,7 +205,7 @@ def check_freeze(params: Params, config: OptimizerConfig) -> None:
     Raises:
       UserError: if not.
     """
-    paths = list(_by_path(params))
+    paths = list(by_path(params))
     for pattern in config.freeze:
         if not any(re.search(pattern, path) for path in paths):
             raise UserError(f"config.optimizer.freeze: {pattern!r} fits no parameter; there are {', '.join(paths)}")
@@ -212,15 +213,10 @@ def check_freeze(params: Params, config: OptimizerConfig) -> None:
         raise UserError("config.optimizer.freeze leaves no parameter to train")
 
 
-def _by_path(params: Params) -> dict[str, Array]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
 def _layer_counts(params: Params) -> dict[str, int]:
     """How many layers each stack has, by the stack's path."""
     counts: dict[str, int] = {}
-    for path, leaf in _by_path(params).items():
+    for path, leaf in by_path(params).items():
         if match := re.match(r"(.*?)/?layer_(\d+)/", path):
             counts[match[1]] = max(counts.get(match[1], 0), int(match[2]) + 1)
         elif match := re.match(r"(.*?)/?layers/", path):
@@ -231,7 +227,7 @@ def _layer_counts(params: Params) -> dict[str, int]:
 def _scale_by_path(factor: Callable[[str, Params], float | Array]) -> optax.GradientTransformation:
     def scale(updates: Params, params: Params | None) -> Params:
         def scaled(path: tuple, update: Array) -> Array:
-            by = jnp.asarray(factor(jax.tree_util.keystr(path, simple=True, separator="/"), updates), update.dtype)
+            by = jnp.asarray(factor(path_name(path), updates), update.dtype)
             return update * by.reshape(by.shape + (1,) * (update.ndim - by.ndim))
 
         return jax.tree_util.tree_map_with_path(scaled, updates)

@@ -1,6 +1,9 @@
 """A trained model, read back from its work directory."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -94,3 +97,26 @@ def load_run(directory: WorkDirectory, which: str = "best", flag: str = "--check
     finally:
         checkpoints.close()
     return TrainedRun(config, tokenizer, classes, task, state, step)
+
+
+@contextlib.contextmanager
+def told_of_source(init_from: str) -> Iterator[None]:
+    """Names the run to begin from, if there is one, in whatever is wrong inside."""
+    try:
+        yield
+    except UserError as error:
+        if not init_from:
+            raise
+        raise UserError(f"config.init_from={init_from}: {error}".replace("--workdir=", "")) from error
+
+
+def load_source(config: RunConfig) -> TrainedRun | None:
+    """The run to begin from, if the config names one.
+
+    Raises:
+      UserError: if it can't be read.
+    """
+    if not config.init_from:
+        return None
+    with told_of_source(config.init_from):
+        return load_run(WorkDirectory(Path(config.init_from)), config.init_checkpoint, "config.init_checkpoint")
