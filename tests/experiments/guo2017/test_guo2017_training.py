@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from lm.data.labelled_texts import Words
+from experiments.guo2017.network import DeepAveragingNetwork
+from experiments.guo2017.texts import Words
+from experiments.guo2017.training import predict, train_epochs
 from lm.errors import TrainingError
-from lm.models.deep_averaging import DeepAveragingNetwork
-from lm.training.text_classifier import predict, train_epochs
 
 MODEL = DeepAveragingNetwork(vocab_size=12, classes=3, width=4, hidden_width=8, layers=1, batch_norm=True)
 OPTIMIZER = optax.adamw(0.03)

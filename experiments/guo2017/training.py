@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from lm.data.labelled_texts import Words
+from experiments.guo2017.texts import Words
 from lm.errors import TrainingError
 
 _PREDICTED_AT_A_TIME = 256  # enough to keep the processor busy; whole sets of embedded texts would not fit its memory
