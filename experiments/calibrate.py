@@ -24,15 +24,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
+from lm.calibration.report.page.diagrams import save_pictures
+from lm.calibration.report.page.wording import format_interval, format_p, format_value, verdict
 from rich.console import Console
 from rich.table import Table
 
 from lm.calibration.calibrators import CALIBRATORS
 from lm.calibration.comparison import Settings, compare
-from lm.calibration.diagrams import save_pictures
 from lm.calibration.predictions import Predictions, split
-from lm.calibration.report import report_html
-from lm.calibration.wording import format_interval, format_p, format_value, verdict
+from lm.calibration.report.page import report_html
 from lm.command_line import define_config_file, run
 from lm.configuration import from_config_dict
 from lm.errors import UserError

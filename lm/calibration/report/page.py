@@ -7,9 +7,9 @@ labels, messages) may hold anything: everything that is not written here goes th
 import html
 import json
 
-from lm.calibration import diagrams
-from lm.calibration.report_style import style_sheet
-from lm.calibration.wording import (
+from lm.calibration.report import diagrams
+from lm.calibration.report.page.style import style_sheet
+from lm.calibration.report.page.wording import (
     MISSING,
     change_of,
     format_interval,

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from lm.calibration.wording import format_interval, format_level, is_number, with_unit
+from lm.calibration.report.page.wording import format_interval, format_level, is_number, with_unit
 
 # By role, so that a page can give each role another colour in the dark. No two may be equal.
 COLOURS = {
