@@ -149,7 +149,7 @@ def our_step(setting: Setting) -> Callable[[], float]:
 
     from lm.models.decoder_lm import DecoderLM
     from lm.modules.config import ModelConfig
-    from lm.tasks.causal_lm import CausalLM
+    from lm.objectives.causal_lm import CausalLM
     from lm.training.host_memory import keep_freed_memory
     from lm.training.optimizers import OptimizerConfig, make_optimizer
     from lm.training.partitioning import PartitioningConfig, make_partitioner

@@ -21,8 +21,8 @@ from lm.data.windows import MixedBatches
 from lm.errors import UserError
 from lm.models.accounting import parameter_count, training_flops_per_token
 from lm.models.decoder_lm import DecoderLM
-from lm.tasks.objectives import make_task, special_tokens
-from lm.tasks.pretraining import PretrainingTask
+from lm.objectives.objective import PretrainingTask
+from lm.objectives.registry import make_task, special_tokens
 from lm.tasks.token_reliability import TokenBuckets
 from lm.training.config import PretrainConfig
 from lm.training.evaluation import describe, make_validation, rehearsed_metrics

@@ -19,7 +19,7 @@ from lm.evaluation.generation import generation_metrics, signatures
 from lm.evaluation.token_statistics import TokenStatistics, token_statistics
 from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
-from lm.tasks.pretraining import ObjectiveConfig, token_loss
+from lm.objectives.objective import ObjectiveConfig, token_loss
 from lm.tasks.supervised import Batch, Encoded, Example, Params, Results, Row, TaskConfig
 from lm.tasks.target_models import TargetModel, target_model
 

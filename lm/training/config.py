@@ -6,7 +6,7 @@ from lm.data.config import DataConfig, ExamplesConfig, TokenizerConfig
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
-from lm.tasks.pretraining import ObjectiveConfig
+from lm.objectives.objective import ObjectiveConfig
 from lm.tasks.supervised import TaskConfig
 from lm.training.optimizers import OptimizerConfig
 from lm.training.partitioning import PartitioningConfig

@@ -20,7 +20,7 @@ Params = Any
 
 
 class Task(Protocol):
-    """What a step needs of a task; `lm.tasks.causal_lm.CausalLM` is one."""
+    """What a step needs of a task; `lm.objectives.causal_lm.CausalLM` is one."""
 
     def init(self, key: Array) -> Params:
         """Random parameters."""

@@ -11,7 +11,7 @@ import jax
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
-from lm.tasks.objectives import make_task
+from lm.objectives.registry import make_task
 from lm.tasks.registry import make_supervised_task
 from lm.training.checkpoints import Checkpoints
 from lm.training.config import FinetuneConfig, RunConfig

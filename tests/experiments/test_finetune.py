@@ -13,7 +13,7 @@ from experiments import finetune
 from lm.calibration.predictions import Predictions
 from lm.data.tokenizers import Tokenizer
 from lm.modules.config import ModelConfig
-from lm.tasks.pretraining import ObjectiveConfig
+from lm.objectives.objective import ObjectiveConfig
 from lm.training.loop import Trainer
 from lm.training.metrics import read_metrics
 from lm.training.work_directory import WorkDirectory

@@ -12,16 +12,16 @@ from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
 from lm.models.heads import SequenceClassifier
 from lm.modules.config import ModelConfig
-from lm.tasks.causal_lm import CausalLM
-from lm.tasks.objectives import make_task
-from lm.tasks.pretraining import ObjectiveConfig
+from lm.objectives.causal_lm import CausalLM
+from lm.objectives.objective import ObjectiveConfig
+from lm.objectives.registry import make_task
 from lm.tasks.sequence_classification import SequenceClassification
 from lm.tasks.supervised import TaskConfig
 from lm.training.checkpoints import Checkpoints
 from lm.training.optimizers import OptimizerConfig, make_optimizer
 from lm.training.partitioning import PartitioningConfig, make_partitioner, parameter_spec, state_shardings
 from lm.training.step import init_state, make_train_step
-from tests.tasks.toy_corpus import corpus_for, tokenizer_for, toy_model
+from tests.objectives.toy_corpus import corpus_for, tokenizer_for, toy_model
 
 LAYOUTS = {
     "data": PartitioningConfig(data=8),

@@ -12,7 +12,7 @@ import pytest
 
 from lm.models.decoder_lm import DecoderLM
 from lm.modules.config import ModelConfig
-from lm.tasks.causal_lm import CausalLM
+from lm.objectives.causal_lm import CausalLM
 from lm.training.optimizers import OptimizerConfig, make_optimizer
 from lm.training.step import init_state, make_evaluation_step, make_train_step
 

@@ -28,7 +28,7 @@ from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.encoder_lm import EncoderLM
-from lm.tasks.corruption import (
+from lm.objectives.corruption import (
     CorruptsWindows,
     RowRandom,
     chosen_units,
@@ -36,7 +36,7 @@ from lm.tasks.corruption import (
     positions_in_segments,
     units_of,
 )
-from lm.tasks.pretraining import (
+from lm.objectives.objective import (
     Batch,
     HostBatch,
     ObjectiveConfig,
@@ -166,12 +166,12 @@ class MaskedLM(CorruptsWindows):
         return self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
     def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
-        """The objective summed over the hidden tokens, as `lm.tasks.pretraining.token_loss`."""
+        """The objective summed over the hidden tokens, as `lm.objectives.objective.token_loss`."""
         statistics = self._statistics(params, batch, dropout_key)
         return token_loss(statistics, batch["weights"], self.objective)
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
-        """Weighted sums over each row and reliability, as `lm.tasks.pretraining.row_sums`."""
+        """Weighted sums over each row and reliability, as `lm.objectives.objective.row_sums`."""
         return masked_token_sums(self._statistics(params, batch, None), batch, self.buckets, self.model)
 
     @property
@@ -206,7 +206,7 @@ def masked_token_statistics(
 def masked_token_sums(
     statistics: TokenStatistics, batch: Batch, buckets: TokenBuckets, model: EncoderLM
 ) -> dict[str, Any]:
-    """`lm.tasks.pretraining.row_sums` of the hidden tokens."""
+    """`lm.objectives.objective.row_sums` of the hidden tokens."""
     positions_BK = jnp.take_along_axis(batch["positions"], batch["places"], axis=1)
     return row_sums(statistics, positions_BK, batch["weights"], buckets, model.config.vocab_size)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lm.data.windows import TrainBatches, ValidationBatches
-from lm.tasks.corruption import CorruptedBatches, RowRandom
-from lm.tasks.denoising import Damage, poisson, whole_text
-from lm.tasks.pretraining import ObjectiveConfig
-from tests.tasks.toy_corpus import counting_store
+from lm.objectives.corruption import CorruptedBatches, RowRandom
+from lm.objectives.denoising import Damage, poisson, whole_text
+from lm.objectives.objective import ObjectiveConfig
+from tests.objectives.toy_corpus import counting_store
 
 MASK, END = 1, 2
 B, T = 60, 99

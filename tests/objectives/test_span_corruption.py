@@ -7,11 +7,11 @@ import pytest
 
 from lm.data.windows import TrainBatches, ValidationBatches
 from lm.errors import UserError
-from lm.tasks.corruption import CorruptedBatches, RowRandom
-from lm.tasks.objectives import special_tokens
-from lm.tasks.pretraining import ObjectiveConfig
-from lm.tasks.span_corruption import Lengths, SpanCutter, random_parts, reconstruct, shifted
-from tests.tasks.toy_corpus import counting_store, tokenizer_for
+from lm.objectives.corruption import CorruptedBatches, RowRandom
+from lm.objectives.objective import ObjectiveConfig
+from lm.objectives.registry import special_tokens
+from lm.objectives.span_corruption import Lengths, SpanCutter, random_parts, reconstruct, shifted
+from tests.objectives.toy_corpus import counting_store, tokenizer_for
 
 END = 99
 LENGTHS = Lengths.of_inputs(40, 0.15, 3.0)

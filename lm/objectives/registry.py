@@ -1,6 +1,6 @@
 """The pretraining objectives by name.
 
-A new one is a file with its task, a name in `lm.tasks.pretraining.OBJECTIVES`, and an entry here.
+A new one is a file with its task, a name in `lm.objectives.objective.OBJECTIVES`, and an entry here.
 """
 
 from jax.sharding import Mesh
@@ -9,14 +9,14 @@ from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.models.build import make_language_model
 from lm.modules.config import ModelConfig
-from lm.tasks import denoising, masked_lm, span_corruption
-from lm.tasks.causal_lm import CausalLM
-from lm.tasks.denoising import Damage, Denoising
-from lm.tasks.masked_lm import MaskedLM, Masking
-from lm.tasks.next_sentence import NextSentence
-from lm.tasks.prefix_lm import PrefixLM
-from lm.tasks.pretraining import ObjectiveConfig, PretrainingTask
-from lm.tasks.span_corruption import SpanCorruption, SpanCutter
+from lm.objectives import denoising, masked_lm, span_corruption
+from lm.objectives.causal_lm import CausalLM
+from lm.objectives.denoising import Damage, Denoising
+from lm.objectives.masked_lm import MaskedLM, Masking
+from lm.objectives.next_sentence import NextSentence
+from lm.objectives.objective import ObjectiveConfig, PretrainingTask
+from lm.objectives.prefix_lm import PrefixLM
+from lm.objectives.span_corruption import SpanCorruption, SpanCutter
 from lm.tasks.token_reliability import TokenBuckets
 
 _TASKS: dict[str, type[PretrainingTask]] = {

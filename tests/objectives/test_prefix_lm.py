@@ -8,10 +8,10 @@ import pytest
 
 from lm.data.windows import TrainBatches
 from lm.models.decoder_lm import DecoderLM
-from lm.tasks.corruption import RowRandom
-from lm.tasks.prefix_lm import with_prefix
-from lm.tasks.pretraining import ObjectiveConfig
-from tests.tasks.toy_corpus import corpus_for, toy_task
+from lm.objectives.corruption import RowRandom
+from lm.objectives.objective import ObjectiveConfig
+from lm.objectives.prefix_lm import with_prefix
+from tests.objectives.toy_corpus import corpus_for, toy_task
 
 PREFIX = ObjectiveConfig(name="prefix")
 T = 16

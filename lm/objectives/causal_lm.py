@@ -13,7 +13,7 @@ from lm.data.store import Corpus
 from lm.data.windows import TrainBatches, ValidationBatches
 from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.decoder_lm import DecoderLM
-from lm.tasks.pretraining import (
+from lm.objectives.objective import (
     Batch,
     ObjectiveConfig,
     Params,
@@ -57,12 +57,12 @@ class CausalLM:
           dropout_key: turns dropout on.
 
         Returns:
-          As `lm.tasks.pretraining.token_loss`.
+          As `lm.objectives.objective.token_loss`.
         """
         return token_loss(self._statistics(params, batch, dropout_key), batch["weights"], self.objective)
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
-        """Weighted sums over each window and reliability, as `lm.tasks.pretraining.row_sums`."""
+        """Weighted sums over each window and reliability, as `lm.objectives.objective.row_sums`."""
         statistics = self._statistics(params, batch, None)
         vocab_size = self.model.config.vocab_size
         return row_sums(statistics, batch["positions"], batch["weights"], self.buckets, vocab_size)

@@ -21,7 +21,7 @@ from jax import Array
 
 from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
-from lm.tasks.pretraining import (
+from lm.objectives.objective import (
     Batch,
     ObjectiveConfig,
     Params,
@@ -56,11 +56,11 @@ class TextToText:
         return self.model.init(key, one_token, one_token)["params"]
 
     def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
-        """The objective summed over the targets, as `lm.tasks.pretraining.token_loss`."""
+        """The objective summed over the targets, as `lm.objectives.objective.token_loss`."""
         return token_loss(self._statistics(params, batch, dropout_key), batch["weights"], self.objective)
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
-        """Weighted sums over each row and reliability, as `lm.tasks.pretraining.row_sums`."""
+        """Weighted sums over each row and reliability, as `lm.objectives.objective.row_sums`."""
         statistics = self._statistics(params, batch, None)
         vocab_size = self.model.config.vocab_size
         return row_sums(statistics, batch["positions"], batch["weights"], self.buckets, vocab_size)

@@ -20,7 +20,7 @@ import numpy as np
 
 from lm.data.token_texts import ordinary_tokens, sentence_ends
 from lm.data.tokenizers import Tokenizer
-from lm.tasks.corruption import (
+from lm.objectives.corruption import (
     CorruptsWindows,
     RowRandom,
     chosen_units,
@@ -29,8 +29,8 @@ from lm.tasks.corruption import (
     positions_in_segments,
     units_of,
 )
-from lm.tasks.pretraining import HostBatch, ObjectiveConfig, special_id
-from lm.tasks.text_to_text import TextToText
+from lm.objectives.objective import HostBatch, ObjectiveConfig, special_id
+from lm.objectives.text_to_text import TextToText
 
 MASK = "[MASK]"
 
@@ -68,7 +68,7 @@ class Damage:
         return cls(objective, special_id(tokenizer, MASK), ordinary_tokens(tokenizer), sentence_ends(tokenizer))
 
     def __call__(self, windows: HostBatch, random: RowRandom) -> HostBatch:
-        """A batch of `lm.tasks.text_to_text` from a batch of windows of T tokens."""
+        """A batch of `lm.objectives.text_to_text` from a batch of windows of T tokens."""
         tokens_bS, segments_bS = whole_text(windows)
         order_bS = self._permutation(tokens_bS, segments_bS, random)
         tokens_bS = np.take_along_axis(tokens_bS, order_bS, axis=1)  # each stays in its segment

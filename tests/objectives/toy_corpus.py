@@ -10,8 +10,8 @@ from lm.data.store import Corpus, TokenStore
 from lm.data.tokenizers import Tokenizer, train_tokenizer
 from lm.models.build import make_language_model
 from lm.modules.config import ModelConfig
-from lm.tasks.objectives import make_task, special_tokens
-from lm.tasks.pretraining import ObjectiveConfig
+from lm.objectives.objective import ObjectiveConfig
+from lm.objectives.registry import make_task, special_tokens
 
 WORDS = [
     "the",

@@ -18,8 +18,8 @@ from jax import Array
 
 from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.decoder_lm import DecoderLM
-from lm.tasks.corruption import CorruptsWindows, RowRandom
-from lm.tasks.pretraining import (
+from lm.objectives.corruption import CorruptsWindows, RowRandom
+from lm.objectives.objective import (
     Batch,
     HostBatch,
     ObjectiveConfig,
@@ -54,11 +54,11 @@ class PrefixLM(CorruptsWindows):
         return self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
     def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
-        """The objective summed over what follows the prefixes, as `lm.tasks.pretraining.token_loss`."""
+        """The objective summed over what follows the prefixes, as `lm.objectives.objective.token_loss`."""
         return token_loss(self._statistics(params, batch, dropout_key), batch["weights"], self.objective)
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
-        """Weighted sums over each window and reliability, as `lm.tasks.pretraining.row_sums`."""
+        """Weighted sums over each window and reliability, as `lm.objectives.objective.row_sums`."""
         statistics = self._statistics(params, batch, None)
         vocab_size = self.model.config.vocab_size
         return row_sums(statistics, batch["positions"], batch["weights"], self.buckets, vocab_size)

@@ -6,10 +6,10 @@ import pytest
 from lm.data.store import Corpus
 from lm.data.windows import TrainBatches
 from lm.errors import UserError
-from lm.tasks.corruption import RowRandom
-from lm.tasks.masked_lm import SPAN_LENGTHS, Masking, begins_span, framed
-from lm.tasks.pretraining import ObjectiveConfig
-from tests.tasks.toy_corpus import corpus_for, store_of, tokenizer_for, toy_task
+from lm.objectives.corruption import RowRandom
+from lm.objectives.masked_lm import SPAN_LENGTHS, Masking, begins_span, framed
+from lm.objectives.objective import ObjectiveConfig
+from tests.objectives.toy_corpus import corpus_for, store_of, tokenizer_for, toy_task
 
 OBJECTIVES = {mode: ObjectiveConfig(name="masked", masking=mode) for mode in ("token", "whole_word", "span")}
 TOKEN = OBJECTIVES["token"]

@@ -18,9 +18,9 @@ import numpy as np
 
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.tasks.corruption import CorruptsWindows, RowRandom, positions_in_segments
-from lm.tasks.pretraining import HostBatch, ObjectiveConfig, special_id
-from lm.tasks.text_to_text import TextToText
+from lm.objectives.corruption import CorruptsWindows, RowRandom, positions_in_segments
+from lm.objectives.objective import HostBatch, ObjectiveConfig, special_id
+from lm.objectives.text_to_text import TextToText
 
 
 def sentinel_name(number: int) -> str:
@@ -109,7 +109,7 @@ class SpanCutter:
         return cls(lengths, np.array(sentinels, np.int32), tokenizer.end_of_text)
 
     def __call__(self, windows: HostBatch, random: RowRandom) -> HostBatch:
-        """A batch of `lm.tasks.text_to_text` from a batch of windows of R tokens."""
+        """A batch of `lm.objectives.text_to_text` from a batch of windows of R tokens."""
         tokens_bR, segments_bR = windows["tokens"], windows["segments"]
         number_bR, is_noise_bR = self._spans(random)
         starts_bR = np.diff(number_bR, axis=1, prepend=-1) > 0

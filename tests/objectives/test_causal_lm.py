@@ -9,7 +9,7 @@ import pytest
 
 from lm.models.decoder_lm import DecoderLM
 from lm.modules.config import ModelConfig
-from lm.tasks.causal_lm import CausalLM, ObjectiveConfig
+from lm.objectives.causal_lm import CausalLM, ObjectiveConfig
 
 B, T, V = 3, 6, 11
 PLAIN = ObjectiveConfig()

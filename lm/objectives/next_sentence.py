@@ -6,7 +6,7 @@ swapped. A row is `[CLS] A [SEP] B [SEP]`; A and B are runs of tokens that begin
 
 Axes: b rows of this host's batch (B of the whole batch), T tokens of a row, N documents, D model width.
 
-Every batch is one of `lm.tasks.masked_lm`, with one segment in a row and
+Every batch is one of `lm.objectives.masked_lm`, with one segment in a row and
     continues  int32    [b]     0 where the second text continues the first, else 1, as BERT has it
 """
 
@@ -24,9 +24,9 @@ from lm.data.windows import ENDLESS, host_rows
 from lm.errors import UserError
 from lm.evaluation.token_statistics import TokenStatistics, token_statistics
 from lm.models.encoder_lm import EncoderLM
-from lm.tasks.corruption import TRAINING, VALIDATION, RowRandom
-from lm.tasks.masked_lm import Masking, hidden_states, masked_token_statistics, masked_token_sums
-from lm.tasks.pretraining import Batch, HostBatch, ObjectiveConfig, Params, token_loss
+from lm.objectives.corruption import TRAINING, VALIDATION, RowRandom
+from lm.objectives.masked_lm import Masking, hidden_states, masked_token_statistics, masked_token_sums
+from lm.objectives.objective import Batch, HostBatch, ObjectiveConfig, Params, token_loss
 from lm.tasks.token_reliability import TokenBuckets
 
 SHORT_ROWS = 0.1  # the share of rows that are cut to a random length, so that short texts are seen too
@@ -73,7 +73,7 @@ class NextSentence:
         are, that gives BERT's objective: the mean over masked tokens, plus a mean over rows.
 
         Returns:
-          As `lm.tasks.pretraining.token_loss`; besides, `next_sentence_loss`. `loss` is of the masked tokens alone.
+          As `lm.objectives.objective.token_loss`; besides, `next_sentence_loss`. `loss` is of the masked tokens alone.
         """
         tokens, pair = self._statistics(params, batch, dropout_key)
         total, sums = token_loss(tokens, batch["weights"], self.objective)
@@ -82,7 +82,7 @@ class NextSentence:
         return total, sums | {"objective": total, "next_sentence_loss": pair_loss}
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
-        """Weighted sums over each row and reliability, as `lm.tasks.pretraining.row_sums`.
+        """Weighted sums over each row and reliability, as `lm.objectives.objective.row_sums`.
 
         Besides `next_sentence_loss` and `next_sentence_accuracy`, weighted as in `loss`.
         """

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from lm.errors import UserError
-from lm.tasks.corruption import RowRandom
-from lm.tasks.next_sentence import Pairs
-from lm.tasks.objectives import make_task
-from lm.tasks.pretraining import ObjectiveConfig
-from tests.tasks.toy_corpus import corpus_for, counting_store, tokenizer_for, toy_model, toy_task
+from lm.objectives.corruption import RowRandom
+from lm.objectives.next_sentence import Pairs
+from lm.objectives.objective import ObjectiveConfig
+from lm.objectives.registry import make_task
+from tests.objectives.toy_corpus import corpus_for, counting_store, tokenizer_for, toy_model, toy_task
 
 CLS, SEP, END = 1, 2, 3
 LENGTHS = [100, 40, 9, 2, 1, 60, 30]  # that of 1 token can't make a pair

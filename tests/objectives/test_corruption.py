@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lm.errors import UserError
-from lm.tasks.corruption import (
+from lm.objectives.corruption import (
     CorruptedBatches,
     RowRandom,
     chosen_units,

@@ -1,0 +1,1 @@
+"""What is learned from text: one file an objective."""
