@@ -19,11 +19,11 @@ from lm.data.store import Corpus, build_corpus
 from lm.data.tokenizers import Tokenizer
 from lm.data.windows import MixedBatches
 from lm.errors import UserError
+from lm.evaluation.token_reliability import TokenBuckets
 from lm.models.accounting import parameter_count, training_flops_per_token
 from lm.models.decoder_lm import DecoderLM
 from lm.objectives.objective import PretrainingTask
 from lm.objectives.registry import make_task, special_tokens
-from lm.tasks.token_reliability import TokenBuckets
 from lm.training.config import PretrainConfig
 from lm.training.evaluation import describe, make_validation, rehearsed_metrics
 from lm.training.host_memory import keep_freed_memory

@@ -22,6 +22,7 @@ from rich.table import Table
 from experiments.pretrain import pretrain
 from lm.command_line import define_config_file, run
 from lm.configuration import differences, from_config_dict
+from lm.data.augmentation import AugmentationConfig, augment
 from lm.data.store import build_corpus
 from lm.data.windows import mixed_rows
 from lm.decoding.generate import generate
@@ -29,7 +30,6 @@ from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.evaluation.bootstrap import Difference, paired_difference
 from lm.models.decoder_lm import DecoderLM
-from lm.tasks.self_training import AugmentationConfig, augment
 from lm.training.config import FREE_TO_CHANGE, PretrainConfig, TrainingConfig
 from lm.training.evaluation import loss_by_window
 from lm.training.loop import check_batch_size

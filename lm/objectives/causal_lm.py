@@ -11,6 +11,7 @@ from jax import Array
 
 from lm.data.store import Corpus
 from lm.data.windows import TrainBatches, ValidationBatches
+from lm.evaluation.token_reliability import TokenBuckets
 from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.decoder_lm import DecoderLM
 from lm.objectives.objective import (
@@ -22,7 +23,6 @@ from lm.objectives.objective import (
     row_sums,
     token_loss,
 )
-from lm.tasks.token_reliability import TokenBuckets
 
 
 @dataclasses.dataclass(frozen=True)

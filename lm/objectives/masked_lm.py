@@ -26,6 +26,7 @@ from jax import Array
 from lm.data.token_texts import WordBorders, ordinary_tokens
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
+from lm.evaluation.token_reliability import TokenBuckets
 from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.encoder_lm import EncoderLM
 from lm.objectives.corruption import (
@@ -47,7 +48,6 @@ from lm.objectives.objective import (
     special_id,
     token_loss,
 )
-from lm.tasks.token_reliability import TokenBuckets
 
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]")
 

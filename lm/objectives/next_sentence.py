@@ -22,12 +22,12 @@ from jax import Array
 from lm.data.store import Corpus, TokenStore
 from lm.data.windows import ENDLESS, host_rows
 from lm.errors import UserError
+from lm.evaluation.token_reliability import TokenBuckets
 from lm.evaluation.token_statistics import TokenStatistics, token_statistics
 from lm.models.encoder_lm import EncoderLM
 from lm.objectives.corruption import TRAINING, VALIDATION, RowRandom
 from lm.objectives.masked_lm import Masking, hidden_states, masked_token_statistics, masked_token_sums
 from lm.objectives.objective import Batch, HostBatch, ObjectiveConfig, Params, token_loss
-from lm.tasks.token_reliability import TokenBuckets
 
 SHORT_ROWS = 0.1  # the share of rows that are cut to a random length, so that short texts are seen too
 

@@ -18,8 +18,8 @@ from jax import Array
 from lm.data.store import Corpus
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
+from lm.evaluation.token_reliability import TokenBuckets, reliability_sums
 from lm.evaluation.token_statistics import TokenStatistics, statistics_in_chunks, token_statistics
-from lm.tasks.token_reliability import TokenBuckets, reliability_sums
 
 Batch = dict[str, Array]
 HostBatch = dict[str, np.ndarray]
@@ -184,7 +184,7 @@ def row_sums(
 ) -> dict[str, Any]:
     """Weighted sums over each row, [B], by name: `weight`, `loss`, `accuracy`, `confidence`, `entropy`.
 
-    Besides `reliability`: sums over all rows, as `lm.tasks.token_reliability` makes them.
+    Besides `reliability`: sums over all rows, as `lm.evaluation.token_reliability` makes them.
     """
     per_token = {
         "weight": jnp.ones_like(weights_BT),

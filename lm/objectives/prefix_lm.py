@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lm.evaluation.token_reliability import TokenBuckets
 from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.decoder_lm import DecoderLM
 from lm.objectives.corruption import CorruptsWindows, RowRandom
@@ -29,7 +30,6 @@ from lm.objectives.objective import (
     row_sums,
     token_loss,
 )
-from lm.tasks.token_reliability import TokenBuckets
 
 
 @dataclasses.dataclass(frozen=True)

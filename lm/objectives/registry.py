@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
+from lm.evaluation.token_reliability import TokenBuckets
 from lm.models.build import make_language_model
 from lm.modules.config import ModelConfig
 from lm.objectives import denoising, masked_lm, span_corruption
@@ -17,7 +18,6 @@ from lm.objectives.next_sentence import NextSentence
 from lm.objectives.objective import ObjectiveConfig, PretrainingTask
 from lm.objectives.prefix_lm import PrefixLM
 from lm.objectives.span_corruption import SpanCorruption, SpanCutter
-from lm.tasks.token_reliability import TokenBuckets
 
 _TASKS: dict[str, type[PretrainingTask]] = {
     "causal": CausalLM,

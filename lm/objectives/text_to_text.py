@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
+from lm.evaluation.token_reliability import TokenBuckets
 from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
 from lm.objectives.objective import (
@@ -30,7 +31,6 @@ from lm.objectives.objective import (
     row_sums,
     token_loss,
 )
-from lm.tasks.token_reliability import TokenBuckets
 
 
 @dataclasses.dataclass(frozen=True)

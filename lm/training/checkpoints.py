@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm.errors import UserError
-from lm.training.parameter_paths import by_path, told_misfits
+from lm.models.parameter_paths import by_path, told_misfits
 from lm.training.step import TrainState
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ import numpy as np
 from jax import Array
 
 from lm.evaluation.bootstrap import Metric, mean_metric
-from lm.evaluation.statistics import WeightedMean
-from lm.tasks.token_reliability import ReliabilityTotals, reliability_metrics
+from lm.evaluation.token_reliability import ReliabilityTotals, reliability_metrics
+from lm.statistics.weighted_mean import WeightedMean
 from lm.training.partitioning import HostBatch, Partitioner
 from lm.training.step import Task, TrainState, make_evaluation_step
 

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from lm.errors import UserError
-from lm.training.parameter_paths import by_path, path_name, told_misfits
+from lm.models.parameter_paths import by_path, path_name, told_misfits
 
 Params = Any
 

@@ -12,7 +12,7 @@ import optax
 from jax import Array
 
 from lm.errors import UserError
-from lm.training.parameter_paths import by_path, path_name
+from lm.models.parameter_paths import by_path, path_name
 
 Params = Any
 

@@ -9,9 +9,9 @@ import optax
 import pytest
 
 from lm.errors import UserError
+from lm.evaluation.token_reliability import TokenBuckets
 from lm.objectives.objective import OBJECTIVES, ObjectiveConfig
 from lm.objectives.registry import make_task, special_tokens
-from lm.tasks.token_reliability import TokenBuckets
 from tests.objectives.toy_corpus import corpus_for, tokenizer_for, toy_model, toy_task
 
 B = 16

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from lm.evaluation.statistics import WeightedMean
+from lm.statistics.weighted_mean import WeightedMean
 
 
 def ragged_clusters(seed=0, clusters=40):

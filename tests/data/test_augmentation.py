@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from lm.data.augmentation import AugmentationConfig, augment
 from lm.errors import UserError
-from lm.tasks.self_training import AugmentationConfig, augment
 
 NONE = {"replace_rate": 0.0, "insert_rate": 0.0, "delete_rate": 0.0}
 # Each token tells its place.

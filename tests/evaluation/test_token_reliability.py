@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.evaluation.token_reliability import BUCKETS, TokenBuckets, reliability_metrics, reliability_sums
 from lm.evaluation.token_statistics import token_statistics
-from lm.tasks.token_reliability import BUCKETS, TokenBuckets, reliability_metrics, reliability_sums
 
 B, T, V = 4, 40, 32
 RANDOM = np.random.default_rng(0)

@@ -1,0 +1,1 @@
+"""Figures and how sure of them one can be: intervals, resampling, paired tests."""
