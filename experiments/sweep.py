@@ -25,17 +25,9 @@ from experiments.pretrain import pretrain
 from lm.command_line import define_config_file, run
 from lm.configuration import differences, from_config_dict
 from lm.errors import TrainingError, UserError
-from lm.training.config import (
-    FREE_TO_CHANGE,
-    FinetuneConfig,
-    PredictionsConfig,
-    PretrainConfig,
-    RunConfig,
-    SamplesConfig,
-)
-from lm.training.loop import LOWER_IS_BETTER, Outcome
-from lm.training.search_space import Parameter, Values, format_values, grid, load_base, read_space, with_values
-from lm.training.study import (
+from lm.sweeps.report import as_csv, as_table, command, conclusion, rows_of, save_picture
+from lm.sweeps.search_space import Parameter, Values, format_values, grid, load_base, read_space, with_values
+from lm.sweeps.study import (
     METHODS,
     PRUNINGS,
     Metrics,
@@ -47,7 +39,15 @@ from lm.training.study import (
     Trial,
     work,
 )
-from lm.training.sweep_report import as_csv, as_table, command, conclusion, rows_of, save_picture
+from lm.training.config import (
+    FREE_TO_CHANGE,
+    FinetuneConfig,
+    PredictionsConfig,
+    PretrainConfig,
+    RunConfig,
+    SamplesConfig,
+)
+from lm.training.loop import LOWER_IS_BETTER, Outcome
 from lm.training.work_directory import WorkDirectory, write_atomically
 
 OnMetrics = Callable[[int, dict[str, float]], None]

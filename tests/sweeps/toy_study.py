@@ -1,6 +1,6 @@
 """A sweep whose runs are a formula; run as a program, a worker on one, which imports as little as it can.
 
-python -m tests.training.toy_study DIRECTORY SEARCH SECONDS
+python -m tests.sweeps.toy_study DIRECTORY SEARCH SECONDS
 """
 
 import math
@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from lm.training.search_space import Parameter
-from lm.training.study import Repetition, Search, Study, Trial, work
+from lm.sweeps.search_space import Parameter
+from lm.sweeps.study import Repetition, Search, Study, Trial, work
 
 ONCE = [Repetition(0)]
 RATE, LAYERS = Parameter("rate", low=1e-4, high=1.0, log=True), Parameter("layers", (1, 2, 4))

@@ -19,8 +19,8 @@ from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from lm.training.search_space import Parameter, Value, Values, format_value
-from lm.training.study import Study, format_mean, mean_and_error
+from lm.sweeps.search_space import Parameter, Value, Values, format_value
+from lm.sweeps.study import Study, format_mean, mean_and_error
 
 _STATES = {
     TrialState.COMPLETE: "complete",

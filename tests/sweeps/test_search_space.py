@@ -5,8 +5,8 @@ import math
 import pytest
 
 from lm.errors import UserError
+from lm.sweeps.search_space import Parameter, format_values, grid, load_base, read_space, space_size, with_values
 from lm.training.config import PretrainConfig
-from lm.training.search_space import Parameter, format_values, grid, load_base, read_space, space_size, with_values
 
 BASE = """
 from lm.configuration import to_config_dict

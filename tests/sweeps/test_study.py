@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from lm.errors import TrainingError, UserError
-from lm.training import study as study_module
-from lm.training.search_space import Parameter
-from lm.training.study import PointFailed, Repetition, Search, Study, WorkerLock, propose, work
-from lm.training.sweep_report import as_csv, command, conclusion, rows_of, save_picture
-from tests.training.toy_study import BAYES, GRID, ONCE, begun, loss, quiet, train
+from lm.sweeps import study as study_module
+from lm.sweeps.report import as_csv, command, conclusion, rows_of, save_picture
+from lm.sweeps.search_space import Parameter
+from lm.sweeps.study import PointFailed, Repetition, Search, Study, WorkerLock, propose, work
+from tests.sweeps.toy_study import BAYES, GRID, ONCE, begun, loss, quiet, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ def results(study: Study) -> list[tuple]:
 
 
 def start_worker(directory: Path, search: str, seconds: float) -> subprocess.Popen:
-    arguments = [sys.executable, "-m", "tests.training.toy_study", str(directory), search, str(seconds)]
+    arguments = [sys.executable, "-m", "tests.sweeps.toy_study", str(directory), search, str(seconds)]
     return subprocess.Popen(arguments, cwd=ROOT)
 
 

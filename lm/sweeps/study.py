@@ -30,7 +30,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from lm.errors import TrainingError, UserError
-from lm.training.search_space import Parameter, Values, format_values, grid, space_size
+from lm.sweeps.search_space import Parameter, Values, format_values, grid, space_size
 
 METHODS = ("bayes", "random", "grid")
 PRUNINGS = ("none", "median", "hyperband")
