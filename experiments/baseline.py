@@ -28,13 +28,13 @@ from lm.command_line import define_config_file, run
 from lm.configuration import from_config_dict
 from lm.data.rows import read_examples
 from lm.errors import UserError
+from lm.runs.config import FinetuneConfig
+from lm.runs.work_directory import WorkDirectory
 from lm.tasks.registry import classes_of
 from lm.tasks.sequence_classification import classification_results
 from lm.tasks.supervised import Results, Row, TaskConfig, columns_of
 from lm.tasks.token_classification import tagging_results
-from lm.training.config import FinetuneConfig
 from lm.training.supervised_evaluation import write_results
-from lm.training.work_directory import WorkDirectory
 
 _STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse regularization, chosen by the validation rows
 _IMPOSSIBLE = 1e-9  # probability of a class that a constant answer doesn't give

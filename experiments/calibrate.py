@@ -36,7 +36,7 @@ from lm.calibration.report.page import report_html
 from lm.command_line import define_config_file, run
 from lm.configuration import from_config_dict
 from lm.errors import UserError
-from lm.training.work_directory import WorkDirectory, write_atomically
+from lm.runs.work_directory import WorkDirectory, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

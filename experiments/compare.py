@@ -22,7 +22,7 @@ from lm.calibration.predictions import Predictions
 from lm.command_line import run
 from lm.errors import UserError
 from lm.evaluation.bootstrap import Difference, Metric, SeedSummary, mean_metric, paired_difference, seed_summary
-from lm.training.work_directory import WorkDirectory
+from lm.runs.work_directory import WorkDirectory
 
 METRICS = ("accuracy", "loss")
 

@@ -23,13 +23,13 @@ from lm.configuration import from_config_dict, to_config_dict
 from lm.data.rows import Row, read_examples, read_source
 from lm.data.store import build_corpus
 from lm.errors import UserError
+from lm.runs.config import FinetuneConfig
+from lm.runs.trained_run import TrainedRun, load_run
+from lm.runs.work_directory import WorkDirectory
 from lm.tasks.supervised import columns_of
-from lm.training.config import FinetuneConfig
 from lm.training.evaluation import make_validation
 from lm.training.partitioning import one_device_partitioner
 from lm.training.supervised_evaluation import make_supervised_validation, write_results
-from lm.training.trained_run import TrainedRun, load_run
-from lm.training.work_directory import WorkDirectory
 
 
 @dataclasses.dataclass(frozen=True)

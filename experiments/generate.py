@@ -17,10 +17,10 @@ from lm.configuration import from_config_dict, to_config_dict
 from lm.decoding.generate import Generation, generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
+from lm.inference.samples import encode_prompts
 from lm.models.decoder_lm import DecoderLM
-from lm.training.samples import encode_prompts
-from lm.training.trained_run import load_run
-from lm.training.work_directory import WorkDirectory
+from lm.runs.trained_run import load_run
+from lm.runs.work_directory import WorkDirectory
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -20,21 +20,21 @@ from lm.data.tokenizers import Tokenizer
 from lm.data.windows import MixedBatches
 from lm.errors import UserError
 from lm.evaluation.token_reliability import TokenBuckets
+from lm.inference.predictions import write_predictions
+from lm.inference.samples import write_samples
 from lm.models.accounting import parameter_count, training_flops_per_token
 from lm.models.decoder_lm import DecoderLM
 from lm.objectives.objective import PretrainingTask
 from lm.objectives.registry import make_task, special_tokens
-from lm.training.config import PretrainConfig
+from lm.runs.config import PretrainConfig
+from lm.runs.trained_run import TrainedRun, load_source
+from lm.runs.transfer import transfer
+from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.training.evaluation import describe, make_validation, rehearsed_metrics
 from lm.training.host_memory import keep_freed_memory
-from lm.training.initialization import transfer
 from lm.training.loop import Outcome, Patience, Trainer, check_batch_size
 from lm.training.partitioning import HostBatch, Partitioner, make_partitioner
-from lm.training.predictions import write_predictions
-from lm.training.samples import write_samples
 from lm.training.step import Params
-from lm.training.trained_run import TrainedRun, load_source
-from lm.training.work_directory import WorkDirectory, with_vocabulary
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -30,13 +30,13 @@ from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.evaluation.bootstrap import Difference, paired_difference
 from lm.models.decoder_lm import DecoderLM
-from lm.training.config import FREE_TO_CHANGE, PretrainConfig, TrainingConfig
+from lm.runs.config import FREE_TO_CHANGE, PretrainConfig, TrainingConfig
+from lm.runs.trained_run import TrainedRun, load_run, told_of_source
+from lm.runs.work_directory import WorkDirectory, write_atomically
 from lm.training.evaluation import loss_by_window
 from lm.training.loop import check_batch_size
 from lm.training.optimizers import OptimizerConfig
 from lm.training.partitioning import make_partitioner, one_device_partitioner
-from lm.training.trained_run import TrainedRun, load_run, told_of_source
-from lm.training.work_directory import WorkDirectory, write_atomically
 
 _AT_A_TIME = 64  # texts
 _CONFIG = "self_training.json"

@@ -25,6 +25,15 @@ from experiments.pretrain import pretrain
 from lm.command_line import define_config_file, run
 from lm.configuration import differences, from_config_dict
 from lm.errors import TrainingError, UserError
+from lm.runs.config import (
+    FREE_TO_CHANGE,
+    FinetuneConfig,
+    PredictionsConfig,
+    PretrainConfig,
+    RunConfig,
+    SamplesConfig,
+)
+from lm.runs.work_directory import WorkDirectory, write_atomically
 from lm.sweeps.report import as_csv, as_table, command, conclusion, rows_of, save_picture
 from lm.sweeps.search_space import Parameter, Values, format_values, grid, load_base, read_space, with_values
 from lm.sweeps.study import (
@@ -39,16 +48,7 @@ from lm.sweeps.study import (
     Trial,
     work,
 )
-from lm.training.config import (
-    FREE_TO_CHANGE,
-    FinetuneConfig,
-    PredictionsConfig,
-    PretrainConfig,
-    RunConfig,
-    SamplesConfig,
-)
 from lm.training.loop import LOWER_IS_BETTER, Outcome
-from lm.training.work_directory import WorkDirectory, write_atomically
 
 OnMetrics = Callable[[int, dict[str, float]], None]
 TrainRun = Callable[[RunConfig, WorkDirectory, Console, OnMetrics | None], Outcome]

@@ -17,8 +17,8 @@ from experiments.sweep import SweepConfig
 from lm.configuration import from_config_dict
 from lm.errors import UserError
 from lm.models.accounting import parameter_count
-from lm.training.config import FinetuneConfig, PretrainConfig
-from lm.training.work_directory import WorkDirectory
+from lm.runs.config import FinetuneConfig, PretrainConfig
+from lm.runs.work_directory import WorkDirectory
 from tests.tiny import run, tiny_config
 from tests.tiny_tasks import ANIMALS, COLOURS, FILLERS, rows_of, write_rows
 

@@ -9,7 +9,7 @@ from lm.configuration import differences, flatten, from_config_dict, to_config_d
 from lm.data.config import DataConfig
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
-from lm.training.config import PretrainConfig
+from lm.runs.config import PretrainConfig
 
 
 def test_round_trip_through_config_dict_and_json():

@@ -45,7 +45,7 @@ from lm.calibration.predictions import Predictions
 from lm.command_line import define_config_file, run
 from lm.configuration import differences, from_config_dict
 from lm.errors import UserError
-from lm.training.work_directory import write_atomically
+from lm.runs.work_directory import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,13 +16,13 @@ from rich.console import Console
 from lm.data.windows import prefetch
 from lm.errors import TrainingError, UserError
 from lm.models.accounting import PEAK_FLOPS
-from lm.training.checkpoints import Checkpoints
-from lm.training.config import RunConfig, TrainingConfig
-from lm.training.metrics import MetricsWriter, TrainingProgress
+from lm.runs.checkpoints import Checkpoints
+from lm.runs.config import RunConfig, TrainingConfig
+from lm.runs.work_directory import WorkDirectory
 from lm.training.optimizers import check_freeze, make_optimizer, make_schedule
 from lm.training.partitioning import HostBatch, Partitioner
+from lm.training.progress import MetricsWriter, TrainingProgress
 from lm.training.step import Params, Task, TrainState, init_state, make_train_step
-from lm.training.work_directory import WorkDirectory
 
 LOWER_IS_BETTER = ("loss", "next_sentence_loss", "perplexity", "bits_per_byte", "ece")
 

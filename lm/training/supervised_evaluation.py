@@ -21,10 +21,10 @@ from lm.data.example_batches import EvaluationExampleBatches
 from lm.errors import UserError
 from lm.evaluation.bootstrap import Metric, intervals, mean_metric
 from lm.evaluation.pictures import save_confusion_picture
+from lm.runs.work_directory import WorkDirectory, write_atomically
 from lm.tasks.supervised import Batch, Example, Results, Row, SupervisedTask
 from lm.training.partitioning import HostBatch, Partitioner
 from lm.training.step import TrainState
-from lm.training.work_directory import WorkDirectory, write_atomically
 
 BINNING = Binning(15)
 

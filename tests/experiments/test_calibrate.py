@@ -17,9 +17,9 @@ from lm.decoding.generate import generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
-from lm.training.config import PredictionsConfig
-from lm.training.trained_run import load_run
-from lm.training.work_directory import WorkDirectory
+from lm.runs.config import PredictionsConfig
+from lm.runs.trained_run import load_run
+from lm.runs.work_directory import WorkDirectory
 from tests.tiny import run, tiny_config
 
 QUIET = Console(quiet=True)

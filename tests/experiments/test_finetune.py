@@ -14,9 +14,9 @@ from lm.calibration.predictions import Predictions
 from lm.data.tokenizers import Tokenizer
 from lm.modules.config import ModelConfig
 from lm.objectives.objective import ObjectiveConfig
+from lm.runs.work_directory import WorkDirectory
 from lm.training.loop import Trainer
-from lm.training.metrics import read_metrics
-from lm.training.work_directory import WorkDirectory
+from lm.training.progress import read_metrics
 from tests.tiny import command_line, replace, run, tiny_config
 from tests.tiny_tasks import ANIMALS, COLOURS, CONFIG, FILLERS, KINDS, PARTS, rows_of, tiny_task_config
 

@@ -9,9 +9,9 @@ from experiments import self_train
 from experiments.self_train import SelfTrainConfig
 from lm.configuration import to_config_dict
 from lm.decoding.sampling import SamplingConfig
-from lm.training.config import TrainingConfig
-from lm.training.metrics import read_metrics
+from lm.runs.config import TrainingConfig
 from lm.training.optimizers import OptimizerConfig
+from lm.training.progress import read_metrics
 from tests.tiny import command_line, files_below, run, tiny_config
 
 CONFIG = f"--config={Path(__file__).absolute()}"

@@ -12,15 +12,15 @@ from rich.console import Console
 
 from experiments.sweep import Stopped, SweepConfig, define_flags, main, sweep, train_run
 from lm.errors import TrainingError, UserError
-from lm.training.config import FinetuneConfig
+from lm.runs.config import FinetuneConfig
+from lm.runs.work_directory import WorkDirectory
 from lm.training.loop import Outcome
-from lm.training.work_directory import WorkDirectory
 from tests.tiny import command_line, files_below, tiny_config
 
 QUIET = Console(quiet=True)
 FILE = """
 from lm.configuration import from_config_dict, to_config_dict
-from lm.training.config import {kind}
+from lm.runs.config import {kind}
 import json
 
 def get_config():

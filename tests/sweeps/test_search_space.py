@@ -5,12 +5,12 @@ import math
 import pytest
 
 from lm.errors import UserError
+from lm.runs.config import PretrainConfig
 from lm.sweeps.search_space import Parameter, format_values, grid, load_base, read_space, space_size, with_values
-from lm.training.config import PretrainConfig
 
 BASE = """
 from lm.configuration import to_config_dict
-from lm.training.config import PretrainConfig
+from lm.runs.config import PretrainConfig
 
 def get_config():
     return to_config_dict(PretrainConfig())

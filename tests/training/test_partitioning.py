@@ -15,9 +15,9 @@ from lm.modules.config import ModelConfig
 from lm.objectives.causal_lm import CausalLM
 from lm.objectives.objective import ObjectiveConfig
 from lm.objectives.registry import make_task
+from lm.runs.checkpoints import Checkpoints
 from lm.tasks.sequence_classification import SequenceClassification
 from lm.tasks.supervised import TaskConfig
-from lm.training.checkpoints import Checkpoints
 from lm.training.optimizers import OptimizerConfig, make_optimizer
 from lm.training.partitioning import PartitioningConfig, make_partitioner, parameter_spec, state_shardings
 from lm.training.step import init_state, make_train_step

@@ -18,6 +18,7 @@ from lm.calibration.predictions import Predictions
 from lm.data.example_batches import EvaluationExampleBatches
 from lm.errors import UserError
 from lm.evaluation.bootstrap import mean_metric
+from lm.runs.work_directory import WorkDirectory
 from lm.tasks.sequence_classification import classification_results
 from lm.tasks.supervised import Results
 from lm.training.partitioning import PartitioningConfig, make_partitioner
@@ -31,7 +32,6 @@ from lm.training.supervised_evaluation import (
     with_calibrator,
     write_results,
 )
-from lm.training.work_directory import WorkDirectory
 
 CLASSES = ("no", "perhaps", "yes")
 RANDOM = np.random.default_rng(0)

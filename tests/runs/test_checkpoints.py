@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from lm.errors import UserError
-from lm.training.checkpoints import Checkpoints, fingerprint
+from lm.runs.checkpoints import Checkpoints, fingerprint
 from lm.training.step import TrainState
 
 

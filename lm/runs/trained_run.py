@@ -12,12 +12,12 @@ from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.objectives.registry import make_task
+from lm.runs.checkpoints import Checkpoints
+from lm.runs.config import FinetuneConfig, RunConfig
+from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.tasks.registry import make_supervised_task
-from lm.training.checkpoints import Checkpoints
-from lm.training.config import FinetuneConfig, RunConfig
 from lm.training.optimizers import make_optimizer
 from lm.training.step import Task, TrainState, init_state
-from lm.training.work_directory import WorkDirectory, with_vocabulary
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ from lm.data.tokenizers import Tokenizer
 from lm.decoding.generate import generate
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
-from lm.training.config import SamplesConfig
+from lm.runs.config import SamplesConfig
+from lm.runs.work_directory import write_atomically
 from lm.training.step import TrainState
-from lm.training.work_directory import write_atomically
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:

@@ -3,8 +3,8 @@
 import json
 import math
 
-from lm.training.metrics import MetricsWriter, drop_lines_after, read_metrics
-from lm.training.work_directory import WorkDirectory
+from lm.runs.work_directory import WorkDirectory
+from lm.training.progress import MetricsWriter, drop_lines_after, read_metrics
 
 
 def test_lines_after_a_step_go_and_so_does_a_line_that_was_cut_off(tmp_path):

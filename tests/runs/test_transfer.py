@@ -10,9 +10,9 @@ from lm.errors import UserError
 from lm.models.build import make_language_model
 from lm.models.heads import SequenceClassifier
 from lm.modules.config import ModelConfig
-from lm.training.initialization import Transfer, grouped, transfer, with_embedding
-from lm.training.trained_run import load_run
-from lm.training.work_directory import WorkDirectory
+from lm.runs.trained_run import load_run
+from lm.runs.transfer import Transfer, grouped, transfer, with_embedding
+from lm.runs.work_directory import WorkDirectory
 from tests.tiny import replace, run, tiny_config
 
 ENCODER = ModelConfig("encoder", vocab_size=11, layers=2, width=8, heads=2, max_length=6, segment_types=2)

@@ -16,7 +16,7 @@ from lm.calibration.predictions import Predictions
 from lm.data.store import TokenStore
 from lm.data.windows import window
 from lm.models.decoder_lm import DecoderLM
-from lm.training.config import PredictionsConfig
+from lm.runs.config import PredictionsConfig
 
 # Logits of so many numbers (256 MiB) are written as they are; beyond, as the factors that they are the product of.
 _MOST_LOGITS = 2**26

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from lm.configuration import differences, from_config_dict
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.training.config import FREE_TO_CHANGE, FinetuneConfig, PretrainConfig, RunConfig
+from lm.runs.config import FREE_TO_CHANGE, FinetuneConfig, PretrainConfig, RunConfig
 
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)
 

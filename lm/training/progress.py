@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from lm.training.work_directory import WorkDirectory, write_atomically
+from lm.runs.work_directory import WorkDirectory, write_atomically
 
 
 class MetricsWriter:

@@ -1,0 +1,1 @@
+"""A run on disk: work directory, config, checkpoints, results, transfer."""
