@@ -24,9 +24,8 @@ from ml_collections import ConfigDict
 from lm.configuration import to_config_dict
 from lm.data.config import ExamplesConfig, TokenizerConfig
 from lm.modules.config import ModelConfig
-from lm.runs.config import FinetuneConfig, TrainingConfig
+from lm.runs.config import FinetuneConfig, OptimizerConfig, TrainingConfig
 from lm.tasks.supervised import TaskConfig
-from lm.training.optimizers import OptimizerConfig
 
 
 def get_config() -> ConfigDict:

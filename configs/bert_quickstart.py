@@ -13,8 +13,7 @@ from lm.configuration import to_config_dict
 from lm.data.config import DataConfig, TokenizerConfig
 from lm.modules.config import ModelConfig
 from lm.objectives.objective import ObjectiveConfig
-from lm.runs.config import PretrainConfig, TrainingConfig
-from lm.training.optimizers import OptimizerConfig
+from lm.runs.config import OptimizerConfig, PretrainConfig, TrainingConfig
 
 
 def get_config() -> ConfigDict:

@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 from lm.configuration import to_config_dict
 from lm.data.config import DataConfig, TokenizerConfig
 from lm.models.presets import preset
-from lm.runs.config import PretrainConfig, TrainingConfig
-from lm.training.optimizers import OptimizerConfig
+from lm.runs.config import OptimizerConfig, PretrainConfig, TrainingConfig
 
 
 def get_config() -> ConfigDict:

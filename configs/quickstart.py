@@ -11,8 +11,7 @@ from lm.configuration import to_config_dict
 from lm.data.config import DataConfig, TokenizerConfig
 from lm.decoding.sampling import SamplingConfig
 from lm.modules.config import ModelConfig
-from lm.runs.config import PredictionsConfig, PretrainConfig, SamplesConfig, TrainingConfig
-from lm.training.optimizers import OptimizerConfig
+from lm.runs.config import OptimizerConfig, PredictionsConfig, PretrainConfig, SamplesConfig, TrainingConfig
 
 
 def get_config() -> ConfigDict:

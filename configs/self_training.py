@@ -11,8 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments.self_train import SelfTrainConfig
 from lm.configuration import to_config_dict
-from lm.runs.config import TrainingConfig
-from lm.training.optimizers import OptimizerConfig
+from lm.runs.config import OptimizerConfig, TrainingConfig
 
 
 def get_config() -> ConfigDict:

@@ -20,8 +20,7 @@ from lm.data.config import DataConfig, TokenizerConfig
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
-from lm.runs.config import PretrainConfig, SamplesConfig, TrainingConfig
-from lm.training.optimizers import OptimizerConfig
+from lm.runs.config import OptimizerConfig, PretrainConfig, SamplesConfig, TrainingConfig
 
 # nanoGPT's validation text is the last tenth, which the catalogue set parts into validation and test.
 DATA = DataConfig(source="tfds:tiny_shakespeare", validation_split="validation+test", random_offsets=True)

@@ -18,9 +18,8 @@ from lm.configuration import to_config_dict
 from lm.data.config import ExamplesConfig, TokenizerConfig
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
-from lm.runs.config import FinetuneConfig, TrainingConfig
+from lm.runs.config import FinetuneConfig, OptimizerConfig, TrainingConfig
 from lm.tasks.supervised import TaskConfig
-from lm.training.optimizers import OptimizerConfig
 
 WIDTHS = {"random": 128, "vectors": 50}
 

@@ -18,25 +18,25 @@ import contextlib
 import csv
 import dataclasses
 import io
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
-from lm.calibration.report.page.diagrams import save_pictures
-from lm.calibration.report.page.wording import format_interval, format_p, format_value, verdict
 from rich.console import Console
 from rich.table import Table
 
 from lm.calibration.calibrators import CALIBRATORS
 from lm.calibration.comparison import Settings, compare
 from lm.calibration.predictions import Predictions, split
+from lm.calibration.report.diagrams import save_pictures
 from lm.calibration.report.page import report_html
+from lm.calibration.report.wording import format_interval, format_p, format_value, verdict
 from lm.command_line import define_config_file, run
 from lm.configuration import from_config_dict
 from lm.errors import UserError
-from lm.runs.work_directory import WorkDirectory, write_atomically
+from lm.files import write_atomically, write_json
+from lm.runs.work_directory import WorkDirectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,7 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
         for name, calibrator in fitted.items():
             calibrator.save(directory.calibration / f"{name}.json")
         save_pictures(comparison, directory.calibration)
-        write_atomically(directory.calibration / "comparison.json", json.dumps(comparison, indent=1) + "\n")
+        write_json(directory.calibration / "comparison.json", comparison)
         write_atomically(directory.calibration / "table.csv", as_csv(comparison))
         write_atomically(directory.calibration / "report.html", report_html(comparison))
     console.print(as_table(comparison))

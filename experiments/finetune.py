@@ -32,7 +32,7 @@ from lm.runs.trained_run import TrainedRun, load_source, told_of_source
 from lm.runs.transfer import transfer, with_embedding
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.tasks.registry import classes_of, make_supervised_task, texts_of
-from lm.tasks.supervised import Params, Row, SupervisedTask, columns_of
+from lm.tasks.supervised import Row, SupervisedTask, columns_of
 from lm.tasks.text_encoding import special_tokens
 from lm.training.host_memory import keep_freed_memory
 from lm.training.loop import Outcome, Patience, Trainer, check_batch_size
@@ -43,6 +43,7 @@ from lm.training.supervised_evaluation import (
     rehearsed_results,
     validation_metrics,
 )
+from lm.types import Params
 
 # What doesn't shape parameters: with `init_from` these come from the config, the rest from the run.
 _FREE_OF_SHAPE = ("dropout", "dtype", "parameter_dtype", "attention", "rematerialize")

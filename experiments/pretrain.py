@@ -33,8 +33,8 @@ from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.training.evaluation import describe, make_validation, rehearsed_metrics
 from lm.training.host_memory import keep_freed_memory
 from lm.training.loop import Outcome, Patience, Trainer, check_batch_size
-from lm.training.partitioning import HostBatch, Partitioner, make_partitioner
-from lm.training.step import Params
+from lm.training.partitioning import Partitioner, make_partitioner
+from lm.types import HostBatch, Params
 
 
 def define_flags(values: flags.FlagValues) -> None:

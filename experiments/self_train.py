@@ -29,13 +29,13 @@ from lm.decoding.generate import generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.evaluation.bootstrap import Difference, paired_difference
+from lm.files import read_json, write_atomically, write_json
 from lm.models.decoder_lm import DecoderLM
-from lm.runs.config import FREE_TO_CHANGE, PretrainConfig, TrainingConfig
+from lm.runs.config import FREE_TO_CHANGE, OptimizerConfig, PretrainConfig, TrainingConfig
 from lm.runs.trained_run import TrainedRun, load_run, told_of_source
-from lm.runs.work_directory import WorkDirectory, write_atomically
+from lm.runs.work_directory import WorkDirectory
 from lm.training.evaluation import loss_by_window
 from lm.training.loop import check_batch_size
-from lm.training.optimizers import OptimizerConfig
 from lm.training.partitioning import make_partitioner, one_device_partitioner
 
 _AT_A_TIME = 64  # texts
@@ -100,7 +100,7 @@ def self_train(config: SelfTrainConfig, workdir: Path, console: Console) -> int:
     first = load_first(config)
     check(config, first, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(workdir / _CONFIG, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    write_json(workdir / _CONFIG, dataclasses.asdict(config))
     losses: dict[str, list[dict[str, float]]] = {"self-training": [], "control": []}
     newest = {arm: Path(config.init_from) for arm in losses}
     for number in range(1, config.rounds + 1):
@@ -155,10 +155,7 @@ def check_same(config: SelfTrainConfig, workdir: Path) -> None:
     path = workdir / _CONFIG
     if not path.exists():
         return
-    try:
-        changed = differences(json.loads(path.read_text(encoding="utf-8")), config)
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+    changed = differences(read_json(path), config)
     changed = {name: pair for name, pair in changed.items() if not name.startswith(("rounds", *FREE_TO_CHANGE))}
     if changed:
         listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
@@ -240,7 +237,7 @@ def report(losses: dict[str, list[dict[str, float]]], change: Difference, workdi
         soft_wrap=True,
     )
     effect = {"rounds": losses, "change": dataclasses.asdict(change)}
-    write_atomically(workdir / "effect.json", json.dumps(effect, indent=1) + "\n")
+    write_json(workdir / "effect.json", effect)
 
 
 if __name__ == "__main__":

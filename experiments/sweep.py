@@ -9,7 +9,6 @@ known so far. Written into the directory: table.csv, sweep.json, the picture swe
 
 import dataclasses
 import hashlib
-import json
 import math
 import re
 import signal
@@ -25,6 +24,7 @@ from experiments.pretrain import pretrain
 from lm.command_line import define_config_file, run
 from lm.configuration import differences, from_config_dict
 from lm.errors import TrainingError, UserError
+from lm.files import read_json, write_atomically, write_json
 from lm.runs.config import (
     FREE_TO_CHANGE,
     FinetuneConfig,
@@ -33,7 +33,7 @@ from lm.runs.config import (
     RunConfig,
     SamplesConfig,
 )
-from lm.runs.work_directory import WorkDirectory, write_atomically
+from lm.runs.work_directory import WorkDirectory
 from lm.sweeps.report import as_csv, as_table, command, conclusion, rows_of, save_picture
 from lm.sweeps.search_space import Parameter, Values, format_values, grid, load_base, read_space, with_values
 from lm.sweeps.study import (
@@ -233,12 +233,9 @@ def claim(config: SweepConfig, base: RunConfig, directory: Path) -> None:
     asked = {"config": dataclasses.asdict(config), "base": dataclasses.asdict(base)}
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(asked, indent=2) + "\n")
+        write_json(path, asked)
         return
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+    known = read_json(path)
     # The base may be called by another name; what it says is compared.
     free = ("config.trials", "config.base", *(f"base.{name}" for name in FREE_TO_CHANGE))
     pairs = {name: pair for name, pair in differences(known, asked).items() if not name.startswith(free)}
@@ -330,7 +327,7 @@ def report(config: SweepConfig, base: RunConfig, study: Study, directory: Path, 
     }
     with study.lock:  # of several processes that end at once, one writes at a time
         write_atomically(directory / "table.csv", as_csv(rows, study))
-        write_atomically(directory / "sweep.json", json.dumps(found, indent=1) + "\n")
+        write_json(directory / "sweep.json", found)
         save_picture(rows, study, directory)
     if rows and len(rows) == search.total and all(row["state"] == "failed" for row in rows):
         raise TrainingError(f"all {len(rows)} trials failed; trial {rows[0]['trial']}: {rows[0]['message']}")

@@ -12,11 +12,9 @@ from lm.command_line import run as run_command
 from lm.data.config import DataConfig, TokenizerConfig
 from lm.decoding.sampling import SamplingConfig
 from lm.modules.config import ModelConfig
-from lm.runs.config import PretrainConfig, SamplesConfig, TrainingConfig
+from lm.runs.config import OptimizerConfig, PartitioningConfig, PretrainConfig, SamplesConfig, TrainingConfig
 from lm.runs.work_directory import WorkDirectory
 from lm.training.loop import Outcome
-from lm.training.optimizers import OptimizerConfig
-from lm.training.partitioning import PartitioningConfig
 
 WORDS = [
     "the",

@@ -27,7 +27,6 @@ Axes: N texts, C classes, K seeds, E epochs.
 import dataclasses
 import functools
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,7 +44,7 @@ from lm.calibration.predictions import Predictions
 from lm.command_line import define_config_file, run
 from lm.configuration import differences, from_config_dict
 from lm.errors import UserError
-from lm.runs.work_directory import write_atomically
+from lm.files import read_json, write_atomically, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +133,7 @@ def main(values: flags.FlagValues) -> None:
     for name, pairs in files.items():
         with console.status(f"calibrating {name}"):
             rows.append(make_row(name, config.row(name), pairs))
-    write_atomically(directory / "table.json", json.dumps(rows, indent=2) + "\n")
+    write_json(directory / "table.json", rows)
     write_atomically(directory / "table.csv", as_csv(rows))
     write_atomically(directory / "table.md", text := as_markdown(rows))
     print(text, end="")
@@ -149,10 +148,7 @@ def check(directory: Path, config: Guo2017Config) -> None:
     file = directory / "config.json"
     if not file.exists():
         return
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}): use another --workdir") from error
+    known = read_json(file)
     for name, (old, new) in differences(known, config).items():
         if name.rpartition(".")[2] not in _NO_MATTER:
             raise UserError(f"{directory} has config.{name}={old!r}, not {new!r}: use another --workdir")
@@ -162,7 +158,7 @@ def claim(directory: Path, config: Guo2017Config) -> None:
     """Makes the directory, with the config; raises a UserError if it can't be written."""
     try:
         (directory / "predictions").mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+        write_json(directory / "config.json", dataclasses.asdict(config))
     except OSError as error:
         raise UserError(f"--workdir={directory} cannot be written: {error.strerror}") from error
 

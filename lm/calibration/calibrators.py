@@ -26,6 +26,7 @@ from lm.calibration.logits import Logits, map_chunks, rows, take, whole
 from lm.calibration.outcomes import outcomes
 from lm.calibration.temperature import fit_temperature
 from lm.errors import UserError
+from lm.files import write_atomically
 
 Parameters = dict[str, Any]
 
@@ -273,9 +274,7 @@ class Fitted:
         """Writes JSON."""
         record = {**dataclasses.asdict(self), "parameters": jax.tree.map(_to_json, self.parameters)}
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_text(json.dumps(record) + "\n")
-        temporary.replace(path)
+        write_atomically(path, json.dumps(record) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Fitted":

@@ -4,7 +4,6 @@ Axes: N items, C classes, M bins, R resamples.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +31,7 @@ from lm.calibration.significance import (
     totals_of_sums,
     wilson_interval,
 )
+from lm.files import json_value
 
 _MEANS = {
     "nll": "nll_N",
@@ -118,7 +118,7 @@ def compare(
         "metrics": [_column(metric, settings) for metric in METRICS if metric.name in before.values],
         "methods": methods,
     }
-    return _finite(comparison), fitted
+    return json_value(comparison), fitted
 
 
 _UNCALIBRATED = {
@@ -163,17 +163,6 @@ def _column(metric: Metric, settings: Settings) -> dict[str, Any]:
     else:
         specification["interval"] = f"bias-corrected bootstrap, {settings.resamples} resamples"
     return {**column, "specification": specification}
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for numbers that JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from lm.calibration.logits import FactoredLogits, take
 from lm.errors import UserError
+from lm.files import written_atomically
 
 _SCORES = ("logits", "log_probs", "probabilities")
 
@@ -82,9 +83,8 @@ class Predictions:
         if self.class_names is not None:
             arrays["class_names"] = np.array(self.class_names)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part.npz")
-        np.savez(temporary, **arrays)
-        temporary.replace(path)
+        with written_atomically(path) as temporary:
+            np.savez(temporary, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":

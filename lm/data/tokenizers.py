@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import sys
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from lm.data.config import TokenizerConfig
 from lm.errors import UserError
+from lm.files import write_atomically
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "[UNK]"
@@ -148,13 +148,7 @@ class Tokenizer:
 
     def save(self, path: str | os.PathLike):
         """Writes tokenizer.json: whole, or not at all."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            temporary.write_bytes(self._content.encode())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(Path(path), self._content)
 
     @classmethod
     def load(cls, path: str | os.PathLike, end_of_text: bool = True) -> "Tokenizer":

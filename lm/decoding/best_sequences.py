@@ -14,8 +14,7 @@ from lm.decoding.beam_search import BeamSearchConfig, Decoded, Step, beam_search
 from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
 from lm.modules.stack import Caches, empty_caches
-
-Params = Any
+from lm.types import Params
 
 
 def best_outputs(

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lm.errors import UserError
+from lm.files import written_atomically
 
 _INK, _MUTED, _LINES = "#1f2328", "#68707a", "#d3d8de"
 _STYLE = {
@@ -53,7 +54,8 @@ def save_confusion_picture(confusion_CC: np.ndarray, class_names: Sequence[str],
         figure = _draw(np.asarray(confusion_CC), class_names)
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else None  # the same picture, the same bytes
-        figure.savefig(path, dpi=150, facecolor="white", metadata=metadata)
+        with written_atomically(path) as temporary:
+            figure.savefig(temporary, dpi=150, facecolor="white", metadata=metadata)
 
 
 def _draw(confusion_CC: np.ndarray, class_names: Sequence[str]) -> Figure:

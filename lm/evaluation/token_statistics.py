@@ -137,3 +137,28 @@ def statistics_in_chunks(
 
     statistics = jax.lax.map(one_chunk, (chunked_hidden, chunked_targets))
     return jax.tree.map(lambda x: x.reshape(-1)[:tokens].reshape(targets_BT.shape), statistics)
+
+
+def token_loss(
+    statistics: TokenStatistics, weights_BT: Array, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> tuple[Array, dict[str, Array]]:
+    """The objective summed over the tokens of a batch, and the sums to report.
+
+    Args:
+      statistics: of the tokens, [B, T].
+      weights_BT: how much each token counts.
+      label_smoothing: the share of each target that is spread evenly over the vocabulary (Szegedy et al. 2016).
+      z_loss: weight of the squared log-normalizer (Chowdhery et al. 2022, section 5).
+
+    Returns:
+      The weighted sum of the objective, and weighted sums by name: `weight` (the number of tokens, by which the others
+      are to be divided), `loss` (negative log-likelihood) and `objective`.
+    """
+    per_token = statistics.nll
+    if label_smoothing:
+        uniform_nll = statistics.log_normalizer - statistics.mean_logit
+        per_token = (1 - label_smoothing) * statistics.nll + label_smoothing * uniform_nll
+    if z_loss:
+        per_token = per_token + z_loss * jnp.square(statistics.log_normalizer)
+    total = (weights_BT * per_token).sum()
+    return total, {"weight": weights_BT.sum(), "loss": (weights_BT * statistics.nll).sum(), "objective": total}

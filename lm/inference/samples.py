@@ -8,10 +8,10 @@ import jax
 from lm.data.tokenizers import Tokenizer
 from lm.decoding.generate import generate
 from lm.errors import UserError
+from lm.files import write_atomically
 from lm.models.decoder_lm import DecoderLM
 from lm.runs.config import SamplesConfig
-from lm.runs.work_directory import write_atomically
-from lm.training.step import TrainState
+from lm.runs.state import TrainState
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:

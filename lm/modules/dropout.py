@@ -19,3 +19,8 @@ class Dropout(nn.Module):
     def __call__(self, inputs: Array) -> Array:
         """Returns `inputs`, of any shape, with entries dropped and the rest scaled up."""
         return nn.Dropout(self.config.dropout, deterministic=not self.has_rng("dropout"))(inputs)
+
+
+def dropout_rngs(key: Array | None) -> dict[str, Array]:
+    """The `rngs` of `Module.apply`; without a key dropout is off."""
+    return {} if key is None else {"dropout": key}

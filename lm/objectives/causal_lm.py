@@ -12,17 +12,11 @@ from jax import Array
 from lm.data.store import Corpus
 from lm.data.windows import TrainBatches, ValidationBatches
 from lm.evaluation.token_reliability import TokenBuckets
-from lm.evaluation.token_statistics import TokenStatistics
+from lm.evaluation.token_statistics import TokenStatistics, token_loss
 from lm.models.decoder_lm import DecoderLM
-from lm.objectives.objective import (
-    Batch,
-    ObjectiveConfig,
-    Params,
-    dropout_rngs,
-    predicted_statistics,
-    row_sums,
-    token_loss,
-)
+from lm.modules.dropout import dropout_rngs
+from lm.objectives.objective import ObjectiveConfig, predicted_statistics, row_sums
+from lm.types import Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +51,14 @@ class CausalLM:
           dropout_key: turns dropout on.
 
         Returns:
-          As `lm.objectives.objective.token_loss`.
+          As `lm.evaluation.token_statistics.token_loss`.
         """
-        return token_loss(self._statistics(params, batch, dropout_key), batch["weights"], self.objective)
+        return token_loss(
+            self._statistics(params, batch, dropout_key),
+            batch["weights"],
+            self.objective.label_smoothing,
+            self.objective.z_loss,
+        )
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
         """Weighted sums over each window and reliability, as `lm.objectives.objective.row_sums`."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from lm.data.store import Corpus
 from lm.data.windows import TrainBatches, ValidationBatches, host_rows
-from lm.objectives.objective import HostBatch
+from lm.types import HostBatch
 
 TRAINING, VALIDATION = 1, 2  # set the random numbers of the splits apart, and both from those that order the windows
 

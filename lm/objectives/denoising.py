@@ -29,8 +29,9 @@ from lm.objectives.corruption import (
     positions_in_segments,
     units_of,
 )
-from lm.objectives.objective import HostBatch, ObjectiveConfig, special_id
+from lm.objectives.objective import ObjectiveConfig, special_id
 from lm.objectives.text_to_text import TextToText
+from lm.types import HostBatch
 
 MASK = "[MASK]"
 

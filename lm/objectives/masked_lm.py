@@ -27,8 +27,9 @@ from lm.data.token_texts import WordBorders, ordinary_tokens
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.token_reliability import TokenBuckets
-from lm.evaluation.token_statistics import TokenStatistics
+from lm.evaluation.token_statistics import TokenStatistics, token_loss
 from lm.models.encoder_lm import EncoderLM
+from lm.modules.dropout import dropout_rngs
 from lm.objectives.corruption import (
     CorruptsWindows,
     RowRandom,
@@ -37,17 +38,8 @@ from lm.objectives.corruption import (
     positions_in_segments,
     units_of,
 )
-from lm.objectives.objective import (
-    Batch,
-    HostBatch,
-    ObjectiveConfig,
-    Params,
-    dropout_rngs,
-    predicted_statistics,
-    row_sums,
-    special_id,
-    token_loss,
-)
+from lm.objectives.objective import ObjectiveConfig, predicted_statistics, row_sums, special_id
+from lm.types import Batch, HostBatch, Params
 
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]")
 
@@ -166,9 +158,9 @@ class MaskedLM(CorruptsWindows):
         return self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
     def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
-        """The objective summed over the hidden tokens, as `lm.objectives.objective.token_loss`."""
+        """The objective summed over the hidden tokens, as `lm.evaluation.token_statistics.token_loss`."""
         statistics = self._statistics(params, batch, dropout_key)
-        return token_loss(statistics, batch["weights"], self.objective)
+        return token_loss(statistics, batch["weights"], self.objective.label_smoothing, self.objective.z_loss)
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
         """Weighted sums over each row and reliability, as `lm.objectives.objective.row_sums`."""

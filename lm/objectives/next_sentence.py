@@ -23,11 +23,12 @@ from lm.data.store import Corpus, TokenStore
 from lm.data.windows import ENDLESS, host_rows
 from lm.errors import UserError
 from lm.evaluation.token_reliability import TokenBuckets
-from lm.evaluation.token_statistics import TokenStatistics, token_statistics
+from lm.evaluation.token_statistics import TokenStatistics, token_loss, token_statistics
 from lm.models.encoder_lm import EncoderLM
 from lm.objectives.corruption import TRAINING, VALIDATION, RowRandom
 from lm.objectives.masked_lm import Masking, hidden_states, masked_token_statistics, masked_token_sums
-from lm.objectives.objective import Batch, HostBatch, ObjectiveConfig, Params, token_loss
+from lm.objectives.objective import ObjectiveConfig
+from lm.types import Batch, HostBatch, Params
 
 SHORT_ROWS = 0.1  # the share of rows that are cut to a random length, so that short texts are seen too
 
@@ -73,10 +74,10 @@ class NextSentence:
         are, that gives BERT's objective: the mean over masked tokens, plus a mean over rows.
 
         Returns:
-          As `lm.objectives.objective.token_loss`; besides, `next_sentence_loss`. `loss` is of the masked tokens alone.
+          As `lm.evaluation.token_statistics.token_loss` and `next_sentence_loss`; `loss` is of masked tokens alone.
         """
         tokens, pair = self._statistics(params, batch, dropout_key)
-        total, sums = token_loss(tokens, batch["weights"], self.objective)
+        total, sums = token_loss(tokens, batch["weights"], self.objective.label_smoothing, self.objective.z_loss)
         pair_loss = (batch["weights"].sum(axis=1) * pair.nll).sum()
         total = total + pair_loss
         return total, sums | {"objective": total, "next_sentence_loss": pair_loss}

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from lm.data.store import Corpus
@@ -20,10 +19,7 @@ from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.token_reliability import TokenBuckets, reliability_sums
 from lm.evaluation.token_statistics import TokenStatistics, statistics_in_chunks, token_statistics
-
-Batch = dict[str, Array]
-HostBatch = dict[str, np.ndarray]
-Params = Any
+from lm.types import Batch, HostBatch, Params
 
 OBJECTIVES = (
     "causal",
@@ -159,26 +155,6 @@ def predicted_statistics(
     return token_statistics(to_logits(hidden_BTD), targets_BT)
 
 
-def token_loss(
-    statistics: TokenStatistics, weights_BT: Array, objective: ObjectiveConfig
-) -> tuple[Array, dict[str, Array]]:
-    """The objective summed over the tokens of a batch, and the sums to report.
-
-    Returns:
-      The weighted sum of the objective, and weighted sums by name: `weight` (the number of tokens, by which the others
-      are to be divided), `loss` (negative log-likelihood) and `objective`.
-    """
-    smoothing = objective.label_smoothing
-    per_token = statistics.nll
-    if smoothing:
-        uniform_nll = statistics.log_normalizer - statistics.mean_logit
-        per_token = (1 - smoothing) * statistics.nll + smoothing * uniform_nll
-    if objective.z_loss:
-        per_token = per_token + objective.z_loss * jnp.square(statistics.log_normalizer)
-    total = (weights_BT * per_token).sum()
-    return total, {"weight": weights_BT.sum(), "loss": (weights_BT * statistics.nll).sum(), "objective": total}
-
-
 def row_sums(
     statistics: TokenStatistics, positions_BT: Array, weights_BT: Array, buckets: TokenBuckets, vocab_size: int
 ) -> dict[str, Any]:
@@ -198,11 +174,6 @@ def row_sums(
         statistics, statistics.predicted, positions_BT, weights_BT, buckets, vocab_size
     )
     return sums
-
-
-def dropout_rngs(key: Array | None) -> dict[str, Array]:
-    """The `rngs` of `Module.apply`; without a key dropout is off."""
-    return {} if key is None else {"dropout": key}
 
 
 def special_id(tokenizer: Tokenizer, name: str) -> int:

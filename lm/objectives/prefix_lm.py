@@ -17,19 +17,12 @@ import numpy as np
 from jax import Array
 
 from lm.evaluation.token_reliability import TokenBuckets
-from lm.evaluation.token_statistics import TokenStatistics
+from lm.evaluation.token_statistics import TokenStatistics, token_loss
 from lm.models.decoder_lm import DecoderLM
+from lm.modules.dropout import dropout_rngs
 from lm.objectives.corruption import CorruptsWindows, RowRandom
-from lm.objectives.objective import (
-    Batch,
-    HostBatch,
-    ObjectiveConfig,
-    Params,
-    dropout_rngs,
-    predicted_statistics,
-    row_sums,
-    token_loss,
-)
+from lm.objectives.objective import ObjectiveConfig, predicted_statistics, row_sums
+from lm.types import Batch, HostBatch, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +47,13 @@ class PrefixLM(CorruptsWindows):
         return self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
     def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
-        """The objective summed over what follows the prefixes, as `lm.objectives.objective.token_loss`."""
-        return token_loss(self._statistics(params, batch, dropout_key), batch["weights"], self.objective)
+        """The objective summed over what follows the prefixes, as `lm.evaluation.token_statistics.token_loss`."""
+        return token_loss(
+            self._statistics(params, batch, dropout_key),
+            batch["weights"],
+            self.objective.label_smoothing,
+            self.objective.z_loss,
+        )
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
         """Weighted sums over each window and reliability, as `lm.objectives.objective.row_sums`."""

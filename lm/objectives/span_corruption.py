@@ -19,8 +19,9 @@ import numpy as np
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.objectives.corruption import CorruptsWindows, RowRandom, positions_in_segments
-from lm.objectives.objective import HostBatch, ObjectiveConfig, special_id
+from lm.objectives.objective import ObjectiveConfig, special_id
 from lm.objectives.text_to_text import TextToText
+from lm.types import HostBatch
 
 
 def sentinel_name(number: int) -> str:

@@ -20,17 +20,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from lm.evaluation.token_reliability import TokenBuckets
-from lm.evaluation.token_statistics import TokenStatistics
+from lm.evaluation.token_statistics import TokenStatistics, token_loss
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
-from lm.objectives.objective import (
-    Batch,
-    ObjectiveConfig,
-    Params,
-    dropout_rngs,
-    predicted_statistics,
-    row_sums,
-    token_loss,
-)
+from lm.modules.dropout import dropout_rngs
+from lm.objectives.objective import ObjectiveConfig, predicted_statistics, row_sums
+from lm.types import Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +50,13 @@ class TextToText:
         return self.model.init(key, one_token, one_token)["params"]
 
     def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
-        """The objective summed over the targets, as `lm.objectives.objective.token_loss`."""
-        return token_loss(self._statistics(params, batch, dropout_key), batch["weights"], self.objective)
+        """The objective summed over the targets, as `lm.evaluation.token_statistics.token_loss`."""
+        return token_loss(
+            self._statistics(params, batch, dropout_key),
+            batch["weights"],
+            self.objective.label_smoothing,
+            self.objective.z_loss,
+        )
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
         """Weighted sums over each row and reliability, as `lm.objectives.objective.row_sums`."""

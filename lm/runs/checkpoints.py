@@ -12,7 +12,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm.errors import UserError
 from lm.models.parameter_paths import by_path, told_misfits
-from lm.training.step import TrainState
+from lm.runs.state import TrainState
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """Everything that determines a pretraining run, in one frozen dataclass."""
 
 import dataclasses
+import re
 
 from lm.data.config import DataConfig, ExamplesConfig, TokenizerConfig
 from lm.decoding.sampling import SamplingConfig
@@ -8,8 +9,115 @@ from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.objectives.objective import ObjectiveConfig
 from lm.tasks.supervised import TaskConfig
-from lm.training.optimizers import OptimizerConfig
-from lm.training.partitioning import PartitioningConfig
+
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adafactor", "lion", "muon")
+SCHEDULES = ("constant", "cosine", "linear", "warmup_stable_decay", "inverse_square_root")
+STRATEGIES = ("jit", "pmap")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """How parameters move, validated when made.
+
+    Attributes:
+      name: "sgd", "momentum", "adam", "adamw", "adafactor", "lion" or "muon" (Muon for the matrices inside the stack,
+        Adam for everything else).
+      learning_rate: the highest that the schedule reaches.
+      schedule: "constant", "cosine", "linear", "warmup_stable_decay" or "inverse_square_root", each after a linear
+        warm-up from 0.
+      warmup_steps: optimizer steps of warm-up.
+      decay_fraction: the last part of training in which "warmup_stable_decay" falls linearly.
+      final_learning_rate: where "cosine", "linear" and "warmup_stable_decay" end, as a fraction of `learning_rate`.
+      b1: decay of the first moment; also the momentum of "momentum" and "muon".
+      b2: decay of the second moment.
+      epsilon: added to the root of the second moment.
+      weight_decay: decoupled: per step, parameters shrink by learning rate times this. Not for "adam".
+      decay_embeddings: whether weight decay and the penalties also act on embeddings and the output matrix. They never
+        act on norms and biases.
+      adam_learning_rate: for "muon", that of the parameters which Adam moves, as a fraction of `learning_rate`.
+      clip_norm: gradients with a larger global norm are scaled down to it; 0: never.
+      l1: weight of the sum of absolute values, added to the objective per step.
+      l2: weight of half the sum of squares, added to the objective per step.
+      layer_decay: each layer's learning rate is that of the layer above it times this, down to the embeddings; heads
+        learn at the full rate (Howard & Ruder 2018; Clark et al. 2020); 1: all learn alike.
+      freeze: patterns (regular expressions) of paths of parameters that stay as they are, such as "body/.*embedding".
+      ema_decay: keeps an exponential moving average of the parameters, with which evaluation and generation work;
+        0: none.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 100
+    decay_fraction: float = 0.2
+    final_learning_rate: float = 0.1
+    b1: float = 0.9
+    b2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    decay_embeddings: bool = True
+    adam_learning_rate: float = 0.1
+    clip_norm: float = 1.0
+    l1: float = 0.0
+    l2: float = 0.0
+    layer_decay: float = 1.0
+    freeze: tuple[str, ...] = ()
+    ema_decay: float = 0.0
+
+    def __post_init__(self):
+        for name, known in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"config.optimizer.{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
+                )
+        for name in ("warmup_steps", "weight_decay", "clip_norm", "l1", "l2", "epsilon", "final_learning_rate"):
+            if getattr(self, name) < 0:
+                raise UserError(f"config.optimizer.{name} must not be negative, got {getattr(self, name)}")
+        for name in ("b1", "b2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"config.optimizer.{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"config.optimizer.layer_decay must be in (0, 1], got {self.layer_decay}")
+        if isinstance(self.freeze, str):
+            raise UserError(f"config.optimizer.freeze must be a tuple of patterns, got {self.freeze!r}: write a comma")
+        for pattern in self.freeze:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(f"config.optimizer.freeze: {pattern!r} is no regular expression: {error}") from error
+        if not 0 < self.decay_fraction <= 1:
+            raise UserError(f"config.optimizer.decay_fraction must be in (0, 1], got {self.decay_fraction}")
+        if self.learning_rate <= 0:
+            raise UserError(f"config.optimizer.learning_rate must be positive, got {self.learning_rate}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PartitioningConfig:
+    """How devices share the work.
+
+    Attributes:
+      strategy: "jit" (a mesh) or "pmap" (data parallel, parameters replicated).
+      data: devices along the axis `data`; -1: all that the other axes leave.
+      fsdp: devices along the axis `fsdp`.
+      tensor: devices along the axis `tensor`.
+    """
+
+    strategy: str = "jit"
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        if self.strategy not in STRATEGIES:
+            raise UserError(
+                f"config.partitioning.strategy must be one of {', '.join(STRATEGIES)}; got {self.strategy!r}"
+            )
+        if self.strategy == "pmap" and (self.fsdp, self.tensor) != (1, 1):
+            raise UserError(
+                "config.partitioning.strategy=pmap replicates parameters: set fsdp=1 and tensor=1, or use jit"
+            )
+        if (self.data < 1 and self.data != -1) or self.fsdp < 1 or self.tensor < 1:
+            raise UserError("config.partitioning: fsdp and tensor must be at least 1, and data too unless it is -1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,11 @@ from lm.modules.config import ModelConfig
 from lm.objectives.registry import make_task
 from lm.runs.checkpoints import Checkpoints
 from lm.runs.config import FinetuneConfig, RunConfig
+from lm.runs.state import TrainState
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.tasks.registry import make_supervised_task
 from lm.training.optimizers import make_optimizer
-from lm.training.step import Task, TrainState, init_state
+from lm.training.step import Task, init_state
 
 
 @dataclasses.dataclass(frozen=True)

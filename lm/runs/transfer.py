@@ -11,8 +11,7 @@ from rich.console import Console
 
 from lm.errors import UserError
 from lm.models.parameter_paths import by_path, path_name, told_misfits
-
-Params = Any
+from lm.types import Params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,15 +5,15 @@ predictions/  calibration/
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lm.configuration import differences, from_config_dict
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
+from lm.files import read_json, write_json
 from lm.runs.config import FREE_TO_CHANGE, FinetuneConfig, PretrainConfig, RunConfig
 
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)
@@ -98,7 +98,7 @@ class WorkDirectory:
         free = tuple(FREE_TO_CHANGE)
         changed = {
             name: values
-            for name, values in differences(_read_json(self.config), config).items()
+            for name, values in differences(read_json(self.config), config).items()
             if not name.startswith(free)
         }
         if changed:
@@ -116,9 +116,9 @@ class WorkDirectory:
             if not self.tokenizer.exists():
                 tokenizer.save(self.tokenizer)
             if classes:
-                write_atomically(self.classes, json.dumps(list(classes), ensure_ascii=False) + "\n")
+                write_json(self.classes, list(classes))
             # Last: a directory with a config is a whole one.
-            write_atomically(self.config, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+            write_json(self.config, dataclasses.asdict(config))
         except OSError as error:
             raise UserError(f"--workdir={self.path} cannot be written: {error.strerror}") from error
 
@@ -128,7 +128,7 @@ class WorkDirectory:
         Raises:
           UserError: if the file is no JSON.
         """
-        return tuple(_read_json(self.classes)) if self.classes.exists() else ()
+        return tuple(read_json(self.classes)) if self.classes.exists() else ()
 
     def load_config(self) -> RunConfig:
         """The config of the run that lives here.
@@ -138,7 +138,7 @@ class WorkDirectory:
         """
         if not self.config.exists():
             raise UserError(f"--workdir={self.path} holds no run: there is no {self.config.name} in it")
-        values = _read_json(self.config)
+        values = read_json(self.config)
         kind = FinetuneConfig if "task" in values else PretrainConfig
         return from_config_dict(kind, values, prefix=str(self.config))
 
@@ -153,17 +153,3 @@ def with_vocabulary(config: AnyConfig, tokenizer: Tokenizer) -> AnyConfig:
     if size < tokenizer.vocab_size:
         raise UserError(f"config.model.vocab_size={size} is smaller than the tokenizer's {tokenizer.vocab_size}")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that at no moment a part of it can be seen."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error

@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
+from lm.files import written_atomically
 from lm.sweeps.search_space import Parameter, Value, Values, format_value
 from lm.sweeps.study import Study, format_mean, mean_and_error
 
@@ -138,7 +139,8 @@ def save_picture(rows: Sequence[Row], study: Study, directory: Path) -> None:
     with matplotlib.rc_context(_STYLE):
         figure = _draw(rows, study)
         for suffix, options in ((".png", {"dpi": 180}), (".svg", {"metadata": {"Date": None}})):
-            figure.savefig(directory / f"sweep{suffix}", facecolor="white", **options)
+            with written_atomically(directory / f"sweep{suffix}") as temporary:
+                figure.savefig(temporary, facecolor="white", **options)
 
 
 def _draw(rows: Sequence[Row], study: Study) -> Figure:

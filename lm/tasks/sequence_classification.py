@@ -20,7 +20,8 @@ from lm.evaluation.classification import classification_metrics, confusion_matri
 from lm.models.heads import SequenceClassifier
 from lm.tasks import text_encoding
 from lm.tasks.classification_loss import ClassificationLoss
-from lm.tasks.supervised import Batch, Encoded, Example, Params, Results, Row, TaskConfig
+from lm.tasks.supervised import Encoded, Example, Results, Row, TaskConfig
+from lm.types import Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)

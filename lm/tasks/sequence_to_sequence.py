@@ -16,12 +16,12 @@ from lm.decoding.beam_search import BeamSearchConfig
 from lm.errors import UserError
 from lm.evaluation.bootstrap import Metric
 from lm.evaluation.generation import generation_metrics, signatures
-from lm.evaluation.token_statistics import TokenStatistics, token_statistics
+from lm.evaluation.token_statistics import TokenStatistics, token_loss, token_statistics
 from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
-from lm.objectives.objective import ObjectiveConfig, token_loss
-from lm.tasks.supervised import Batch, Encoded, Example, Params, Results, Row, TaskConfig
+from lm.tasks.supervised import Encoded, Example, Results, Row, TaskConfig
 from lm.tasks.target_models import TargetModel, target_model
+from lm.types import Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class SequenceToSequence:
           The sum, and sums by name: `weight` (tokens), `loss` (negative log-likelihood) and `objective`.
         """
         statistics, weights_BT = self._statistics(params, batch, dropout_key)
-        return token_loss(statistics, weights_BT, ObjectiveConfig(label_smoothing=self.config.label_smoothing))
+        return token_loss(statistics, weights_BT, self.config.label_smoothing)
 
     def predict(self, params: Params, batch: Batch) -> dict[str, Array]:
         """What the model writes for each source, and what it makes of the true target.

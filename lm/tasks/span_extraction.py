@@ -23,7 +23,8 @@ from lm.evaluation.spans import span_metrics
 from lm.evaluation.token_statistics import token_statistics
 from lm.models.heads import SpanExtractor
 from lm.tasks import text_encoding
-from lm.tasks.supervised import Batch, Encoded, Example, Params, Results, Row, TaskConfig
+from lm.tasks.supervised import Encoded, Example, Results, Row, TaskConfig
+from lm.types import Batch, Params
 
 _LOWEST_LOG = -100.0  # of a probability that is 0 in float64: calibration wants finite logits
 

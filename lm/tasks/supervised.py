@@ -15,6 +15,7 @@ from jax import Array
 from lm.calibration.predictions import Predictions
 from lm.errors import UserError
 from lm.evaluation.bootstrap import Metric
+from lm.types import Batch, Params
 
 TASKS = ("classification", "tagging", "question_answering", "sequence_to_sequence", "completion")
 
@@ -38,8 +39,6 @@ _ONLY_FOR: dict[str, tuple[str, ...]] = {
 
 Row = Mapping[str, Any]
 Example = dict[str, np.ndarray]
-Batch = dict[str, Array]
-Params = Any
 
 
 @dataclasses.dataclass(frozen=True)

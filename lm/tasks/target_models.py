@@ -22,7 +22,9 @@ from lm.decoding.best_sequences import best_continuations, best_outputs
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
-from lm.tasks.supervised import Batch, Example, Params
+from lm.modules.dropout import dropout_rngs
+from lm.tasks.supervised import Example
+from lm.types import Batch, Params
 
 
 class TargetModel(Protocol):
@@ -95,7 +97,7 @@ class EncoderDecoderTargets:
     def hidden(self, params: Params, batch: Batch, dropout_key: Array | None) -> Array:
         """The decoder's last hidden states, [B, T, D]."""
         inputs = (batch["inputs"], batch["tokens"], batch["input_segments"])
-        return self.model.apply({"params": params}, *inputs, rngs=_rngs(dropout_key), method=_encode_and_decode)
+        return self.model.apply({"params": params}, *inputs, rngs=dropout_rngs(dropout_key), method=_encode_and_decode)
 
     def generate(self, params: Params, batch: Batch, config: BeamSearchConfig, vocab_size: int) -> Decoded:
         """By beam search."""
@@ -142,7 +144,7 @@ class DecoderTargets:
     def hidden(self, params: Params, batch: Batch, dropout_key: Array | None) -> Array:
         """The last hidden states, [B, T, D]."""
         # Padding comes last, where no token sees it: no mask is needed.
-        rngs = _rngs(dropout_key)
+        rngs = dropout_rngs(dropout_key)
         return self.model.apply({"params": params}, batch["tokens"], rngs=rngs, method=DecoderLM.hidden)
 
     def generate(self, params: Params, batch: Batch, config: BeamSearchConfig, vocab_size: int) -> Decoded:
@@ -180,7 +182,3 @@ def _encode_and_decode(model: EncoderDecoderLM, inputs_BS: Array, tokens_BT: Arr
 def _limits(batch: Batch, config: BeamSearchConfig) -> Array:
     """How many tokens to generate; rows that only fill the batch are done after one."""
     return jnp.where(batch["row_weights"] > 0, config.max_new_tokens, 1)
-
-
-def _rngs(dropout_key: Array | None) -> dict[str, Array]:
-    return {} if dropout_key is None else {"dropout": dropout_key}

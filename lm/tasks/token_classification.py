@@ -24,7 +24,8 @@ from lm.evaluation.token_statistics import token_statistics
 from lm.models.heads import TokenClassifier
 from lm.tasks import text_encoding
 from lm.tasks.classification_loss import ClassificationLoss
-from lm.tasks.supervised import Batch, Encoded, Example, Params, Results, Row
+from lm.tasks.supervised import Encoded, Example, Results, Row
+from lm.types import Batch, Params
 
 OUTSIDE = "O"
 

@@ -13,9 +13,11 @@ from jax import Array
 
 from lm.evaluation.bootstrap import Metric, mean_metric
 from lm.evaluation.token_reliability import ReliabilityTotals, reliability_metrics
+from lm.runs.state import TrainState
 from lm.statistics.weighted_mean import WeightedMean
-from lm.training.partitioning import HostBatch, Partitioner
-from lm.training.step import Task, TrainState, make_evaluation_step
+from lm.training.partitioning import Partitioner
+from lm.training.step import Task, make_evaluation_step
+from lm.types import HostBatch
 
 
 def evaluate(

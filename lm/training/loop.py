@@ -18,11 +18,13 @@ from lm.errors import TrainingError, UserError
 from lm.models.accounting import PEAK_FLOPS
 from lm.runs.checkpoints import Checkpoints
 from lm.runs.config import RunConfig, TrainingConfig
+from lm.runs.state import TrainState
 from lm.runs.work_directory import WorkDirectory
 from lm.training.optimizers import check_freeze, make_optimizer, make_schedule
-from lm.training.partitioning import HostBatch, Partitioner
+from lm.training.partitioning import Partitioner
 from lm.training.progress import MetricsWriter, TrainingProgress
-from lm.training.step import Params, Task, TrainState, init_state, make_train_step
+from lm.training.step import Task, init_state, make_train_step
+from lm.types import HostBatch, Params
 
 LOWER_IS_BETTER = ("loss", "next_sentence_loss", "perplexity", "bits_per_byte", "ece")
 

@@ -4,63 +4,19 @@ Mesh axes: `data` splits the batch and copies the parameters; `fsdp` splits the 
 splits the parameters inside each layer.
 """
 
-import dataclasses
-import re
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
-import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lm.errors import UserError
-from lm.training.step import TrainState
-
-HostBatch = dict[str, np.ndarray]
-Batch = dict[str, Array]
-
-STRATEGIES = ("jit", "pmap")
-
-# The first pattern found in a parameter's path decides. A spec speaks of the last axes, so that a leading axis of
-# scanned layers stays whole. What no rule names is replicated.
-RULES: tuple[tuple[str, P], ...] = (
-    (r"(token_embedding/embedding|output)$", P("tensor", "fsdp")),
-    (r"(query_key_value|query|key_value|up|gate)/kernel$", P("fsdp", "tensor")),
-    (r"(attention/output|down)/kernel$", P("tensor", "fsdp")),
-    (r"(query_key_value|query|key_value|up|gate|prediction_head)/bias$", P("tensor")),
-    (r"(prediction_head/dense|pooler)/kernel$", P("fsdp", None)),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class PartitioningConfig:
-    """How devices share the work.
-
-    Attributes:
-      strategy: "jit" (a mesh) or "pmap" (data parallel, parameters replicated).
-      data: devices along the axis `data`; -1: all that the other axes leave.
-      fsdp: devices along the axis `fsdp`.
-      tensor: devices along the axis `tensor`.
-    """
-
-    strategy: str = "jit"
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-
-    def __post_init__(self):
-        if self.strategy not in STRATEGIES:
-            raise UserError(
-                f"config.partitioning.strategy must be one of {', '.join(STRATEGIES)}; got {self.strategy!r}"
-            )
-        if self.strategy == "pmap" and (self.fsdp, self.tensor) != (1, 1):
-            raise UserError(
-                "config.partitioning.strategy=pmap replicates parameters: set fsdp=1 and tensor=1, or use jit"
-            )
-        if (self.data < 1 and self.data != -1) or self.fsdp < 1 or self.tensor < 1:
-            raise UserError("config.partitioning: fsdp and tensor must be at least 1, and data too unless it is -1")
+from lm.models.sharding import tree_shardings
+from lm.runs.config import PartitioningConfig
+from lm.runs.state import TrainState
+from lm.types import Batch, HostBatch
 
 
 class Partitioner(Protocol):
@@ -109,37 +65,6 @@ def one_device_partitioner() -> "MeshPartitioner":
     return MeshPartitioner(mesh)
 
 
-def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """The sharding of one parameter, or of optimizer state that has a parameter's path and shape.
-
-    An axis that its mesh axis doesn't divide is left whole, so that any model runs on any mesh.
-    """
-
-    def splits(axis: str | None, size: int) -> bool:
-        return axis is not None and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0
-
-    for pattern, spec in RULES:
-        if re.search(pattern, path) and len(shape) >= len(spec):
-            axes = (None,) * (len(shape) - len(spec)) + tuple(spec)
-            split = [axis if splits(axis, size) else None for axis, size in zip(axes, shape, strict=True)]
-            # P("fsdp") and P("fsdp", None) say the same but compile twice.
-            while split and split[-1] is None:
-                split.pop()
-            return P(*split)
-    return P()
-
-
-def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
-    """A `NamedSharding` for each array of a state (or of a state of shapes)."""
-
-    def sharding(path: tuple, leaf: Any) -> NamedSharding:
-        return NamedSharding(
-            mesh, parameter_spec(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, mesh)
-        )
-
-    return jax.tree_util.tree_map_with_path(sharding, state)
-
-
 class MeshPartitioner:
     """`jit` over a mesh: XLA's partitioner inserts the communication."""
 
@@ -154,7 +79,7 @@ class MeshPartitioner:
 
     def compile_init(self, init: Callable[[Array], TrainState]) -> Callable[[Array], TrainState]:
         """Compiles a function that makes the state, each part of it where it belongs."""
-        shardings = state_shardings(jax.eval_shape(init, jax.random.key(0)), self.mesh)
+        shardings = tree_shardings(jax.eval_shape(init, jax.random.key(0)), self.mesh)
         return jax.jit(init, out_shardings=shardings)
 
     def compile_train_step(self, step: Callable) -> Callable:
@@ -163,7 +88,7 @@ class MeshPartitioner:
         def sharded_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
             state, sums = step(state, batch)
             # Without this XLA may choose another layout for the new state, and compile again for it.
-            return jax.lax.with_sharding_constraint(state, state_shardings(state, self.mesh)), sums
+            return jax.lax.with_sharding_constraint(state, tree_shardings(state, self.mesh)), sums
 
         return jax.jit(sharded_step, donate_argnums=0, compiler_options=_compiler_options())
 

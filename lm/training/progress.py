@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from lm.runs.work_directory import WorkDirectory, write_atomically
+from lm.files import write_atomically
+from lm.runs.work_directory import WorkDirectory
 
 
 class MetricsWriter:

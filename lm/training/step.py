@@ -7,16 +7,15 @@ micro-batches and devices, padding included.
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from lm.training.optimizers import OptimizerConfig, penalty
-
-Batch = dict[str, Array]
-Params = Any
+from lm.runs.config import OptimizerConfig
+from lm.runs.state import TrainState
+from lm.training.optimizers import penalty
+from lm.types import Batch, Params
 
 
 class Task(Protocol):
@@ -30,28 +29,6 @@ class Task(Protocol):
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
         """Weighted sums per row of the batch, and under `reliability` sums over the whole batch."""
-
-
-@flax.struct.dataclass
-class TrainState:
-    """Everything that a step changes.
-
-    Attributes:
-      step: optimizer steps taken.
-      params: the model's parameters.
-      optimizer_state: optax's.
-      averaged_params: their exponential moving average, or None.
-    """
-
-    step: Array
-    params: Params
-    optimizer_state: optax.OptState
-    averaged_params: Params | None
-
-    @property
-    def evaluation_params(self) -> Params:
-        """The averaged parameters where there are any, else the parameters."""
-        return self.params if self.averaged_params is None else self.averaged_params
 
 
 def init_state(task: Task, optimizer: optax.GradientTransformation, config: OptimizerConfig, key: Array) -> TrainState:

@@ -4,7 +4,6 @@ Axes: N items, C classes.
 """
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,10 +20,12 @@ from lm.data.example_batches import EvaluationExampleBatches
 from lm.errors import UserError
 from lm.evaluation.bootstrap import Metric, intervals, mean_metric
 from lm.evaluation.pictures import save_confusion_picture
-from lm.runs.work_directory import WorkDirectory, write_atomically
-from lm.tasks.supervised import Batch, Example, Results, Row, SupervisedTask
-from lm.training.partitioning import HostBatch, Partitioner
-from lm.training.step import TrainState
+from lm.files import json_value, write_atomically, write_json
+from lm.runs.state import TrainState
+from lm.runs.work_directory import WorkDirectory
+from lm.tasks.supervised import Example, Results, Row, SupervisedTask
+from lm.training.partitioning import Partitioner
+from lm.types import Batch, HostBatch
 
 BINNING = Binning(15)
 
@@ -184,19 +185,10 @@ def write_results(results: Results, directory: WorkDirectory, split: str, resamp
         results.predictions.save(folder / f"{split}.npz")
     if results.confusion_CC is not None:
         save_confusion_picture(results.confusion_CC, results.class_names, folder / f"{split}.confusion.svg")
-    lines = [json.dumps(_finite(record), ensure_ascii=False) for record in results.records]
+    lines = [json.dumps(json_value(record), ensure_ascii=False) for record in results.records]
     write_atomically(folder / f"{split}.jsonl", "\n".join(lines) + "\n")
-    about = {"split": split, "checkpoint": step, "rows": len(results.records), "metrics": _finite(figures)}
+    about = {"split": split, "checkpoint": step, "rows": len(results.records), "metrics": figures}
     if results.signatures:
         about["signatures"] = results.signatures
-    write_atomically(folder / f"{split}.metrics.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / f"{split}.metrics.json", about)
     return about
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN; null is what its readers know."""
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

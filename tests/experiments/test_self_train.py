@@ -9,8 +9,7 @@ from experiments import self_train
 from experiments.self_train import SelfTrainConfig
 from lm.configuration import to_config_dict
 from lm.decoding.sampling import SamplingConfig
-from lm.runs.config import TrainingConfig
-from lm.training.optimizers import OptimizerConfig
+from lm.runs.config import OptimizerConfig, TrainingConfig
 from lm.training.progress import read_metrics
 from tests.tiny import command_line, files_below, run, tiny_config
 

@@ -9,8 +9,10 @@ import pytest
 
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
 from lm.models.encoder_lm import EncoderLM
+from lm.models.sharding import tree_shardings
 from lm.modules.config import ModelConfig
-from lm.training.partitioning import PartitioningConfig, make_partitioner, state_shardings
+from lm.runs.config import PartitioningConfig
+from lm.training.partitioning import make_partitioner
 
 SHAPE = {"vocab_size": 48, "layers": 2, "width": 32, "heads": 4, "max_length": 8, "bias": True}
 ENCODER = ModelConfig(**SHAPE | {"layers": 1}, architecture="encoder", segment_types=2, normalization_place="after")
@@ -55,7 +57,7 @@ def test_a_mesh_gives_the_gradients_of_one_device(name):
 
     batch = {"tokens": TOKENS, "segments": SEGMENTS}
     expected = run(make(config), params, batch)
-    shardings = state_shardings(params, partitioner.mesh)
+    shardings = tree_shardings(params, partitioner.mesh)
     on_mesh = jax.device_put(params, shardings)
     actual = run(make(config, partitioner.mesh), on_mesh, partitioner.place_batch(batch))
     np.testing.assert_allclose(actual[0], expected[0], rtol=1e-4)
@@ -70,7 +72,7 @@ def test_every_matrix_is_split(name):
     shapes = jax.eval_shape(functools.partial(make(config).init, **rest), jax.random.key(0), TOKENS)["params"]
     whole = {"type_embedding/embedding", "position_embedding/embedding", "next_sentence_head/kernel"}
     whole |= {f"{side}/relative_positions/embedding" for side in ("encoder", "decoder")}
-    for path, sharding in jax.tree_util.tree_leaves_with_path(state_shardings(shapes, mesh)):
+    for path, sharding in jax.tree_util.tree_leaves_with_path(tree_shardings(shapes, mesh)):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name.endswith(("kernel", "embedding")) and name not in whole:
             pieces = 2 if name.startswith(("pooler", "prediction_head")) else 4

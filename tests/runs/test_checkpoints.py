@@ -9,7 +9,7 @@ import pytest
 
 from lm.errors import UserError
 from lm.runs.checkpoints import Checkpoints, fingerprint
-from lm.training.step import TrainState
+from lm.runs.state import TrainState
 
 
 def state_at(step: int) -> TrainState:

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from lm.errors import TrainingError, UserError
-from lm.sweeps import study as study_module
+from lm.sweeps import locks
+from lm.sweeps.locks import WorkerLock
 from lm.sweeps.report import as_csv, command, conclusion, rows_of, save_picture
 from lm.sweeps.search_space import Parameter
-from lm.sweeps.study import PointFailed, Repetition, Search, Study, WorkerLock, propose, work
+from lm.sweeps.study import PointFailed, Repetition, Search, Study, propose, work
 from tests.sweeps.toy_study import BAYES, GRID, ONCE, begun, loss, quiet, train
 
 ROOT = Path(__file__).parents[2]
@@ -133,9 +134,9 @@ def test_a_worker_on_another_machine_lives_as_long_as_it_says_so(tmp_path, monke
     path = tmp_path / "0.lock"
     path.write_text(json.dumps({"machine": "another", "process": 1}))
     assert not WorkerLock(path).acquire()
-    long_ago = time.time() - 2 * study_module._STALE_SECONDS
+    long_ago = time.time() - 2 * locks._STALE_SECONDS
     os.utime(path, (long_ago, long_ago))
-    monkeypatch.setattr(study_module, "_HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(locks, "_HEARTBEAT_SECONDS", 0.01)
     lock = WorkerLock(path)
     assert lock.acquire()
     os.utime(path, (long_ago, long_ago))

@@ -14,11 +14,10 @@ from rich.console import Console
 from lm.data.store import build_corpus
 from lm.errors import TrainingError, UserError
 from lm.runs.checkpoints import Checkpoints
-from lm.runs.config import FinetuneConfig, TrainingConfig
+from lm.runs.config import FinetuneConfig, OptimizerConfig, PartitioningConfig, TrainingConfig
 from lm.runs.work_directory import WorkDirectory
 from lm.training.loop import Interval, Trainer, caught_signals
-from lm.training.optimizers import OptimizerConfig
-from lm.training.partitioning import PartitioningConfig, make_partitioner
+from lm.training.partitioning import make_partitioner
 from lm.training.progress import read_metrics
 from tests.tiny import files_below, replace, run, tiny_config
 

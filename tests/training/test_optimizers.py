@@ -16,17 +16,8 @@ from lm.models.build import make_body, make_language_model
 from lm.models.decoder_lm import DecoderLM
 from lm.models.heads import SequenceClassifier
 from lm.modules.config import ModelConfig
-from lm.training.optimizers import (
-    OPTIMIZERS,
-    SCHEDULES,
-    OptimizerConfig,
-    check_freeze,
-    decay_mask,
-    make_optimizer,
-    make_schedule,
-    penalty,
-    update_factor,
-)
+from lm.runs.config import OPTIMIZERS, SCHEDULES, OptimizerConfig
+from lm.training.optimizers import check_freeze, decay_mask, make_optimizer, make_schedule, penalty, update_factor
 
 PLAIN = OptimizerConfig(schedule="constant", warmup_steps=0, learning_rate=0.01, weight_decay=0.0, clip_norm=0.0)
 RANDOM = np.random.default_rng(0)

@@ -11,15 +11,17 @@ from lm.data.example_batches import TrainExampleBatches
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
 from lm.models.heads import SequenceClassifier
+from lm.models.sharding import parameter_spec, tree_shardings
 from lm.modules.config import ModelConfig
 from lm.objectives.causal_lm import CausalLM
 from lm.objectives.objective import ObjectiveConfig
 from lm.objectives.registry import make_task
 from lm.runs.checkpoints import Checkpoints
+from lm.runs.config import OptimizerConfig, PartitioningConfig
 from lm.tasks.sequence_classification import SequenceClassification
 from lm.tasks.supervised import TaskConfig
-from lm.training.optimizers import OptimizerConfig, make_optimizer
-from lm.training.partitioning import PartitioningConfig, make_partitioner, parameter_spec, state_shardings
+from lm.training.optimizers import make_optimizer
+from lm.training.partitioning import make_partitioner
 from lm.training.step import init_state, make_train_step
 from tests.objectives.toy_corpus import corpus_for, tokenizer_for, toy_model
 
@@ -211,7 +213,7 @@ def test_optimizer_state_follows_its_parameter():
     optimizer = make_optimizer(OPTIMIZER, STEPS)
     task = CausalLM(DecoderLM(MODEL))
     shapes = jax.eval_shape(lambda key: init_state(task, optimizer, OPTIMIZER, key), jax.random.key(0))
-    shardings = state_shardings(shapes, partitioner.mesh)
+    shardings = tree_shardings(shapes, partitioner.mesh)
     adam = next(part for part in jax.tree.leaves(shardings.optimizer_state, is_leaf=lambda x: hasattr(x, "mu")))
     assert jax.tree.leaves(adam.mu) == jax.tree.leaves(shardings.params)
 

@@ -13,7 +13,8 @@ import pytest
 from lm.models.decoder_lm import DecoderLM
 from lm.modules.config import ModelConfig
 from lm.objectives.causal_lm import CausalLM
-from lm.training.optimizers import OptimizerConfig, make_optimizer
+from lm.runs.config import OptimizerConfig
+from lm.training.optimizers import make_optimizer
 from lm.training.step import init_state, make_evaluation_step, make_train_step
 
 SGD = OptimizerConfig("sgd", 0.5, "constant", warmup_steps=0, weight_decay=0.0, clip_norm=0.0)

@@ -18,11 +18,12 @@ from lm.calibration.predictions import Predictions
 from lm.data.example_batches import EvaluationExampleBatches
 from lm.errors import UserError
 from lm.evaluation.bootstrap import mean_metric
+from lm.runs.config import PartitioningConfig
+from lm.runs.state import TrainState
 from lm.runs.work_directory import WorkDirectory
 from lm.tasks.sequence_classification import classification_results
 from lm.tasks.supervised import Results
-from lm.training.partitioning import PartitioningConfig, make_partitioner
-from lm.training.step import TrainState
+from lm.training.partitioning import make_partitioner
 from lm.training.supervised_evaluation import (
     calibration_metrics,
     make_prediction_step,

@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from lm.calibration.report.page.wording import format_interval, format_level, is_number, with_unit
+from lm.calibration.report.wording import format_interval, format_level, is_number, with_unit
+from lm.files import written_atomically
 
 # By role, so that a page can give each role another colour in the dark. No two may be equal.
 COLOURS = {
@@ -233,7 +234,8 @@ def save_pictures(comparison: dict, directory: Path) -> list[Path]:
         name = "reliability_" + re.sub(r"[^\w-]", "_", method["name"])
         figures[name] = reliability([before] if method is before else [before, method], level)
     for name, figure in figures.items():
-        figure.savefig(directory / f"{name}.png", dpi=200, facecolor="white")
+        with written_atomically(directory / f"{name}.png") as temporary:
+            figure.savefig(temporary, dpi=200, facecolor="white")
     return [directory / f"{name}.png" for name in figures]
 
 

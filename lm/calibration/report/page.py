@@ -8,8 +8,8 @@ import html
 import json
 
 from lm.calibration.report import diagrams
-from lm.calibration.report.page.style import style_sheet
-from lm.calibration.report.page.wording import (
+from lm.calibration.report.style import style_sheet
+from lm.calibration.report.wording import (
     MISSING,
     change_of,
     format_interval,

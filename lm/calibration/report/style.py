@@ -1,9 +1,9 @@
 """How the report looks: one style sheet, whose colours follow what the reader's system prefers.
 
-The roles of `lm.calibration.report.page.diagrams.COLOURS` are custom properties here, so that the pictures follow too.
+The roles of `lm.calibration.report.diagrams.COLOURS` are custom properties here, so that the pictures follow too.
 """
 
-from lm.calibration.report.page.diagrams import COLOURS
+from lm.calibration.report.diagrams import COLOURS
 
 _LIGHT = {
     "page": "#ffffff",

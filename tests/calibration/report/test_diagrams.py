@@ -5,10 +5,10 @@ import warnings
 
 import numpy as np
 import pytest
-from lm.calibration.report.page.diagrams import COLOURS, forest, inline_svg, reliability, risk_coverage, save_pictures
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
+from lm.calibration.report.diagrams import COLOURS, forest, inline_svg, reliability, risk_coverage, save_pictures
 from tests.calibration.comparison_examples import comparison
 
 

@@ -4,10 +4,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from lm.calibration.report.page.diagrams import COLOURS
-from lm.calibration.report.page.wording import verdict
 
+from lm.calibration.report.diagrams import COLOURS
 from lm.calibration.report.page import report_html
+from lm.calibration.report.wording import verdict
 from tests.calibration.comparison_examples import comparison
 
 HOSTILE = "</title><script>alert('1')</script><img src=\"http://x.example/\" onerror=alert(1)> & ${x}"

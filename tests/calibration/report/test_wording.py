@@ -3,8 +3,8 @@
 import math
 
 import pytest
-from lm.calibration.report.page.wording import change_of, format_p, format_value, verdict, with_unit
 
+from lm.calibration.report.wording import change_of, format_p, format_value, verdict, with_unit
 from tests.calibration.comparison_examples import changed, comparison, difference
 
 CALIBRATED = {"value": 0.011, "low": 0.006, "high": 0.016, "p_calibrated": 0.4}

@@ -1,0 +1,64 @@
+"""Files that are whole or not there, and JSON read with a message that names the file."""
+
+import contextlib
+import json
+import math
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.errors import UserError
+
+
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Gives another path to write to, which takes the place of `path` when all went well and is removed otherwise.
+
+    At no moment can a part of the file be seen, and two writers never share a temporary file. The temporary path has
+    the suffix of `path`, by which some libraries choose a format.
+    """
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a whole file, or nothing; text as UTF-8."""
+    with written_atomically(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON, atomically, as `json_value` makes it."""
+    write_atomically(path, json.dumps(json_value(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def json_value(value: Any) -> Any:
+    """The same value of JSON's own types: null for numbers that are not finite, and plain numbers for NumPy's."""
+    if isinstance(value, dict):
+        return {name: json_value(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path) -> Any:
+    """The value that a JSON file holds.
+
+    Raises:
+      UserError: if the file cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error

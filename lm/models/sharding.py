@@ -1,0 +1,55 @@
+"""How a mesh of devices shares a model: a short table of rules, from paths of parameters to the axes that split them.
+
+Mesh axes: `data` copies the parameters; `fsdp` splits them over the same devices as the batch; `tensor` splits them
+inside each layer.
+"""
+
+import re
+from typing import Any, TypeVar
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lm.models.parameter_paths import path_name
+
+Tree = TypeVar("Tree")
+
+# The first pattern found in a parameter's path decides. A spec speaks of the last axes, so that a leading axis of
+# scanned layers stays whole. What no rule names is replicated.
+RULES: tuple[tuple[str, P], ...] = (
+    (r"(token_embedding/embedding|output)$", P("tensor", "fsdp")),
+    (r"(query_key_value|query|key_value|up|gate)/kernel$", P("fsdp", "tensor")),
+    (r"(attention/output|down)/kernel$", P("tensor", "fsdp")),
+    (r"(query_key_value|query|key_value|up|gate|prediction_head)/bias$", P("tensor")),
+    (r"(prediction_head/dense|pooler)/kernel$", P("fsdp", None)),
+)
+
+
+def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """The sharding of one parameter, or of optimizer state that has a parameter's path and shape.
+
+    An axis that its mesh axis doesn't divide is left whole, so that any model runs on any mesh.
+    """
+
+    def splits(axis: str | None, size: int) -> bool:
+        return axis is not None and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0
+
+    for pattern, spec in RULES:
+        if re.search(pattern, path) and len(shape) >= len(spec):
+            axes = (None,) * (len(shape) - len(spec)) + tuple(spec)
+            split = [axis if splits(axis, size) else None for axis, size in zip(axes, shape, strict=True)]
+            # P("fsdp") and P("fsdp", None) say the same but compile twice.
+            while split and split[-1] is None:
+                split.pop()
+            return P(*split)
+    return P()
+
+
+def tree_shardings(tree: Tree, mesh: Mesh) -> Tree:
+    """A `NamedSharding` for each array of a tree (or of a tree of shapes) of parameters or of a training state."""
+
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, parameter_spec(path_name(path), leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)

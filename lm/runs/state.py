@@ -1,0 +1,29 @@
+"""What a training step changes, and what a checkpoint therefore holds."""
+
+import flax.struct
+import optax
+from jax import Array
+
+from lm.types import Params
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+      step: optimizer steps taken.
+      params: the model's parameters.
+      optimizer_state: optax's.
+      averaged_params: their exponential moving average, or None.
+    """
+
+    step: Array
+    params: Params
+    optimizer_state: optax.OptState
+    averaged_params: Params | None
+
+    @property
+    def evaluation_params(self) -> Params:
+        """The averaged parameters where there are any, else the parameters."""
+        return self.params if self.averaged_params is None else self.averaged_params

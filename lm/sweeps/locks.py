@@ -1,0 +1,93 @@
+"""Locks between processes, on one machine or on several that share a file system."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import threading
+import time
+from pathlib import Path
+
+# A worker on another machine shows that it lives by touching its file. Their clocks may differ by minutes.
+_HEARTBEAT_SECONDS = 30
+_STALE_SECONDS = 600
+
+
+class FileLock:
+    """A lock between processes, which the kernel frees when its holder ends, however it ends.
+
+    Optuna's own locks are files that stay behind when their holder is killed, and cost everybody half a minute then.
+    """
+
+    def __init__(self, path: Path):
+        """Locks nothing yet."""
+        self._path, self._file = path, None
+
+    def acquire(self) -> bool:
+        """Waits for the lock."""
+        self._file = self._path.open("a")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        """Frees it."""
+        self._file.close()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_) -> None:
+        self.release()
+
+
+class WorkerLock:
+    """Held by the process that works on a trial.
+
+    On one machine the kernel knows whether it lives. Not every network file system tells other machines, so there it
+    counts as dead when it has not touched the file for long.
+    """
+
+    def __init__(self, path: Path):
+        """Locks nothing yet."""
+        self._path, self._file, self._ended = path, None, threading.Event()
+
+    def acquire(self) -> bool:
+        """Takes the lock, unless a living process has it."""
+        if self._held_elsewhere():
+            return False
+        file = self._path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        self._path.write_text(json.dumps({"machine": _machine(), "process": os.getpid()}) + "\n")
+        self._file = file
+        threading.Thread(target=self._beat, daemon=True).start()
+        return True
+
+    def release(self) -> None:
+        """Frees it; another machine need not wait."""
+        self._ended.set()
+        self._path.write_text("")
+        self._file.close()
+
+    def _held_elsewhere(self) -> bool:
+        try:
+            machine = json.loads(self._path.read_text())["machine"]
+            touched = self._path.stat().st_mtime
+        except (OSError, ValueError):
+            return False
+        return machine != _machine() and time.time() - touched < _STALE_SECONDS
+
+    def _beat(self) -> None:
+        while not self._ended.wait(_HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(self._path)
+
+
+def _machine() -> str:
+    """This machine since it was last started: two containers may have one name."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{platform.node()} {boot.read_text().strip() if boot.exists() else ''}"
