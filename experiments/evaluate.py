@@ -24,6 +24,7 @@ from lm.data.rows import Row, read_examples, read_source
 from lm.data.store import build_corpus
 from lm.errors import UserError
 from lm.runs.config import FinetuneConfig
+from lm.runs.state import TrainState
 from lm.runs.trained_run import TrainedRun, load_run
 from lm.runs.work_directory import WorkDirectory
 from lm.tasks.supervised import columns_of
@@ -101,7 +102,9 @@ def evaluate(config: EvaluateConfig, directory: WorkDirectory, checkpoint: str =
     )
     name = config.name if config.source else config.split
     name += f".{config.calibrator}" if config.calibrator else ""
-    found = write_results(results_of(trained.state), directory, name, config.resamples, trained.step)
+    found = write_results(
+        results_of(TrainState.of_params(trained.params)), directory, name, config.resamples, trained.step
+    )
     return {**found, "cut": encoded.cut}
 
 
@@ -128,7 +131,7 @@ def _evaluate_pretrained(trained: TrainedRun, directory: WorkDirectory) -> dict[
     rows = config.training.evaluation_batch_size or config.training.batch_size
     batches = trained.task.validation_batches(corpus, rows)
     num_bytes = corpus.validation.num_bytes if trained.task.counts_bytes else None
-    found = make_validation(trained.task, batches, num_bytes, partitioner)(trained.state)
+    found = make_validation(trained.task, batches, num_bytes, partitioner)(TrainState.of_params(trained.params))
     metrics = {}
     for name, value in found.items():
         name = name.removeprefix("validation/")

@@ -32,6 +32,7 @@ from lm.evaluation.bootstrap import Difference, paired_difference
 from lm.files import read_json, write_atomically, write_json
 from lm.models.decoder_lm import DecoderLM
 from lm.runs.config import FREE_TO_CHANGE, OptimizerConfig, PretrainConfig, TrainingConfig
+from lm.runs.state import TrainState
 from lm.runs.trained_run import TrainedRun, load_run, told_of_source
 from lm.runs.work_directory import WorkDirectory
 from lm.training.evaluation import loss_by_window
@@ -210,7 +211,7 @@ def last_difference(newest: dict[str, Path]) -> Difference:
         corpus = build_corpus(trained.config.data, trained.config.tokenizer, trained.tokenizer)
         training = trained.config.training
         batches = trained.task.validation_batches(corpus, training.evaluation_batch_size or training.batch_size)
-        figures[arm] = loss_by_window(trained.task, trained.state, batches, partitioner)
+        figures[arm] = loss_by_window(trained.task, TrainState.of_params(trained.params), batches, partitioner)
     return paired_difference(figures["control"], figures["self-training"])
 
 

@@ -1,39 +1,53 @@
-"""Checkpoints: written in the background by Orbax, the newest and the best kept, a damaged one passed over."""
+"""Checkpoints: written in the background by Orbax, the newest and the best kept, a damaged one passed over.
 
+A checkpoint is a folder of items, so that a model can be read without what only its training needs:
+
+    params            the parameters
+    averaged_params   their moving average, where the run keeps one
+    optimizer         the step and the optimizer's state
+    progress          JSON: whatever else a run must know to go on as if it had never stopped, and the checksums
+
+Checkpoints of earlier versions hold the first three in one item, `state`. They are read too.
+"""
+
+import hashlib
+import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm.errors import UserError
 from lm.models.parameter_paths import by_path, told_misfits
 from lm.runs.state import TrainState
+from lm.types import Params
 
 logger = logging.getLogger(__name__)
 
-# Orbax tells of every file; what a damaged file means for the run is told below, in one line.
+# Orbax reports every file; what a damaged file means for the run is said below, in one line.
 for _noisy in ("absl", "asyncio", "orbax"):
     logging.getLogger(_noisy).setLevel(logging.CRITICAL)
 
+_FORMER = "state"
+
 
 class Checkpoints:
-    """The checkpoints of one run, in one directory.
+    """The checkpoints of one run, in one directory. Each becomes visible only when it is complete."""
 
-    A checkpoint holds the state (arrays) and a progress record (JSON): whatever else a run must know to go on as if it
-    had never stopped. It becomes visible only when it is complete.
-    """
-
-    def __init__(self, directory: Path, keep: int = 2):
-        """Opens or makes the directory.
+    def __init__(self, directory: Path, keep: int = 2, read_only: bool = False):
+        """Opens the directory.
 
         Args:
-          directory: where; made when missing.
+          directory: where; made when missing, unless it is only read.
           keep: how many of the newest to keep, besides the one with the lowest score.
+          read_only: changes nothing, so that a run can be read while it is being trained.
         """
         self.directory = directory
         newest = preservation_policy.LatestN(keep)
@@ -44,7 +58,9 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy([newest, best]),
             best_fn=_score,  # without it Orbax writes no metrics
             best_mode="min",
-            cleanup_tmp_directories=True,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
@@ -66,11 +82,14 @@ class Checkpoints:
           progress: JSON.
           score: of this state, if it was evaluated; the lowest is the best.
         """
+        trees = _items(state)
+        checksums = {name: int(checksum(tree)) for name, tree in trees.items()}
+        record = {"progress": progress, "score": score, "checksums": checksums}
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                progress=ocp.args.JsonSave({**progress, "fingerprint": int(fingerprint(state))}),
+                **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
+                progress=ocp.args.JsonSave({**record, "digest": _digest(record)}),
             ),
             metrics=None if score is None else {"score": score},
         )
@@ -84,17 +103,34 @@ class Checkpoints:
 
         Raises:
           UserError: if parameters have other names or shapes than here.
-          ValueError: if the arrays are not those that were saved. Whatever else is broken makes Orbax raise.
+          ValueError: if it holds something else than was saved. Whatever else is broken makes Orbax raise.
         """
         self.wait()  # one that is being written cannot be looked at
-        self._check_parameters(like, step)
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target), progress=ocp.args.JsonRestore())
-        )
-        if int(fingerprint(restored.state)) != restored.progress.pop("fingerprint"):
-            raise ValueError("its arrays differ from those that were saved")
-        return restored.state, restored.progress
+        if self._is_former(step):
+            self._check_parameters(like.params, step, _FORMER, "params")
+            return self._restore_former(like, step)
+        self._check_parameters(like.params, step, "params")
+        trees, progress = self._restore_items(_items(like), step)
+        return TrainState(
+            params=trees["params"], averaged_params=trees.get("averaged_params"), **trees["optimizer"]
+        ), progress
+
+    def restore_params(self, like: Params, step: int) -> Params:
+        """The parameters to use of one checkpoint: their average where there is one. Nothing else is read.
+
+        Args:
+          like: arrays or shapes, with the shardings to restore to.
+          step: one of `steps`.
+
+        Raises:
+          As `restore`.
+        """
+        self.wait()
+        if self._is_former(step):
+            return self._restore_former_params(like, step)
+        name = "averaged_params" if (self._folder(step) / "averaged_params").exists() else "params"
+        self._check_parameters(like, step, name)
+        return self._restore_items({name: like}, step)[0][name]
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint that can be read, or None if there is none at all.
@@ -128,12 +164,30 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def _check_parameters(self, like: TrainState, step: int) -> None:
+    def _folder(self, step: int) -> Path:
+        return self.directory.absolute() / str(step)
+
+    def _restore_items(self, like: Mapping[str, Any], step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        arguments = {name: _restore_arguments(tree) for name, tree in like.items()}
+        found = self._manager.restore(step, args=ocp.args.Composite(**arguments, progress=ocp.args.JsonRestore()))
+        record = dict(found["progress"])
+        if record.pop("digest") != _digest(record):
+            raise ValueError("its progress record differs from the one that was saved")
+        trees = {name: found[name] for name in like}
+        for name, tree in trees.items():
+            if int(checksum(tree)) != record["checksums"][name]:
+                raise ValueError(f"its {name} differ from those that were saved")
+        return trees, record["progress"]
+
+    def _check_parameters(self, like: Params, step: int, item: str, *inside: str) -> None:
         """Orbax's own message names no parameter."""
-        stored = ocp.StandardCheckpointer().metadata(self.directory.absolute() / str(step) / "state").item_metadata
+        stored = ocp.StandardCheckpointer().metadata(self._folder(step) / item).item_metadata
+        for name in inside:
+            stored = stored[name]
+        if not stored:
+            raise ValueError("the names of its parameters are missing")
         here, there = (
-            {path: tuple(leaf.shape) for path, leaf in by_path(params).items()}
-            for params in (like.params, stored["params"])
+            {path: tuple(leaf.shape) for path, leaf in by_path(params).items()} for params in (like, _plain(stored))
         )
         misfits = [
             f"{path} is {here.get(path, 'missing')} here and {there.get(path, 'missing')} there"
@@ -149,23 +203,90 @@ class Checkpoints:
         aside = self.directory / f"damaged-{step}"
         if jax.process_index() == 0:
             shutil.rmtree(aside, ignore_errors=True)
-            (self.directory / str(step)).rename(aside)
+            self._folder(step).rename(aside)
         self._manager.reload()
         return aside
+
+    def _is_former(self, step: int) -> bool:
+        return (self._folder(step) / _FORMER).exists()
+
+    def _restore_former(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+        arguments = {_FORMER: _restore_arguments(like), "progress": ocp.args.JsonRestore()}
+        found = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        if int(former_checksum(found[_FORMER])) != found["progress"].pop("fingerprint"):
+            raise ValueError("its arrays differ from those that were saved")
+        return found[_FORMER], found["progress"]
+
+    def _restore_former_params(self, like: Params, step: int) -> Params:
+        stored = ocp.StandardCheckpointer().metadata(self._folder(step) / _FORMER).item_metadata
+        name = "params" if stored["averaged_params"] is None else "averaged_params"
+        self._check_parameters(like, step, _FORMER, name)
+        logger.warning("checkpoint %d is of an earlier version: its parameters have no checksum of their own", step)
+        item = {name: _shapes(like)}
+        arguments = ocp.args.PyTreeRestore(
+            item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
+        )
+        return ocp.PyTreeCheckpointer().restore(self._folder(step) / _FORMER, args=arguments)[name]
 
 
 def _score(metrics: dict[str, float]) -> float:
     return metrics["score"]
 
 
-@jax.jit
-def fingerprint(state: TrainState) -> jax.Array:
-    """A checksum of every bit of a state, the same on any number of devices: integer sums don't depend on their order.
+def _items(state: TrainState) -> dict[str, Any]:
+    """The trees that a state is stored as."""
+    trees = {
+        "params": state.params,
+        "averaged_params": state.averaged_params,
+        "optimizer": {"step": state.step, "optimizer_state": state.optimizer_state},
+    }
+    return {name: tree for name, tree in trees.items() if tree is not None}
 
-    The storage below Orbax notices damage to its indices but not to the arrays themselves.
+
+def _shapes(like: Any) -> Any:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+
+
+def _restore_arguments(like: Any) -> ocp.args.StandardRestore:
+    return ocp.args.StandardRestore(_shapes(like))
+
+
+def _plain(tree: Any) -> Any:
+    """A tree of Orbax's metadata as nested dicts."""
+    return {name: _plain(inner) for name, inner in tree.items()} if isinstance(tree, Mapping) else tree
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+@jax.jit
+def checksum(tree: Any) -> jax.Array:
+    """A checksum of every bit of a tree and of where it stands, the same on any number of devices.
+
+    Integer sums don't depend on their order. The storage below Orbax notices damage to its indices but not to the
+    arrays themselves.
     """
     total = jnp.zeros((), jnp.uint32)
-    for leaf in jax.tree.leaves(state):
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
-        total = total * jnp.uint32(31) + bits.astype(jnp.uint32).sum(dtype=jnp.uint32)
+    for leaf in jax.tree.leaves(tree):
+        bits = _bits(leaf)
+        place = jnp.zeros(leaf.shape, jnp.uint32)
+        for axis, stride in enumerate(np.cumprod([1, *leaf.shape[:0:-1]], dtype=np.uint64)[::-1][: leaf.ndim]):
+            place += jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) * jnp.uint32(stride % 2**32)
+        # Odd, so that every bit counts; of places mixed as in Knuth's multiplicative hashing.
+        weight = place * jnp.uint32(2654435761) | jnp.uint32(1)
+        total = total * jnp.uint32(31) + (bits * weight).sum(dtype=jnp.uint32)
     return total
+
+
+@jax.jit
+def former_checksum(state: TrainState) -> jax.Array:
+    """The checksum of earlier versions, which doesn't see the order within an array."""
+    total = jnp.zeros((), jnp.uint32)
+    for leaf in jax.tree.leaves(state):
+        total = total * jnp.uint32(31) + _bits(leaf).sum(dtype=jnp.uint32)
+    return total
+
+
+def _bits(leaf: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")).astype(jnp.uint32)

@@ -1,6 +1,7 @@
 """What a training step changes, and what a checkpoint therefore holds."""
 
 import flax.struct
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -27,3 +28,8 @@ class TrainState:
     def evaluation_params(self) -> Params:
         """The averaged parameters where there are any, else the parameters."""
         return self.params if self.averaged_params is None else self.averaged_params
+
+    @classmethod
+    def of_params(cls, params: Params) -> "TrainState":
+        """A state to evaluate, which cannot be trained: it has no optimizer."""
+        return cls(jnp.zeros((), jnp.int32), params, (), None)

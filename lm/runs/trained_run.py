@@ -4,21 +4,22 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
+from lm.models.sharding import tree_shardings
 from lm.modules.config import ModelConfig
+from lm.objectives.objective import PretrainingTask
 from lm.objectives.registry import make_task
 from lm.runs.checkpoints import Checkpoints
 from lm.runs.config import FinetuneConfig, RunConfig
-from lm.runs.state import TrainState
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.tasks.registry import make_supervised_task
-from lm.training.optimizers import make_optimizer
-from lm.training.step import Task, init_state
+from lm.tasks.supervised import SupervisedTask
+from lm.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +31,15 @@ class TrainedRun:
       tokenizer: its own.
       classes: names of the classes, of a fine-tuned classifier.
       task: what was learned, for one device.
-      state: of the chosen checkpoint; `state.evaluation_params` are the parameters to use.
+      params: of the chosen checkpoint: their moving average, if the run kept one.
       step: of the checkpoint.
     """
 
     config: RunConfig
     tokenizer: Tokenizer
     classes: tuple[str, ...]
-    task: Task
-    state: TrainState
+    task: PretrainingTask | SupervisedTask
+    params: Params
     step: int
 
     @property
@@ -46,19 +47,17 @@ class TrainedRun:
         """The shape of the model."""
         return self.config.model
 
-    @property
-    def params(self) -> Any:
-        """The averaged parameters, if the run kept an average, else the last."""
-        return self.state.evaluation_params
 
-
-def load_run(directory: WorkDirectory, which: str = "best", flag: str = "--checkpoint") -> TrainedRun:
+def load_run(
+    directory: WorkDirectory, which: str = "best", flag: str = "--checkpoint", mesh: Mesh | None = None
+) -> TrainedRun:
     """Reads a run.
 
     Args:
       directory: of the run.
       which: the "best" checkpoint by its validation metric, the "last", or a step.
       flag: how the user chose it, for messages.
+      mesh: of the devices that share the parameters; None: the first device holds them.
 
     Raises:
       UserError: if there is no run, or no such checkpoint, or it can't be read or doesn't fit the config.
@@ -68,10 +67,10 @@ def load_run(directory: WorkDirectory, which: str = "best", flag: str = "--check
     config = with_vocabulary(config, tokenizer)
     classes = directory.load_classes()
     if isinstance(config, FinetuneConfig):
-        task = make_supervised_task(config.task, config.model, tokenizer, classes)
+        task = make_supervised_task(config.task, config.model, tokenizer, classes, mesh=mesh)
     else:
-        task = make_task(config.objective, config.model, tokenizer)
-    checkpoints = Checkpoints(directory.checkpoints) if directory.checkpoints.exists() else None
+        task = make_task(config.objective, config.model, tokenizer, mesh)
+    checkpoints = Checkpoints(directory.checkpoints, read_only=True) if directory.checkpoints.exists() else None
     steps = checkpoints.steps if checkpoints else []
     if not steps:
         raise UserError(f"{directory.path} holds no checkpoint yet: train first")
@@ -81,12 +80,9 @@ def load_run(directory: WorkDirectory, which: str = "best", flag: str = "--check
             known = ", ".join(str(step) for step in steps)
             raise UserError(f"{flag}={which} is not there: choose best, last or one of {known}")
         step = int(which)
-    optimizer = make_optimizer(config.optimizer, config.training.steps)
-    like = jax.eval_shape(lambda key: init_state(task, optimizer, config.optimizer, key), jax.random.key(0))
-    one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device), like)
+    like = _placed(jax.eval_shape(task.init, jax.random.key(0)), mesh)
     try:
-        state, _ = checkpoints.restore(like, step)
+        params = checkpoints.restore_params(like, step)
     except UserError:
         raise
     except Exception as error:  # whatever a broken file makes the readers below raise
@@ -97,7 +93,14 @@ def load_run(directory: WorkDirectory, which: str = "best", flag: str = "--check
         ) from error
     finally:
         checkpoints.close()
-    return TrainedRun(config, tokenizer, classes, task, state, step)
+    return TrainedRun(config, tokenizer, classes, task, params, step)
+
+
+def _placed(shapes: Params, mesh: Mesh | None) -> Params:
+    """Shapes that say where each array is to be."""
+    one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shardings = jax.tree.map(lambda _: one_device, shapes) if mesh is None else tree_shardings(shapes, mesh)
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings)
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def rehearsed_metrics(
 ) -> dict[str, float]:
     """Metrics of made-up sums, which cost nothing and have the names of the true ones."""
     params = jax.eval_shape(task.init, jax.random.key(0))
-    state = TrainState(np.zeros((), np.int32), params, (), None)
+    state = TrainState.of_params(params)
     shapes = jax.eval_shape(make_evaluation_step(task), state, batches[0])
     sums = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     return validation_metrics(*evaluate(lambda *_: sums, state, [batches[0]], partitioner), num_bytes)

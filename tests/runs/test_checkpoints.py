@@ -1,14 +1,16 @@
 """Checkpoints keep what they promise to keep, and damage is noticed, told and survived."""
 
 import logging
+import shutil
 
 import chex
 import jax
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 import pytest
 
 from lm.errors import UserError
-from lm.runs.checkpoints import Checkpoints, fingerprint
+from lm.runs.checkpoints import Checkpoints, checksum, former_checksum
 from lm.runs.state import TrainState
 
 
@@ -59,14 +61,14 @@ def truncate(path):
 
 
 def remove_the_metadata(path):
-    (path.parents[next(i for i, p in enumerate(path.parents) if p.name == "state")] / "_METADATA").unlink()
+    (path.parents[next(i for i, p in enumerate(path.parents) if p.name == "params")] / "_METADATA").unlink()
 
 
 @pytest.mark.parametrize("damage", [flip_a_byte, truncate, remove_the_metadata])
 def test_a_damaged_newest_checkpoint_is_set_aside(damage, tmp_path, caplog):
     checkpoints = Checkpoints(tmp_path, keep=3)
     save_all(checkpoints, {1: None, 2: None})
-    data = max((tmp_path / "2" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data = max((tmp_path / "2" / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
     damage(data)
     with caplog.at_level(logging.WARNING):
         state, _ = checkpoints.restore_newest(state_at(1))
@@ -80,7 +82,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside(damage, tmp_path, caplog):
 def test_all_damaged_is_an_error_that_names_the_folder(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     save_all(checkpoints, {1: None})
-    flip_a_byte(max((tmp_path / "1" / "state").rglob("d/*"), key=lambda path: path.stat().st_size))
+    flip_a_byte(max((tmp_path / "1" / "params").rglob("d/*"), key=lambda path: path.stat().st_size))
     with pytest.raises(UserError, match=str(tmp_path)):
         checkpoints.restore_newest(state_at(1))
 
@@ -99,10 +101,78 @@ def test_none_at_all_is_no_error(tmp_path):
     assert Checkpoints(tmp_path).restore_newest(state_at(1)) is None
 
 
-def test_a_fingerprint_sees_every_bit_and_no_layout():
+def test_a_checksum_sees_every_bit_and_its_place_and_no_layout():
     state = state_at(3)
+    kernel = state.params["kernel"]
     mesh = jax.make_mesh((8,), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    sharded = state.replace(params={**state.params, "kernel": jax.device_put(state.params["kernel"], sharding)})
-    changed = state.replace(params={**state.params, "kernel": state.params["kernel"].at[5, 5].multiply(1 + 2**-23)})
-    assert int(fingerprint(state)) == int(fingerprint(sharded)) != int(fingerprint(changed))
+    others = {
+        "a bit": kernel.at[5, 5].multiply(1 + 2**-23),
+        "a sign": kernel.at[5, 5].multiply(-1),
+        "two rows": kernel.at[jnp.array([2, 3])].set(kernel[jnp.array([3, 2])]),
+        "two columns": kernel[:, ::-1],
+        "transposed": kernel.T,
+    }
+    of_kernel = {
+        name: int(checksum({**state.params, "kernel": changed}))
+        for name, changed in {"": kernel, "sharded": jax.device_put(kernel, sharding), **others}.items()
+    }
+    assert of_kernel.pop("sharded") == of_kernel[""]
+    assert len(set(of_kernel.values())) == len(of_kernel)
+
+
+def averaged_at(step: int) -> TrainState:
+    state = state_at(step)
+    return state.replace(averaged_params=jax.tree.map(lambda x: x + 1, state.params), optimizer_state=(state.params,))
+
+
+@pytest.mark.parametrize("state", [state_at(7), averaged_at(7)], ids=["plain", "averaged"])
+def test_parameters_are_read_alone(state, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state, {})
+    checkpoints.close()
+    shutil.rmtree(tmp_path / "7" / "optimizer")  # nobody looks for it
+    if state.averaged_params is not None:
+        shutil.rmtree(tmp_path / "7" / "params")
+    reader = Checkpoints(tmp_path, read_only=True)
+    chex.assert_trees_all_equal(reader.restore_params(state.params, 7), state.evaluation_params)
+    with pytest.raises(UserError, match=r"kernel is .* here"):
+        reader.restore_params({**state.params, "kernel": jnp.zeros((64, 32))}, 7)
+
+
+def test_damaged_parameters_are_not_read(tmp_path):
+    save_all(Checkpoints(tmp_path), {1: None})
+    flip_a_byte(max((tmp_path / "1" / "params").rglob("d/*"), key=lambda path: path.stat().st_size))
+    with pytest.raises(Exception, match=r"differ from those that were saved|decod|checksum"):
+        Checkpoints(tmp_path, read_only=True).restore_params(state_at(1).params, 1)
+
+
+def test_a_changed_progress_record_is_noticed(tmp_path):
+    save_all(Checkpoints(tmp_path), {1: 2.0})
+    record = tmp_path / "1" / "progress" / "metadata"
+    record.write_text(record.read_text().replace("0.1", "0.2"))
+    with pytest.raises(ValueError, match="progress record differs"):
+        Checkpoints(tmp_path).restore(state_at(1), 1)
+
+
+def test_a_reader_changes_nothing_while_another_writes(tmp_path):
+    """Opening used to clean up what looked like left over, which was what the writer was writing."""
+    save_all(Checkpoints(tmp_path), {1: None})
+    unfinished = tmp_path / "2.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    Checkpoints(tmp_path, read_only=True).restore_params(state_at(1).params, 1)
+    assert unfinished.exists()
+
+
+@pytest.mark.parametrize("state", [state_at(7), averaged_at(7)], ids=["plain", "averaged"])
+def test_checkpoints_of_earlier_versions_are_read(state, tmp_path):
+    with ocp.CheckpointManager(tmp_path) as manager:
+        progress = {"interval": {"loss": 0.5}}
+        record = {**progress, "fingerprint": int(former_checksum(state))}
+        arguments = {"state": ocp.args.StandardSave(state), "progress": ocp.args.JsonSave(record)}
+        manager.save(7, args=ocp.args.Composite(**arguments))
+    checkpoints = Checkpoints(tmp_path)
+    restored, found = checkpoints.restore_newest(state)
+    chex.assert_trees_all_equal(restored, state)
+    assert found == progress
+    chex.assert_trees_all_equal(checkpoints.restore_params(state.params, 7), state.evaluation_params)
