@@ -28,13 +28,13 @@ from lm.data.word_vectors import embedding_from_vectors, first_words
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.runs.config import FinetuneConfig
+from lm.runs.host_memory import keep_freed_memory
 from lm.runs.trained_run import TrainedRun, load_source, told_of_source
 from lm.runs.transfer import transfer, with_embedding
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.tasks.registry import classes_of, make_supervised_task, texts_of
 from lm.tasks.supervised import Row, SupervisedTask, columns_of
 from lm.tasks.text_encoding import special_tokens
-from lm.training.host_memory import keep_freed_memory
 from lm.training.loop import Outcome, Patience, Trainer, check_batch_size
 from lm.training.partitioning import make_partitioner
 from lm.training.supervised_evaluation import (

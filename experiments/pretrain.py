@@ -27,11 +27,11 @@ from lm.models.decoder_lm import DecoderLM
 from lm.objectives.objective import PretrainingTask
 from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
+from lm.runs.host_memory import keep_freed_memory
 from lm.runs.trained_run import TrainedRun, load_source
 from lm.runs.transfer import transfer
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.training.evaluation import describe, make_validation, rehearsed_metrics
-from lm.training.host_memory import keep_freed_memory
 from lm.training.loop import Outcome, Patience, Trainer, check_batch_size
 from lm.training.partitioning import Partitioner, make_partitioner
 from lm.types import HostBatch, Params

@@ -10,6 +10,7 @@ A checkpoint is a folder of items, so that a model can be read without what only
 Checkpoints of earlier versions hold the first three in one item, `state`. They are read too.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -20,12 +21,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm.errors import UserError
 from lm.models.parameter_paths import by_path, told_misfits
+from lm.runs.host_memory import return_freed_memory
 from lm.runs.state import TrainState
 from lm.types import Params
 
@@ -83,7 +84,7 @@ class Checkpoints:
           score: of this state, if it was evaluated; the lowest is the best.
         """
         trees = _items(state)
-        checksums = {name: int(checksum(tree)) for name, tree in trees.items()}
+        checksums = {name: checksum(tree) for name, tree in trees.items()}
         record = {"progress": progress, "score": score, "checksums": checksums}
         self._manager.save(
             int(state.step),
@@ -130,7 +131,8 @@ class Checkpoints:
             return self._restore_former_params(like, step)
         name = "averaged_params" if (self._folder(step) / "averaged_params").exists() else "params"
         self._check_parameters(like, step, name)
-        return self._restore_items({name: like}, step)[0][name]
+        with return_freed_memory():
+            return self._restore_items({name: like}, step)[0][name]
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint that can be read, or None if there is none at all.
@@ -175,7 +177,7 @@ class Checkpoints:
             raise ValueError("its progress record differs from the one that was saved")
         trees = {name: found[name] for name in like}
         for name, tree in trees.items():
-            if int(checksum(tree)) != record["checksums"][name]:
+            if checksum(tree) != record["checksums"][name]:
                 raise ValueError(f"its {name} differ from those that were saved")
         return trees, record["progress"]
 
@@ -260,23 +262,49 @@ def _digest(record: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-@jax.jit
-def checksum(tree: Any) -> jax.Array:
+def checksum(tree: Any) -> int:
     """A checksum of every bit of a tree and of where it stands, the same on any number of devices.
 
     Integer sums don't depend on their order. The storage below Orbax notices damage to its indices but not to the
     arrays themselves.
     """
-    total = jnp.zeros((), jnp.uint32)
-    for leaf in jax.tree.leaves(tree):
-        bits = _bits(leaf)
-        place = jnp.zeros(leaf.shape, jnp.uint32)
-        for axis, stride in enumerate(np.cumprod([1, *leaf.shape[:0:-1]], dtype=np.uint64)[::-1][: leaf.ndim]):
-            place += jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) * jnp.uint32(stride % 2**32)
-        # Odd, so that every bit counts; of places mixed as in Knuth's multiplicative hashing.
-        weight = place * jnp.uint32(2654435761) | jnp.uint32(1)
-        total = total * jnp.uint32(31) + (bits * weight).sum(dtype=jnp.uint32)
+    # Of one device XLA would first write all that is to be added; of many, each has only its part.
+    sums = [_mixed_sum(leaf, len(leaf.sharding.device_set) == 1) for leaf in map(jnp.asarray, jax.tree.leaves(tree))]
+    total = 0
+    for of_leaf in sums:
+        total = (total * 31 + int(of_leaf)) % 2**32
     return total
+
+
+@functools.partial(jax.jit, static_argnames="row_by_row")
+def _mixed_sum(leaf: jax.Array, row_by_row: bool) -> jax.Array:
+    """The sum of all numbers of an array, each mixed with its place."""
+    if leaf.ndim < 2 or not row_by_row:
+        return _mixed(_bits(leaf), _places(leaf.shape)).sum(dtype=jnp.uint32)
+    inner = _places(leaf.shape[1:])
+
+    def add_row(row: jax.Array, total: jax.Array) -> jax.Array:
+        places = inner + row.astype(jnp.uint32) * jnp.uint32(inner.size % 2**32)
+        return total + _mixed(_bits(leaf[row]), places).sum(dtype=jnp.uint32)
+
+    return jax.lax.fori_loop(0, leaf.shape[0], add_row, jnp.zeros((), jnp.uint32))
+
+
+def _places(shape: tuple[int, ...]) -> jax.Array:
+    """Where each number stands in an array, counted row by row."""
+    places, stride = jnp.zeros(shape, jnp.uint32), 1
+    for axis in reversed(range(len(shape))):
+        places += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= shape[axis]
+    return places
+
+
+def _mixed(bits: jax.Array, places: jax.Array) -> jax.Array:
+    """The finalizer of MurmurHash3 (Appleby 2011): every bit changes about half of those that come out."""
+    mixed = bits ^ (places * jnp.uint32(0x9E3779B1))
+    mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EBCA6B)
+    mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35)
+    return mixed ^ (mixed >> 16)
 
 
 @jax.jit
