@@ -3,7 +3,7 @@
 python -m experiments.generate --workdir=runs/quickstart --prompt="def main(" --config.temperature=0.8
 
 The text goes to standard output. With --json each continuation is a JSON object with its tokens and, for each token,
-the model's own log-probability and that of the distribution it was sampled from.
+the model's own log-probability, the calibrated one with --calibrator, and that of the distribution it was sampled from.
 """
 
 import json
@@ -14,7 +14,8 @@ from absl import flags
 from lm.calibration.calibrators import Fitted
 from lm.command_line import define_config, run
 from lm.configuration import from_config_dict, to_config_dict
-from lm.decoding.generate import Generation, generate
+from lm.decoding.continuation import Continuation
+from lm.decoding.sample import generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.inference.samples import encode_prompts
@@ -53,24 +54,25 @@ def main(values: flags.FlagValues) -> None:
         )
     prompts = [prompt for prompt in values.prompt for _ in range(config.samples)]
     encoded = encode_prompts(tokenizer, prompts)
-    generations = generate(
-        model, params, encoded, config, tokenizer.end_of_text, tokenizer.vocab_size, calibrator=calibrator
-    )
-    for number, (prompt, generation) in enumerate(zip(prompts, generations, strict=True)):
-        text = tokenizer.decode(generation.tokens.tolist())
+    calibrate = None if calibrator is None else calibrator.apply
+    continuations = generate(model, params, encoded, config, tokenizer.end_of_text, tokenizer.vocab_size, calibrate)
+    for number, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
+        text = tokenizer.decode(continuation.tokens.tolist())
         if values.json:
-            print(json.dumps({"prompt": prompt, "text": text, "checkpoint": step, **as_lists(generation)}))
+            print(json.dumps({"prompt": prompt, "text": text, "checkpoint": step, **as_lists(continuation)}))
         else:
             print(("\n---\n" if number else "") + prompt + text)
 
 
-def as_lists(generation: Generation) -> dict[str, list]:
-    """A generation as JSON can hold it."""
-    return {
-        "tokens": generation.tokens.tolist(),
-        "log_probs": [float(value) for value in generation.log_probs],
-        "sampling_log_probs": [float(value) for value in generation.sampling_log_probs],
+def as_lists(continuation: Continuation) -> dict[str, list]:
+    """A continuation as JSON can hold it."""
+    arrays = {
+        "tokens": continuation.tokens,
+        "log_probs": continuation.log_probs,
+        "calibrated_log_probs": continuation.calibrated_log_probs,
+        "sampling_log_probs": continuation.sampling_log_probs,
     }
+    return {name: array.tolist() for name, array in arrays.items() if array is not None}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from lm.configuration import differences, from_config_dict
 from lm.data.augmentation import AugmentationConfig, augment
 from lm.data.store import build_corpus
 from lm.data.windows import mixed_rows
-from lm.decoding.generate import generate
+from lm.decoding.sample import generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.evaluation.bootstrap import Difference, paired_difference

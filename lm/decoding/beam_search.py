@@ -1,31 +1,26 @@
-"""Beam search over a key-value cache, in one compiled loop; with one beam it is greedy decoding.
+"""Beam search over a step, in one compiled loop; with one beam it is greedy decoding.
 
-Axes: B sequences, K beams of each, C candidates to follow them (2K), T new positions, V vocabulary, R rows of a model's
-batch (B times K, the beams of a sequence side by side).
+Axes: B sequences, K beams of each, C candidates to follow them (2K), P prompt positions, T new positions, V vocabulary,
+R rows of a model's batch (B times K, the beams of a sequence side by side).
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Protocol
+import functools
+from collections.abc import Sequence
+from typing import Any
 
 import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from lm.decoding.continuation import Continuation, Decoded
+from lm.decoding.step import Caches, Calibrator, Scores, Start, Writer, begin, check_writer, pad, padded_length, scored
 from lm.errors import UserError
-
-
-class Caches(Protocol):
-    """What a model keeps while it decodes: a pytree that can be reordered, such as `lm.modules.stack.Caches`."""
-
-    def take_rows(self, rows_B: Array) -> "Caches":
-        """The caches of these rows of the batch, in this order; a row may come more than once."""
-
-
-# From tokens [R, 1], their positions [R, 1] and caches to the logits of the tokens after them [R, V] and the caches.
-Step = Callable[[Array, Array, Caches], tuple[Array, Caches]]
+from lm.models.decoder_lm import DecoderLM
+from lm.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,39 +46,18 @@ class BeamSearchConfig:
 
 
 @flax.struct.dataclass
-class Decoded:
-    """The best sequence found for each row.
-
-    Attributes:
-      tokens_BT: its tokens, the end-of-text token included where it ends with one; 0 after its end.
-      log_probs_BT: the model's own log-probability of each, without a length penalty; 0 after its end.
-      lengths_B: its number of tokens.
-      finished_B: whether it ends with the end-of-text token; otherwise the limit cut it.
-    """
-
-    tokens_BT: Array
-    log_probs_BT: Array
-    lengths_B: Array
-    finished_B: Array
-
-    @property
-    def total_log_probs_B(self) -> Array:
-        """The model's log-probability of the whole sequence."""
-        return self.log_probs_BT.sum(axis=1)
-
-
-@flax.struct.dataclass
 class _Sequences:
     """Sequences of equal length, the likeliest first; K stands for C where they are candidates.
 
     Attributes:
-      tokens_BKT, log_probs_BKT: as in `Decoded`.
-      totals_BK: log-probability of the whole; -inf where there is no such sequence.
+      tokens_BKT: as in `Decoded`.
+      log_probs_BKT: those of each token, in arrays of that shape.
+      totals_BK: deciding log-probability of the whole; -inf where there is no such sequence.
       last_BK: the last token.
     """
 
     tokens_BKT: Array
-    log_probs_BKT: Array
+    log_probs_BKT: Scores
     totals_BK: Array
     last_BK: Array
 
@@ -97,40 +71,99 @@ class _Finished:
     count_B: Array
 
 
+def search(
+    model: Writer,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    config: BeamSearchConfig,
+    end_of_text: int | None = None,
+    vocab_size: int | None = None,
+    calibrator: Calibrator | None = None,
+) -> list[Continuation]:
+    """The best continuation of each prompt; of an encoder-decoder, the best output for it.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      prompts: token ids, at least one each. Of a prompt longer than `max_length - 1` a decoder sees the end. An
+        encoder-decoder reads them as they are: whoever trained it with an end-of-text token after each input adds it.
+      config: how widely to search. Where a prompt leaves less room in `max_length` than its `max_new_tokens`, that is
+        the limit.
+      end_of_text: the id at which a continuation ends, or None. An encoder-decoder begins with it too.
+      vocab_size: as for `lm.decoding.step.score`.
+      calibrator: as for `beam_search`.
+
+    Returns:
+      A `Continuation` for each prompt, which depends on no other prompt.
+
+    Raises:
+      UserError: for a model that does not write, and of an encoder-decoder without `end_of_text` or with a prompt
+        longer than `max_length`.
+      ValueError: for an empty prompt.
+    """
+    check_writer(model, prompts, end_of_text)
+    if not prompts:
+        return []
+    window = model.config.max_length
+    keep = window - 1 if isinstance(model, DecoderLM) else window
+    prompts_BP, lengths_B = pad([prompt[-keep:] for prompt in prompts], window)
+    limits_B = np.full(len(prompts), min(config.max_new_tokens, window), np.int32)
+    # Few sizes of the loop, so that few are compiled.
+    config = dataclasses.replace(config, max_new_tokens=padded_length(config.max_new_tokens, window))
+    decoded = _searched(
+        model, params, prompts_BP, lengths_B, limits_B, config, end_of_text, vocab_size, calibrator=calibrator
+    )
+    return decoded.continuations()
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config", "end_of_text", "vocab_size", "calibrator"))
+def _searched(
+    model: Writer,
+    params: Params,
+    prompts_BP: Array,
+    lengths_B: Array,
+    limits_B: Array,
+    config: BeamSearchConfig,
+    end_of_text: int | None,
+    vocab_size: int | None,
+    calibrator: Calibrator | None,
+) -> Decoded:
+    start = begin(model, params, prompts_BP, lengths_B, config.max_new_tokens, end_of_text)
+    return beam_search(start, config, end_of_text, vocab_size=vocab_size, limits_B=limits_B, calibrator=calibrator)
+
+
 def beam_search(
-    step: Step,
-    caches: Caches,
-    tokens_B: Array,
-    positions_B: Array,
+    start: Start,
     config: BeamSearchConfig,
     end_of_text: int | None,
     *,
-    vocab_size: int | None = None,
     limits_B: Array | None = None,
+    vocab_size: int | None = None,
+    calibrator: Calibrator | None = None,
 ) -> Decoded:
     """Searches for the likeliest continuation of each row (Graves 2012; Sutskever et al. 2014, section 3.2).
 
     A sequence finishes when its end-of-text token is among the K best candidates of its row. A row is done when K
     sequences have finished, when no open one can overtake the best finished one, or at its limit. A finished sequence
-    goes before those that the limit cuts, of which otherwise the likeliest is returned.
+    goes before those that the limit cuts, of which otherwise the likeliest is returned. Compiled by the caller.
 
     Args:
-      step: the model, one token at a time.
-      caches: what the model left of all before `tokens_B`, for B rows.
-      tokens_B: the last token known of each row, the first to be fed to the model.
-      positions_B: its position.
+      start: the model.
       config: how widely to search.
       end_of_text: the id that ends a sequence, or None.
-      vocab_size: ids from here on are padding of the embedding table and never chosen; None: there are none.
-      limits_B: how many new tokens each row may have, from 1 to T; None: T.
+      limits_B: how many new tokens each row may have, from 1 to T; None: T. The model's room limits them too.
+      vocab_size: as for `lm.decoding.step.score`.
+      calibrator: as for `lm.decoding.step.score`. With one, sequences compete by calibrated log-probabilities.
 
     Returns:
       The best sequence of each row, which depends on no other row.
     """
-    chex.assert_equal_shape([tokens_B, positions_B])
-    beams = config.beams
-    limits_B = jnp.full(tokens_B.shape, config.max_new_tokens) if limits_B is None else limits_B
-    caches = caches.take_rows(jnp.repeat(jnp.arange(tokens_B.size), beams))
+    beams, rows = config.beams, start.tokens_B.size
+    limits_B = jnp.full(rows, config.max_new_tokens, jnp.int32) if limits_B is None else limits_B
+    chex.assert_equal_shape([start.tokens_B, start.positions_B, start.room_B, limits_B])
+    limits_B = jnp.minimum(limits_B, start.room_B)
+    step = scored(start.step, vocab_size, calibrator)
+    caches = start.caches.take_rows(jnp.repeat(jnp.arange(rows), beams))
 
     def unfinished(carry: tuple) -> Array:
         n, open_sequences, finished, _ = carry
@@ -140,9 +173,9 @@ def beam_search(
         n, open_sequences, finished, caches = carry
         done_B = _done(n, open_sequences, finished, limits_B, config)
         # A row that is done must not run out of the model's positions.
-        positions_R1 = jnp.repeat(positions_B + jnp.minimum(n, limits_B - 1), beams)[:, None]
-        logits_RV, caches = step(open_sequences.last_BK.reshape(-1, 1), positions_R1, caches)
-        candidates, parents_BC = _candidates(open_sequences, _log_probs(logits_RV, vocab_size), n)
+        positions_R1 = jnp.repeat(start.positions_B + jnp.minimum(n, limits_B - 1), beams)[:, None]
+        logits, caches = step(open_sequences.last_BK.reshape(-1, 1), positions_R1, caches)
+        candidates, parents_BC = _candidates(open_sequences, logits.log_probs(), n)
         is_end_BC = candidates.last_BK == (-1 if end_of_text is None else end_of_text)
         kept, kept_BK = _keep_open(candidates, is_end_BC, beams)
         # A row that is done stays as it is, however long the others take.
@@ -151,27 +184,33 @@ def beam_search(
         caches = _of_parents(caches, jnp.take_along_axis(parents_BC, kept_BK, axis=1))
         return n + 1, open_sequences, finished, caches
 
-    first = (jnp.zeros((), jnp.int32), *_start(tokens_B, config), caches)
+    nothing = Decoded.empty(rows, config.max_new_tokens, calibrated=calibrator is not None, sampled=False)
+    none_finished = _Finished(nothing, jnp.full(rows, -jnp.inf), jnp.zeros(rows, jnp.int32))
+    first = (jnp.zeros((), jnp.int32), _empty(start.tokens_B, nothing, beams), none_finished, caches)
     _, open_sequences, finished, _ = jax.lax.while_loop(unfinished, one_token, first)
-    cut = Decoded(
-        open_sequences.tokens_BKT[:, 0],
-        open_sequences.log_probs_BKT[:, 0],
-        limits_B.astype(jnp.int32),
-        jnp.zeros(tokens_B.shape, bool),
-    )
+    likeliest_B1 = jnp.zeros((rows, 1), jnp.int32)
+    cut = _decoded(open_sequences, likeliest_B1, limits_B, jnp.zeros(rows, bool))
     return _where(finished.count_B > 0, finished.best, cut)
 
 
-def _start(tokens_B: Array, config: BeamSearchConfig) -> tuple[_Sequences, _Finished]:
-    """One empty sequence for each row, and none that has finished."""
-    batch, beams, length = tokens_B.shape[0], config.beams, config.max_new_tokens
-    shape = (batch, beams, length)
-    totals_BK = jnp.full((batch, beams), -jnp.inf).at[:, 0].set(0.0)
+def _empty(tokens_B: Array, nothing: Decoded, beams: int) -> _Sequences:
+    """One empty sequence for each row."""
+    tokens_BKT, own_BKT, calibrated_BKT = jax.tree.map(
+        lambda array_BT: jnp.repeat(array_BT[:, None], beams, axis=1),
+        (nothing.tokens_BT, nothing.log_probs_BT, nothing.calibrated_log_probs_BT),
+    )
+    totals_BK = jnp.full((tokens_B.size, beams), -jnp.inf).at[:, 0].set(0.0)
     last_BK = jnp.repeat(tokens_B.astype(jnp.int32)[:, None], beams, axis=1)
-    empty = _Sequences(jnp.zeros(shape, jnp.int32), jnp.zeros(shape), totals_BK, last_BK)
-    zeros_B = jnp.zeros(batch, jnp.int32)
-    nothing = Decoded(jnp.zeros((batch, length), jnp.int32), jnp.zeros((batch, length)), zeros_B, zeros_B > 0)
-    return empty, _Finished(nothing, jnp.full(batch, -jnp.inf), zeros_B)
+    return _Sequences(tokens_BKT, Scores(own_BKT, calibrated_BKT), totals_BK, last_BK)
+
+
+def _decoded(sequences: _Sequences, chosen_B1: Array, lengths_B: Array, finished_B: Array) -> Decoded:
+    """One sequence of each row."""
+    tokens_BT, log_probs_BT = jax.tree.map(
+        lambda values_BKT: _of_beams(values_BKT, chosen_B1)[:, 0], (sequences.tokens_BKT, sequences.log_probs_BKT)
+    )
+    lengths_B = lengths_B.astype(jnp.int32)
+    return Decoded(tokens_BT, log_probs_BT.own, log_probs_BT.calibrated, None, lengths_B, finished_B)
 
 
 def _done(
@@ -187,24 +226,20 @@ def _score(log_probs: Array, lengths: Array, config: BeamSearchConfig) -> Array:
     return log_probs / lengths.astype(jnp.float32) ** config.length_penalty
 
 
-def _log_probs(logits_RV: Array, vocab_size: int | None) -> Array:
-    if vocab_size is not None:
-        is_token_1V = jnp.arange(logits_RV.shape[-1])[None, :] < vocab_size
-        logits_RV = jnp.where(is_token_1V, logits_RV, -jnp.inf)
-    return jax.nn.log_softmax(logits_RV.astype(jnp.float32), axis=-1)
-
-
-def _candidates(sequences: _Sequences, log_probs_RV: Array, n: Array) -> tuple[_Sequences, Array]:
+def _candidates(sequences: _Sequences, log_probs_RV: Scores, n: Array) -> tuple[_Sequences, Array]:
     """The 2K likeliest sequences of one token more, of which at least K are open, and the beam that each comes from."""
     batch, beams = sequences.totals_BK.shape
-    vocab_size = log_probs_RV.shape[-1]
-    log_probs_BKV = log_probs_RV.reshape(batch, beams, vocab_size)
-    totals_BKV = sequences.totals_BK[:, :, None] + log_probs_BKV
+    vocab_size = log_probs_RV.own.shape[-1]
+    totals_BKV = sequences.totals_BK[:, :, None] + log_probs_RV.deciding.reshape(batch, beams, vocab_size)
     totals_BC, chosen_BC = jax.lax.top_k(totals_BKV.reshape(batch, -1), min(2 * beams, beams * vocab_size))
     parents_BC, tokens_BC = chosen_BC // vocab_size, chosen_BC % vocab_size
-    log_probs_BC = jnp.take_along_axis(log_probs_BKV.reshape(batch, -1), chosen_BC, axis=1)
+
+    def append(values_BKT: Array, new_RV: Array) -> Array:
+        new_BC = jnp.take_along_axis(new_RV.reshape(batch, -1), chosen_BC, axis=1)
+        return _of_beams(values_BKT, parents_BC).at[:, :, n].set(new_BC)
+
     tokens_BCT = _of_beams(sequences.tokens_BKT, parents_BC).at[:, :, n].set(tokens_BC)
-    log_probs_BCT = _of_beams(sequences.log_probs_BKT, parents_BC).at[:, :, n].set(log_probs_BC)
+    log_probs_BCT = jax.tree.map(append, sequences.log_probs_BKT, log_probs_RV)
     return _Sequences(tokens_BCT, log_probs_BCT, totals_BC, tokens_BC), parents_BC
 
 
@@ -212,7 +247,8 @@ def _keep_open(candidates: _Sequences, is_end_BC: Array, beams: int) -> tuple[_S
     """The K likeliest candidates that have not ended, and which they are."""
     totals_BK, kept_BK = jax.lax.top_k(jnp.where(is_end_BC, -jnp.inf, candidates.totals_BK), beams)
     last_BK = jnp.take_along_axis(candidates.last_BK, kept_BK, axis=1)
-    tokens_BKT, log_probs_BKT = (_of_beams(x, kept_BK) for x in (candidates.tokens_BKT, candidates.log_probs_BKT))
+    by_token = (candidates.tokens_BKT, candidates.log_probs_BKT)
+    tokens_BKT, log_probs_BKT = jax.tree.map(lambda values_BCT: _of_beams(values_BCT, kept_BK), by_token)
     return _Sequences(tokens_BKT, log_probs_BKT, totals_BK, last_BK), kept_BK
 
 
@@ -225,12 +261,7 @@ def _finish(
     scores_BC = jnp.where(ended_BC, _score(candidates.totals_BK, length, config), -jnp.inf)
     best_B1 = scores_BC.argmax(axis=1)[:, None]
     scores_B = jnp.take_along_axis(scores_BC, best_B1, axis=1)[:, 0]
-    newest = Decoded(
-        _of_beams(candidates.tokens_BKT, best_B1)[:, 0],
-        _of_beams(candidates.log_probs_BKT, best_B1)[:, 0],
-        jnp.full(scores_B.shape, length, jnp.int32),
-        scores_B > -jnp.inf,
-    )
+    newest = _decoded(candidates, best_B1, jnp.full(scores_B.shape, length), scores_B > -jnp.inf)
     best = _where(scores_B > finished.scores_B, newest, finished.best)
     count_B = finished.count_B + ended_BC.sum(axis=1, dtype=jnp.int32)
     return _Finished(best, jnp.maximum(scores_B, finished.scores_B), count_B)

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from lm.data.tokenizers import Tokenizer
-from lm.decoding.generate import generate
+from lm.decoding.sample import generate
 from lm.errors import UserError
 from lm.files import write_atomically
 from lm.models.decoder_lm import DecoderLM

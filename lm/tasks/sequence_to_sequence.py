@@ -92,8 +92,9 @@ class SequenceToSequence:
         """What the model writes for each source, and what it makes of the true target.
 
         Returns:
-          `generated` and `log_probs` [B, max_target_length] and `lengths` [B], as in `lm.decoding.beam_search.Decoded`;
-          `nll` [B], the negative log-likelihood of the target, and `tokens` [B], of how many.
+          `generated` and `log_probs` [B, max_target_length] and `lengths` [B], as in
+          `lm.decoding.continuation.Decoded`; `nll` [B], the negative log-likelihood of the target, and
+          `tokens` [B], of how many.
         """
         statistics, weights_BT = self._statistics(params, batch, None)
         decoded = self._target_model.generate(params, batch, self._search, self.tokenizer.vocab_size)

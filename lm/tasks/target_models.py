@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lm.decoding.beam_search import BeamSearchConfig, Decoded
-from lm.decoding.best_sequences import best_continuations, best_outputs
+from lm.decoding.beam_search import BeamSearchConfig, beam_search
+from lm.decoding.continuation import Decoded
+from lm.decoding.step import decoder_start, encoder_decoder_start
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
@@ -102,8 +103,8 @@ class EncoderDecoderTargets:
     def generate(self, params: Params, batch: Batch, config: BeamSearchConfig, vocab_size: int) -> Decoded:
         """By beam search."""
         source = (batch["inputs"], batch["input_segments"])
-        limits = {"vocab_size": vocab_size, "limits_B": _limits(batch, config)}
-        return best_outputs(self.model, params, *source, config, self.end_of_text, **limits)
+        start = encoder_decoder_start(self.model, params, *source, config.max_new_tokens, self.end_of_text)
+        return beam_search(start, config, self.end_of_text, limits_B=_limits(batch, config), vocab_size=vocab_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +150,10 @@ class DecoderTargets:
 
     def generate(self, params: Params, batch: Batch, config: BeamSearchConfig, vocab_size: int) -> Decoded:
         """By beam search from the end of the source."""
-        prompts = (batch["tokens"], jnp.maximum(batch["source_length"], 1))
-        limits = {"vocab_size": vocab_size, "limits_B": _limits(batch, config)}
-        return best_continuations(self.model, params, *prompts, config, self.end_of_text, **limits)
+        prompts_BT, lengths_B = batch["tokens"], jnp.maximum(batch["source_length"], 1)
+        capacity = prompts_BT.shape[1] + config.max_new_tokens
+        start = decoder_start(self.model, params, prompts_BT, lengths_B, capacity)
+        return beam_search(start, config, self.end_of_text, limits_B=_limits(batch, config), vocab_size=vocab_size)
 
     @property
     def _special_tokens(self) -> int:

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.decoding.beam_search import BeamSearchConfig, Decoded, beam_search
+from lm.decoding.beam_search import BeamSearchConfig, beam_search
+from lm.decoding.continuation import Decoded
+from lm.decoding.step import Start
 from lm.errors import UserError
 
 VOCAB, PADDED, WIDTH, END = 4, 6, 5, 2  # the last two ids pad the table
@@ -48,13 +50,14 @@ def step(weights, tokens_R1, positions_R1, caches):
     return state @ weights["output"], State(state)
 
 
+def begin(step, caches, tokens_B):
+    return Start(step, caches, tokens_B, jnp.zeros_like(tokens_B), jnp.full_like(tokens_B, 100))
+
+
 @functools.partial(jax.jit, static_argnames=("config", "end_of_text"))
 def search(weights, limits_B, config, end_of_text=END):
     return beam_search(
-        functools.partial(step, weights),
-        State(weights["start"]),
-        jnp.arange(BATCH) % VOCAB,
-        jnp.zeros(BATCH, jnp.int32),
+        begin(functools.partial(step, weights), State(weights["start"]), jnp.arange(BATCH) % VOCAB),
         config,
         end_of_text,
         vocab_size=VOCAB,
@@ -206,8 +209,8 @@ def test_the_search_stops_when_nothing_can_overtake():
         logits = jnp.where(jnp.arange(VOCAB)[None, :] == END, 3.0, jnp.zeros((tokens_R1.shape[0], 1)))
         return logits, caches
 
-    start = (State(jnp.zeros((2, 1))), jnp.zeros(2, jnp.int32), jnp.zeros(2, jnp.int32))
-    decoded = beam_search(certain_end, *start, BeamSearchConfig(2, 50, 0.0), END)
+    start = begin(certain_end, State(jnp.zeros((2, 1))), jnp.zeros(2, jnp.int32))
+    decoded = beam_search(start, BeamSearchConfig(2, 50, 0.0), END)
     jax.effects_barrier()
     np.testing.assert_array_equal(decoded.lengths_B, 1)
     assert len(calls) == 1

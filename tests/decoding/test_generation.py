@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.decoding.generate import generate
+from lm.decoding.sample import generate
 from lm.decoding.sampling import SamplingConfig, sampling_log_probs
 from lm.models.decoder_lm import DecoderLM
 from lm.modules.config import ModelConfig

@@ -13,7 +13,7 @@ from experiments.calibrate import CalibrateConfig, calibrate
 from lm.calibration.calibrators import Fitted
 from lm.calibration.comparison import Settings
 from lm.calibration.predictions import Predictions
-from lm.decoding.generate import generate
+from lm.decoding.sample import generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
@@ -137,9 +137,12 @@ def test_from_a_trained_model_to_calibrated_generation(tmp_path):
     sampling = SamplingConfig(max_new_tokens=6, temperature=0)
     plain, scaled = (
         generate(model, params, [[1, 2]], sampling, None, tokenizer.vocab_size, calibrator=calibrator)[0]
-        for calibrator in (None, fitted)
+        for calibrator in (None, fitted.apply)
     )
     np.testing.assert_array_equal(plain.tokens, scaled.tokens)
     logits = model.apply({"params": params}, np.array([[1, 2]]))[0, -1]
     expected = jax.nn.log_softmax(logits / fitted.parameters["temperature"])[plain.tokens[0]]
-    np.testing.assert_allclose(scaled.log_probs[0], expected if fitted.accepted else plain.log_probs[0], rtol=1e-4)
+    np.testing.assert_allclose(scaled.log_probs, plain.log_probs, rtol=1e-5)
+    np.testing.assert_allclose(
+        scaled.calibrated_log_probs[0], expected if fitted.accepted else plain.log_probs[0], rtol=1e-4
+    )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm.decoding.generate import generate
+from lm.decoding.sample import generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.tasks.completion import Completion
