@@ -27,15 +27,16 @@ from rich.console import Console
 from rich.table import Table
 
 from lm.calibration.calibrators import CALIBRATORS
-from lm.calibration.comparison import Settings, compare
+from lm.calibration.comparison import compare
 from lm.calibration.predictions import Predictions, split
 from lm.calibration.report.diagrams import save_pictures
 from lm.calibration.report.page import report_html
 from lm.calibration.report.wording import format_interval, format_p, format_value, verdict
+from lm.calibration.results import Comparison, Entry, Settings, to_json
 from lm.command_line import define_config_file, run
 from lm.configuration import from_config_dict
 from lm.errors import UserError
-from lm.files import write_atomically, write_json
+from lm.files import json_value, write_atomically, write_json
 from lm.runs.work_directory import WorkDirectory
 
 
@@ -96,7 +97,7 @@ def main(values: flags.FlagValues) -> None:
         console.print(summary_table(comparisons, config.calibrators[0]))
 
 
-def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Console) -> dict:
+def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Console) -> Comparison:
     """Runs the experiment in a work directory and returns the comparison.
 
     Raises:
@@ -128,13 +129,13 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
         for name, calibrator in fitted.items():
             calibrator.save(directory.calibration / f"{name}.json")
         save_pictures(comparison, directory.calibration)
-        write_json(directory.calibration / "comparison.json", comparison)
+        write_json(directory.calibration / "comparison.json", to_json(comparison))
         write_atomically(directory.calibration / "table.csv", as_csv(comparison))
         write_atomically(directory.calibration / "report.html", report_html(comparison))
     console.print(as_table(comparison))
-    for method in comparison["methods"]:
-        if method["message"]:
-            console.print(f"(!) {method['label']}: {method['message']}", highlight=False, markup=False)
+    for method in comparison.methods:
+        if method.message:
+            console.print(f"(!) {method.label}: {method.message}", highlight=False, markup=False)
     said = verdict(comparison)
     for sentence in (said.before, said.after, *said.notes):
         console.print(sentence, highlight=False, markup=False)
@@ -162,29 +163,32 @@ def told_with(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {error}") from error
 
 
-def as_table(comparison: dict) -> Table:
+def as_table(comparison: Comparison) -> Table:
     """The table for the console; everything else is in the report."""
-    units = {metric["name"]: metric["unit"] for metric in comparison["metrics"]}
-    table = Table(title=comparison["title"])
+    table = Table(title=comparison.title)
     columns = ("", "ECE %", "interval", "floor", "p of change", "NLL", "p of change", "accuracy %")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
-    for method in comparison["methods"]:
-        ece, nll, accuracy = (method["metrics"][name] for name in ("ece", "nll", "accuracy"))
+    for method in comparison.methods:
+        ece, nll = method.entry("ece"), method.entry("nll")
         table.add_row(
-            f"{method['label']} {method['summary']}{' (!)' if method['message'] else ''}",
-            format_value(ece["value"], "percent"),
-            format_interval(ece, "percent"),
-            format_value(ece["floor_mean"], "percent"),
-            format_p(ece.get("difference", {}).get("p")),
-            format_value(nll["value"], units["nll"]),
-            format_p(nll.get("difference", {}).get("p")),
-            format_value(accuracy["value"], "percent"),
+            f"{method.label} {method.summary}{' (!)' if method.message else ''}",
+            format_value(ece.value, "percent"),
+            format_interval(ece.value, ece.interval, "percent"),
+            format_value(ece.floor.mean, "percent"),
+            _p_of_change(ece),
+            format_value(nll.value, "nats"),
+            _p_of_change(nll),
+            format_value(method.entry("accuracy").value, "percent"),
         )
     return table
 
 
-def summary_table(comparisons: dict[str, dict], calibrator: str) -> Table:
+def _p_of_change(entry: Entry) -> str:
+    return format_p(entry.difference.p) if entry.difference else ""
+
+
+def summary_table(comparisons: dict[str, Comparison], calibrator: str) -> Table:
     """Every run before and after one calibrator, named by what tells its path from the others'."""
     common = os.path.commonpath([os.path.abspath(name) for name in comparisons])
     table = Table(title=f"before and after: {calibrator}")
@@ -192,30 +196,28 @@ def summary_table(comparisons: dict[str, dict], calibrator: str) -> Table:
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     for name, comparison in comparisons.items():
-        before, after = (
-            next(method["metrics"] for method in comparison["methods"] if method["name"] == wanted)
-            for wanted in ("none", calibrator)
-        )
-        unit = next(metric["unit"] for metric in comparison["metrics"] if metric["name"] == "nll")
-        errors = (
-            f"{format_value(each['ece']['value'], 'percent')}\n({format_interval(each['ece'], 'percent')})"
-            for each in (before, after)
-        )
+        before, after = comparison.uncalibrated, comparison.method(calibrator)
+        ece_before, ece_after = before.entry("ece"), after.entry("ece")
+        nll_before, nll_after = before.entry("nll"), after.entry("nll")
         table.add_row(
             os.path.relpath(name, common),
-            f"{comparison['items']['test']:,}",
-            next(errors),
-            format_value(before["ece"]["floor_mean"], "percent"),
-            next(errors),
-            format_p(after["ece"].get("difference", {}).get("p")),
-            format_value(before["nll"]["value"], unit),
-            format_value(after["nll"]["value"], unit),
-            format_p(after["nll"].get("difference", {}).get("p")),
+            f"{comparison.items.test:,}",
+            _with_interval(ece_before),
+            format_value(ece_before.floor.mean, "percent"),
+            _with_interval(ece_after),
+            _p_of_change(ece_after),
+            format_value(nll_before.value, "nats"),
+            format_value(nll_after.value, "nats"),
+            _p_of_change(nll_after),
         )
     return table
 
 
-def as_csv(comparison: dict) -> str:
+def _with_interval(entry: Entry) -> str:
+    return f"{format_value(entry.value, 'percent')}\n({format_interval(entry.value, entry.interval, 'percent')})"
+
+
+def as_csv(comparison: Comparison) -> str:
     """One line a method and metric."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -224,12 +226,20 @@ def as_csv(comparison: dict) -> str:
     writer.writerow(
         ["calibrator", "metric", "value", "low", "high", *floor, *(f"difference_{name}" for name in change)]
     )
-    for method in comparison["methods"]:
-        for name, entry in method["metrics"].items():
-            difference = entry.get("difference", {})
-            row = [entry["value"], entry["low"], entry["high"], *(entry.get(key) for key in floor)]
-            writer.writerow([method["name"], name, *row, *(difference.get(key) for key in change)])
+    for method in comparison.methods:
+        for name, entry in method.entries.items():
+            writer.writerow([method.name, name, *json_value(_numbers(entry))])
     return text.getvalue()
+
+
+def _numbers(entry: Entry) -> list[float | None]:
+    interval, floor, difference = entry.interval, entry.floor, entry.difference
+    return [
+        entry.value,
+        *((interval.low, interval.high) if interval else (None, None)),
+        *((floor.mean, floor.high, floor.p) if floor else (None, None, None)),
+        *((difference.value, difference.low, difference.high, difference.p) if difference else (None,) * 4),
+    ]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Axes: N items, C classes, M bins, R resamples.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from lm.calibration.logits import Logits, whole
 from lm.calibration.metrics import METRICS, Metric
 from lm.calibration.outcomes import Outcomes, outcomes
 from lm.calibration.predictions import Predictions, check_disjoint
+from lm.calibration.results import Bin, Comparison, Entry, Items, Method, Settings
 from lm.calibration.significance import (
     Floor,
     Resampler,
@@ -31,7 +31,6 @@ from lm.calibration.significance import (
     totals_of_sums,
     wilson_interval,
 )
-from lm.files import json_value
 
 _MEANS = {
     "nll": "nll_N",
@@ -44,23 +43,6 @@ _LARGEST_CLASSWISE = 2**26  # probabilities held at once
 _LARGEST_CLASSWISE_FEATURES = 2**25
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How a comparison is made.
-
-    Attributes:
-      bins: of the binned errors.
-      resamples: of the bootstrap and of the noise floor.
-      level: of intervals.
-      seed: of all resampling.
-    """
-
-    bins: int = 15
-    resamples: int = 1000
-    level: float = 0.95
-    seed: int = 0
-
-
 def compare(
     fit_part: Predictions,
     test_part: Predictions,
@@ -70,7 +52,7 @@ def compare(
     title: str = "",
     source: str = "",
     progress: Callable[[str], None] = lambda name: None,
-) -> tuple[dict[str, Any], dict[str, Fitted]]:
+) -> tuple[Comparison, dict[str, Fitted]]:
     """Fits each calibrator on one part and measures it on the other, beside no calibration at all.
 
     Args:
@@ -83,7 +65,7 @@ def compare(
       progress: called with the name of what is worked on.
 
     Returns:
-      A dict that JSON can hold, from which tables, pictures and the report are made; and the fitted calibrators.
+      What was found, from which tables, pictures and the report are made; and the fitted calibrators by their names.
 
     Raises:
       UserError: if the parts share anything.
@@ -97,72 +79,70 @@ def compare(
     measure = _Measurer(test_part.labels_N, clusters_N, resampler, settings)
     progress("none")
     before = measure(test_part.logits)
-    methods = [{**_UNCALIBRATED, **before.report(None)}]
+    methods = [_uncalibrated(before)]
     fitted = {}
     for name in calibrators:
         progress(name)
         fitted[name] = fit(name, fit_part.logits, fit_part.labels_N)
         after = measure(fitted[name].apply(test_part.logits))
-        methods.append({**_describe(fitted[name]), **after.report(before)})
-    comparison = {
-        "title": title,
-        "source": source,
-        "items": {
-            "fit": len(fit_part),
-            "test": len(test_part),
-            "fit_clusters": None if fit_part.clusters_N is None else int(np.unique(fit_part.clusters_N).size),
-            "test_clusters": None if clusters_N is None else int(clusters_N.max()) + 1,
-            "classes": test_part.logits.shape[1],
-        },
-        "settings": dataclasses.asdict(settings),
-        "metrics": [_column(metric, settings) for metric in METRICS if metric.name in before.values],
-        "methods": methods,
-    }
-    return json_value(comparison), fitted
+        methods.append(_calibrated(fitted[name], after, before))
+    items = Items(
+        fit=len(fit_part),
+        test=len(test_part),
+        fit_clusters=None if fit_part.clusters_N is None else int(np.unique(fit_part.clusters_N).size),
+        test_clusters=None if clusters_N is None else int(clusters_N.max()) + 1,
+        classes=test_part.logits.shape[1],
+    )
+    columns = tuple(_column(metric, settings) for metric in METRICS if metric.name in before.values)
+    return Comparison(title, source, items, settings, columns, tuple(methods)), fitted
 
 
-_UNCALIBRATED = {
-    "name": "none",
-    "label": "Uncalibrated",
-    "summary": "",
-    "converged": True,
-    "at_bound": False,
-    "accepted": True,
-    "message": "",
-}
+def _uncalibrated(measured: "_Measured") -> Method:
+    return Method(
+        name="none",
+        label="Uncalibrated",
+        entries=measured.entries(None),
+        bins=measured.bins(),
+        risk_coverage=measured.risk_coverage(),
+    )
 
 
-def _describe(fitted: Fitted) -> dict[str, Any]:
-    message = ""
+def _calibrated(fitted: Fitted, measured: "_Measured", before: "_Measured") -> Method:
+    return Method(
+        name=fitted.name,
+        label=CALIBRATORS[fitted.name].label,
+        summary=fitted.summary,
+        converged=fitted.converged,
+        at_bound=fitted.at_bound,
+        accepted=fitted.accepted,
+        message=_message(fitted),
+        entries=measured.entries(before),
+        bins=measured.bins(),
+        risk_coverage=measured.risk_coverage(),
+    )
+
+
+def _message(fitted: Fitted) -> str:
     if not fitted.accepted:
-        message = "not used: it raised the negative log-likelihood of the items it was fitted to"
-    elif fitted.at_bound:
-        message = "the items of the fit do not limit it, so its value means only very small or very large"
-    elif not fitted.converged:
-        message = "the fit ended before it reached its optimum"
-    return {
-        "name": fitted.name,
-        "label": CALIBRATORS[fitted.name].label,
-        "summary": fitted.summary,
-        "converged": fitted.converged,
-        "at_bound": fitted.at_bound,
-        "accepted": fitted.accepted,
-        "message": message,
-    }
+        return "not used: it raised the negative log-likelihood of the items it was fitted to"
+    if fitted.at_bound:
+        return "the items of the fit do not limit it, so its value means only very small or very large"
+    if not fitted.converged:
+        return "the fit ended before it reached its optimum"
+    return ""
 
 
-def _column(metric: Metric, settings: Settings) -> dict[str, Any]:
-    column = dataclasses.asdict(metric)
-    scheme = column.pop("binning")
-    specification = {"confidence": "probability of the predicted class"}
-    if scheme:
-        column["long"] = column["long"].replace("bins", f"bins ({settings.bins})")
-        specification |= {**Binning(settings.bins).specification(), "scheme": scheme}
+def _column(metric: Metric, settings: Settings) -> Metric:
+    """The metric as it was computed here."""
+    long, specification = metric.long, {"confidence": "probability of the predicted class"}
+    if metric.binning:
+        long = long.replace("bins", f"bins ({settings.bins})")
+        specification |= {**Binning(settings.bins).specification(), "scheme": metric.binning}
     if metric.name in _MEANS:
         specification = {"interval": "Student's t over items, or over clusters where there are any"}
     else:
         specification["interval"] = f"bias-corrected bootstrap, {settings.resamples} resamples"
-    return {**column, "specification": specification}
+    return dataclasses.replace(metric, long=long, specification=specification)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,17 +159,13 @@ class _Measured:
     clusters_N: np.ndarray | None
     level: float
 
-    def report(self, before: "_Measured | None") -> dict[str, Any]:
-        """The method's part of the comparison."""
-        metrics = {name: self._entry(name, before) for name in self.values}
-        return {"metrics": metrics, "bins": self._bins(), "risk_coverage": self._risk_coverage()}
+    def entries(self, before: "_Measured | None") -> dict[str, Entry]:
+        """Every metric, beside those before calibration if they are given."""
+        return {name: self._entry(name, before) for name in self.values}
 
-    def _entry(self, name: str, before: "_Measured | None") -> dict[str, Any]:
-        value = self.values[name]
-        entry = {"value": value, "low": None, "high": None}
-        floor = self.floors.get(name)
-        if floor is not None:
-            entry |= {"floor_mean": floor.mean, "floor_high": floor.high, "p_calibrated": floor.p}
+    def _entry(self, name: str, before: "_Measured | None") -> Entry:
+        value, floor = self.values[name], self.floors.get(name)
+        interval, difference = None, None
         if name in _MEANS:
             per_item = getattr(self.found, _MEANS[name])
             interval = mean_interval(per_item, self.clusters_N, self.level)
@@ -209,40 +185,37 @@ class _Measured:
                 difference = paired_difference(
                     before.values[name], value, before.resampled[name], resampled_R, self.level
                 )
-        else:
-            return entry
-        entry |= {"low": interval.low, "high": interval.high}
-        if before is not None:
-            entry["difference"] = dataclasses.asdict(difference)
-        return entry
+        return Entry(value, interval, floor, difference)
 
-    def _bins(self) -> list[dict[str, float]]:
+    def bins(self) -> tuple[Bin, ...]:
+        """The bins of the reliability diagram that hold items."""
         edges = self.binning.all_edges()
         tails = [(1 - self.level) / 2, (1 + self.level) / 2]
-        band = np.quantile(self.null.correct / np.maximum(self.null.count, 1), tails, axis=0)
-        rows = []
+        band = np.quantile(self.null.correct / np.maximum(self.null.count, 1), tails, axis=0).clip(0, 1)
+        bins = []
         for b in np.flatnonzero(self.totals.count):
             count, correct = self.totals.count[b], self.totals.correct[b]
             low, high = wilson_interval(correct, count, self.level)
-            rows.append(
-                {
-                    "low": edges[b],
-                    "high": edges[b + 1],
-                    "count": int(count),
-                    "confidence": self.totals.confidence[b] / count,
-                    "accuracy": correct / count,
-                    "accuracy_low": low,
-                    "accuracy_high": high,
-                    "band_low": min(max(band[0, b], 0.0), 1.0),
-                    "band_high": min(max(band[1, b], 0.0), 1.0),
-                }
+            bins.append(
+                Bin(
+                    low=float(edges[b]),
+                    high=float(edges[b + 1]),
+                    count=int(count),
+                    confidence=float(self.totals.confidence[b] / count),
+                    accuracy=float(correct / count),
+                    accuracy_low=float(low),
+                    accuracy_high=float(high),
+                    band_low=float(band[0, b]),
+                    band_high=float(band[1, b]),
+                )
             )
-        return rows
+        return tuple(bins)
 
-    def _risk_coverage(self) -> list[list[float]]:
+    def risk_coverage(self) -> tuple[tuple[float, float], ...]:
+        """At most 200 points of the curve."""
         coverage, risk = scores.risk_coverage(scores.Ranking.of(self.found.confidence_N), self.found.correct_N)
         chosen = np.unique(np.linspace(0, coverage.size - 1, 200).round().astype(int))
-        return [[float(coverage[i]), float(risk[i])] for i in chosen]
+        return tuple((float(coverage[i]), float(risk[i])) for i in chosen)
 
 
 class _Measurer:

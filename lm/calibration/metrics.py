@@ -1,6 +1,8 @@
 """The numbers of a comparison: what each is called, how it is computed, and who proposed it."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Metric:
       formula: the same as mathematics.
       source: who proposed it.
       binning: "equal_width", "equal_mass" or None.
+      specification: how a comparison computed it: bins, intervals.
     """
 
     name: str
@@ -28,6 +31,7 @@ class Metric:
     formula: str
     source: str
     binning: str | None = None
+    specification: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 METRICS: tuple[Metric, ...] = (

@@ -10,10 +10,12 @@ import pytest
 from lm.calibration import errors, scores
 from lm.calibration.binning import Binning, bin_totals, equal_mass
 from lm.calibration.calibrators import fit
-from lm.calibration.comparison import Settings, compare
+from lm.calibration.comparison import compare
 from lm.calibration.logits import FactoredLogits
 from lm.calibration.outcomes import outcomes
 from lm.calibration.predictions import Predictions, split
+from lm.calibration.results import Items, Settings, to_json
+from lm.calibration.significance import Difference
 from lm.errors import UserError
 
 N, C = 400, 3
@@ -37,58 +39,87 @@ def compared(clusters=False, over_confidence=3.0, names=NAMES):
     return compare(*parts(clusters, over_confidence), names, SETTINGS, title="a title", source="predictions.npz")
 
 
-def methods_of(comparison):
-    return {method["name"]: method for method in comparison["methods"]}
+BINNED = {"ece", "ece_equal_mass", "smooth_ece", "ks", "mce", "rms", "rms_debiased", "classwise_ece", "signed_gap"}
+UNBINNED = {"nll", "brier", "accuracy", "confidence", "entropy", "auroc", "aurc"}
 
 
 @pytest.mark.parametrize("clusters", [False, True])
-def test_form(clusters):
+def test_every_method_has_every_metric(clusters):
     comparison, fitted = compared(clusters)
-    assert json.loads(json.dumps(comparison, allow_nan=False)) == comparison
     assert list(fitted) == list(NAMES)
     fit_part, test_part = parts(clusters)
-    assert comparison["items"] == {
-        "fit": len(fit_part),
-        "test": len(test_part),
-        "fit_clusters": len(set(fit_part.clusters_N)) if clusters else None,
-        "test_clusters": len(set(test_part.clusters_N)) if clusters else None,
-        "classes": C,
+    assert comparison.items == Items(
+        fit=len(fit_part),
+        test=len(test_part),
+        fit_clusters=len(set(fit_part.clusters_N)) if clusters else None,
+        test_clusters=len(set(test_part.clusters_N)) if clusters else None,
+        classes=C,
+    )
+    assert comparison.settings == SETTINGS
+    assert (comparison.title, comparison.source) == ("a title", "predictions.npz")
+    columns = [metric.name for metric in comparison.metrics]
+    assert set(columns) == BINNED | UNBINNED
+    assert [method.name for method in comparison.methods] == ["none", *NAMES]
+    for method in comparison.methods:
+        assert list(method.entries) == columns
+        assert {name for name, entry in method.entries.items() if entry.floor} == BINNED
+        for name, entry in method.entries.items():
+            assert entry.interval.low <= entry.interval.high
+            assert (entry.difference is None) == (method.name == "none"), name
+            if entry.difference:
+                assert 0 <= entry.difference.p <= 1
+            if entry.floor:
+                assert 0 <= entry.floor.p <= 1
+                assert 0 <= entry.floor.mean <= entry.floor.high
+    assert comparison.method("temperature").summary.startswith("T = ")
+
+
+def test_a_comparison_is_searched_by_name():
+    comparison, _ = compared()
+    assert comparison.method("none") is comparison.uncalibrated
+    assert comparison.metric("nll").label == "NLL"
+    with pytest.raises(KeyError):
+        comparison.method("bias")
+    nothing = dataclasses.replace(comparison.uncalibrated, entries={}).entry("ece")
+    assert np.isnan(nothing.value)
+    assert nothing.interval is nothing.floor is nothing.difference is None
+
+
+def test_json_holds_every_number_under_its_name():
+    comparison, _ = compared(clusters=True)
+    held = to_json(comparison)
+    assert json.loads(json.dumps(held, allow_nan=False)) == held
+    assert list(held) == ["title", "source", "items", "settings", "metrics", "methods"]
+    assert held["settings"] == {"bins": 12, "resamples": 120, "level": 0.95, "seed": 5}
+    ece = held["metrics"][0]
+    described = ["label", "long", "unit", "better", "definition", "formula", "source", "specification"]
+    assert list(ece) == ["name", *described]
+    assert (ece["specification"]["bins"], ece["specification"]["scheme"]) == (12, "equal_width")
+    method, found = held["methods"][1], comparison.method("temperature")
+    facts = ["name", "label", "summary", "converged", "at_bound", "accepted", "message"]
+    assert list(method) == [*facts, "metrics", "bins", "risk_coverage"]
+    assert [method[name] for name in facts] == [getattr(found, name) for name in facts]
+    entry = found.entry("ece")
+    assert method["metrics"]["ece"] == {
+        "value": entry.value,
+        "low": entry.interval.low,
+        "high": entry.interval.high,
+        "floor_mean": entry.floor.mean,
+        "floor_high": entry.floor.high,
+        "p_calibrated": entry.floor.p,
+        "difference": dataclasses.asdict(entry.difference),
     }
-    assert comparison["settings"] == dataclasses.asdict(SETTINGS)
-    assert (comparison["title"], comparison["source"]) == ("a title", "predictions.npz")
-    columns = [metric["name"] for metric in comparison["metrics"]]
-    assert set(columns) >= {
-        *("ece", "ece_equal_mass", "smooth_ece", "ks", "mce", "rms", "rms_debiased", "classwise_ece", "signed_gap"),
-        *("nll", "brier", "accuracy", "confidence", "entropy", "auroc", "aurc"),
-    }
-    for metric in comparison["metrics"]:
-        assert set(metric) >= {"label", "long", "unit", "better", "definition", "formula", "source", "specification"}
-        assert metric["unit"] in ("percent", "nats", "number")
-        assert metric["better"] in ("lower", "higher", None)
-    assert [method["name"] for method in comparison["methods"]] == ["none", *NAMES]
-    for method in comparison["methods"]:
-        assert list(method["metrics"]) == columns
-        for name, entry in method["metrics"].items():
-            assert set(entry) >= {"value", "low", "high"}
-            assert ("difference" in entry) == (method["name"] != "none"), name
-            if method["name"] != "none":
-                assert set(entry["difference"]) == {"value", "low", "high", "p"}
-                assert 0 <= entry["difference"]["p"] <= 1
-            if "p_calibrated" in entry:
-                assert 0 <= entry["p_calibrated"] <= 1
-                assert 0 <= entry["floor_mean"] <= entry["floor_high"]
-            if entry["low"] is not None:
-                assert entry["low"] <= entry["high"]
-        binned = {name for name, entry in method["metrics"].items() if "p_calibrated" in entry}
-        assert binned >= {"ece", "ece_equal_mass", "smooth_ece", "ks", "mce", "rms", "rms_debiased", "signed_gap"}
-        assert not binned & {"nll", "brier", "accuracy", "auroc", "aurc"}
-    assert comparison["methods"][1]["summary"].startswith("T = ")
+    assert set(method["metrics"]["nll"]) == {"value", "low", "high", "difference"}
+    assert set(held["methods"][0]["metrics"]["nll"]) == {"value", "low", "high"}
+    assert method["bins"] == [dataclasses.asdict(one) for one in found.bins]
+    assert method["risk_coverage"] == [list(point) for point in found.risk_coverage]
 
 
 def test_values_are_those_of_the_metrics():
     comparison, fitted = compared()
     _, test_part = parts()
-    for name, method in methods_of(comparison).items():
+    for method in comparison.methods:
+        name = method.name
         logits = test_part.logits if name == "none" else fitted[name].apply(test_part.logits)
         found = outcomes(test_part.labels_N, logits=logits)
         confidence, correct = found.confidence_N, found.correct_N
@@ -110,82 +141,82 @@ def test_values_are_those_of_the_metrics():
             "aurc": scores.aurc(ranking, correct),
         }
         for metric, value in expected.items():
-            assert method["metrics"][metric]["value"] == pytest.approx(float(value), abs=2e-6), (name, metric)
+            assert method.entry(metric).value == pytest.approx(float(value), abs=2e-6), (name, metric)
             if name != "none":
-                before = comparison["methods"][0]["metrics"][metric]["value"]
-                change = method["metrics"][metric]["difference"]["value"]
+                before = comparison.uncalibrated.entry(metric).value
+                change = method.entry(metric).difference.value
                 assert change == pytest.approx(float(value) - before, abs=4e-6)
 
 
 def test_bins_and_risk_coverage_are_those_of_the_items():
     comparison, _ = compared()
-    for method in comparison["methods"]:
-        rows = method["bins"]
-        count = sum(row["count"] for row in rows)
+    for method in comparison.methods:
+        rows = method.bins
+        count = sum(row.count for row in rows)
         assert count == len(parts()[1])
         for row in rows:
-            assert row["count"] > 0
-            assert row["low"] <= row["confidence"] <= row["high"]
-            assert 0 <= row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1
-            assert 0 <= row["band_low"] <= row["band_high"] <= 1
-        ece = sum(row["count"] / count * abs(row["accuracy"] - row["confidence"]) for row in rows)
-        assert ece == pytest.approx(method["metrics"]["ece"]["value"], abs=1e-9)
-        curve = np.array(method["risk_coverage"])
+            assert row.count > 0
+            assert row.low <= row.confidence <= row.high
+            assert 0 <= row.accuracy_low <= row.accuracy <= row.accuracy_high <= 1
+            assert 0 <= row.band_low <= row.band_high <= 1
+        ece = sum(row.count / count * abs(row.accuracy - row.confidence) for row in rows)
+        assert ece == pytest.approx(method.entry("ece").value, abs=1e-9)
+        curve = np.array(method.risk_coverage)
         assert len(curve) <= 200
         assert (np.diff(curve[:, 0]) > 0).all()
-        assert curve[-1].tolist() == pytest.approx([1, 1 - method["metrics"]["accuracy"]["value"]])
+        assert curve[-1].tolist() == pytest.approx([1, 1 - method.entry("accuracy").value])
 
 
 @pytest.mark.parametrize("clusters", [False, True])
 def test_over_confidence_is_found_and_mended(clusters):
-    methods = methods_of(compared(clusters)[0])
-    before, after = methods["none"]["metrics"], methods["temperature"]["metrics"]
-    assert before["ece"]["p_calibrated"] < 0.02
-    assert before["ece"]["low"] > 0.05
-    assert before["signed_gap"]["low"] > 0.05
+    comparison, _ = compared(clusters)
+    before, after = comparison.uncalibrated, comparison.method("temperature")
+    assert before.entry("ece").floor.p < 0.02
+    assert before.entry("ece").interval.low > 0.05
+    assert before.entry("signed_gap").interval.low > 0.05
     for name in ("ece", "ece_equal_mass", "smooth_ece", "ks", "rms", "nll"):
-        assert after[name]["difference"]["high"] < 0, name
-        assert after[name]["difference"]["p"] < 0.1, name
-    assert after["ece"]["p_calibrated"] > 0.05
-    assert after["ece"]["low"] == 0
-    assert 2 < float(methods["temperature"]["summary"].removeprefix("T = ")) < 4
+        assert after.entry(name).difference.high < 0, name
+        assert after.entry(name).difference.p < 0.1, name
+    assert after.entry("ece").floor.p > 0.05
+    assert after.entry("ece").interval.low == 0
+    assert 2 < float(after.summary.removeprefix("T = ")) < 4
 
 
 def test_temperature_changes_neither_accuracy_nor_the_order_of_methods():
-    before, after = (methods_of(compared()[0])[name]["metrics"] for name in ("none", "temperature"))
-    assert after["accuracy"]["value"] == before["accuracy"]["value"]
-    assert after["accuracy"]["difference"] == {"value": 0, "low": 0, "high": 0, "p": 1}
+    before, after = (compared()[0].method(name).entry("accuracy") for name in ("none", "temperature"))
+    assert after.value == before.value
+    assert after.difference == Difference(0, 0, 0, 1)
 
 
 def test_the_same_seed_gives_the_same_numbers():
     again, _ = compare(*parts(), ("temperature",), SETTINGS, title="a title", source="predictions.npz")
-    assert again["methods"] == compared()[0]["methods"][:2]  # whatever else is compared
+    assert again.methods == compared()[0].methods[:2]  # whatever else is compared
     other, _ = compare(*parts(), (), dataclasses.replace(SETTINGS, seed=6))
-    entries = [c["methods"][0]["metrics"] for c in (again, other)]
-    assert entries[0]["ece"]["value"] == entries[1]["ece"]["value"]
-    assert entries[0]["ece"]["high"] != entries[1]["ece"]["high"]
-    assert entries[0]["nll"] == entries[1]["nll"]  # not resampled
+    one, another = again.uncalibrated, other.uncalibrated
+    assert one.entry("ece").value == another.entry("ece").value
+    assert one.entry("ece").interval.high != another.entry("ece").interval.high
+    assert one.entry("nll") == another.entry("nll")  # not resampled
 
 
 def test_a_method_that_was_not_accepted_differs_from_nothing():
     comparison, fitted = compared(over_confidence=1.0)
     name = next(name for name in NAMES if not fitted[name].accepted)
-    method, before = methods_of(comparison)[name], comparison["methods"][0]
-    assert not method["accepted"]
-    assert method["message"].startswith("not used")
-    for metric, entry in method["metrics"].items():
-        assert entry["value"] == before["metrics"][metric]["value"]
-        assert entry["difference"] == {"value": 0, "low": 0, "high": 0, "p": 1}, metric
-    assert before["metrics"]["ece"]["p_calibrated"] > 0.05
+    method, before = comparison.method(name), comparison.uncalibrated
+    assert not method.accepted
+    assert method.message.startswith("not used")
+    for metric, entry in method.entries.items():
+        assert entry.value == before.entry(metric).value
+        assert entry.difference == Difference(0, 0, 0, 1), metric
+    assert before.entry("ece").floor.p > 0.05
 
 
 def test_a_bound_is_told():
     fit_part, test_part = parts()
     separable = dataclasses.replace(fit_part, labels_N=fit_part.logits.argmax(axis=1))
     comparison, _ = compare(separable, test_part, ("temperature",), SETTINGS)
-    method = methods_of(comparison)["temperature"]
-    assert method["at_bound"]
-    assert method["message"]
+    method = comparison.method("temperature")
+    assert method.at_bound
+    assert method.message
 
 
 def test_clusters_widen_intervals():
@@ -196,11 +227,12 @@ def test_clusters_widen_intervals():
         test_part.logits[index], test_part.labels_N[index], 10_000 + np.arange(index.size), 1000 + index
     )
     in_clusters = dataclasses.replace(fit_part, clusters_N=fit_part.ids_N)
-    with_clusters = compare(in_clusters, copied, (), SETTINGS)[0]["methods"][0]["metrics"]
-    without = compare(fit_part, dataclasses.replace(copied, clusters_N=None), (), SETTINGS)[0]["methods"][0]["metrics"]
-    once = compared()[0]["methods"][0]["metrics"]
+    with_clusters = compare(in_clusters, copied, (), SETTINGS)[0].uncalibrated
+    without = compare(fit_part, dataclasses.replace(copied, clusters_N=None), (), SETTINGS)[0].uncalibrated
+    once = compared()[0].uncalibrated
     for name in ("nll", "accuracy", "ece", "signed_gap", "ks", "auroc", "classwise_ece"):
-        widths = [entry[name]["high"] - entry[name]["low"] for entry in (with_clusters, without, once)]
+        intervals = [method.entry(name).interval for method in (with_clusters, without, once)]
+        widths = [interval.high - interval.low for interval in intervals]
         assert widths[0] == pytest.approx(widths[2], rel=0.35), name
         assert widths[1] < 0.75 * widths[0], name
 
@@ -211,10 +243,10 @@ def test_resampled_cumulative_errors_let_equal_confidences_enter_together():
     labels = (np.arange(200) >= 100).astype(int)  # half are right, and come first
     test_part = Predictions(logits, labels, np.arange(200))
     fit_part = Predictions(logits, labels, 200 + np.arange(200))
-    entry = compare(fit_part, test_part, (), SETTINGS)[0]["methods"][0]["metrics"]["ks"]
-    assert entry["value"] == pytest.approx(0.1, abs=1e-6)
-    assert entry["low"] < 0.08
-    assert 0.14 < entry["high"] < 0.2
+    entry = compare(fit_part, test_part, (), SETTINGS)[0].uncalibrated.entry("ks")
+    assert entry.value == pytest.approx(0.1, abs=1e-6)
+    assert entry.interval.low < 0.08
+    assert 0.14 < entry.interval.high < 0.2
 
 
 def test_the_floor_of_cumulative_errors_does_not_depend_on_a_grid():
@@ -224,12 +256,12 @@ def test_the_floor_of_cumulative_errors_does_not_depend_on_a_grid():
     logits = np.log(np.stack([confidence, 1 - confidence], axis=1)).astype(np.float32)
     labels = (rng.random(200) > confidence).astype(int)
     two = [Predictions(logits, labels, start + np.arange(200)) for start in (0, 200)]
-    entry = compare(*two, (), Settings(resamples=20))[0]["methods"][0]["metrics"]["ks"]
+    entry = compare(*two, (), Settings(resamples=20))[0].uncalibrated.entry("ks")
     steps = (rng.random((4000, 200)) < np.sort(confidence)) - np.sort(confidence)
     largest = np.abs(np.cumsum(steps, axis=1)).max(axis=1) / 200
-    assert entry["floor_mean"] == pytest.approx(largest.mean(), rel=0.06)
-    assert entry["floor_high"] == pytest.approx(np.quantile(largest, 0.95), rel=0.06)
-    assert entry["p_calibrated"] == pytest.approx((largest >= entry["value"]).mean(), abs=0.06)
+    assert entry.floor.mean == pytest.approx(largest.mean(), rel=0.06)
+    assert entry.floor.high == pytest.approx(np.quantile(largest, 0.95), rel=0.06)
+    assert entry.floor.p == pytest.approx((largest >= entry.value).mean(), abs=0.06)
 
 
 def test_factors_are_compared_like_their_product():
@@ -241,19 +273,20 @@ def test_factors_are_compared_like_their_product():
         for logits in (FactoredLogits(hidden, output), hidden @ output.T)
     ]
     found, expected = (compare(*both, ("temperature",), SETTINGS)[0] for both in given)
-    for one, other in zip(found["methods"], expected["methods"], strict=True):
-        for name, entry in one["metrics"].items():
-            assert entry["value"] == pytest.approx(other["metrics"][name]["value"], abs=1e-4), name
+    for one, other in zip(found.methods, expected.methods, strict=True):
+        for name, entry in one.entries.items():
+            assert entry.value == pytest.approx(other.entry(name).value, abs=1e-4), name
 
 
 def test_answers_that_are_all_right_leave_no_nan():
     logits = np.abs(np.random.default_rng(0).normal(size=(60, 2))).astype(np.float32) * np.float32([1, -1])
     two = [Predictions(logits, np.zeros(60, int), start + np.arange(60)) for start in (0, 60)]
     comparison, _ = compare(*two, ("temperature",), SETTINGS)
-    json.dumps(comparison, allow_nan=False)
-    entry = comparison["methods"][1]["metrics"]["auroc"]
+    held = to_json(comparison)
+    json.dumps(held, allow_nan=False)
+    entry = held["methods"][1]["metrics"]["auroc"]
     assert (entry["value"], entry["low"], entry["high"], entry["difference"]["value"]) == (None,) * 4
-    assert comparison["methods"][1]["metrics"]["accuracy"]["value"] == 1
+    assert comparison.method("temperature").entry("accuracy").value == 1
 
 
 def test_overlapping_parts_and_unknown_calibrators_are_errors():

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from experiments.calibrate import CalibrateConfig, calibrate
 from lm.calibration.calibrators import Fitted
-from lm.calibration.comparison import Settings
 from lm.calibration.predictions import Predictions
+from lm.calibration.results import Settings, to_json
 from lm.decoding.sample import generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
@@ -45,25 +45,29 @@ def test_it_mends_over_confidence_and_writes_everything(calibrated):
     comparison, folder = calibrated
     written = {path.name for path in (folder / "run" / "calibration").iterdir()}
     assert written >= {"report.html", "comparison.json", "table.csv", "temperature.json", "isotonic.json", "ece.png"}
-    assert json.loads((folder / "run" / "calibration" / "comparison.json").read_text()) == comparison
-    before, after = comparison["methods"][:2]
-    assert after["metrics"]["ece"]["difference"]["p"] < 0.05
-    assert after["metrics"]["ece"]["value"] < before["metrics"]["ece"]["value"] / 2
+    assert json.loads((folder / "run" / "calibration" / "comparison.json").read_text()) == to_json(comparison)
+    before, after = comparison.uncalibrated.entry("ece"), comparison.method("temperature").entry("ece")
+    assert after.difference.p < 0.05
+    assert after.value < before.value / 2
 
 
 def test_the_table_holds_every_number(calibrated):
     comparison, folder = calibrated
     with (folder / "run" / "calibration" / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == sum(len(method["metrics"]) for method in comparison["methods"])
+    assert len(rows) == sum(len(method.entries) for method in comparison.methods)
     nll = next(row for row in rows if (row["calibrator"], row["metric"]) == ("temperature", "nll"))
-    assert float(nll["value"]) == comparison["methods"][1]["metrics"]["nll"]["value"]
+    entry = comparison.method("temperature").entry("nll")
+    assert float(nll["value"]) == entry.value
+    assert (float(nll["low"]), float(nll["high"])) == (entry.interval.low, entry.interval.high)
+    assert float(nll["difference_p"]) == entry.difference.p
+    assert nll["floor_mean"] == ""
 
 
 def test_a_stored_calibrator_gives_what_was_measured(calibrated):
     comparison, folder = calibrated
     fitted = Fitted.load(folder / "run" / "calibration" / "temperature.json")
-    assert f"T = {float(fitted.parameters['temperature']):.4g}" == comparison["methods"][1]["summary"]
+    assert f"T = {float(fitted.parameters['temperature']):.4g}" == comparison.method("temperature").summary
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.tiny_tasks import KINDS, rows_of, write_rows
 
 CALIBRATE = """
 from experiments.calibrate import CalibrateConfig
-from lm.calibration.comparison import Settings
+from lm.calibration.results import Settings
 from lm.configuration import to_config_dict
 
 

@@ -1,12 +1,14 @@
 """Pictures of a comparison: reliability diagrams, risk against coverage, and every method's ECE.
 
-Each function takes (a part of) the dict that `lm.calibration.comparison.compare` gives and makes a matplotlib `Figure`
-that belongs to no window. Colours are those of Okabe and Ito (2008), which the colour-blind can tell apart; labels in
-the data are never taken for mathematics.
+Each function takes a comparison, or some of its methods, and makes a matplotlib `Figure` that belongs to no window.
+Colours are those of Okabe and Ito (2008), which the colour-blind can tell apart; labels in the data are never taken for
+mathematics.
 """
 
 import io
+import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -17,7 +19,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from lm.calibration.report.wording import format_interval, format_level, is_number, with_unit
+from lm.calibration.report.wording import format_interval, format_level, with_unit
+from lm.calibration.results import Comparison, Method
 from lm.files import written_atomically
 
 # By role, so that a page can give each role another colour in the dark. No two may be equal.
@@ -57,7 +60,7 @@ _PERCENT = [0, 0.25, 0.5, 0.75, 1]
 
 
 @_style
-def reliability(methods: list[dict], level: float) -> Figure:
+def reliability(methods: Sequence[Method], level: float) -> Figure:
     """Reliability diagrams of one or two methods, such as before and after, side by side on the same axes.
 
     Above: the accuracy of each bin against its mean confidence, with Wilson intervals, the diagonal, and boxes in
@@ -75,9 +78,9 @@ def reliability(methods: list[dict], level: float) -> Figure:
         upper, lower = axes[:, column]
         _draw_accuracy(upper, method, level)
         lower.bar(
-            [one["low"] for one in method["bins"]],
+            [one.low for one in method.bins],
             _shares(method),
-            [one["high"] - one["low"] for one in method["bins"]],
+            [one.high - one.low for one in method.bins],
             align="edge",
             color=_colour(method),
             linewidth=0.4,  # of the same colour, or a seam of the background shows between neighbours
@@ -100,25 +103,25 @@ def reliability(methods: list[dict], level: float) -> Figure:
     return figure
 
 
-def _draw_accuracy(axes: Axes, method: dict, level: float) -> None:
-    bins, colour = method["bins"], _colour(method)
+def _draw_accuracy(axes: Axes, method: Method, level: float) -> None:
+    bins, colour = method.bins, _colour(method)
     axes.bar(
-        [one["low"] for one in bins],
-        [one["band_high"] - one["band_low"] for one in bins],
-        [one["high"] - one["low"] for one in bins],
-        [one["band_low"] for one in bins],
+        [one.low for one in bins],
+        [one.band_high - one.band_low for one in bins],
+        [one.high - one.low for one in bins],
+        [one.band_low for one in bins],
         align="edge",
         color=COLOURS["band"],
         linewidth=0,
     )
     axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (4, 3)))
-    confidence = [one["confidence"] for one in bins]
+    confidence = [one.confidence for one in bins]
     axes.vlines(
-        confidence, [one["accuracy_low"] for one in bins], [one["accuracy_high"] for one in bins], colour, linewidth=1.4
+        confidence, [one.accuracy_low for one in bins], [one.accuracy_high for one in bins], colour, linewidth=1.4
     )
-    accuracy = [one["accuracy"] for one in bins]
+    accuracy = [one.accuracy for one in bins]
     axes.plot(confidence, accuracy, color=colour, marker="o", markersize=4, linewidth=0, clip_on=False)
-    axes.set_title(_shortened(method["label"]), loc="left")
+    axes.set_title(_shortened(method.label), loc="left")
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=_PERCENT, yticks=_PERCENT, aspect="equal", anchor="S")
     axes.set_xticklabels(["0", "", "50%", "", "100%"])
     axes.set_yticklabels(["0", "", "50%", "", "100%"])
@@ -126,20 +129,19 @@ def _draw_accuracy(axes: Axes, method: dict, level: float) -> None:
     _write_error(axes, method, level)
 
 
-def _write_error(axes: Axes, method: dict, level: float) -> None:
+def _write_error(axes: Axes, method: Method, level: float) -> None:
     """ECE, its interval and its floor, in the upper left unless fewer bins reach into the lower right."""
-    entry = method["metrics"].get("ece", {})
-    if not is_number(entry.get("value")):
+    entry = method.entry("ece")
+    if math.isnan(entry.value):
         return
-    lines = [f"ECE {with_unit(entry['value'], 'percent')}"]
-    interval = format_interval(entry, "percent")
+    lines = [f"ECE {with_unit(entry.value, 'percent')}"]
+    interval = format_interval(entry.value, entry.interval, "percent")
     if interval:
         lines.append(f"{format_level(level)}: {interval}")
-    if is_number(entry.get("floor_mean")):
-        lines.append(f"noise floor {with_unit(entry['floor_mean'], 'percent')}")
-    bins = method["bins"]
-    above = sum(one["low"] < 0.6 and max(one["accuracy_high"], one["band_high"]) > 0.72 for one in bins)
-    below = sum(one["high"] > 0.4 and min(one["accuracy_low"], one["band_low"]) < 0.28 for one in bins)
+    if entry.floor:
+        lines.append(f"noise floor {with_unit(entry.floor.mean, 'percent')}")
+    above = sum(one.low < 0.6 and max(one.accuracy_high, one.band_high) > 0.72 for one in method.bins)
+    below = sum(one.high > 0.4 and min(one.accuracy_low, one.band_low) < 0.28 for one in method.bins)
     left = above <= below
     axes.text(
         0.03 if left else 0.97,
@@ -154,24 +156,24 @@ def _write_error(axes: Axes, method: dict, level: float) -> None:
 
 
 @_style
-def risk_coverage(comparison: dict) -> Figure:
+def risk_coverage(comparison: Comparison) -> Figure:
     """The share of errors among the items answered, against the share of items answered, surest first, of each method.
 
     Which item is surest is all that counts here, so that calibration of all items alike leaves the curve where it is
     (Geifman and El-Yaniv 2017).
     """
-    methods = [method for method in comparison["methods"] if method["risk_coverage"]]
+    methods = [method for method in comparison.methods if method.risk_coverage]
     rows = -(-len(methods) // 2)
     figure = Figure(figsize=(4.2, 3.1 + 0.19 * rows), layout="constrained")
     axes = figure.subplots()
     for number, method in enumerate(methods):
-        coverage, risk = zip(*method["risk_coverage"], strict=True)
-        if method["name"] == "none":
+        coverage, risk = zip(*method.risk_coverage, strict=True)
+        if method.name == "none":
             style = {"color": COLOURS["ink"], "linewidth": 2.2, "zorder": 3, "linestyle": (0, (4, 2))}
         else:
             turn, colour = divmod(number - 1, len(_CURVES))
             style = {"color": COLOURS[_CURVES[colour]], "linestyle": _DASHES[turn % len(_DASHES)], "linewidth": 1.4}
-        axes.plot(coverage, risk, label=_shortened(method["label"]), **style)
+        axes.plot(coverage, risk, label=_shortened(method.label), **style)
     axes.set(xlim=(0, 1), ylim=(0, None), xlabel="Coverage: share of items answered", xticks=_PERCENT)
     axes.set_xticklabels(["0", "25%", "50%", "75%", "100%"])
     axes.set_ylabel("Risk: share of errors")
@@ -183,21 +185,19 @@ def risk_coverage(comparison: dict) -> Figure:
 
 
 @_style
-def forest(comparison: dict) -> Figure:
+def forest(comparison: Comparison) -> Figure:
     """The ECE of each method with its interval, and what chance gives a calibrated model at most, 95% of the time."""
-    methods = [method for method in comparison["methods"] if is_number(method["metrics"].get("ece", {}).get("value"))]
+    methods = [method for method in comparison.methods if not math.isnan(method.entry("ece").value)]
     figure = Figure(figsize=(4.2, 1.2 + 0.27 * len(methods)), layout="constrained")
     axes = figure.subplots()
     for row, method in enumerate(methods):
-        entry, colour = method["metrics"]["ece"], _colour(method)
-        if format_interval(entry, "percent"):
-            axes.hlines(row, entry["low"], entry["high"], colour, linewidth=1.6)
-        axes.plot(
-            entry["value"], row, color=colour, marker="o", markersize=5, markerfacecolor=_fill(method), linewidth=0
-        )
-        if is_number(entry.get("floor_high")):
-            axes.plot(entry["floor_high"], row, color=COLOURS["ink"], marker="|", markersize=11, markeredgewidth=1.6)
-    axes.set_yticks(range(len(methods)), [_shortened(method["label"]) for method in methods])
+        entry, colour = method.entry("ece"), _colour(method)
+        if entry.interval:
+            axes.hlines(row, entry.interval.low, entry.interval.high, colour, linewidth=1.6)
+        axes.plot(entry.value, row, color=colour, marker="o", markersize=5, markerfacecolor=_fill(method), linewidth=0)
+        if entry.floor:
+            axes.plot(entry.floor.high, row, color=COLOURS["ink"], marker="|", markersize=11, markeredgewidth=1.6)
+    axes.set_yticks(range(len(methods)), [_shortened(method.label) for method in methods])
     axes.set(ylim=(max(len(methods), 1) - 0.5, -0.5), xlim=(0, None), xlabel="ECE")
     _in_percent(axes.xaxis)
     axes.grid(axis="x", color=COLOURS["band"], linewidth=0.6)
@@ -207,10 +207,10 @@ def forest(comparison: dict) -> Figure:
     interval = Line2D([], [], color=COLOURS["muted"], marker="o", markersize=5, linewidth=1.6)
     floor = Line2D([], [], color=COLOURS["ink"], marker="|", markersize=11, markeredgewidth=1.6, linewidth=0)
     handles = {
-        f"ECE, {format_level(comparison['settings']['level'])} interval": interval,
+        f"ECE, {format_level(comparison.settings.level)} interval": interval,
         "noise floor, 95%": floor,
     }
-    if not all(method["accepted"] for method in methods):
+    if not all(method.accepted for method in methods):
         hollow = {"color": COLOURS["muted"], "markerfacecolor": "none", "linewidth": 0}
         handles["not accepted"] = Line2D([], [], marker="o", markersize=5, **hollow)
     figure.legend(
@@ -220,7 +220,7 @@ def forest(comparison: dict) -> Figure:
 
 
 @_style
-def save_pictures(comparison: dict, directory: Path) -> list[Path]:
+def save_pictures(comparison: Comparison, directory: Path) -> list[Path]:
     """Writes every picture as PNG: reliability_NAME.png, beside the one before; risk_coverage.png and ece.png.
 
     Returns:
@@ -228,10 +228,10 @@ def save_pictures(comparison: dict, directory: Path) -> list[Path]:
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    level, before = comparison["settings"]["level"], comparison["methods"][0]
+    level, before = comparison.settings.level, comparison.uncalibrated
     figures = {"ece": forest(comparison), "risk_coverage": risk_coverage(comparison)}
-    for method in comparison["methods"]:
-        name = "reliability_" + re.sub(r"[^\w-]", "_", method["name"])
+    for method in comparison.methods:
+        name = "reliability_" + re.sub(r"[^\w-]", "_", method.name)
         figures[name] = reliability([before] if method is before else [before, method], level)
     for name, figure in figures.items():
         with written_atomically(directory / f"{name}.png") as temporary:
@@ -273,17 +273,17 @@ def _in_percent(axis: Axis) -> None:
     axis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
 
 
-def _shares(method: dict) -> list[float]:
-    total = sum(one["count"] for one in method["bins"])
-    return [one["count"] / total for one in method["bins"]]
+def _shares(method: Method) -> list[float]:
+    total = sum(one.count for one in method.bins)
+    return [one.count / total for one in method.bins]
 
 
-def _colour(method: dict) -> str:
-    return COLOURS["before" if method["name"] == "none" else "after"]
+def _colour(method: Method) -> str:
+    return COLOURS["before" if method.name == "none" else "after"]
 
 
-def _fill(method: dict) -> str:
-    return _colour(method) if method["accepted"] else "none"
+def _fill(method: Method) -> str:
+    return _colour(method) if method.accepted else "none"
 
 
 def _shortened(label: str, most: int = 28) -> str:

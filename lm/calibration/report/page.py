@@ -4,9 +4,13 @@ The page opens with what the numbers say, then shows them, then how each was com
 labels, messages) may hold anything: everything that is not written here goes through `_text`.
 """
 
+import dataclasses
 import html
 import json
+import math
+from collections.abc import Sequence
 
+from lm.calibration.metrics import Metric
 from lm.calibration.report import diagrams
 from lm.calibration.report.style import style_sheet
 from lm.calibration.report.wording import (
@@ -16,10 +20,10 @@ from lm.calibration.report.wording import (
     format_level,
     format_p,
     format_value,
-    is_number,
     verdict,
     with_unit,
 )
+from lm.calibration.results import Comparison, Entry, Method
 
 _CHANGE_WORDS = {
     "better": "better",
@@ -32,7 +36,7 @@ _CHANGE_WORDS = {
 _COVERAGES = (0.25, 0.5, 0.75, 0.9, 1.0)
 
 
-def report_html(comparison: dict) -> str:
+def report_html(comparison: Comparison) -> str:
     """The page.
 
     Args:
@@ -41,7 +45,7 @@ def report_html(comparison: dict) -> str:
     Returns:
       A whole document in UTF-8. Its content security policy forbids it to load or run anything.
     """
-    heading = f"Calibration: {_text(comparison['title'])}"
+    heading = f"Calibration: {_text(comparison.title)}"
     sections = [
         f"<header><h1>{heading}</h1><p class='quiet'>{_about_the_items(comparison)}</p></header>",
         _answer(comparison),
@@ -67,13 +71,13 @@ def _text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
-def _about_the_items(comparison: dict) -> str:
-    items = comparison["items"]
+def _about_the_items(comparison: Comparison) -> str:
+    items = comparison.items
     parts = [
-        _text(comparison["source"]),
-        f"{_counted(items['test'], items['test_clusters'])} tested",
-        f"{_counted(items['fit'], items['fit_clusters'])} fitted on",
-        f"{items['classes']:,} classes",
+        _text(comparison.source),
+        f"{_counted(items.test, items.test_clusters)} tested",
+        f"{_counted(items.fit, items.fit_clusters)} fitted on",
+        f"{items.classes:,} classes",
     ]
     return " · ".join(parts)
 
@@ -82,7 +86,7 @@ def _counted(items: int, clusters: int | None) -> str:
     return f"{items:,} items" + (f" in {clusters:,} clusters" if clusters else "")
 
 
-def _answer(comparison: dict) -> str:
+def _answer(comparison: Comparison) -> str:
     said = verdict(comparison)
     notes = "".join(f"<li>{_text(note)}</li>" for note in said.notes)
     return (
@@ -93,38 +97,38 @@ def _answer(comparison: dict) -> str:
     )
 
 
-def _warnings(comparison: dict) -> str:
+def _warnings(comparison: Comparison) -> str:
     lines = []
-    for method in comparison["methods"]:
+    for method in comparison.methods:
         faults = _faults(method)
-        if faults or method["message"]:
-            message = f" — {_text(method['message'])}" if method["message"] else ""
-            lines.append(f"<li><b>{_text(method['label'])}</b>: {', '.join(faults) or 'note'}{message}</li>")
+        if faults or method.message:
+            message = f" — {_text(method.message)}" if method.message else ""
+            lines.append(f"<li><b>{_text(method.label)}</b>: {', '.join(faults) or 'note'}{message}</li>")
     return f"<section class='warnings'><h2>Warnings</h2><ul>{''.join(lines)}</ul></section>" if lines else ""
 
 
-def _faults(method: dict) -> list[str]:
+def _faults(method: Method) -> list[str]:
     faults = {
-        "not accepted": not method["accepted"],
-        "did not converge": not method["converged"],
-        "at a bound of its search": method["at_bound"],
+        "not accepted": not method.accepted,
+        "did not converge": not method.converged,
+        "at a bound of its search": method.at_bound,
     }
     return [fault for fault, has in faults.items() if has]
 
 
-def _before_and_after(comparison: dict) -> str:
+def _before_and_after(comparison: Comparison) -> str:
     """The pictures and every number of the best calibrator beside those before."""
-    level, before, best = comparison["settings"]["level"], comparison["methods"][0], verdict(comparison).best
+    level, before, best = comparison.settings.level, comparison.uncalibrated, verdict(comparison).best
     shown = [before] if best is None else [before, best]
     pictures = "".join(_reliability_figure(method, level, f"pair{number}") for number, method in enumerate(shown))
     columns = ["Before", "After", "Difference"] if best else ["Before"]
     rows = []
-    for metric in comparison["metrics"]:
-        cells = [_value_cell(method["metrics"].get(metric["name"]), metric) for method in shown]
+    for metric in comparison.metrics:
+        cells = [_value_cell(method.entry(metric.name), metric) for method in shown]
         if best:
-            cells.append(f"<td>{_difference(best['metrics'].get(metric['name']), metric, level)}</td>")
+            cells.append(f"<td>{_difference(best.entry(metric.name), metric, level)}</td>")
         rows.append(_row(_metric_link(metric), cells))
-    name = _text(best["label"]) if best else "no calibrator"
+    name = _text(best.label) if best else "no calibrator"
     return (
         f"<section><h2>Before and after: {name}</h2><div class='beside'><div class='stays'><div class='pair'>{pictures}"
         f"</div>{_legend(level)}</div>{_table(['Metric', *columns], rows)}</div></section>"
@@ -140,29 +144,29 @@ def _legend(level: float) -> str:
     )
 
 
-def _all_methods(comparison: dict) -> str:
+def _all_methods(comparison: Comparison) -> str:
     """Tables of every metric of every method, one for each kind of metric, so that they stay narrow."""
-    level, methods = comparison["settings"]["level"], comparison["methods"]
-    kinds: dict[str, list[dict]] = {
+    level, methods = comparison.settings.level, comparison.methods
+    kinds: dict[str, list[Metric]] = {
         "Errors that have a noise floor": [],
         "Scores and other errors": [],
         "Where neither direction is better": [],
     }
     binned, scored, plain = kinds.values()
-    for metric in comparison["metrics"]:
-        has_floor = any("floor_mean" in method["metrics"].get(metric["name"], {}) for method in methods)
-        (plain if metric["better"] is None else binned if has_floor else scored).append(metric)
+    for metric in comparison.metrics:
+        has_floor = any(method.entry(metric.name).floor for method in methods)
+        (plain if metric.better is None else binned if has_floor else scored).append(metric)
     tables = []
     for kind, metrics in kinds.items():
         rows = []
         for method in methods:
             cells = []
             for metric in metrics:
-                entry = method["metrics"].get(metric["name"])
+                entry = method.entry(metric.name)
                 cells.append(_value_cell(entry, metric, _difference(entry, metric, level)))
-            summary = f"<small>{_text(method['summary'])}</small>" if method["summary"] else ""
+            summary = f"<small>{_text(method.summary)}</small>" if method.summary else ""
             faults = "".join(f"<small class='worse'>{fault}</small>" for fault in _faults(method))
-            rows.append(_row(_text(method["label"]) + summary + faults, cells))
+            rows.append(_row(_text(method.label) + summary + faults, cells))
         if metrics:
             tables.append(f"<h3>{kind}</h3>" + _table(["Method", *map(_metric_link, metrics)], rows, "wide"))
     picture = _figure(
@@ -174,46 +178,42 @@ def _all_methods(comparison: dict) -> str:
     return f"<section><h2>All methods</h2><div class='single'>{picture}</div>{''.join(tables)}</section>"
 
 
-def _metric_link(metric: dict) -> str:
-    better = f"<small>{_text(metric['better'])} is better</small>" if metric["better"] else ""
-    return f"<a href='#how-{_text(metric['name'])}'>{_text(metric['label'])}</a>{better}"
+def _metric_link(metric: Metric) -> str:
+    better = f"<small>{_text(metric.better)} is better</small>" if metric.better else ""
+    return f"<a href='#how-{_text(metric.name)}'>{_text(metric.label)}</a>{better}"
 
 
-def _value_cell(entry: dict | None, metric: dict, more: str = "") -> str:
-    if not entry:
-        return f"<td>{MISSING}</td>"
-    unit = metric["unit"]
-    value = with_unit(entry["value"], unit).removesuffix(" nats")
+def _value_cell(entry: Entry, metric: Metric, more: str = "") -> str:
+    unit = metric.unit
+    value = with_unit(entry.value, unit).removesuffix(" nats")
     lines = [f"<span>{value}</span>"]
-    interval = format_interval(entry, unit)
+    interval = format_interval(entry.value, entry.interval, unit)
     if interval:
         lines.append(f"<small>{interval}</small>")
-    if is_number(entry.get("floor_mean")):
-        most = f" to {format_value(entry['floor_high'], unit)}" if is_number(entry.get("floor_high")) else ""
-        lines.append(f"<small>floor {format_value(entry['floor_mean'], unit)}{most}</small>")
-    if is_number(entry.get("p_calibrated")):
-        lines.append(f"<small>{_text(format_p(entry['p_calibrated']))}</small>")
+    if entry.floor:
+        floor = f"{format_value(entry.floor.mean, unit)} to {format_value(entry.floor.high, unit)}"
+        lines += [f"<small>floor {floor}</small>", f"<small>{_text(format_p(entry.floor.p))}</small>"]
     return f"<td>{''.join(lines)}{more and '<hr>' + more}</td>"
 
 
-def _difference(entry: dict | None, metric: dict, level: float) -> str:
-    difference = entry.get("difference") if entry else None
-    change = change_of(difference, metric["better"], level)
+def _difference(entry: Entry, metric: Metric, level: float) -> str:
+    difference = entry.difference
+    change = change_of(difference, metric.better, level)
     if change is None:
         return ""
-    lines = [f"<span>{format_value(difference['value'], metric['unit'], signed=True)}</span>"]
-    interval = format_interval(difference, metric["unit"], signed=True)
+    lines = [f"<span>{format_value(difference.value, metric.unit, signed=True)}</span>"]
+    interval = format_interval(difference.value, difference, metric.unit, signed=True)
     if interval:
         lines.append(f"<small>{interval}</small>")
-    p = format_p(difference.get("p"))
+    p = format_p(difference.p)
     if p:
         lines.append(f"<small>{_text(p)}</small>")
     lines.append(f"<small class='{change}'>{_CHANGE_WORDS[change]}</small>")
     return "".join(lines)
 
 
-def _risk_coverage(comparison: dict) -> str:
-    methods = [method for method in comparison["methods"] if method["risk_coverage"]]
+def _risk_coverage(comparison: Comparison) -> str:
+    methods = [method for method in comparison.methods if method.risk_coverage]
     if not methods:
         return ""
     picture = _figure(
@@ -224,7 +224,7 @@ def _risk_coverage(comparison: dict) -> str:
     )
     heads = ["Errors among the surest", *(f"{share:.0%}" for share in _COVERAGES)]
     rows = [
-        _row(_text(method["label"]), [f"<td>{_risk_at(method['risk_coverage'], share)}</td>" for share in _COVERAGES])
+        _row(_text(method.label), [f"<td>{_risk_at(method.risk_coverage, share)}</td>" for share in _COVERAGES])
         for method in methods
     ]
     return (
@@ -234,41 +234,45 @@ def _risk_coverage(comparison: dict) -> str:
     )
 
 
-def _risk_at(curve: list[list[float]], share: float) -> str:
+def _risk_at(curve: Sequence[tuple[float, float]], share: float) -> str:
     coverage, risk = min(curve, key=lambda point: abs(point[0] - share))
     return with_unit(risk, "percent") if abs(coverage - share) < 0.0101 else MISSING
 
 
-def _every_reliability(comparison: dict) -> str:
-    level = comparison["settings"]["level"]
+def _every_reliability(comparison: Comparison) -> str:
+    level = comparison.settings.level
     parts = []
-    for number, method in enumerate(comparison["methods"]):
+    for number, method in enumerate(comparison.methods):
         picture = _reliability_figure(method, level, f"each{number}")
         parts.append(
-            f"<details><summary>{_text(method['label'])}</summary><div class='beside even'>{picture}"
+            f"<details><summary>{_text(method.label)}</summary><div class='beside even'>{picture}"
             f"<div>{_bins_table(method)}</div></div></details>"
         )
     return f"<section><h2>Reliability of each method, bin by bin</h2>{''.join(parts)}</section>"
 
 
-def _bins_table(method: dict) -> str:
+def _bins_table(method: Method) -> str:
     rows = []
-    for one in method["bins"]:
-        said = f"{format_value(one['low'], 'percent', 0)} to {with_unit(one['high'], 'percent', 0)}"
-        cells = [f"<td>{one['count']:,}</td>", f"<td>{with_unit(one['confidence'], 'percent', 1)}</td>"]
-        for value, low, high in (("accuracy", "accuracy_low", "accuracy_high"), (None, "band_low", "band_high")):
-            share = f"<span>{with_unit(one[value], 'percent', 1)}</span>" if value else ""
-            between = f"{format_value(one[low], 'percent', 1)} to {format_value(one[high], 'percent', 1)}"
-            cells.append(f"<td>{share}<small>{between}</small></td>")
-        rows.append(_row(said, cells))
+    for one in method.bins:
+        edges = f"{format_value(one.low, 'percent', 0)} to {with_unit(one.high, 'percent', 0)}"
+        accuracy = f"<span>{with_unit(one.accuracy, 'percent', 1)}</span>"
+        cells = [
+            f"{one.count:,}",
+            with_unit(one.confidence, "percent", 1),
+            f"{accuracy}<small>{_range(one.accuracy_low, one.accuracy_high)}</small>",
+            f"<small>{_range(one.band_low, one.band_high)}</small>",
+        ]
+        rows.append(_row(edges, [f"<td>{cell}</td>" for cell in cells]))
     return _table(["Confidence", "Items", "on average", "Accuracy", "if calibrated"], rows)
 
 
-def _reliability_figure(method: dict, level: float, name: str) -> str:
-    ece = method["metrics"].get("ece", {}).get("value")
-    title = f"Reliability diagram of {method['label']}" + (
-        f", ECE {with_unit(ece, 'percent')}" if is_number(ece) else ""
-    )
+def _range(low: float, high: float) -> str:
+    return f"{format_value(low, 'percent', 1)} to {format_value(high, 'percent', 1)}"
+
+
+def _reliability_figure(method: Method, level: float, name: str) -> str:
+    ece = method.entry("ece").value
+    title = f"Reliability diagram of {method.label}" + ("" if math.isnan(ece) else f", ECE {with_unit(ece, 'percent')}")
     return _figure(diagrams.reliability([method], level), name, title, "")
 
 
@@ -280,35 +284,33 @@ def _figure(figure: diagrams.Figure, name: str, title: str, caption: str) -> str
     return f"<figure>{opening}><title id='{name}-title'>{_text(title)}</title>{rest}{caption}</figure>"
 
 
-def _how_computed(comparison: dict) -> str:
+def _how_computed(comparison: Comparison) -> str:
     parts = []
-    for metric in comparison["metrics"]:
+    for metric in comparison.metrics:
         specification = "".join(
             f"<dt>{_text(key)}</dt><dd>{_text(value if isinstance(value, str) else json.dumps(value))}</dd>"
-            for key, value in metric["specification"].items()
+            for key, value in metric.specification.items()
         )
         parts.append(
-            f"<details id='how-{_text(metric['name'])}'><summary>{_text(metric['label'])}"
-            f"<small>{_text(metric['long'])}</small></summary><p>{_text(metric['definition'])}</p>"
-            f"<pre>{_text(metric['formula'])}</pre>"
-            f"<dl><dt>source</dt><dd>{_text(metric['source'])}</dd><dt>unit</dt><dd>{_text(metric['unit'])}</dd>"
+            f"<details id='how-{_text(metric.name)}'><summary>{_text(metric.label)}"
+            f"<small>{_text(metric.long)}</small></summary><p>{_text(metric.definition)}</p>"
+            f"<pre>{_text(metric.formula)}</pre>"
+            f"<dl><dt>source</dt><dd>{_text(metric.source)}</dd><dt>unit</dt><dd>{_text(metric.unit)}</dd>"
             f"{specification}</dl></details>"
         )
     return f"<section class='computed'><h2>How each number was computed</h2>{''.join(parts)}</section>"
 
 
-def _how_to_reproduce(comparison: dict) -> str:
-    items = comparison["items"]
+def _how_to_reproduce(comparison: Comparison) -> str:
+    items = comparison.items
     given = {
-        "predictions": comparison["source"],
-        "items fitted on": _counted(items["fit"], items["fit_clusters"]),
-        "items tested": _counted(items["test"], items["test_clusters"]),
-        "classes": f"{items['classes']:,}",
-        **comparison["settings"],
+        "predictions": comparison.source,
+        "items fitted on": _counted(items.fit, items.fit_clusters),
+        "items tested": _counted(items.test, items.test_clusters),
+        "classes": f"{items.classes:,}",
+        **dataclasses.asdict(comparison.settings),
     }
-    listed = "".join(
-        f"<dt>{_text(key)}</dt><dd>{MISSING if value is None else _text(value)}</dd>" for key, value in given.items()
-    )
+    listed = "".join(f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in given.items())
     return (
         "<section><h2>How to reproduce</h2><p>Every number here is in comparison.json, unrounded. The same predictions "
         f"with these settings give the same numbers.</p><dl>{listed}</dl></section>"

@@ -1,5 +1,6 @@
 """Pictures show the numbers that they are given, and their SVG can share a page."""
 
+import dataclasses
 import re
 import warnings
 
@@ -9,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
 from lm.calibration.report.diagrams import COLOURS, forest, inline_svg, reliability, risk_coverage, save_pictures
-from tests.calibration.comparison_examples import comparison
+from tests.calibration.comparison_examples import comparison, only, with_method
 
 
 @pytest.fixture(scope="module")
@@ -22,20 +23,20 @@ def texts(axes):
 
 
 def test_reliability_shows_each_bin(example):
-    before, after = example["methods"][:2]
+    before, after = example.methods[:2]
     figure = reliability([before, after], 0.95)
     upper, _, lower, _ = figure.axes
     points = next(line for line in upper.lines if line.get_marker() == "o")
-    np.testing.assert_allclose(points.get_xdata(), [one["confidence"] for one in before["bins"]])
-    np.testing.assert_allclose(points.get_ydata(), [one["accuracy"] for one in before["bins"]])
+    np.testing.assert_allclose(points.get_xdata(), [one.confidence for one in before.bins])
+    np.testing.assert_allclose(points.get_ydata(), [one.accuracy for one in before.bins])
     (bars,) = upper.collections
-    for segment, one in zip(bars.get_segments(), before["bins"], strict=True):
-        expected = [[one["confidence"], one["accuracy_low"]], [one["confidence"], one["accuracy_high"]]]
+    for segment, one in zip(bars.get_segments(), before.bins, strict=True):
+        expected = [[one.confidence, one.accuracy_low], [one.confidence, one.accuracy_high]]
         np.testing.assert_allclose(segment, expected)
-    for box, one in zip(upper.patches, before["bins"], strict=True):
+    for box, one in zip(upper.patches, before.bins, strict=True):
         np.testing.assert_allclose(
             [*box.get_xy(), box.get_x() + box.get_width(), box.get_y() + box.get_height()],
-            [one["low"], one["band_low"], one["high"], one["band_high"]],
+            [one.low, one.band_low, one.high, one.band_high],
         )
     np.testing.assert_allclose(sum(bar.get_height() for bar in lower.patches), 1)
     assert texts(upper) == ["ECE 8.12%\n95%: 7.12 to 9.12\nnoise floor 1.20%"]
@@ -43,24 +44,21 @@ def test_reliability_shows_each_bin(example):
 
 
 def test_what_is_not_known_is_not_written(example):
-    histogram = example["methods"][2]
-    assert texts(reliability([histogram], 0.95).axes[0]) == ["ECE 2.00%\nnoise floor 1.20%"]
+    assert texts(reliability([example.method("histogram")], 0.95).axes[0]) == ["ECE 2.00%\nnoise floor 1.20%"]
 
 
 def test_the_note_gives_way_to_points():
-    method = comparison()["methods"][0]
-    for one in method["bins"]:
-        one["accuracy_high"] = 1.0
-    (note,) = reliability([method], 0.95).axes[0].texts
+    bins = tuple(dataclasses.replace(one, accuracy_high=1.0) for one in comparison().uncalibrated.bins)
+    (note,) = reliability([with_method("none", bins=bins).uncalibrated], 0.95).axes[0].texts
     assert note.get_position()[0] > 0.5 > note.get_position()[1]
 
 
 def test_forest_has_a_row_a_method_and_hollow_ones_for_rejected(example):
     (axes,) = forest(example).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == [one["label"] for one in example["methods"]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [one.label for one in example.methods]
     points = [line for line in axes.lines if line.get_marker() == "o"]
     floors = [line for line in axes.lines if line.get_marker() == "|"]
-    assert [line.get_xdata()[0] for line in points] == [one["metrics"]["ece"]["value"] for one in example["methods"]]
+    assert [line.get_xdata()[0] for line in points] == [one.entry("ece").value for one in example.methods]
     assert [line.get_xdata()[0] for line in floors] == [0.019] * 4
     assert [line.get_markerfacecolor() == "none" for line in points] == [False, False, False, True]
     assert len(axes.collections) == 3  # one method has no interval
@@ -68,7 +66,7 @@ def test_forest_has_a_row_a_method_and_hollow_ones_for_rejected(example):
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_nothing_is_cut_off(example, number):
-    for figure in (reliability(example["methods"][:number], 0.95), forest(example), risk_coverage(example)):
+    for figure in (reliability(example.methods[:number], 0.95), forest(example), risk_coverage(example)):
         figure.draw_without_rendering()
         inside, paper = figure.get_tightbbox(), figure.get_size_inches()
         assert inside.x0 >= 0
@@ -78,19 +76,20 @@ def test_nothing_is_cut_off(example, number):
 
 
 def test_curves_differ_in_colour_or_dashes(example):
-    many = {**example, "methods": [{**example["methods"][1], "name": f"m{number}"} for number in range(15)]}
-    many["methods"][0] = example["methods"][0]
+    methods = [dataclasses.replace(example.methods[1], name=f"m{number}") for number in range(14)]
+    many = dataclasses.replace(example, methods=(example.uncalibrated, *methods))
     (axes,) = risk_coverage(many).axes
     looks = {(to_hex(line.get_color()), str(line._dash_pattern)) for line in axes.lines}
     assert len(looks) == 15
     coverage, risk = axes.lines[0].get_data()
-    np.testing.assert_allclose(np.transpose([coverage, risk]), example["methods"][0]["risk_coverage"])
+    np.testing.assert_allclose(np.transpose([coverage, risk]), example.uncalibrated.risk_coverage)
 
 
 def test_pictures_are_written(tmp_path):
-    given = comparison()
-    given["methods"] = given["methods"][:2]
-    given["methods"][1].update(name="../matrix/1", label=r"$\frac{ <b> \undefined$ " + "long " * 20)
+    label = r"$\frac{ <b> \undefined$ " + "long " * 20
+    given = only("none", "temperature")
+    odd = dataclasses.replace(given.methods[1], name="../matrix/1", label=label)
+    given = dataclasses.replace(given, methods=(given.uncalibrated, odd))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         written = save_pictures(given, tmp_path / "pictures")
@@ -101,7 +100,7 @@ def test_pictures_are_written(tmp_path):
 
 
 def test_inline_svg_has_its_own_ids_and_no_fixed_colours(example):
-    figures = [reliability(example["methods"][:1], 0.95) for _ in range(2)]
+    figures = [reliability(example.methods[:1], 0.95) for _ in range(2)]
     one, other = (inline_svg(figure, name) for figure, name in zip(figures, ("one", "other"), strict=True))
     ids = re.findall(r'\bid="([^"]*)"', one)
     assert ids

@@ -1,5 +1,7 @@
 """The page is whole, needs nothing else, and takes no text of the comparison for HTML."""
 
+import dataclasses
+import math
 import re
 from html.parser import HTMLParser
 
@@ -8,7 +10,7 @@ import pytest
 from lm.calibration.report.diagrams import COLOURS
 from lm.calibration.report.page import report_html
 from lm.calibration.report.wording import verdict
-from tests.calibration.comparison_examples import comparison
+from tests.calibration.comparison_examples import changed, comparison, only
 
 HOSTILE = "</title><script>alert('1')</script><img src=\"http://x.example/\" onerror=alert(1)> & ${x}"
 
@@ -79,12 +81,12 @@ def test_every_method_metric_and_sentence_appears(page):
     said = verdict(given)
     for sentence in (said.before, said.after, *said.notes):
         assert sentence in text
-    for method in given["methods"]:
-        assert text.count(method["label"]) >= 3
-    for metric in given["metrics"]:
+    for method in given.methods:
+        assert text.count(method.label) >= 3
+    for metric in given.metrics:
         for field in ("label", "long", "definition", "formula", "source"):
-            assert metric[field] in text
-        assert f"how-{metric['name']}" in page.all_of("id")
+            assert getattr(metric, field) in text
+        assert f"how-{metric.name}" in page.all_of("id")
     for expected in ("8.12%", "7.12 to 9.12", "floor 1.20 to 1.90", "−6.81", "−7.21 to −6.41", "predictions.npz"):
         assert expected in page.text
 
@@ -93,9 +95,7 @@ def test_warnings_name_the_method_and_the_fault(page):
     text = "".join(page.text)
     assert "Matrix scaling: not accepted, did not converge — its NLL on the items" in text
     assert "Temperature: " not in text
-    clean = comparison()
-    clean["methods"] = clean["methods"][:2]
-    assert "Warnings" not in report_html(clean)
+    assert "Warnings" not in report_html(only("none", "temperature"))
 
 
 def test_every_colour_is_defined_in_light_and_dark(source):
@@ -107,14 +107,17 @@ def test_every_colour_is_defined_in_light_and_dark(source):
 
 
 def test_text_is_never_taken_for_html():
-    given = comparison()
-    given["methods"] = given["methods"][:2]
-    given["title"] = given["source"] = HOSTILE
-    for method in given["methods"]:
-        method.update(label=HOSTILE, summary=HOSTILE, message=HOSTILE)
-    for metric in given["metrics"]:
-        metric.update(dict.fromkeys(("label", "long", "definition", "formula", "source"), HOSTILE))
-        metric["specification"] = {HOSTILE: [HOSTILE]}
+    given = only("none", "temperature")
+    texts = dict.fromkeys(("label", "long", "definition", "formula", "source"), HOSTILE)
+    given = dataclasses.replace(
+        given,
+        title=HOSTILE,
+        source=HOSTILE,
+        methods=tuple(
+            dataclasses.replace(one, label=HOSTILE, summary=HOSTILE, message=HOSTILE) for one in given.methods
+        ),
+        metrics=tuple(dataclasses.replace(one, **texts, specification={HOSTILE: [HOSTILE]}) for one in given.metrics),
+    )
     page = Page(report_html(given))
     assert not {"script", "img"} & {tag for tag, _ in page.elements}
     assert not page.all_of("onerror")
@@ -122,16 +125,11 @@ def test_text_is_never_taken_for_html():
 
 
 def test_only_before_and_missing_values():
-    given = comparison()
-    given["methods"] = given["methods"][:1]
-    before = given["methods"][0]
-    before["metrics"]["ece"].update(
-        value=None, low=None, high=None, floor_mean=None, floor_high=None, p_calibrated=None
-    )
-    before["metrics"]["nll"]["value"] = float("inf")
-    del before["metrics"]["aurc"]
-    before["risk_coverage"] = []
-    page = Page(report_html(given))
+    given = changed("none", ece={"value": math.nan, "interval": None, "floor": None}, nll={"value": math.inf})
+    before = given.uncalibrated
+    entries = {name: entry for name, entry in before.entries.items() if name != "aurc"}
+    before = dataclasses.replace(before, entries=entries, risk_coverage=())
+    page = Page(report_html(dataclasses.replace(given, methods=(before,))))
     assert "no accepted calibrator" in "".join(page.text)
     assert "nan" not in " ".join(page.text).lower()
     assert "None" not in page.text

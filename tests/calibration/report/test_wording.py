@@ -1,13 +1,15 @@
 """What a comparison says: no sentence claims more than its numbers show."""
 
+import dataclasses
 import math
 
 import pytest
 
 from lm.calibration.report.wording import change_of, format_p, format_value, verdict, with_unit
-from tests.calibration.comparison_examples import changed, comparison, difference
+from lm.calibration.significance import Difference, Floor, Interval
+from tests.calibration.comparison_examples import changed, comparison, difference, only, with_method
 
-CALIBRATED = {"value": 0.011, "low": 0.006, "high": 0.016, "p_calibrated": 0.4}
+CALIBRATED = {"value": 0.011, "interval": Interval(0.006, 0.016, 0.003), "floor": Floor(0.012, 0.019, 0.4)}
 
 
 def plain(text):
@@ -31,7 +33,7 @@ def notes(given):
         (-0.00001, "percent", "0.00%"),
         (-0.05, "percent", "−5.00%"),
         (math.inf, "nats", "∞ nats"),
-        (None, "percent", "–"),
+        (math.nan, "percent", "–"),
         (math.nan, "nats", "–"),
     ],
 )
@@ -44,7 +46,7 @@ def test_signs_and_p_values():
     assert format_value(0.0, "percent", signed=True) == "0.00"
     assert plain(format_p(0.0004)) == "p < 0.001"
     assert plain(format_p(0.0412)) == "p = 0.041"
-    assert format_p(None) == ""
+    assert format_p(math.nan) == ""
 
 
 def test_a_change_is_only_claimed_when_told_from_none():
@@ -54,10 +56,10 @@ def test_a_change_is_only_claimed_when_told_from_none():
     assert change_of(told, None, 0.95) == "changed"
     assert change_of(not_told, "lower", 0.95) == "unclear"
     assert change_of(difference(-0.05, 0.03), "lower", 0.99) == "unclear"
-    assert change_of({"value": -0.05, "low": -0.06, "high": -0.04, "p": None}, "lower", 0.95) == "better"
-    assert change_of({"value": -0.05, "low": -0.06, "high": 0.01, "p": None}, "lower", 0.95) == "unclear"
-    assert change_of({"value": -0.05, "low": None, "high": None, "p": None}, "lower", 0.95) == "untested"
-    assert change_of({"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}, "lower", 0.95) == "same"
+    assert change_of(Difference(-0.05, -0.06, -0.04, math.nan), "lower", 0.95) == "better"
+    assert change_of(Difference(-0.05, -0.06, 0.01, math.nan), "lower", 0.95) == "unclear"
+    assert change_of(Difference(-0.05, math.nan, math.nan, math.nan), "lower", 0.95) == "untested"
+    assert change_of(Difference(0.0, 0.0, 0.0, 1.0), "lower", 0.95) == "same"
     assert change_of(None, "lower", 0.95) is None
 
 
@@ -65,7 +67,7 @@ def test_improved_and_calibrated():
     said = verdict(comparison())
     assert "78.1% on average and it is right 70.0% of the time: it is overconfident" in said.before
     assert "ECE is 8.12% (95% interval 7.12 to 9.12%); a perfectly calibrated model would rarely" in said.before
-    assert said.best["name"] == "temperature"
+    assert said.best.name == "temperature"
     assert plain(said.after) == (
         "The best calibrator by held-out NLL is Temperature (T = 1.53). Its ECE is 1.31% (95% interval 0.31 to 2.31%), "
         "lower than before (p < 0.001); a perfectly calibrated model could show as much by chance "
@@ -76,7 +78,7 @@ def test_improved_and_calibrated():
 
 
 def test_improved_but_not_calibrated():
-    said = after(changed("temperature", ece={"p_calibrated": 0.01}))
+    said = after(changed("temperature", ece={"floor": Floor(0.012, 0.019, 0.01)}))
     assert "lower than before (p < 0.001); a perfectly calibrated model would rarely show as much" in said
 
 
@@ -93,14 +95,16 @@ def test_got_worse():
 
 
 def test_calibrated_before():
-    given = changed("none", ece=CALIBRATED, signed_gap={"low": -0.01, "high": 0.01})
+    given = changed("none", ece=CALIBRATED, signed_gap={"interval": Interval(-0.01, 0.01, 0.005)})
     assert "a perfectly calibrated model could show as much by chance" in verdict(given).before
     assert "overconfident" not in verdict(given).before
     assert "adds most to the ECE" not in notes(given)
 
 
 def test_underconfident_before():
-    given = changed("none", confidence={"value": 0.62}, signed_gap={"value": -0.08, "low": -0.09, "high": -0.07})
+    given = changed(
+        "none", confidence={"value": 0.62}, signed_gap={"value": -0.08, "interval": Interval(-0.09, -0.07, 0.005)}
+    )
     assert "62.0% on average and it is right 70.0% of the time: it is underconfident" in verdict(given).before
 
 
@@ -114,9 +118,8 @@ def test_accuracy_changed(p, expected):
 
 
 def test_no_uncertainty_no_claim():
-    given = comparison()
-    given["methods"] = [given["methods"][0], given["methods"][2]]
-    given["methods"][1]["metrics"]["nll"]["value"] = 2.3
+    given = changed("histogram", nll={"value": 2.3})
+    given = dataclasses.replace(given, methods=(given.uncalibrated, given.method("histogram")))
     assert "Its ECE is 2.00%; a perfectly" in after(given)
     assert "NLL is 2.3000 nats against 2.4010 nats before" in notes(given)
 
@@ -128,23 +131,21 @@ def test_no_calibrator_lowers_nll():
 
 def test_the_best_is_accepted_and_has_a_likelihood():
     given = changed("matrix", nll={"value": 1.0})
-    assert verdict(given).best["name"] == "temperature"
+    assert verdict(given).best.name == "temperature"
     assert "1 of 3 calibrators was not accepted" in notes(given)
-    assert verdict(changed("temperature", nll={"value": math.nan})).best["name"] == "histogram"
-    given = comparison()
-    given["methods"] = given["methods"][:1]
+    assert verdict(changed("temperature", nll={"value": math.nan})).best.name == "histogram"
+    given = only("none")
     assert verdict(given).best is None
     assert after(given) == "There is no accepted calibrator to compare with."
 
 
 def test_the_heaviest_bin_counts_items_not_only_distance():
-    given = comparison()
-    first, *_, last = given["methods"][0]["bins"]
-    first.update(count=1, accuracy=1.0)
-    assert f"on its {last['count']:,} items" in notes(given)
+    first, *others, last = comparison().uncalibrated.bins
+    first = dataclasses.replace(first, count=1, accuracy=1.0)
+    given = with_method("none", bins=(first, *others, last))
+    assert f"on its {last.count:,} items" in notes(given)
 
 
 def test_a_doubtful_fit_is_said():
-    given = comparison()
-    given["methods"][1]["at_bound"] = True
+    given = with_method("temperature", at_bound=True)
     assert "Take Temperature with care: its fit ended at a bound of its search." in notes(given)
