@@ -46,7 +46,7 @@ from lm.training.supervised_evaluation import (
 from lm.types import Params
 
 # What doesn't shape parameters: with `init_from` these come from the config, the rest from the run.
-_FREE_OF_SHAPE = ("dropout", "dtype", "parameter_dtype", "attention", "rematerialize")
+_FREE_OF_SHAPE = ("dropout", "dtype", "parameter_dtype", "attention", "gradients", "rematerialize")
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -5,7 +5,7 @@ S input length, T length.
 """
 
 from lm.modules.config import ModelConfig
-from lm.modules.feed_forward import GATES
+from lm.modules.feed_forward import GATED
 
 # Dense (not sparse) 16-bit matrix peak of one device, FLOP/s, from the vendors' data sheets, by JAX's `device_kind`.
 PEAK_FLOPS: dict[str, float] = {
@@ -88,7 +88,7 @@ def _attention_matrices(config: ModelConfig) -> int:
 
 def _block_matrices(config: ModelConfig) -> int:
     """Of one block without cross-attention."""
-    matrices = 3 if config.activation in GATES else 2
+    matrices = 3 if config.activation in GATED else 2
     return _attention_matrices(config) + matrices * config.width * config.size_of_feed_forward
 
 
@@ -100,7 +100,7 @@ def _embeddings(config: ModelConfig) -> int:
 def _stack(config: ModelConfig, layers: int, cross_attention: bool = False) -> int:
     block = _block_matrices(config) + 2 * _norm(config)
     attention_biases = (config.heads + 2 * config.num_kv_heads) * config.size_per_head + config.width
-    up = 2 if config.activation in GATES else 1
+    up = 2 if config.activation in GATED else 1
     if config.bias:
         block += attention_biases + up * config.size_of_feed_forward + config.width
     if cross_attention:

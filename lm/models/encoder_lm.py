@@ -13,7 +13,7 @@ from lm.modules.attention import Visibility, segment_mask
 from lm.modules.config import ModelConfig
 from lm.modules.embeddings import Embedder, OutputLogits
 from lm.modules.explicit_gradients import along_last
-from lm.modules.feed_forward import ACTIVATIONS, GATES
+from lm.modules.feed_forward import activation
 from lm.modules.linear import Linear
 from lm.modules.normalization import Normalization
 from lm.modules.stack import Stack
@@ -28,8 +28,7 @@ class PredictionHead(nn.Module):
     def __call__(self, hidden_BTD: Array, embedding_VD: Array) -> Array:
         """Returns the logits at each hidden state, [..., V], in float32."""
         config = self.config
-        activation = ACTIVATIONS.get(config.activation) or GATES[config.activation]
-        hidden_BTD = activation(Linear(config, config.width, name="dense")(hidden_BTD))
+        hidden_BTD = activation(config)(Linear(config, config.width, name="dense")(hidden_BTD))
         hidden_BTD = Normalization(config, name="norm")(hidden_BTD)
         bias_V = self.param("bias", nn.initializers.zeros, (config.vocab_size,), config.storage_dtype)
         logits = OutputLogits(config, name="logits")(hidden_BTD, embedding_VD)

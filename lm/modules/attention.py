@@ -3,6 +3,8 @@
 Axes: B batch, T query positions, S key positions, N query heads, K key-value heads, H head width, D model width.
 """
 
+from collections.abc import Callable
+
 import chex
 import flax.linen as nn
 import flax.struct
@@ -12,7 +14,7 @@ from jax import Array
 
 from lm.modules.config import ModelConfig
 from lm.modules.embeddings import rotate
-from lm.modules.explicit_gradients import attend_bnth
+from lm.modules.explicit_gradients import attend_bnth, with_gradients
 from lm.modules.linear import Linear
 
 
@@ -66,7 +68,15 @@ def segment_mask(query_segments_BT: Array, key_segments_BS: Array) -> Array:
     return query_segments_BT[:, :, None] == key_segments_BS[:, None, :]
 
 
-def attend(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, visibility: Visibility, *, implementation: str) -> Array:
+def attend(
+    q_BTNH: Array,
+    k_BSKH: Array,
+    v_BSKH: Array,
+    visibility: Visibility,
+    *,
+    implementation: str,
+    gradients: str = "explicit",
+) -> Array:
     """Scaled dot-product attention with grouped key-value heads (Vaswani et al. 2017; Ainslie et al. 2023).
 
     Args:
@@ -76,6 +86,7 @@ def attend(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, visibility: Visibility, 
       visibility: what a query may see. One that may see nothing gets the mean of all values, which is of no use but
         finite.
       implementation: "explicit", "xla" or "cudnn".
+      gradients: of "explicit": "explicit" or "derived", as `ModelConfig.gradients`.
 
     Returns:
       Values mixed for each query, [B, T, N, H], in the dtype of `v_BSKH`. Scores are summed, and their softmax taken,
@@ -87,7 +98,7 @@ def attend(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, visibility: Visibility, 
     if q_BTNH.shape[2] % k_BSKH.shape[2]:
         raise ValueError(f"{k_BSKH.shape[2]} key-value heads do not divide {q_BTNH.shape[2]} query heads")
     if implementation == "explicit":
-        return _attend_explicitly(q_BTNH, k_BSKH, v_BSKH, visibility)
+        return _attend_explicitly(q_BTNH, k_BSKH, v_BSKH, visibility, with_gradients(attend_bnth, gradients))
     # cuDNN takes a mask only with its query axis written out and one head axis: [B, 1, T, S].
     mask_B1TS = None if visibility.mask_BTS is None else visibility.mask_BTS[:, None, :, :]
     bias_BNTS = visibility.bias_BNTS
@@ -104,7 +115,9 @@ def attend(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, visibility: Visibility, 
     )
 
 
-def _attend_explicitly(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, visibility: Visibility) -> Array:
+def _attend_explicitly(
+    q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, visibility: Visibility, attend_bnth: Callable[..., Array]
+) -> Array:
     batch, length, heads, head_width = q_BTNH.shape
     keys, kv_heads = k_BSKH.shape[1:3]
     mask_BTS, bias_BNTS = visibility.mask_BTS, visibility.bias_BNTS
@@ -169,7 +182,9 @@ class MultiHeadAttention(nn.Module):
             chex.assert_shape(visibility.mask_BTS, (batch, length, cache.keys_BSKH.shape[1]))
             cache = cache.write(k_BSKH, v_BSKH, positions_BT)
             k_BSKH, v_BSKH = cache.keys_BSKH, cache.values_BSKH
-        mixed_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, visibility, implementation=config.attention)
+        mixed_BTNH = attend(
+            q_BTNH, k_BSKH, v_BSKH, visibility, implementation=config.attention, gradients=config.gradients
+        )
         mixed_BTE = mixed_BTNH.reshape(batch, length, config.heads * head_width)
         return Linear(config, config.width, to_residual=True, name="output")(mixed_BTE), cache
 
@@ -201,6 +216,11 @@ class CrossAttention(nn.Module):
         batch, length, _ = inputs_BTD.shape
         q_BTNH = self.query(inputs_BTD).reshape(batch, length, config.heads, config.size_per_head)
         mixed_BTNH = attend(
-            q_BTNH, memory.keys_BSKH, memory.values_BSKH, Visibility(mask_BTS), implementation=config.attention
+            q_BTNH,
+            memory.keys_BSKH,
+            memory.values_BSKH,
+            Visibility(mask_BTS),
+            implementation=config.attention,
+            gradients=config.gradients,
         )
         return self.output(mixed_BTNH.reshape(batch, length, -1))

@@ -12,6 +12,7 @@ PLACEMENTS = ("before", "after")
 NORMALIZATIONS = ("layer_norm", "rms_norm")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "swiglu", "gated_gelu")
 ATTENTIONS = ("explicit", "xla", "cudnn")
+GRADIENTS = ("explicit", "derived")
 REMATERIALIZATIONS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -56,6 +57,8 @@ class ModelConfig:
       parameter_dtype: in which to keep the parameters.
       attention: "xla" (everywhere) or "cudnn" (NVIDIA, 16-bit dtypes) of `jax.nn.dot_product_attention`, or "explicit",
         the same with its backward pass written out, which is fastest on CPU.
+      gradients: of explicit attention, LayerNorm and GELU's tanh form: "explicit" (written out) or "derived" by JAX,
+        which is slower but lets `jax.jvp` through, as Hessian-vector products need it.
       scan_layers: compile one layer and loop over it: compiles L times faster, and on CPU runs a little slower.
       rematerialize: what the backward pass computes again instead of keeping: "none", "dots" (all but the results of
         matrix products) or "full" (everything inside a layer).
@@ -89,6 +92,7 @@ class ModelConfig:
     dtype: str = "float32"
     parameter_dtype: str = "float32"
     attention: str = "explicit"
+    gradients: str = "explicit"
     scan_layers: bool = False
     rematerialize: str = "none"
 
@@ -132,6 +136,7 @@ class ModelConfig:
             "normalization_place": PLACEMENTS,
             "activation": ACTIVATIONS,
             "attention": ATTENTIONS,
+            "gradients": GRADIENTS,
             "rematerialize": REMATERIALIZATIONS,
             "dtype": DTYPES,
             "parameter_dtype": DTYPES,

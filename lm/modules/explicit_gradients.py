@@ -1,19 +1,27 @@
 """Functions with their backward pass written out, because XLA on CPU makes slow code of the derived one.
 
 They are the same mathematics as their plain forms, to which the tests compare values and gradients. On two cores the
-attention alone takes a tenth off a small model's training step. `jax.jvp` does not work through them.
+attention alone takes a tenth off a small model's training step. JAX cannot derive a forward mode (`jax.jvp`) from them,
+which Hessian-vector products and influence functions need: for these a model has `config.gradients="derived"`.
 
 Axes: B batch, T query positions, S key positions, N heads, H head width, D model width.
 """
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 _GELU_SCALE, _GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
+
+
+def with_gradients(function: Callable[..., Any], gradients: str) -> Callable[..., Any]:
+    """A function of this file with its backward pass written out ("explicit"), or in its plain form ("derived")."""
+    return function if gradients == "explicit" else getattr(function, "__wrapped__", function)
 
 
 @jax.custom_vjp

@@ -11,16 +11,23 @@ import jax
 from jax import Array
 
 from lm.modules.config import ModelConfig
-from lm.modules.explicit_gradients import gelu_tanh
+from lm.modules.explicit_gradients import gelu_tanh, with_gradients
 from lm.modules.linear import Linear
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+GATED = ("swiglu", "gated_gelu")
+_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": gelu_tanh,
     "relu": jax.nn.relu,
+    # What the gate goes through. T5 1.1 has GELU in its tanh form there.
+    "swiglu": jax.nn.silu,
+    "gated_gelu": gelu_tanh,
 }
-# What the gate goes through. T5 1.1 has GELU in its tanh form there.
-GATES: dict[str, Callable[[Array], Array]] = {"swiglu": jax.nn.silu, "gated_gelu": gelu_tanh}
+
+
+def activation(config: ModelConfig) -> Callable[[Array], Array]:
+    """The configured function, of single numbers; for gated layers that of the gate."""
+    return with_gradients(_FUNCTIONS[config.activation], config.gradients)
 
 
 class FeedForward(nn.Module):
@@ -33,9 +40,9 @@ class FeedForward(nn.Module):
         """Returns [B, T, D], to be added to the residual stream."""
         config = self.config
         hidden_BTF = Linear(config, config.size_of_feed_forward, name="up")(inputs_BTD)
-        if config.activation in GATES:
+        if config.activation in GATED:
             gate_BTF = Linear(config, config.size_of_feed_forward, name="gate")(inputs_BTD)
-            hidden_BTF = GATES[config.activation](gate_BTF) * hidden_BTF
+            hidden_BTF = activation(config)(gate_BTF) * hidden_BTF
         else:
-            hidden_BTF = ACTIVATIONS[config.activation](hidden_BTF)
+            hidden_BTF = activation(config)(hidden_BTF)
         return Linear(config, config.width, to_residual=True, name="down")(hidden_BTF)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lm.modules.config import ModelConfig
-from lm.modules.explicit_gradients import along_last, layer_norm
+from lm.modules.explicit_gradients import along_last, layer_norm, with_gradients
 
 
 class Normalization(nn.Module):
@@ -30,7 +30,8 @@ class Normalization(nn.Module):
             mean_square = jnp.square(wide).mean(axis=-1, keepdims=True)
             normalized = wide / jnp.sqrt(mean_square + config.normalization_epsilon)
             return (normalized * along_last(scale_D, wide.ndim)).astype(config.compute_dtype)
-        outputs_BTD = layer_norm(stream_BTD, scale_D, config.normalization_epsilon).astype(config.compute_dtype)
+        normalize = with_gradients(layer_norm, config.gradients)
+        outputs_BTD = normalize(stream_BTD, scale_D, config.normalization_epsilon).astype(config.compute_dtype)
         if config.bias:
             bias_D = self.param("bias", nn.initializers.zeros, (width,), config.storage_dtype)
             outputs_BTD += along_last(bias_D, outputs_BTD.ndim).astype(config.compute_dtype)

@@ -1,10 +1,16 @@
 """Backward passes written by hand equal the derived ones. Those of attention are in test_attention."""
 
+import dataclasses
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from lm.models.decoder_lm import DecoderLM
+from lm.modules.config import ModelConfig
 from lm.modules.explicit_gradients import gelu_tanh, layer_norm
 
 RANDOM = np.random.default_rng(0)
@@ -54,3 +60,24 @@ def test_16_bit_inputs_get_16_bit_gradients_near_the_exact_ones(name):
     assert actual[2].dtype == jnp.float32
     for one, other in zip(actual, exact, strict=True):
         np.testing.assert_allclose(np.asarray(one, np.float32), other, atol=0.02 * np.abs(other).max() + 0.02)
+
+
+def test_forward_mode_works_through_a_model_with_derived_gradients():
+    """A Hessian-vector product, forward over reverse, equals that of reverse over reverse."""
+    config = ModelConfig(layers=1, width=8, heads=2, vocab_size=11, max_length=8)
+    tokens = jnp.array([[1, 5, 2, 7]])
+    params = DecoderLM(config).init(jax.random.key(0), tokens)["params"]
+    params = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(1), leaf.shape), params)
+    direction = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(2), leaf.shape), params)
+
+    def gradient(gradients):
+        model = DecoderLM(dataclasses.replace(config, gradients=gradients))
+        return jax.grad(lambda params: jax.nn.logsumexp(model.apply({"params": params}, tokens)))
+
+    def along_direction(params):
+        return optax.tree.vdot(gradient("explicit")(params), direction)
+
+    product = jax.jit(lambda params: jax.jvp(gradient("derived"), (params,), (direction,))[1])(params)
+    chex.assert_trees_all_close(product, jax.jit(jax.grad(along_direction))(params), atol=1e-4, rtol=1e-4)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(gradient("explicit"), (params,), (direction,))
