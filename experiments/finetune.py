@@ -45,9 +45,6 @@ from lm.training.supervised_evaluation import (
 )
 from lm.types import Params
 
-# What doesn't shape parameters: with `init_from` these come from the config, the rest from the run.
-_FREE_OF_SHAPE = ("dropout", "dtype", "parameter_dtype", "attention", "gradients", "rematerialize")
-
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
@@ -145,7 +142,7 @@ def finetune(
 
 
 def with_model_of_source(config: FinetuneConfig) -> FinetuneConfig:
-    """With `init_from`, the config with the shape of that run's model.
+    """With `init_from`, the config with the shape of that run's model, executed as this config says.
 
     Raises:
       UserError: if there is no such run.
@@ -155,8 +152,7 @@ def with_model_of_source(config: FinetuneConfig) -> FinetuneConfig:
     directory = WorkDirectory(Path(config.init_from))
     with told_of_source(config.init_from):
         theirs = with_vocabulary(directory.load_config(), Tokenizer.load(directory.tokenizer)).model
-    own = {name: getattr(config.model, name) for name in _FREE_OF_SHAPE}
-    return dataclasses.replace(config, model=dataclasses.replace(theirs, **own))
+        return dataclasses.replace(config, model=theirs.executed_as(config.model))
 
 
 def tell_shape(config: FinetuneConfig, own_model: ModelConfig, console: Console) -> None:

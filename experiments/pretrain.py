@@ -19,12 +19,11 @@ from lm.data.store import Corpus, build_corpus
 from lm.data.tokenizers import Tokenizer
 from lm.data.windows import MixedBatches
 from lm.errors import UserError
-from lm.evaluation.token_reliability import TokenBuckets
 from lm.inference.predictions import write_predictions
 from lm.inference.samples import write_samples
 from lm.models.accounting import parameter_count, training_flops_per_token
 from lm.models.decoder_lm import DecoderLM
-from lm.objectives.objective import PretrainingTask
+from lm.objectives.objective import PretrainingTask, TextProperties
 from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
 from lm.runs.host_memory import keep_freed_memory
@@ -33,7 +32,7 @@ from lm.runs.transfer import transfer
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.training.evaluation import describe, make_validation, rehearsed_metrics
 from lm.training.loop import Outcome, Patience, Trainer, check_batch_size
-from lm.training.partitioning import Partitioner, make_partitioner
+from lm.training.partitioning import make_partitioner
 from lm.types import HostBatch, Params
 
 
@@ -90,7 +89,8 @@ def pretrain(
         kept = None
     corpus = build_corpus(config.data, config.tokenizer, kept, special_tokens(config.objective))
     full_config = with_vocabulary(config, corpus.tokenizer)
-    task = make_pretraining_task(full_config, corpus, partitioner)
+    text = TextProperties.of(corpus, full_config.model.vocab_size)
+    task = make_task(config.objective, full_config.model, corpus.tokenizer, partitioner.mesh, text)
     check_products(full_config)
     evaluation_rows = config.training.evaluation_batch_size or config.training.batch_size
     batches = task.validation_batches(corpus, evaluation_rows, host=jax.process_index(), hosts=jax.process_count())
@@ -155,16 +155,6 @@ def train_batches(config: PretrainConfig, task: PretrainingTask, corpus: Corpus)
     )
     mixed = build_corpus(other, config.tokenizer, corpus.tokenizer)
     return MixedBatches(batches_of(corpus), batches_of(mixed), data.mixed_share)
-
-
-def make_pretraining_task(config: PretrainConfig, corpus: Corpus, partitioner: Partitioner) -> PretrainingTask:
-    """The task that the config describes, for this text."""
-    # A text without borders needs no mask to keep documents apart.
-    one_segment = corpus.train.num_documents == corpus.validation.num_documents == 1
-    buckets = TokenBuckets.of_text(corpus.train.tokens, config.model.vocab_size)
-    return make_task(
-        config.objective, config.model, corpus.tokenizer, partitioner.mesh, one_segment=one_segment, buckets=buckets
-    )
 
 
 def check_products(config: PretrainConfig) -> None:

@@ -7,6 +7,7 @@ experiment turns the result back, which validates it.
 import dataclasses
 import types
 import typing
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict, config_dict
@@ -71,6 +72,34 @@ def _type_besides_none(hint: Any) -> type:
     if isinstance(hint, types.UnionType):
         hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
     return typing.get_origin(hint) or hint
+
+
+def refuse_idle(config: Any, prefix: str, idle: Mapping[str, str]) -> None:
+    """Checks that settings without effect are left as they are.
+
+    Args:
+      config: a dataclass.
+      prefix: of its settings, such as "config.model".
+      idle: names of the settings without effect, each with the name of the setting that makes it so.
+
+    Raises:
+      UserError: if one of them is not at its default.
+    """
+    for field in dataclasses.fields(config):
+        cause = idle.get(field.name)
+        if cause is not None and getattr(config, field.name) != field.default:
+            raise UserError(
+                f"{prefix}.{field.name} does nothing with {prefix}.{cause}={getattr(config, cause)}: leave it out "
+                f"(default: {field.default!r})"
+            )
+
+
+def idle_beside(name: str, settings: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """The settings that others of a table use and `name` does not, as `refuse_idle` takes them; none for a new name."""
+    own = settings.get(name)
+    if own is None:
+        return {}
+    return {setting: "name" for of_one in settings.values() for setting in of_one if setting not in own}
 
 
 def flatten(config: Any) -> dict[str, Any]:

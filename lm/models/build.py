@@ -8,10 +8,9 @@ from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
 from lm.models.encoder_lm import EncoderLM
 from lm.models.recurrent import RecurrentModel
-from lm.modules.config import ModelConfig
+from lm.modules.config import RECURRENT, ModelConfig
 
 _LANGUAGE_MODELS = {"decoder": DecoderLM, "encoder": EncoderLM, "encoder_decoder": EncoderDecoderLM}
-RECURRENT = ("lstm", "gru")
 
 
 def make_body(config: ModelConfig, mesh: Mesh | None = None) -> nn.Module:

@@ -1,12 +1,17 @@
 """The shape of a model, shared by every layer and every model."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
+from lm.configuration import refuse_idle
 from lm.errors import UserError
 
-ARCHITECTURES = ("decoder", "encoder", "encoder_decoder", "lstm", "gru")
+TRANSFORMERS = ("decoder", "encoder", "encoder_decoder")
+RECURRENT = ("lstm", "gru")
+ARCHITECTURES = TRANSFORMERS + RECURRENT
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
 PLACEMENTS = ("before", "after")
 NORMALIZATIONS = ("layer_norm", "rms_norm")
@@ -17,9 +22,24 @@ REMATERIALIZATIONS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
+def _setting(default: Any, *, execution: bool = False, **only_with: tuple[str, ...]) -> Any:
+    """A field of `ModelConfig`.
+
+    Args:
+      default: value.
+      execution: whether it only says how to compute: neither the parameters' names and sizes nor, but for rounding and
+        dropout, what they compute depend on it.
+      **only_with: other settings, each with the values beside which this one has an effect.
+    """
+    return dataclasses.field(default=default, metadata={"execution": execution, "only_with": only_with})
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A model's shape and arithmetic, validated when made.
+    """A model's shape and how to execute it, validated when made.
+
+    Settings without effect beside the others, such as `heads` of an "lstm", must stay as they are. `EXECUTION` names
+    those that don't shape the model, which may differ from the run that its parameters come from.
 
     Attributes:
       architecture: "decoder" (GPT, Llama), "encoder" (BERT), "encoder_decoder" (the Transformer of 2017, T5), or a
@@ -67,40 +87,40 @@ class ModelConfig:
     architecture: str = "decoder"
     vocab_size: int | None = None
     layers: int = 4
-    decoder_layers: int | None = None
+    decoder_layers: int | None = _setting(None, architecture=("encoder_decoder",))
     width: int = 128
-    recurrent_width: int | None = None
-    heads: int = 4
-    kv_heads: int | None = None
-    head_width: int | None = None
-    feed_forward_width: int | None = None
+    recurrent_width: int | None = _setting(None, architecture=RECURRENT)
+    heads: int = _setting(4, architecture=TRANSFORMERS)
+    kv_heads: int | None = _setting(None, architecture=TRANSFORMERS)
+    head_width: int | None = _setting(None, architecture=TRANSFORMERS)
+    feed_forward_width: int | None = _setting(None, architecture=TRANSFORMERS)
     max_length: int = 128
-    segment_types: int = 0
-    positions: str = "learned"
-    rotary_base: float = 10_000.0
-    relative_buckets: int = 32
-    relative_max_distance: int = 128
-    normalization: str = "layer_norm"
-    normalization_place: str = "before"
-    normalize_embeddings: bool = False
-    normalization_epsilon: float = 1e-5
-    activation: str = "gelu_tanh"
-    bias: bool = False
-    tie_embeddings: bool = True
-    dropout: float = 0.0
+    segment_types: int = _setting(0, architecture=("decoder", "encoder"))
+    positions: str = _setting("learned", architecture=TRANSFORMERS)
+    rotary_base: float = _setting(10_000.0, positions=("rotary",))
+    relative_buckets: int = _setting(32, positions=("relative",))
+    relative_max_distance: int = _setting(128, positions=("relative",))
+    normalization: str = _setting("layer_norm", architecture=TRANSFORMERS)
+    normalization_place: str = _setting("before", architecture=TRANSFORMERS)
+    normalize_embeddings: bool = _setting(False, architecture=TRANSFORMERS)
+    normalization_epsilon: float = _setting(1e-5, architecture=TRANSFORMERS)
+    activation: str = _setting("gelu_tanh", architecture=TRANSFORMERS)
+    bias: bool = _setting(False, architecture=TRANSFORMERS)
+    tie_embeddings: bool = _setting(True, architecture=("decoder", "encoder_decoder"))
+    dropout: float = _setting(0.0, execution=True)
     initializer_range: float = 0.02
-    dtype: str = "float32"
-    parameter_dtype: str = "float32"
-    attention: str = "explicit"
-    gradients: str = "explicit"
-    scan_layers: bool = False
-    rematerialize: str = "none"
+    dtype: str = _setting("float32", execution=True)
+    parameter_dtype: str = _setting("float32", execution=True)
+    attention: str = _setting("explicit", execution=True, architecture=TRANSFORMERS)
+    gradients: str = _setting("explicit", execution=True, architecture=TRANSFORMERS)
+    scan_layers: bool = _setting(False, architecture=TRANSFORMERS)
+    rematerialize: str = _setting("none", execution=True, architecture=TRANSFORMERS)
 
     def __post_init__(self):
         self._check_sizes()
         self._check_choices()
-        attends = self.architecture not in ("lstm", "gru")
-        if attends and self.width % self.heads and self.head_width is None:
+        refuse_idle(self, "config.model", idle_settings(vars(self)))
+        if self.architecture in TRANSFORMERS and self.width % self.heads and self.head_width is None:
             raise UserError(
                 f"config.model.heads={self.heads} does not divide config.model.width={self.width}: change one of them, "
                 "or set config.model.head_width"
@@ -145,6 +165,14 @@ class ModelConfig:
             if getattr(self, name) not in known:
                 raise UserError(f"config.model.{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
 
+    def executed_as(self, other: "ModelConfig") -> "ModelConfig":
+        """This shape, with how to execute it from another config.
+
+        Raises:
+          UserError: if that says what has no effect on this shape.
+        """
+        return dataclasses.replace(self, **{name: getattr(other, name) for name in EXECUTION})
+
     @property
     def num_kv_heads(self) -> int:
         """K, with the default resolved."""
@@ -169,3 +197,25 @@ class ModelConfig:
     def storage_dtype(self) -> jnp.dtype:
         """`parameter_dtype` as JAX knows it."""
         return jnp.dtype(self.parameter_dtype)
+
+
+# The settings that only say how to compute. `scan_layers` is none of them: it stacks the layers' parameters.
+EXECUTION: tuple[str, ...] = tuple(
+    field.name for field in dataclasses.fields(ModelConfig) if field.metadata.get("execution")
+)
+
+
+def idle_settings(values: Mapping[str, Any]) -> dict[str, str]:
+    """The settings without effect beside others of these values, each with the name of the one that makes it so.
+
+    Args:
+      values: of a `ModelConfig`; missing ones have their defaults.
+    """
+    fields = dataclasses.fields(ModelConfig)
+    known = {field.name: field.default for field in fields} | dict(values)
+    return {
+        field.name: other
+        for field in fields
+        for other, allowed in field.metadata.get("only_with", {}).items()
+        if known[other] not in allowed
+    }

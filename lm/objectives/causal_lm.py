@@ -8,14 +8,17 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
 from lm.data.store import Corpus
+from lm.data.tokenizers import Tokenizer
 from lm.data.windows import TrainBatches, ValidationBatches
 from lm.evaluation.token_reliability import TokenBuckets
 from lm.evaluation.token_statistics import TokenStatistics, token_loss
 from lm.models.decoder_lm import DecoderLM
+from lm.modules.config import ModelConfig
 from lm.modules.dropout import dropout_rngs
-from lm.objectives.objective import ObjectiveConfig, predicted_statistics, row_sums
+from lm.objectives.objective import ObjectiveConfig, TextProperties, predicted_statistics, row_sums
 from lm.types import Batch, Params
 
 
@@ -31,12 +34,30 @@ class CausalLM:
     """
 
     architecture: ClassVar[str] = "decoder"
+    settings: ClassVar[tuple[str, ...]] = ()
     counts_bytes: ClassVar[bool] = True
 
     model: DecoderLM
     objective: ObjectiveConfig = ObjectiveConfig()
     one_segment: bool = False
     buckets: TokenBuckets = TokenBuckets()
+
+    @classmethod
+    def special_tokens(cls, config: ObjectiveConfig) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ObjectiveConfig,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        mesh: Mesh | None,
+        text: TextProperties,
+    ) -> "CausalLM":
+        """The task, around a model of this shape."""
+        return cls(DecoderLM(model, mesh), config, text.one_segment, text.buckets)
 
     def init(self, key: Array) -> Params:
         """Random parameters."""

@@ -15,11 +15,15 @@ sentences of a row.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import numpy as np
+from jax.sharding import Mesh
 
 from lm.data.token_texts import ordinary_tokens, sentence_ends
 from lm.data.tokenizers import Tokenizer
+from lm.models.encoder_decoder_lm import EncoderDecoderLM
+from lm.modules.config import ModelConfig
 from lm.objectives.corruption import (
     CorruptsWindows,
     RowRandom,
@@ -29,7 +33,7 @@ from lm.objectives.corruption import (
     positions_in_segments,
     units_of,
 )
-from lm.objectives.objective import ObjectiveConfig, special_id
+from lm.objectives.objective import ObjectiveConfig, TextProperties, special_id
 from lm.objectives.text_to_text import TextToText
 from lm.types import HostBatch
 
@@ -145,7 +149,26 @@ class Denoising(CorruptsWindows, TextToText):
       damage: what to do to a text.
     """
 
+    settings: ClassVar[tuple[str, ...]] = ("mean_span_length", "infilling_rate", "deletion_rate", "permutation_rate")
+
     damage: Damage
+
+    @classmethod
+    def special_tokens(cls, config: ObjectiveConfig) -> tuple[str, ...]:
+        """What stands for the text that is filled in."""
+        return (MASK,)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ObjectiveConfig,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        mesh: Mesh | None,
+        text: TextProperties,
+    ) -> "Denoising":
+        """The task, around a model of this shape."""
+        return cls(EncoderDecoderLM(model, mesh), config, text.buckets, Damage.of(config, tokenizer))
 
     @property
     def window_length(self) -> int:

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from lm.data.token_texts import WordBorders, ordinary_tokens
 from lm.data.tokenizers import Tokenizer
@@ -29,6 +30,7 @@ from lm.errors import UserError
 from lm.evaluation.token_reliability import TokenBuckets
 from lm.evaluation.token_statistics import TokenStatistics, token_loss
 from lm.models.encoder_lm import EncoderLM
+from lm.modules.config import ModelConfig
 from lm.modules.dropout import dropout_rngs
 from lm.objectives.corruption import (
     CorruptsWindows,
@@ -38,7 +40,7 @@ from lm.objectives.corruption import (
     positions_in_segments,
     units_of,
 )
-from lm.objectives.objective import ObjectiveConfig, predicted_statistics, row_sums, special_id
+from lm.objectives.objective import ObjectiveConfig, TextProperties, predicted_statistics, row_sums, special_id
 from lm.types import Batch, HostBatch, Params
 
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]")
@@ -139,6 +141,7 @@ class MaskedLM(CorruptsWindows):
     """
 
     architecture: ClassVar[str] = "encoder"
+    settings: ClassVar[tuple[str, ...]] = ("mask_rate", "masking")
     counts_bytes: ClassVar[bool] = False
 
     model: EncoderLM
@@ -152,6 +155,23 @@ class MaskedLM(CorruptsWindows):
                 "config.model.max_length must be at least 3 for config.objective.name=masked, got "
                 f"{self.model.config.max_length}"
             )
+
+    @classmethod
+    def special_tokens(cls, config: ObjectiveConfig) -> tuple[str, ...]:
+        """Those of BERT."""
+        return SPECIAL_TOKENS
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ObjectiveConfig,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        mesh: Mesh | None,
+        text: TextProperties,
+    ) -> "MaskedLM":
+        """The task, around a model of this shape."""
+        return cls(EncoderLM(model, mesh), config, Masking.of(config, tokenizer), text.buckets)
 
     def init(self, key: Array) -> Params:
         """Random parameters."""

@@ -13,21 +13,24 @@ Every batch is one of `lm.objectives.masked_lm`, with one segment in a row and
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from lm.data.store import Corpus, TokenStore
+from lm.data.tokenizers import Tokenizer
 from lm.data.windows import ENDLESS, host_rows
 from lm.errors import UserError
 from lm.evaluation.token_reliability import TokenBuckets
 from lm.evaluation.token_statistics import TokenStatistics, token_loss, token_statistics
 from lm.models.encoder_lm import EncoderLM
+from lm.modules.config import ModelConfig
 from lm.objectives.corruption import TRAINING, VALIDATION, RowRandom
-from lm.objectives.masked_lm import Masking, hidden_states, masked_token_statistics, masked_token_sums
-from lm.objectives.objective import ObjectiveConfig
+from lm.objectives.masked_lm import MaskedLM, Masking, hidden_states, masked_token_statistics, masked_token_sums
+from lm.objectives.objective import ObjectiveConfig, TextProperties
 from lm.types import Batch, HostBatch, Params
 
 SHORT_ROWS = 0.1  # the share of rows that are cut to a random length, so that short texts are seen too
@@ -38,14 +41,17 @@ class NextSentence:
     """The task, as pure functions of (parameters, batch).
 
     Attributes:
+      swaps: what the second text is when it doesn't continue the first: the text before it, or one of another document.
       model: the network.
-      objective: what to minimize; its name says what the second text is when it doesn't continue the first.
+      objective: what to minimize.
       masking: which tokens to hide.
       buckets: of the vocabulary, by which reliability is told apart.
     """
 
     architecture: ClassVar[str] = "encoder"
+    settings: ClassVar[tuple[str, ...]] = MaskedLM.settings
     counts_bytes: ClassVar[bool] = False
+    swaps: ClassVar[bool] = False
 
     model: EncoderLM
     objective: ObjectiveConfig
@@ -57,6 +63,23 @@ class NextSentence:
             raise UserError(
                 f"config.objective.name={self.objective.name} has two texts in a row: set config.model.segment_types=2"
             )
+
+    @classmethod
+    def special_tokens(cls, config: ObjectiveConfig) -> tuple[str, ...]:
+        """Those of BERT."""
+        return MaskedLM.special_tokens(config)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ObjectiveConfig,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        mesh: Mesh | None,
+        text: TextProperties,
+    ) -> Self:
+        """The task, around a model of this shape."""
+        return cls(EncoderLM(model, mesh), config, Masking.of(config, tokenizer), text.buckets)
 
     def init(self, key: Array) -> Params:
         """Random parameters."""
@@ -107,7 +130,7 @@ class NextSentence:
         return PairBatches(pairs, self.masking, batch_size, (0, VALIDATION), rows, host, hosts)
 
     def _pairs(self, store: TokenStore, split: str) -> "Pairs":
-        return Pairs(store, self.model.config.max_length, self.objective.name == "masked_sentence_order", split)
+        return Pairs(store, self.model.config.max_length, self.swaps, split)
 
     def _statistics(
         self, params: Params, batch: Batch, dropout_key: Array | None
@@ -121,6 +144,12 @@ class NextSentence:
         logits_B2 = self.model.apply({"params": params}, hidden_BTD, method=judge)
         tokens = masked_token_statistics(self.model, params, hidden_BTD, batch, self.objective)
         return tokens, token_statistics(logits_B2, batch["continues"])
+
+
+class SentenceOrder(NextSentence):
+    """The same, where a second text that doesn't continue the first comes before it (Lan et al. 2020)."""
+
+    swaps = True
 
 
 class Pairs:

@@ -2,6 +2,7 @@
 
 Each objective is a file with a task: a frozen dataclass around a model that makes its batches (`train_batches`,
 `validation_batches`) and predicts tokens from them. What to make of the predictions is the same for all and is here.
+`lm.objectives.registry` holds the table of their names.
 
 Axes: B batch, T predicted tokens of a row, V vocabulary, D model width.
 """
@@ -13,29 +14,25 @@ from typing import Any, ClassVar, Protocol
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
 from lm.data.store import Corpus
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.token_reliability import TokenBuckets, reliability_sums
 from lm.evaluation.token_statistics import TokenStatistics, statistics_in_chunks, token_statistics
+from lm.modules.config import ModelConfig
 from lm.types import Batch, HostBatch, Params
 
-OBJECTIVES = (
-    "causal",
-    "prefix",
-    "masked",
-    "masked_next_sentence",
-    "masked_sentence_order",
-    "span_corruption",
-    "denoising",
-)
 MASKINGS = ("token", "whole_word", "span")
 
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
     """What is learned from text, and what is minimized besides each token's negative log-likelihood.
+
+    Ranges are checked when it is made; the name, and settings that the chosen objective doesn't use, by
+    `lm.objectives.registry.check_objective`, as every `PretrainConfig` does.
 
     Attributes:
       name: "causal" (each token from those before it; GPT), "prefix" (the end of a text from its beginning, which sees
@@ -73,11 +70,8 @@ class ObjectiveConfig:
     permutation_rate: float = 1.0
 
     def __post_init__(self):
-        for name, known in (("name", OBJECTIVES), ("masking", MASKINGS)):
-            if getattr(self, name) not in known:
-                raise UserError(
-                    f"config.objective.{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
-                )
+        if self.masking not in MASKINGS:
+            raise UserError(f"config.objective.masking must be one of {', '.join(MASKINGS)}; got {self.masking!r}")
         for name in ("label_smoothing", "infilling_rate", "deletion_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"config.objective.{name} must be in [0, 1), got {getattr(self, name)}")
@@ -94,19 +88,62 @@ class ObjectiveConfig:
             raise UserError(f"config.objective.permutation_rate must be in [0, 1], got {self.permutation_rate}")
 
 
+@dataclasses.dataclass(frozen=True)
+class TextProperties:
+    """What an objective may know of the text beforehand.
+
+    Attributes:
+      one_segment: promises that every window lies within one document, so that no mask has to keep documents apart.
+      buckets: of the vocabulary, for which reliability is reported separately.
+    """
+
+    one_segment: bool = False
+    buckets: TokenBuckets = TokenBuckets()
+
+    @classmethod
+    def of(cls, corpus: Corpus, vocab_size: int) -> "TextProperties":
+        """Those of a corpus."""
+        one_segment = corpus.train.num_documents == corpus.validation.num_documents == 1
+        return cls(one_segment, TokenBuckets.of_text(corpus.train.tokens, vocab_size))
+
+
 class PretrainingTask(Protocol):
     """A task with text, as pure functions of (parameters, batch), and the batches for it.
 
     Attributes:
       architecture: the `ModelConfig.architecture` that it needs.
+      settings: those of `ObjectiveConfig` that it uses, besides the ones that all objectives do.
       counts_bytes: whether validation predicts every token of the text from those before it, so that its loss is also
         the text's length in bits.
       model: the network.
     """
 
     architecture: ClassVar[str]
+    settings: ClassVar[tuple[str, ...]]
     counts_bytes: ClassVar[bool]
-    model: Any
+
+    @property
+    def model(self) -> Any:
+        """The network."""
+
+    @classmethod
+    def special_tokens(cls, config: ObjectiveConfig) -> tuple[str, ...]:
+        """Names of the special tokens that the tokenizer must have, besides the end-of-text token."""
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ObjectiveConfig,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        mesh: Mesh | None,
+        text: TextProperties,
+    ) -> "PretrainingTask":
+        """The task, around a model of this shape.
+
+        Raises:
+          UserError: if the shape or the tokenizer doesn't fit.
+        """
 
     def init(self, key: Array) -> Params:
         """Random parameters."""

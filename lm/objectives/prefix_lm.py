@@ -15,13 +15,16 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
+from lm.data.tokenizers import Tokenizer
 from lm.evaluation.token_reliability import TokenBuckets
 from lm.evaluation.token_statistics import TokenStatistics, token_loss
 from lm.models.decoder_lm import DecoderLM
+from lm.modules.config import ModelConfig
 from lm.modules.dropout import dropout_rngs
 from lm.objectives.corruption import CorruptsWindows, RowRandom
-from lm.objectives.objective import ObjectiveConfig, predicted_statistics, row_sums
+from lm.objectives.objective import ObjectiveConfig, TextProperties, predicted_statistics, row_sums
 from lm.types import Batch, HostBatch, Params
 
 
@@ -36,11 +39,29 @@ class PrefixLM(CorruptsWindows):
     """
 
     architecture: ClassVar[str] = "decoder"
+    settings: ClassVar[tuple[str, ...]] = ()
     counts_bytes: ClassVar[bool] = False  # only a part of the text is predicted
 
     model: DecoderLM
     objective: ObjectiveConfig
     buckets: TokenBuckets = TokenBuckets()
+
+    @classmethod
+    def special_tokens(cls, config: ObjectiveConfig) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ObjectiveConfig,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        mesh: Mesh | None,
+        text: TextProperties,
+    ) -> "PrefixLM":
+        """The task, around a model of this shape."""
+        return cls(DecoderLM(model, mesh), config, text.buckets)
 
     def init(self, key: Array) -> Params:
         """Random parameters."""

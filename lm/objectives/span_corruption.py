@@ -13,13 +13,17 @@ Axes: b rows of this host's batch, R tokens of a row's text, S of its input, T o
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
+from jax.sharding import Mesh
 
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
+from lm.models.encoder_decoder_lm import EncoderDecoderLM
+from lm.modules.config import ModelConfig
 from lm.objectives.corruption import CorruptsWindows, RowRandom, positions_in_segments
-from lm.objectives.objective import ObjectiveConfig, special_id
+from lm.objectives.objective import ObjectiveConfig, TextProperties, special_id
 from lm.objectives.text_to_text import TextToText
 from lm.types import HostBatch
 
@@ -173,7 +177,27 @@ class SpanCorruption(CorruptsWindows, TextToText):
       cutter: what to cut out.
     """
 
+    settings: ClassVar[tuple[str, ...]] = ("noise_density", "sentinels", "mean_span_length")
+
     cutter: SpanCutter
+
+    @classmethod
+    def special_tokens(cls, config: ObjectiveConfig) -> tuple[str, ...]:
+        """The sentinels."""
+        return tuple(sentinel_name(number) for number in range(config.sentinels))
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ObjectiveConfig,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        mesh: Mesh | None,
+        text: TextProperties,
+    ) -> "SpanCorruption":
+        """The task, around a model of this shape."""
+        cutter = SpanCutter.of(config, tokenizer, model.max_length)
+        return cls(EncoderDecoderLM(model, mesh), config, text.buckets, cutter)
 
     @property
     def window_length(self) -> int:

@@ -8,6 +8,7 @@ from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.objectives.objective import ObjectiveConfig
+from lm.objectives.registry import check_objective
 from lm.tasks.supervised import TaskConfig
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adafactor", "lion", "muon")
@@ -225,6 +226,9 @@ class PretrainConfig:
     partitioning: PartitioningConfig = PartitioningConfig()
     samples: SamplesConfig = SamplesConfig()
     predictions: PredictionsConfig = PredictionsConfig()
+
+    def __post_init__(self):
+        check_objective(self.objective)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ from jax.sharding import Mesh
 
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.models.build import RECURRENT, make_language_model
+from lm.models.build import make_language_model
 from lm.models.heads import SequenceClassifier, SpanExtractor, TokenClassifier
-from lm.modules.config import ModelConfig
+from lm.modules.config import RECURRENT, ModelConfig
 from lm.tasks.classification_loss import ClassificationLoss
 from lm.tasks.completion import Completion
 from lm.tasks.sequence_classification import SequenceClassification

@@ -9,9 +9,8 @@ import optax
 import pytest
 
 from lm.errors import UserError
-from lm.evaluation.token_reliability import TokenBuckets
-from lm.objectives.objective import OBJECTIVES, ObjectiveConfig
-from lm.objectives.registry import make_task, special_tokens
+from lm.objectives.objective import ObjectiveConfig, TextProperties
+from lm.objectives.registry import OBJECTIVES, check_objective, make_task, special_tokens
 from tests.objectives.toy_corpus import corpus_for, tokenizer_for, toy_model, toy_task
 
 B = 16
@@ -76,8 +75,8 @@ def test_arrays_lead_with_the_batch_and_have_one_shape(objective):
 def compiled(objective):
     """The task, its evaluation, its loss with gradients, and parameters."""
     corpus = corpus_for(objective)
-    buckets = TokenBuckets.of_text(corpus.train.tokens, tokenizer_for(objective).vocab_size)
-    task = make_task(objective, toy_model(objective).config, tokenizer_for(objective), buckets=buckets)
+    text = TextProperties.of(corpus, tokenizer_for(objective).vocab_size)
+    task = make_task(objective, toy_model(objective).config, tokenizer_for(objective), text=text)
     gradient = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
     return task, jax.jit(task.evaluate), gradient, task.init(jax.random.key(0))
 
@@ -184,5 +183,36 @@ def test_only_causal_language_modelling_counts_bytes(objective):
 )
 def test_bad_values_are_named(values, words):
     with pytest.raises(UserError) as caught:
-        ObjectiveConfig(**values)
+        check_objective(ObjectiveConfig(**values))
     assert words in str(caught.value)
+
+
+SETTINGS = {
+    "mask_rate": (0.3, {"masked", "masked_next_sentence", "masked_sentence_order"}),
+    "masking": ("span", {"masked", "masked_next_sentence", "masked_sentence_order"}),
+    "noise_density": (0.3, {"span_corruption"}),
+    "sentinels": (10, {"span_corruption"}),
+    "mean_span_length": (5.0, {"span_corruption", "denoising"}),
+    "infilling_rate": (0.1, {"denoising"}),
+    "deletion_rate": (0.1, {"denoising"}),
+    "permutation_rate": (0.5, {"denoising"}),
+    "label_smoothing": (0.1, set(OBJECTIVES)),
+    "z_loss": (1e-4, set(OBJECTIVES)),
+    "loss_chunk": (8, set(OBJECTIVES)),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_setting_that_an_objective_does_not_use_is_refused(setting):
+    assert set(SETTINGS) == {field.name for field in dataclasses.fields(ObjectiveConfig)} - {"name"}
+    value, users = SETTINGS[setting]
+    for name in OBJECTIVES:
+        config = ObjectiveConfig(name=name, **{setting: value})
+        if name in users:
+            check_objective(config)
+            continue
+        with pytest.raises(UserError) as caught:
+            check_objective(config)
+        assert f"config.objective.{setting} does nothing with config.objective.name={name}: leave it out" in str(
+            caught.value
+        )
