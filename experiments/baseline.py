@@ -30,9 +30,9 @@ from lm.data.rows import read_examples
 from lm.errors import UserError
 from lm.runs.config import FinetuneConfig
 from lm.runs.work_directory import WorkDirectory
-from lm.tasks.registry import classes_of
+from lm.tasks.registry import classes_of, columns_of
 from lm.tasks.sequence_classification import classification_results
-from lm.tasks.supervised import Results, Row, TaskConfig, columns_of
+from lm.tasks.supervised import Results, Row, TaskConfig
 from lm.tasks.token_classification import tagging_results
 from lm.training.supervised_evaluation import write_results
 

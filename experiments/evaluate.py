@@ -27,7 +27,7 @@ from lm.runs.config import FinetuneConfig
 from lm.runs.state import TrainState
 from lm.runs.trained_run import TrainedRun, load_run
 from lm.runs.work_directory import WorkDirectory
-from lm.tasks.supervised import columns_of
+from lm.tasks.registry import columns_of
 from lm.training.evaluation import make_validation
 from lm.training.partitioning import one_device_partitioner
 from lm.training.supervised_evaluation import make_supervised_validation, write_results

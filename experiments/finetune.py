@@ -32,8 +32,8 @@ from lm.runs.host_memory import keep_freed_memory
 from lm.runs.trained_run import TrainedRun, load_source, told_of_source
 from lm.runs.transfer import transfer, with_embedding
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
-from lm.tasks.registry import classes_of, make_supervised_task, texts_of
-from lm.tasks.supervised import Row, SupervisedTask, columns_of
+from lm.tasks.registry import classes_of, columns_of, make_supervised_task, texts_of
+from lm.tasks.supervised import Row, SupervisedTask
 from lm.tasks.text_encoding import special_tokens
 from lm.training.loop import Outcome, Patience, Trainer, check_batch_size
 from lm.training.partitioning import make_partitioner
@@ -129,7 +129,7 @@ def finetune(
         directory,
         console,
         describe=describe,
-        unit="examples" if config.task.name in ("classification", "question_answering") else "tokens",
+        unit=task.unit,
         initial_params=initial_params(full_config, task, source, tokenizer, splits.train, console),
         on_evaluation=on_evaluation,
         profile=profile,

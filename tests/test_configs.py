@@ -17,8 +17,10 @@ from experiments.sweep import SweepConfig
 from lm.configuration import from_config_dict
 from lm.errors import UserError
 from lm.models.accounting import parameter_count
+from lm.modules.config import TRANSFORMERS
 from lm.runs.config import FinetuneConfig, PretrainConfig
 from lm.runs.work_directory import WorkDirectory
+from lm.tasks.registry import TASKS
 from tests.tiny import run, tiny_config
 from tests.tiny_tasks import ANIMALS, COLOURS, FILLERS, rows_of, write_rows
 
@@ -118,10 +120,12 @@ def test_a_fine_tuning_config_trains_at_toy_size(name, setting, tmp_path):
         layers=1,
         width=width,
         recurrent_width=config.model.recurrent_width and 8,
-        heads=2,
+        heads=2 if config.model.architecture in TRANSFORMERS else config.model.heads,
         max_length=64,
     )
-    task = dataclasses.replace(config.task, max_target_length=min(config.task.max_target_length, 16))
+    task = config.task
+    if "max_target_length" in TASKS[task.name].settings:
+        task = dataclasses.replace(task, max_target_length=min(task.max_target_length, 16))
     vocabulary = SMALLEST_VOCABULARY[config.tokenizer.kind]
     config = dataclasses.replace(
         config,

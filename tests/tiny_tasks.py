@@ -75,7 +75,10 @@ KINDS: dict[str, tuple[Callable[[Random], Row], dict[str, Any]]] = {
     ),
     "completion": (_completion, {"task": {"name": "completion"}, "model": {"architecture": "decoder"}}),
 }
-WRITES_TEXT = {"beams": 2, "max_target_length": 6}
+WRITES_TEXT = {
+    "sequence_to_sequence": {"beams": 2, "max_target_length": 6},
+    "completion": {"max_target_length": 6},
+}
 
 
 def rows_of(kind: str, part: str) -> list[Row]:
@@ -101,14 +104,16 @@ def write_all(folder: Path) -> None:
 def tiny_task_config(kind: str) -> FinetuneConfig:
     """Four steps for a model of one layer; all kinds have batches of the same shape where they can."""
     values = KINDS[kind][1]
-    writes = WRITES_TEXT if kind in ("sequence_to_sequence", "completion") else {}
-    model = {"architecture": "encoder", "layers": 1, "width": 16, "heads": 2, "max_length": 32, "dropout": 0.1}
+    model = {"architecture": "encoder", "layers": 1, "width": 16, "max_length": 32, "dropout": 0.1}
+    model |= values.get("model", {})
+    if model["architecture"] != "lstm":
+        model["heads"] = 2
     return FinetuneConfig(
         buckets=(16, 32),
-        model=ModelConfig(**model | values.get("model", {})),
+        model=ModelConfig(**model),
         data=ExamplesConfig(**{part: f"jsonl:rows/{kind}/{part}.jsonl" for part in PARTS}),
         tokenizer=TokenizerConfig(kind="words", vocab_size=64),
-        task=TaskConfig(**values["task"] | writes),
+        task=TaskConfig(**values["task"] | WRITES_TEXT.get(kind, {})),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=1),
         training=TrainingConfig(
             steps=4,

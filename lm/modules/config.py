@@ -29,7 +29,8 @@ def _setting(default: Any, *, execution: bool = False, **only_with: tuple[str, .
       default: value.
       execution: whether it only says how to compute: neither the parameters' names and sizes nor, but for rounding and
         dropout, what they compute depend on it.
-      **only_with: other settings, each with the values beside which this one has an effect.
+      **only_with: other settings, each with the values beside which this one has an effect. Messages name the last that
+        doesn't hold.
     """
     return dataclasses.field(default=default, metadata={"execution": execution, "only_with": only_with})
 
@@ -97,9 +98,9 @@ class ModelConfig:
     max_length: int = 128
     segment_types: int = _setting(0, architecture=("decoder", "encoder"))
     positions: str = _setting("learned", architecture=TRANSFORMERS)
-    rotary_base: float = _setting(10_000.0, positions=("rotary",))
-    relative_buckets: int = _setting(32, positions=("relative",))
-    relative_max_distance: int = _setting(128, positions=("relative",))
+    rotary_base: float = _setting(10_000.0, positions=("rotary",), architecture=TRANSFORMERS)
+    relative_buckets: int = _setting(32, positions=("relative",), architecture=TRANSFORMERS)
+    relative_max_distance: int = _setting(128, positions=("relative",), architecture=TRANSFORMERS)
     normalization: str = _setting("layer_norm", architecture=TRANSFORMERS)
     normalization_place: str = _setting("before", architecture=TRANSFORMERS)
     normalize_embeddings: bool = _setting(False, architecture=TRANSFORMERS)

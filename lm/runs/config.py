@@ -2,13 +2,20 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
+from typing import Any
 
+from lm.configuration import from_config_dict
 from lm.data.config import DataConfig, ExamplesConfig, TokenizerConfig
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
+from lm.modules.config import idle_settings as idle_model_settings
 from lm.objectives.objective import ObjectiveConfig
 from lm.objectives.registry import check_objective
+from lm.objectives.registry import idle_settings as idle_objective_settings
+from lm.tasks.registry import check_task
+from lm.tasks.registry import idle_settings as idle_task_settings
 from lm.tasks.supervised import TaskConfig
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adafactor", "lion", "muon")
@@ -237,8 +244,8 @@ class FinetuneConfig:
 
     Attributes:
       seed: of the initial weights, the order of the data, and dropout.
-      init_from: work directory of a run of ours. Its tokenizer and the shape of its model are used; of `model`, what
-        doesn't shape parameters (dropout, dtypes, attention, rematerialize). Empty: begin anew.
+      init_from: work directory of a run of ours. Its tokenizer and the shape of its model are used; of `model`, how to
+        execute it (`lm.modules.config.EXECUTION`). Empty: begin anew.
       init_checkpoint: which checkpoint of it: "best", "last" or a step.
       random_weights: with `init_from`, take its tokenizer and shape and leave its parameters: what did they bring?
       word_vectors: file of word vectors in the text format of GloVe or word2vec, from which the token embedding starts.
@@ -282,6 +289,7 @@ class FinetuneConfig:
             raise UserError(
                 "config.word_vectors and config.init_from both give a token embedding to begin with: leave one out"
             )
+        check_task(self.task)
         if not self.buckets or min(self.buckets) < 1 or list(self.buckets) != sorted(set(self.buckets)):
             raise UserError(f"config.buckets must be lengths in rising order, got {self.buckets}")
 
@@ -292,6 +300,35 @@ class FinetuneConfig:
 
 
 RunConfig = PretrainConfig | FinetuneConfig
+
+
+def stored_config(values: Mapping[str, Any], prefix: str) -> RunConfig:
+    """The config of a run, as its work directory holds it.
+
+    Runs of earlier versions may have settings without effect, which a new run may not: they are left out.
+
+    Args:
+      values: from JSON.
+      prefix: how to name the values in messages.
+
+    Raises:
+      UserError: if they are no config.
+    """
+    cleaned = dict(values)
+    for group, idle in (("model", idle_model_settings), ("objective", _idle_objective), ("task", _idle_task)):
+        if isinstance(values.get(group), Mapping):
+            without_effect = idle(values[group])
+            cleaned[group] = {name: value for name, value in values[group].items() if name not in without_effect}
+    return from_config_dict(FinetuneConfig if "task" in values else PretrainConfig, cleaned, prefix)
+
+
+def _idle_objective(values: Mapping[str, Any]) -> Mapping[str, str]:
+    return idle_objective_settings(values.get("name", ObjectiveConfig.name))
+
+
+def _idle_task(values: Mapping[str, Any]) -> Mapping[str, str]:
+    return idle_task_settings(values.get("name", TaskConfig.name))
+
 
 # A run may go on with other values of these: they change where and how often, not what.
 FREE_TO_CHANGE: tuple[str, ...] = (

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from lm.configuration import differences, from_config_dict
+from lm.configuration import differences
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.files import read_json, write_json
-from lm.runs.config import FREE_TO_CHANGE, FinetuneConfig, PretrainConfig, RunConfig
+from lm.runs.config import FREE_TO_CHANGE, FinetuneConfig, PretrainConfig, RunConfig, stored_config
 
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)
 
@@ -98,7 +98,7 @@ class WorkDirectory:
         free = tuple(FREE_TO_CHANGE)
         changed = {
             name: values
-            for name, values in differences(read_json(self.config), config).items()
+            for name, values in differences(self.load_config(), config).items()
             if not name.startswith(free)
         }
         if changed:
@@ -138,9 +138,7 @@ class WorkDirectory:
         """
         if not self.config.exists():
             raise UserError(f"--workdir={self.path} holds no run: there is no {self.config.name} in it")
-        values = read_json(self.config)
-        kind = FinetuneConfig if "task" in values else PretrainConfig
-        return from_config_dict(kind, values, prefix=str(self.config))
+        return stored_config(read_json(self.config), prefix=str(self.config))
 
 
 def with_vocabulary(config: AnyConfig, tokenizer: Tokenizer) -> AnyConfig:

@@ -57,7 +57,8 @@ class ClassificationLoss:
 def class_weights(description: str, classes: Sequence[str], labels: Iterable[str]) -> tuple[float, ...] | None:
     """Weights of the classes, or None for equal ones.
 
-    "balanced" gives class c the weight N / (C n_c), where C classes occur, so that the items' mean weight is 1.
+    "balanced" gives class c the weight N / (C n_c), where C classes occur, so that the items' mean weight is 1. Without
+    labels, as for a model that is only used, weights are equal.
 
     Raises:
       UserError: if the description is neither "none", "balanced" nor as many positive numbers as there are classes.
@@ -66,6 +67,8 @@ def class_weights(description: str, classes: Sequence[str], labels: Iterable[str
         return None
     if description == "balanced":
         counts = Counter(labels)
+        if not counts:
+            return None
         total = sum(counts.values())
         return tuple(total / (len(counts) * max(counts[name], 1)) for name in classes)
     try:

@@ -28,7 +28,8 @@ class Completion(SequenceToSequence):
       tokenizer: has an end-of-text token, which comes before each prompt and after each completion.
     """
 
-    columns: ClassVar[tuple[str, str]] = ("prompt", "completion")
+    settings: ClassVar[tuple[str, ...]] = ("truncate", "label_smoothing", "max_target_length")
+    text_columns: ClassVar[tuple[str, str]] = ("prompt", "completion")
     first_metrics: ClassVar[tuple[str, ...]] = ("exact_match", "perplexity")
 
     def __post_init__(self):

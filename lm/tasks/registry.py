@@ -1,21 +1,42 @@
-"""From a config to the task with examples that it names."""
+"""The tasks with examples by name. A new one is a file with its class, and an entry here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jax.sharding import Mesh
 
+from lm.configuration import idle_beside, refuse_idle
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.models.build import make_language_model
-from lm.models.heads import SequenceClassifier, SpanExtractor, TokenClassifier
-from lm.modules.config import RECURRENT, ModelConfig
-from lm.tasks.classification_loss import ClassificationLoss
+from lm.modules.config import ModelConfig
 from lm.tasks.completion import Completion
 from lm.tasks.sequence_classification import SequenceClassification
 from lm.tasks.sequence_to_sequence import SequenceToSequence
 from lm.tasks.span_extraction import SpanExtraction
-from lm.tasks.supervised import Row, SupervisedTask, TaskConfig
+from lm.tasks.supervised import Columns, Row, SupervisedTask, TaskConfig
 from lm.tasks.token_classification import TokenClassification
+
+TASKS: dict[str, type[SupervisedTask]] = {
+    "classification": SequenceClassification,
+    "tagging": TokenClassification,
+    "question_answering": SpanExtraction,
+    "sequence_to_sequence": SequenceToSequence,
+    "completion": Completion,
+}
+
+
+def check_task(config: TaskConfig) -> None:
+    """Checks the name, and that nothing is set that the task doesn't use.
+
+    Raises:
+      UserError: otherwise.
+    """
+    _class_of(config)
+    refuse_idle(config, "config.task", idle_settings(config.name))
+
+
+def idle_settings(name: str) -> Mapping[str, str]:
+    """The settings of `TaskConfig` without effect for a task, each with the name of the setting that makes it so."""
+    return idle_beside(name, {each: task.settings for each, task in TASKS.items()})
 
 
 def make_supervised_task(
@@ -39,25 +60,17 @@ def make_supervised_task(
     Raises:
       UserError: if the task and the architecture don't fit.
     """
-    if config.name == "classification":
-        loss = ClassificationLoss.from_config(config, classes, [row["label"] for row in train_rows])
-        return SequenceClassification(
-            SequenceClassifier(model, len(classes), mesh, compares=config.pair and model.architecture in RECURRENT),
-            config,
-            tokenizer,
-            classes,
-            loss,
-        )
-    if config.name == "tagging":
-        loss = ClassificationLoss.from_config(config, classes, [tag for row in train_rows for tag in row["tags"]])
-        return TokenClassification(
-            TokenClassifier(model, len(classes), mesh), tokenizer, classes, loss, config.truncate
-        )
-    if config.name == "question_answering":
-        return SpanExtraction(SpanExtractor(model, mesh), config, tokenizer)
-    if config.name == "sequence_to_sequence":
-        return SequenceToSequence(make_language_model(model, mesh), config, tokenizer)
-    return Completion(make_language_model(model, mesh), config, tokenizer)
+    return _class_of(config).from_config(config, model, tokenizer, mesh, classes, train_rows)
+
+
+def columns_of(config: TaskConfig) -> Columns:
+    """The columns that rows must have and those that they may have."""
+    return _class_of(config).columns(config)
+
+
+def texts_of(config: TaskConfig, rows: Sequence[Row]) -> list[str]:
+    """The texts of rows, for training a tokenizer."""
+    return _class_of(config).texts(config, rows)
 
 
 def classes_of(config: TaskConfig, train_rows: Sequence[Row]) -> tuple[str, ...]:
@@ -66,27 +79,18 @@ def classes_of(config: TaskConfig, train_rows: Sequence[Row]) -> tuple[str, ...]
     Raises:
       UserError: if there are fewer than two.
     """
-    if config.name not in ("classification", "tagging"):
+    labels = _class_of(config).labels(train_rows)
+    if labels is None:
         return ()
     if config.classes:
         return tuple(config.classes)
-    if config.name == "classification":
-        found = {row["label"] for row in train_rows}
-    else:
-        found = {tag for row in train_rows for tag in row["tags"]}
+    found = sorted(set(labels))
     if len(found) < 2:
         raise UserError(f"the training rows have only the class {', '.join(found)}: a choice needs two")
-    return tuple(sorted(found))
+    return tuple(found)
 
 
-def texts_of(config: TaskConfig, rows: Sequence[Row]) -> list[str]:
-    """The texts of rows, for training a tokenizer."""
-    columns = {
-        "classification": ("text", "pair") if config.pair else ("text",),
-        "question_answering": ("context", "question"),
-        "sequence_to_sequence": ("source", "target"),
-        "completion": ("prompt", "completion"),
-    }
-    if config.name == "tagging":
-        return [" ".join(row["words"]) for row in rows]
-    return [row[name] for row in rows for name in columns[config.name]]
+def _class_of(config: TaskConfig) -> type[SupervisedTask]:
+    if config.name not in TASKS:
+        raise UserError(f"config.task.name must be one of {', '.join(TASKS)}; got {config.name!r}")
+    return TASKS[config.name]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from scipy import special
 
 from lm.calibration.predictions import Predictions
@@ -18,9 +19,10 @@ from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.classification import classification_metrics, confusion_matrix
 from lm.models.heads import SequenceClassifier
+from lm.modules.config import RECURRENT, ModelConfig
 from lm.tasks import text_encoding
 from lm.tasks.classification_loss import ClassificationLoss
-from lm.tasks.supervised import Encoded, Example, Results, Row, TaskConfig
+from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig
 from lm.types import Batch, Params
 
 
@@ -42,8 +44,49 @@ class SequenceClassification:
     classes: tuple[str, ...]
     loss_of: ClassificationLoss = ClassificationLoss()
 
+    settings: ClassVar[tuple[str, ...]] = (
+        "pair",
+        "classes",
+        "truncate",
+        "label_smoothing",
+        "focal_gamma",
+        "mixup",
+        "class_weights",
+    )
+    unit: ClassVar[str] = "examples"
     axes: ClassVar[Mapping[str, str]] = text_encoding.AXES
     padding: ClassVar[Mapping[str, int]] = {}
+
+    @classmethod
+    def from_config(
+        cls,
+        config: TaskConfig,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        mesh: Mesh | None,
+        classes: tuple[str, ...],
+        train_rows: Sequence[Row],
+    ) -> "SequenceClassification":
+        """The task with its model, as `lm.tasks.supervised.SupervisedTask` says."""
+        compares = config.pair and model.architecture in RECURRENT
+        network = SequenceClassifier(model, len(classes), mesh, compares)
+        loss = ClassificationLoss.from_config(config, classes, cls.labels(train_rows))
+        return cls(network, config, tokenizer, classes, loss)
+
+    @classmethod
+    def columns(cls, config: TaskConfig) -> Columns:
+        """`text`, `label` and, where texts have one, `pair`."""
+        return Columns(("text", "label", "pair")) if config.pair else Columns(("text", "label"), ("pair",))
+
+    @classmethod
+    def texts(cls, config: TaskConfig, rows: Sequence[Row]) -> list[str]:
+        """The texts and their pairs."""
+        return [row[name] for row in rows for name in (("text", "pair") if config.pair else ("text",))]
+
+    @classmethod
+    def labels(cls, rows: Sequence[Row]) -> list[str]:
+        """Of the texts."""
+        return [row["label"] for row in rows]
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
         """`tokens`, `segments` and `types` [T] and the `label` of each row.

@@ -6,10 +6,11 @@ Axes: B batch, T target positions, N rows.
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from lm.data.tokenizers import Tokenizer
 from lm.decoding.beam_search import BeamSearchConfig
@@ -17,9 +18,11 @@ from lm.errors import UserError
 from lm.evaluation.bootstrap import Metric
 from lm.evaluation.generation import generation_metrics, signatures
 from lm.evaluation.token_statistics import TokenStatistics, token_loss, token_statistics
+from lm.models.build import make_language_model
 from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
-from lm.tasks.supervised import Encoded, Example, Results, Row, TaskConfig
+from lm.modules.config import ModelConfig
+from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig
 from lm.tasks.target_models import TargetModel, target_model
 from lm.types import Batch, Params
 
@@ -38,7 +41,16 @@ class SequenceToSequence:
     config: TaskConfig
     tokenizer: Tokenizer
 
-    columns: ClassVar[tuple[str, str]] = ("source", "target")
+    settings: ClassVar[tuple[str, ...]] = (
+        "truncate",
+        "label_smoothing",
+        "prefix",
+        "max_target_length",
+        "beams",
+        "length_penalty",
+    )
+    unit: ClassVar[str] = "tokens"
+    text_columns: ClassVar[tuple[str, str]] = ("source", "target")
     first_metrics: ClassVar[tuple[str, ...]] = ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "perplexity")
     padding: ClassVar[Mapping[str, int]] = {}
 
@@ -54,6 +66,34 @@ class SequenceToSequence:
                 f"config.model.max_length={self.model.config.max_length}: lower the one or raise the other"
             )
 
+    @classmethod
+    def from_config(
+        cls,
+        config: TaskConfig,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        mesh: Mesh | None,
+        classes: tuple[str, ...],
+        train_rows: Sequence[Row],
+    ) -> Self:
+        """The task with its model, as `lm.tasks.supervised.SupervisedTask` says."""
+        return cls(make_language_model(model, mesh), config, tokenizer)
+
+    @classmethod
+    def columns(cls, config: TaskConfig) -> Columns:
+        """Of both texts."""
+        return Columns(cls.text_columns)
+
+    @classmethod
+    def texts(cls, config: TaskConfig, rows: Sequence[Row]) -> list[str]:
+        """Both texts of each row."""
+        return [row[name] for row in rows for name in cls.text_columns]
+
+    @classmethod
+    def labels(cls, rows: Sequence[Row]) -> None:
+        """None: there are no classes."""
+        return
+
     @property
     def axes(self) -> Mapping[str, str]:
         """As `lm.tasks.target_models` says for each architecture."""
@@ -67,10 +107,10 @@ class SequenceToSequence:
         """
         sources, targets = self._token_ids(rows)
         source_room = self._target_model.source_room(self.config.max_target_length)
-        long = self._check_lengths(rows, self.columns[0], sources, [source_room] * len(rows))
+        long = self._check_lengths(rows, self.text_columns[0], sources, [source_room] * len(rows))
         sources = [self._cut_source(source, source_room) for source in sources]
         rooms = [self._target_model.target_room(len(source)) for source in sources]
-        long |= self._check_lengths(rows, self.columns[1], targets, rooms)
+        long |= self._check_lengths(rows, self.text_columns[1], targets, rooms)
         pairs = zip(sources, targets, rooms, strict=True)
         examples = [self._target_model.example(source, target[:room]) for source, target, room in pairs]
         return Encoded(examples, len(long))
@@ -112,7 +152,7 @@ class SequenceToSequence:
         A record's `confidence` is the geometric mean of the probabilities of the tokens written, the end-of-text token
         among them (Malinin & Gales 2021, equation 9).
         """
-        source, target = self.columns
+        source, target = self.text_columns
         written = [self._text(output) for output in outputs]
         metrics = generation_metrics(written, [row[target] for row in rows])
         metrics["perplexity"] = perplexity(outputs)
@@ -141,7 +181,7 @@ class SequenceToSequence:
 
     def _token_ids(self, rows: Sequence[Row]) -> tuple[list[list[int]], list[list[int]]]:
         """Of the sources, and of the targets with the end-of-text token."""
-        targets = self.tokenizer.encode_batch([row[self.columns[1]] for row in rows])
+        targets = self.tokenizer.encode_batch([row[self.text_columns[1]] for row in rows])
         return self.tokenizer.encode_batch(self._sources(rows)), [[*ids, self.tokenizer.end_of_text] for ids in targets]
 
     def _check_lengths(

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from scipy import special
 
 from lm.calibration.predictions import Predictions
@@ -22,8 +23,9 @@ from lm.errors import UserError
 from lm.evaluation.spans import span_metrics
 from lm.evaluation.token_statistics import token_statistics
 from lm.models.heads import SpanExtractor
+from lm.modules.config import ModelConfig
 from lm.tasks import text_encoding
-from lm.tasks.supervised import Encoded, Example, Results, Row, TaskConfig
+from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig
 from lm.types import Batch, Params
 
 _LOWEST_LOG = -100.0  # of a probability that is 0 in float64: calibration wants finite logits
@@ -75,12 +77,42 @@ class SpanExtraction:
       tokenizer: makes tokens of texts.
     """
 
+    settings: ClassVar[tuple[str, ...]] = ("truncate", "stride", "max_answer_length", "unanswerable")
+    unit: ClassVar[str] = "examples"
     axes: ClassVar[Mapping[str, str]] = text_encoding.AXES | {"allowed": "T"}
     padding: ClassVar[Mapping[str, int]] = {}
 
     model: SpanExtractor
     config: TaskConfig
     tokenizer: Tokenizer
+
+    @classmethod
+    def from_config(
+        cls,
+        config: TaskConfig,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        mesh: Mesh | None,
+        classes: tuple[str, ...],
+        train_rows: Sequence[Row],
+    ) -> "SpanExtraction":
+        """The task with its model, as `lm.tasks.supervised.SupervisedTask` says."""
+        return cls(SpanExtractor(model, mesh), config, tokenizer)
+
+    @classmethod
+    def columns(cls, config: TaskConfig) -> Columns:
+        """`context`, `question`, `answers` and perhaps `id`."""
+        return Columns(("context", "question", "answers"), ("id",))
+
+    @classmethod
+    def texts(cls, config: TaskConfig, rows: Sequence[Row]) -> list[str]:
+        """The contexts and the questions."""
+        return [row[name] for row in rows for name in ("context", "question")]
+
+    @classmethod
+    def labels(cls, rows: Sequence[Row]) -> None:
+        """None: there are no classes."""
+        return
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
         """The windows of each row. The target is the first of a row's answers.

@@ -6,36 +6,19 @@ figures that know their uncertainty, records that a person can read, and predict
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from lm.calibration.predictions import Predictions
+from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.bootstrap import Metric
+from lm.modules.config import ModelConfig
 from lm.types import Batch, Params
-
-TASKS = ("classification", "tagging", "question_answering", "sequence_to_sequence", "completion")
-
-# The columns of each task's rows: those that it needs, then those that it can use.
-COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "classification": (("text", "label"), ("pair",)),
-    "tagging": (("words", "tags"), ()),
-    "question_answering": (("context", "question", "answers"), ("id",)),
-    "sequence_to_sequence": (("source", "target"), ()),
-    "completion": (("prompt", "completion"), ()),
-}
-
-# The tasks that a setting acts on, where these are not all; for others it must stay as it is.
-_ONLY_FOR: dict[str, tuple[str, ...]] = {
-    "label_smoothing": tuple(name for name in TASKS if name != "question_answering"),
-    "focal_gamma": ("classification", "tagging"),
-    "class_weights": ("classification", "tagging"),
-    "mixup": ("classification",),
-    "unanswerable": ("question_answering",),
-}
 
 Row = Mapping[str, Any]
 Example = dict[str, np.ndarray]
@@ -44,6 +27,9 @@ Example = dict[str, np.ndarray]
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
     """What to learn from rows.
+
+    Ranges are checked when it is made; the name, and settings that the chosen task doesn't use, by
+    `lm.tasks.registry.check_task`, as every `FinetuneConfig` does.
 
     Attributes:
       name: "classification" (of one text, or of a text and its pair), "tagging" (a tag for each word),
@@ -84,11 +70,6 @@ class TaskConfig:
     length_penalty: float = 1.0
 
     def __post_init__(self):
-        if self.name not in TASKS:
-            raise UserError(f"config.task.name must be one of {', '.join(TASKS)}; got {self.name!r}")
-        for field in dataclasses.fields(self):
-            if self.name not in _ONLY_FOR.get(field.name, TASKS) and getattr(self, field.name) != field.default:
-                raise UserError(f"config.task.{field.name} is not for config.task.name={self.name}: leave it out")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"config.task.label_smoothing must be in [0, 1), got {self.label_smoothing}")
         for name in ("focal_gamma", "mixup", "stride", "length_penalty"):
@@ -132,17 +113,67 @@ class Encoded(NamedTuple):
     cut: int
 
 
-class SupervisedTask(Protocol):
-    """A task with examples.
+class Columns(NamedTuple):
+    """Names of the columns of rows.
 
     Attributes:
-      axes: for each array of an example, the name of the axis that padding lengthens, such as {"tokens": "T"}; arrays
-        that share an axis are padded to the same length. Arrays that aren't named here are scalars.
-      padding: what to pad each array with; 0 where nothing is said.
+      needed: by the task.
+      possible: used where they are there.
     """
 
-    axes: Mapping[str, str]
-    padding: Mapping[str, int]
+    needed: tuple[str, ...]
+    possible: tuple[str, ...] = ()
+
+
+class SupervisedTask(Protocol):
+    """A task with examples. `lm.tasks.registry` holds the table of their names.
+
+    Attributes:
+      settings: those of `TaskConfig` that it uses.
+      unit: what the weight of a batch counts: "examples" or "tokens".
+    """
+
+    settings: ClassVar[tuple[str, ...]]
+    unit: ClassVar[str]
+
+    @classmethod
+    def from_config(
+        cls,
+        config: TaskConfig,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        mesh: Mesh | None,
+        classes: tuple[str, ...],
+        train_rows: Sequence[Row],
+    ) -> "SupervisedTask":
+        """The task with its model. Arguments as in `lm.tasks.registry.make_supervised_task`.
+
+        Raises:
+          UserError: if the shape of the model or the tokenizer doesn't fit.
+        """
+
+    @classmethod
+    def columns(cls, config: TaskConfig) -> Columns:
+        """The columns of its rows."""
+
+    @classmethod
+    def texts(cls, config: TaskConfig, rows: Sequence[Row]) -> list[str]:
+        """All texts of the rows, from which a tokenizer can be trained."""
+
+    @classmethod
+    def labels(cls, rows: Sequence[Row]) -> Iterable[str] | None:
+        """Names of the classes that occur in the rows, each as often as it does; None for a task without classes."""
+
+    @property
+    def axes(self) -> Mapping[str, str]:
+        """For each array of an example, the name of the axis that padding lengthens, such as {"tokens": "T"}.
+
+        Arrays that share an axis are padded to the same length. Arrays that aren't named here are scalars.
+        """
+
+    @property
+    def padding(self) -> Mapping[str, int]:
+        """What to pad each array with; 0 where nothing is said."""
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
         """Arrays of the rows.
@@ -172,9 +203,3 @@ class SupervisedTask(Protocol):
           outputs: for each example its part of what `predict` returned, NumPy arrays without the batch axis; padded
             axes as long as the batch was.
         """
-
-
-def columns_of(config: TaskConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The columns that rows must have and those that they may have."""
-    needed, possible = COLUMNS[config.name]
-    return ((*needed, "pair"), ()) if config.pair else (needed, possible)

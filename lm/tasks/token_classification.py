@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from scipy import special
 
 from lm.calibration.predictions import Predictions
@@ -22,9 +23,10 @@ from lm.evaluation.classification import classification_metrics, confusion_matri
 from lm.evaluation.tagging import entity_metrics
 from lm.evaluation.token_statistics import token_statistics
 from lm.models.heads import TokenClassifier
+from lm.modules.config import ModelConfig
 from lm.tasks import text_encoding
 from lm.tasks.classification_loss import ClassificationLoss
-from lm.tasks.supervised import Encoded, Example, Results, Row
+from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig
 from lm.types import Batch, Params
 
 OUTSIDE = "O"
@@ -45,6 +47,8 @@ class TokenClassification:
       truncate: whether sentences may be longer than the model's `max_length`. Words cut off are predicted "O".
     """
 
+    settings: ClassVar[tuple[str, ...]] = ("classes", "truncate", "label_smoothing", "focal_gamma", "class_weights")
+    unit: ClassVar[str] = "tokens"
     axes: ClassVar[Mapping[str, str]] = text_encoding.AXES | {"targets": "T", "weights": "T"}
     padding: ClassVar[Mapping[str, int]] = {}
 
@@ -60,6 +64,35 @@ class TokenClassification:
                 f"config.task.truncate=True needs a tag {OUTSIDE!r} for the words that are cut off: leave it out and "
                 "raise config.model.max_length"
             )
+
+    @classmethod
+    def from_config(
+        cls,
+        config: TaskConfig,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        mesh: Mesh | None,
+        classes: tuple[str, ...],
+        train_rows: Sequence[Row],
+    ) -> "TokenClassification":
+        """The task with its model, as `lm.tasks.supervised.SupervisedTask` says."""
+        loss = ClassificationLoss.from_config(config, classes, cls.labels(train_rows))
+        return cls(TokenClassifier(model, len(classes), mesh), tokenizer, classes, loss, config.truncate)
+
+    @classmethod
+    def columns(cls, config: TaskConfig) -> Columns:
+        """`words` and `tags`."""
+        return Columns(("words", "tags"))
+
+    @classmethod
+    def texts(cls, config: TaskConfig, rows: Sequence[Row]) -> list[str]:
+        """The sentences, with a space between words."""
+        return [" ".join(row["words"]) for row in rows]
+
+    @classmethod
+    def labels(cls, rows: Sequence[Row]) -> list[str]:
+        """Of the words."""
+        return [tag for row in rows for tag in row["tags"]]
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
         """An example for each sentence.

@@ -130,7 +130,7 @@ MISTAKES = {
         "completion",
         None,
         ("--config.task.mixup=0.2",),
-        ("config.task.mixup is not for config.task.name=completion",),
+        ("config.task.mixup does nothing with config.task.name=completion: leave it out",),
     ),
     "classes of an encoder-decoder": (
         "classification",

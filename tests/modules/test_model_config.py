@@ -1,10 +1,14 @@
 """A model's shape names the field that is wrong."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import pytest
 
 from lm.errors import UserError
-from lm.modules.config import ModelConfig
+from lm.models.build import make_body, make_language_model
+from lm.modules.config import EXECUTION, RECURRENT, ModelConfig, idle_settings
 
 
 def test_defaults_resolve():
@@ -62,3 +66,109 @@ def test_shapes_that_only_look_wrong_are_allowed():
     ModelConfig(width=12, heads=4, positions="learned")
     ModelConfig(heads=4, kv_heads=1)
     ModelConfig(attention="cudnn", dtype="bfloat16")
+
+
+OTHER_VALUES = {
+    "vocab_size": 99,
+    "layers": 2,
+    "decoder_layers": 3,
+    "width": 64,
+    "recurrent_width": 32,
+    "heads": 2,
+    "kv_heads": 2,
+    "head_width": 8,
+    "feed_forward_width": 24,
+    "max_length": 16,
+    "segment_types": 2,
+    "positions": "sinusoidal",
+    "rotary_base": 500.0,
+    "relative_buckets": 8,
+    "relative_max_distance": 64,
+    "normalization": "rms_norm",
+    "normalization_place": "after",
+    "normalize_embeddings": True,
+    "normalization_epsilon": 1e-6,
+    "activation": "relu",
+    "bias": True,
+    "tie_embeddings": False,
+    "dropout": 0.1,
+    "initializer_range": 0.1,
+    "dtype": "bfloat16",
+    "parameter_dtype": "bfloat16",
+    "attention": "xla",
+    "scan_layers": True,
+    "rematerialize": "full",
+}
+
+
+@pytest.mark.parametrize(
+    ("beside", "names"),
+    [
+        (
+            {"architecture": "lstm"},
+            "decoder_layers heads kv_heads head_width feed_forward_width segment_types positions rotary_base "
+            "relative_buckets relative_max_distance normalization normalization_place normalize_embeddings "
+            "normalization_epsilon activation bias tie_embeddings attention scan_layers rematerialize",
+        ),
+        (
+            {},
+            "decoder_layers recurrent_width rotary_base relative_buckets relative_max_distance",
+        ),
+        ({"positions": "rotary"}, "decoder_layers recurrent_width relative_buckets relative_max_distance"),
+        ({"positions": "relative"}, "decoder_layers recurrent_width rotary_base"),
+        (
+            {"architecture": "encoder"},
+            "decoder_layers recurrent_width rotary_base relative_buckets relative_max_distance tie_embeddings",
+        ),
+        (
+            {"architecture": "encoder_decoder"},
+            "recurrent_width rotary_base relative_buckets relative_max_distance segment_types",
+        ),
+    ],
+)
+def test_a_setting_without_effect_is_refused_and_all_others_are_not(beside, names):
+    assert set(OTHER_VALUES) == {field.name for field in dataclasses.fields(ModelConfig)} - {"architecture"}
+    assert set(idle_settings(beside)) == set(names.split())
+    for name, value in OTHER_VALUES.items():
+        if name in beside:
+            continue
+        if name not in names.split():
+            ModelConfig(**beside, **{name: value})
+            continue
+        with pytest.raises(UserError) as caught:
+            ModelConfig(**beside, **{name: value})
+        cause = idle_settings(beside)[name]
+        value = getattr(ModelConfig(**beside), cause)
+        assert f"config.model.{name} does nothing with config.model.{cause}={value}: leave it out" in str(caught.value)
+
+
+def test_the_way_to_execute_a_model_comes_from_another_config_and_its_shape_does_not():
+    theirs = ModelConfig(architecture="decoder", layers=2, scan_layers=True)
+    ours = ModelConfig(architecture="decoder", layers=8, width=64, **{name: OTHER_VALUES[name] for name in EXECUTION})
+    combined = theirs.executed_as(ours)
+    assert set(EXECUTION) == {"dropout", "dtype", "parameter_dtype", "attention", "rematerialize"}
+    for field in dataclasses.fields(ModelConfig):
+        source = ours if field.name in EXECUTION else theirs
+        assert getattr(combined, field.name) == getattr(source, field.name), field.name
+
+
+def parameter_shapes(config):
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    inputs = (tokens, tokens) if config.architecture == "encoder_decoder" else (tokens,)
+    make = make_body if config.architecture in RECURRENT else make_language_model
+    shapes = jax.eval_shape(make(config).init, jax.random.key(0), *inputs)
+    return jax.tree.map(lambda leaf: leaf.shape, shapes)
+
+
+@pytest.mark.parametrize("architecture", ["decoder", "encoder", "encoder_decoder", "lstm"])
+def test_how_a_model_is_executed_shapes_no_parameters_and_scanning_does(architecture):
+    config = ModelConfig(architecture=architecture, vocab_size=32, layers=2, width=16, max_length=8)
+    idle = idle_settings({"architecture": architecture})
+
+    def changed(name):
+        return parameter_shapes(dataclasses.replace(config, **{name: OTHER_VALUES[name]}))
+
+    for name in set(EXECUTION) - set(idle):
+        assert changed(name) == parameter_shapes(config), name
+    if "scan_layers" not in idle:
+        assert changed("scan_layers") != parameter_shapes(config)

@@ -69,6 +69,11 @@ def test_balanced_weights_have_a_mean_of_one_over_the_training_items(classes):
     assert weights["a"] * 4 == pytest.approx(weights["b"] * 2) == pytest.approx(weights["c"])
 
 
+def test_balanced_weights_need_no_training_items_when_a_model_is_only_used():
+    config = TaskConfig(class_weights="balanced")
+    assert ClassificationLoss.from_config(config, "ab", []) == ClassificationLoss()
+
+
 def test_a_config_gives_the_loss_it_describes():
     config = TaskConfig(label_smoothing=0.1, focal_gamma=2.0, class_weights="1,2.5")
     assert ClassificationLoss.from_config(config, "ab", "ab") == ClassificationLoss(0.1, 2.0, (1.0, 2.5))

@@ -17,9 +17,9 @@ from lm.errors import UserError
 from lm.models.heads import SequenceClassifier
 from lm.modules.config import ModelConfig
 from lm.tasks.classification_loss import ClassificationLoss
-from lm.tasks.registry import classes_of, make_supervised_task, texts_of
+from lm.tasks.registry import classes_of, columns_of, make_supervised_task, texts_of
 from lm.tasks.sequence_classification import SequenceClassification, label_numbers
-from lm.tasks.supervised import TaskConfig, columns_of
+from lm.tasks.supervised import TaskConfig
 from lm.tasks.text_encoding import special_tokens
 from tests.tasks.tiny_pairs import make_batch, unbatch
 
