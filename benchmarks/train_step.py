@@ -150,7 +150,7 @@ def our_step(setting: Setting) -> Callable[[], float]:
     from lm.models.decoder_lm import DecoderLM
     from lm.modules.config import ModelConfig
     from lm.objectives.causal_lm import CausalLM
-    from lm.training.host_memory import keep_freed_memory
+    from lm.runs.host_memory import keep_freed_memory
     from lm.training.optimizers import OptimizerConfig, make_optimizer
     from lm.training.partitioning import PartitioningConfig, make_partitioner
     from lm.training.step import init_state, make_train_step
@@ -194,7 +194,7 @@ def pytorch_step(setting: Setting, *, compiled: bool) -> Callable[[], float]:
     import torch
 
     from benchmarks.pytorch_gpt2 import PyTorchStep
-    from lm.training.host_memory import keep_freed_memory
+    from lm.runs.host_memory import keep_freed_memory
 
     keep_freed_memory()  # it gains from this as well
     step = PyTorchStep(

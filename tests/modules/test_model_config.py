@@ -96,6 +96,7 @@ OTHER_VALUES = {
     "dtype": "bfloat16",
     "parameter_dtype": "bfloat16",
     "attention": "xla",
+    "gradients": "derived",
     "scan_layers": True,
     "rematerialize": "full",
 }
@@ -108,7 +109,7 @@ OTHER_VALUES = {
             {"architecture": "lstm"},
             "decoder_layers heads kv_heads head_width feed_forward_width segment_types positions rotary_base "
             "relative_buckets relative_max_distance normalization normalization_place normalize_embeddings "
-            "normalization_epsilon activation bias tie_embeddings attention scan_layers rematerialize",
+            "normalization_epsilon activation bias tie_embeddings attention gradients scan_layers rematerialize",
         ),
         (
             {},
@@ -146,7 +147,7 @@ def test_the_way_to_execute_a_model_comes_from_another_config_and_its_shape_does
     theirs = ModelConfig(architecture="decoder", layers=2, scan_layers=True)
     ours = ModelConfig(architecture="decoder", layers=8, width=64, **{name: OTHER_VALUES[name] for name in EXECUTION})
     combined = theirs.executed_as(ours)
-    assert set(EXECUTION) == {"dropout", "dtype", "parameter_dtype", "attention", "rematerialize"}
+    assert set(EXECUTION) == {"dropout", "dtype", "parameter_dtype", "attention", "gradients", "rematerialize"}
     for field in dataclasses.fields(ModelConfig):
         source = ours if field.name in EXECUTION else theirs
         assert getattr(combined, field.name) == getattr(source, field.name), field.name
