@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from lm.compilation import keep_compiled_programs
 from lm.configuration import flatten
 from lm.errors import TrainingError, UserError
 
@@ -24,7 +25,9 @@ def run(main: Callable[[flags.FlagValues], int | None], define: Callable[[flags.
       usage: the text that `--help` begins with.
     """
     try:
-        sys.exit(main(parse(define, sys.argv, usage)) or 0)
+        values = parse(define, sys.argv, usage)
+        keep_compiled_programs()
+        sys.exit(main(values) or 0)
     except UserError as error:
         _fail(str(error), 2)
     except TrainingError as error:

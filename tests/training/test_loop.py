@@ -173,12 +173,19 @@ def test_interval_covers_what_came_before_the_checkpoint():
     assert resumed.metrics() == {"train/loss": 1.0, "train/gradient_norm": 2.0}
 
 
-def test_a_second_signal_is_not_held_back():
-    with caught_signals() as caught:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert caught == [signal.SIGINT]
-        with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
+def test_a_second_signal_is_not_held_back(before):
+    """A process that a shell put in the background was started with SIGINT ignored."""
+    outer = signal.signal(signal.SIGINT, before)
+    try:
+        with caught_signals() as caught:
             os.kill(os.getpid(), signal.SIGINT)
+            assert caught == [signal.SIGINT]
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == before
+    finally:
+        signal.signal(signal.SIGINT, outer)
 
 
 def test_validation_counts_the_same_whatever_the_batch(tmp_path):
