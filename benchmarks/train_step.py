@@ -150,9 +150,10 @@ def our_step(setting: Setting) -> Callable[[], float]:
     from lm.models.decoder_lm import DecoderLM
     from lm.modules.config import ModelConfig
     from lm.objectives.causal_lm import CausalLM
+    from lm.runs.config import OptimizerConfig, PartitioningConfig
     from lm.runs.host_memory import keep_freed_memory
-    from lm.training.optimizers import OptimizerConfig, make_optimizer
-    from lm.training.partitioning import PartitioningConfig, make_partitioner
+    from lm.training.optimizers import make_optimizer
+    from lm.training.partitioning import make_partitioner
     from lm.training.step import init_state, make_train_step
 
     model = ModelConfig(
