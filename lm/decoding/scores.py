@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from lm.decoding.continuation import Continuation
-from lm.decoding.step import Calibrator, Scores, Writer, check_writer, pad, padded_length, score
+from lm.decoding.step import SHORTEST, Calibrator, Scores, Writer, check_writer, pad, padded_length, score
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
@@ -68,11 +68,11 @@ def continuation_log_probs(
     read = [_read(model, *pair) for pair in zip(prompts, continuations, strict=True)]
     window = model.config.max_length
     found = [_nothing(calibrator)] * len(read)
-    for numbers in _batches(read, continuations, batch_size):
+    for numbers in _batches(read, continuations, window, batch_size):
         # Pairs of one token fill the batch, so that few sizes are compiled.
         filler = [[0]] * (padded_length(len(numbers), batch_size) - len(numbers))
         read_BP, lengths_B = pad([*(read[number] for number in numbers), *filler], window)
-        targets_BC, counts_B = pad([*(continuations[number] for number in numbers), *filler], window)
+        targets_BC, counts_B = pad([*(continuations[number] for number in numbers), *filler], window, 1)
         arrays = (read_BP, lengths_B, targets_BC, counts_B)
         log_probs_BC = jax.device_get(_log_probs(model, params, *arrays, end_of_text, vocab_size, calibrator))
         for row, number in enumerate(numbers):
@@ -112,12 +112,15 @@ def _nothing(calibrator: Calibrator | None) -> Scores:
     return Scores(nothing, None if calibrator is None else nothing)
 
 
-def _batches(read: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+def _batches(
+    read: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], window: int, size: int
+) -> list[list[int]]:
     """The numbers of pairs of like length, so many together at the most; none of empty continuations."""
     alike = defaultdict(list)
     for number, (tokens, continuation) in enumerate(zip(read, continuations, strict=True)):
         if len(continuation):
-            alike[padded_length(len(tokens)), padded_length(len(continuation))].append(number)
+            lengths = (padded_length(len(tokens), window, SHORTEST), padded_length(len(continuation), window))
+            alike[lengths].append(number)
     return [numbers[first : first + size] for numbers in alike.values() for first in range(0, len(numbers), size)]
 
 

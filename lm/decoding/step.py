@@ -21,6 +21,9 @@ from lm.models.encoder_decoder_lm import EncoderDecoderLM
 from lm.modules.stack import empty_caches
 from lm.types import Params
 
+# Prompts are padded to this length at least.
+SHORTEST = 8
+
 # The models that write.
 Writer = DecoderLM | EncoderDecoderLM
 
@@ -214,22 +217,21 @@ def check_writer(model: Any, prompts: Sequence[Sequence[int]], end_of_text: int 
             )
 
 
-def pad(rows: Sequence[Sequence[int]], longest: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def pad(rows: Sequence[Sequence[int]], longest: int, shortest: int = SHORTEST) -> tuple[np.ndarray, np.ndarray]:
     """Rows of token ids as one array [B, P] with zeros after their ends, and their lengths [B].
 
-    P is a power of two or `longest`, so that few lengths are compiled.
+    P is as `padded_length` says.
     """
     lengths_B = np.array([len(row) for row in rows], np.int32)
-    tokens_BP = np.zeros((len(rows), padded_length(int(lengths_B.max()), longest)), np.int32)
+    tokens_BP = np.zeros((len(rows), padded_length(int(lengths_B.max()), longest, shortest)), np.int32)
     for row, tokens in enumerate(rows):
         tokens_BP[row, : len(tokens)] = tokens
     return tokens_BP, lengths_B
 
 
-def padded_length(length: int, longest: int | None = None) -> int:
-    """The next power of two, or `longest` if that is less."""
-    power = 1 << max(length - 1, 0).bit_length()
-    return power if longest is None else min(power, longest)
+def padded_length(length: int, longest: int, shortest: int = 1) -> int:
+    """The next power of two from `shortest` to `longest`, so that few lengths are compiled."""
+    return min(max(1 << (length - 1).bit_length(), shortest), longest)
 
 
 def _step(model: Writer, params: Params, with_cache: Callable) -> Step:

@@ -1,5 +1,6 @@
 """Beam search: wide enough it finds the best of all sequences, with one beam it is greedy, and no row minds another."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -54,14 +55,20 @@ def begin(step, caches, tokens_B):
     return Start(step, caches, tokens_B, jnp.zeros_like(tokens_B), jnp.full_like(tokens_B, 100))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "end_of_text"))
-def search(weights, limits_B, config, end_of_text=END):
+def calibrate(logits):
+    """What prefers other sequences than the network does."""
+    return 0.5 * logits + jnp.array([[1.0, -2.0, 0.0, 1.0, 3.0, 3.0]])
+
+
+@functools.partial(jax.jit, static_argnames=("config", "end_of_text", "calibrator"))
+def search(weights, limits_B, config, end_of_text=END, calibrator=None):
     return beam_search(
         begin(functools.partial(step, weights), State(weights["start"]), jnp.arange(BATCH) % VOCAB),
         config,
         end_of_text,
-        vocab_size=VOCAB,
         limits_B=limits_B,
+        vocab_size=VOCAB,
+        calibrator=calibrator,
     )
 
 
@@ -72,15 +79,16 @@ def decode(config, limits_B=FULL, weights=None, **choices) -> Decoded:
     return jax.device_get(search(network() if weights is None else weights, limits_B, config, **choices))
 
 
-def log_probs_of(weights, row, tokens):
-    """The model's log-probability of each token, in float64 and without a cache."""
+def log_probs_of(weights, row, tokens, calibrator=None):
+    """The log-probability of each token, in float64 and without a cache."""
     weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
     state, fed, outcome = weights["start"][row], row % VOCAB, []
     for position, token in enumerate(tokens):
         state = np.tanh(
             state @ weights["recurrent"] + weights["embedding"][fed] + weights["position"][min(position, LENGTH)]
         )
-        logits = (state @ weights["output"])[:VOCAB]
+        logits = state @ weights["output"]
+        logits = (logits if calibrator is None else np.asarray(calibrator(logits[None]), np.float64)[0])[:VOCAB]
         outcome.append((logits - np.log(np.exp(logits).sum()))[token])
         fed = token
     return np.array(outcome)
@@ -93,9 +101,9 @@ def every_finished_sequence(limit):
             yield (*body, END)
 
 
-def best_of_all(weights, row, limit, power):
+def best_of_all(weights, row, limit, power, calibrator=None):
     scored = (
-        (log_probs_of(weights, row, tokens).sum() / len(tokens) ** power, tokens)
+        (log_probs_of(weights, row, tokens, calibrator).sum() / len(tokens) ** power, tokens)
         for tokens in every_finished_sequence(limit)
     )
     return max(scored)
@@ -124,6 +132,31 @@ def test_a_beam_as_wide_as_the_tree_finds_the_best_of_all_sequences(power):
         np.testing.assert_allclose(decoded.total_log_probs_B[row] / len(tokens) ** power, score, rtol=1e-4, atol=1e-5)
     assert decoded.finished_B.all()
     assert len({len(tokens) for _, tokens in expected}) > 1, "sequences of one length cannot tell"
+
+
+def test_with_a_calibrator_the_best_sequence_is_the_calibrated_one_and_its_own_log_probs_stay():
+    config = BeamSearchConfig(beams=ALL, max_new_tokens=LENGTH, length_penalty=1.0)
+    limits, weights = np.full(BATCH, 3, np.int32), network()
+    decoded = decode(config, limits, calibrator=calibrate)
+    others = 0
+    for row in range(BATCH):
+        score, tokens = best_of_all(weights, row, 3, 1.0, calibrate)
+        assert sequence(decoded, row) == tokens
+        length = len(tokens)
+        np.testing.assert_allclose(decoded.calibrated_log_probs_BT[row].sum() / length, score, rtol=1e-4, atol=1e-5)
+        own = log_probs_of(weights, row, tokens)
+        np.testing.assert_allclose(decoded.log_probs_BT[row, :length], own, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(decoded.calibrated_log_probs_BT[row, length:], 0)
+        others += tokens != best_of_all(weights, row, 3, 1.0)[1]
+    assert others >= 2, "a calibrator that prefers the same sequences can't tell"
+
+
+def test_a_search_ends_where_the_models_room_does():
+    room_B, weights = jnp.array([4, 3, 2, 1, 4, 2]), jax.tree.map(jnp.asarray, network())
+    start = begin(functools.partial(step, weights), State(weights["start"]), jnp.arange(BATCH) % VOCAB)
+    start = dataclasses.replace(start, room_B=room_B)
+    limited = jax.jit(lambda: beam_search(start, BeamSearchConfig(2, LENGTH), None, vocab_size=VOCAB))()
+    np.testing.assert_array_equal(limited.lengths_B, room_B)
 
 
 def test_the_length_penalty_matters():

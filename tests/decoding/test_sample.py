@@ -1,4 +1,7 @@
-"""Generation: what it returns is what the model says, whatever else is in the batch."""
+"""Sampling from a decoder, also beyond its window: it returns what the model says, whatever else is in the batch.
+
+`test_writers` holds the properties that every way to write has.
+"""
 
 import functools
 
@@ -9,17 +12,10 @@ import pytest
 
 from lm.decoding.sample import generate
 from lm.decoding.sampling import SamplingConfig, sampling_log_probs
-from lm.models.decoder_lm import DecoderLM
-from lm.modules.config import ModelConfig
+from tests.decoding.writers import MODELS, PADDED, VOCAB, WINDOW, logits_before, params_of
 
-WINDOW, VOCAB, PADDED = 12, 11, 14  # the last three ids pad the table
 NEW = 16  # more than the window has room for
 PROMPTS = ((1, 2, 3, 4, 5, 6), (7, 8), (9,))
-SHAPE = {"vocab_size": PADDED, "layers": 1, "width": 16, "heads": 4, "max_length": WINDOW}
-MODELS = {
-    "rotary": DecoderLM(ModelConfig(**SHAPE, positions="rotary", kv_heads=2, tie_embeddings=False)),
-    "learned": DecoderLM(ModelConfig(**SHAPE, bias=True)),
-}
 GREEDY = SamplingConfig(max_new_tokens=NEW, temperature=0.0)
 WARM = SamplingConfig(max_new_tokens=NEW, temperature=1.3, top_k=7, top_p=0.9)
 PLAIN = SamplingConfig(max_new_tokens=NEW)
@@ -29,31 +25,13 @@ every_setting = pytest.mark.parametrize(("name", "config"), SETTINGS)
 
 
 @functools.cache
-def random_params(name):
-    """Weights large enough that distributions are far from uniform, and largest for the ids of padding."""
-    shapes = jax.eval_shape(MODELS[name].init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    random = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape, scale=0.5).astype(np.float32), shapes)
-    (params["output"] if "output" in params else params["token_embedding"]["embedding"])[VOCAB:] *= 4
-    return params
-
-
-@functools.cache
 def continuations(name, config, prompts=PROMPTS, end_of_text=None):
-    return generate(MODELS[name], random_params(name), prompts, config, end_of_text, VOCAB)
-
-
-@functools.cache
-def compiled(name):
-    return jax.jit(lambda params, tokens: MODELS[name].apply({"params": params}, tokens))
+    return generate(MODELS[name], params_of(name), prompts, config, end_of_text, VOCAB)
 
 
 def logits_after(name, context):
     """The model's logits after a context, without a cache; padding ids ruled out."""
-    padded = np.zeros((1, WINDOW), np.int32)  # one shape, one compilation
-    padded[0, : len(context)] = context
-    logits_V = np.asarray(compiled(name)(random_params(name), padded))[0, len(context) - 1]
-    return np.where(np.arange(PADDED) < VOCAB, logits_V, -np.inf)
+    return np.where(np.arange(PADDED) < VOCAB, logits_before(name, context, [0])[0], -np.inf)
 
 
 def contexts(prompt, tokens):
@@ -113,7 +91,7 @@ def test_types():
 
 def test_padding_ids_would_be_chosen_if_they_were_allowed():
     for name in MODELS:
-        everywhere = np.asarray(compiled(name)(random_params(name), np.array([range(VOCAB + 1)], np.int32) % VOCAB))
+        everywhere = logits_before(name, [1], [*range(VOCAB)])
         assert (everywhere.argmax(axis=-1) >= VOCAB).any(), "the models of this file can't tell"
 
 
@@ -143,7 +121,7 @@ def test_equal_prompts_in_different_places_continue_differently():
 
 
 def test_every_window_draws_anew():
-    indifferent = jax.tree.map(np.zeros_like, random_params("rotary"))
+    indifferent = jax.tree.map(np.zeros_like, params_of("rotary"))
     for generation, prompt in zip(
         generate(MODELS["rotary"], indifferent, PROMPTS, PLAIN, None, VOCAB), PROMPTS, strict=True
     ):
@@ -157,7 +135,7 @@ def test_every_window_draws_anew():
 
 def test_the_seed_decides_the_text():
     first = continuations("rotary", PLAIN)
-    again = generate(MODELS["rotary"], random_params("rotary"), PROMPTS, PLAIN, None, VOCAB)
+    again = generate(MODELS["rotary"], params_of("rotary"), PROMPTS, PLAIN, None, VOCAB)
     other = continuations("rotary", SamplingConfig(max_new_tokens=NEW, seed=1))
     for row in range(len(PROMPTS)):
         np.testing.assert_array_equal(first[row].tokens, again[row].tokens)
@@ -208,4 +186,4 @@ def test_of_a_prompt_longer_than_the_window_the_end_is_seen():
 
 def test_an_empty_prompt_is_an_error():
     with pytest.raises(ValueError, match="at least one token"):
-        generate(MODELS["rotary"], random_params("rotary"), [[1], []], GREEDY)
+        generate(MODELS["rotary"], params_of("rotary"), [[1], []], GREEDY)
