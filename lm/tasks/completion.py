@@ -45,7 +45,8 @@ class Completion(SequenceToSequence):
         return target_model(self.model, self.tokenizer.end_of_text, separate=False)
 
     @property
-    def _search(self) -> BeamSearchConfig:
+    def search(self) -> BeamSearchConfig:
+        """Greedy."""
         return BeamSearchConfig(beams=1, max_new_tokens=self.config.max_target_length)
 
     def _sources(self, rows: Sequence[Row]) -> list[str]:

@@ -22,7 +22,7 @@ from lm.models.heads import SequenceClassifier
 from lm.modules.config import RECURRENT, ModelConfig
 from lm.tasks import text_encoding
 from lm.tasks.classification_loss import ClassificationLoss
-from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig
+from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig, has_column
 from lm.types import Batch, Params
 
 
@@ -89,12 +89,12 @@ class SequenceClassification:
         return [row["label"] for row in rows]
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
-        """`tokens`, `segments` and `types` [T] and the `label` of each row.
+        """`tokens`, `segments` and `types` [T] and the `label` of each row. Without labels, all but the last.
 
         Raises:
           UserError: for a row that is too long, has a label that is not among the classes, or lacks its pair.
         """
-        labels_N = label_numbers(rows, self.classes)
+        labels_N = label_numbers(rows, self.classes) if has_column(rows, "label") else None
         encoded, cut = text_encoding.encode_texts(
             self.tokenizer,
             self.model.config.architecture,
@@ -104,6 +104,8 @@ class SequenceClassification:
             self.config.truncate,
             [row["place"] for row in rows],
         )
+        if labels_N is None:
+            return Encoded(encoded, cut)
         examples = [{**example, "label": label} for example, label in zip(encoded, labels_N, strict=True)]
         return Encoded(examples, cut)
 

@@ -105,15 +105,21 @@ class SequenceToSequence:
         Raises:
           UserError: for a text that is too long, unless `config.truncate`.
         """
-        sources, targets = self._token_ids(rows)
-        source_room = self._target_model.source_room(self.config.max_target_length)
-        long = self._check_lengths(rows, self.text_columns[0], sources, [source_room] * len(rows))
-        sources = [self._cut_source(source, source_room) for source in sources]
+        sources, long = self._source_ids(rows)
+        targets = self._target_ids(rows)
         rooms = [self._target_model.target_room(len(source)) for source in sources]
         long |= self._check_lengths(rows, self.text_columns[1], targets, rooms)
         pairs = zip(sources, targets, rooms, strict=True)
         examples = [self._target_model.example(source, target[:room]) for source, target, room in pairs]
         return Encoded(examples, len(long))
+
+    def prompts(self, rows: Sequence[Row]) -> list[list[int]]:
+        """The token ids that the model reads of each row's source before it writes.
+
+        Raises:
+          UserError: for a source that is too long, unless `config.truncate`.
+        """
+        return [self._target_model.prompt(source) for source in self._source_ids(rows)[0]]
 
     def init(self, key: Array) -> Params:
         """Random parameters."""
@@ -137,7 +143,7 @@ class SequenceToSequence:
           `tokens` [B], of how many.
         """
         statistics, weights_BT = self._statistics(params, batch, None)
-        decoded = self._target_model.generate(params, batch, self._search, self.tokenizer.vocab_size)
+        decoded = self._target_model.generate(params, batch, self.search, self.tokenizer.vocab_size)
         return {
             "generated": decoded.tokens_BT,
             "log_probs": decoded.log_probs_BT,
@@ -170,7 +176,8 @@ class SequenceToSequence:
         return target_model(self.model, self.tokenizer.end_of_text)
 
     @property
-    def _search(self) -> BeamSearchConfig:
+    def search(self) -> BeamSearchConfig:
+        """How targets are generated."""
         return BeamSearchConfig(self.config.beams, self.config.max_target_length, self.config.length_penalty)
 
     def _sources(self, rows: Sequence[Row]) -> list[str]:
@@ -179,10 +186,17 @@ class SequenceToSequence:
     def _cut_source(self, source: list[int], room: int) -> list[int]:
         return source[:room]
 
-    def _token_ids(self, rows: Sequence[Row]) -> tuple[list[list[int]], list[list[int]]]:
-        """Of the sources, and of the targets with the end-of-text token."""
+    def _source_ids(self, rows: Sequence[Row]) -> tuple[list[list[int]], set[int]]:
+        """Token ids of the sources, cut where they are too long, and the numbers of these rows."""
+        room = self._target_model.source_room(self.config.max_target_length)
+        sources = self.tokenizer.encode_batch(self._sources(rows))
+        long = self._check_lengths(rows, self.text_columns[0], sources, [room] * len(rows))
+        return [self._cut_source(source, room) for source in sources], long
+
+    def _target_ids(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Of the targets with the end-of-text token."""
         targets = self.tokenizer.encode_batch([row[self.text_columns[1]] for row in rows])
-        return self.tokenizer.encode_batch(self._sources(rows)), [[*ids, self.tokenizer.end_of_text] for ids in targets]
+        return [[*ids, self.tokenizer.end_of_text] for ids in targets]
 
     def _check_lengths(
         self, rows: Sequence[Row], column: str, texts: Sequence[Sequence[int]], rooms: Sequence[int]

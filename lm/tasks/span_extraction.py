@@ -25,7 +25,7 @@ from lm.evaluation.token_statistics import token_statistics
 from lm.models.heads import SpanExtractor
 from lm.modules.config import ModelConfig
 from lm.tasks import text_encoding
-from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig
+from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig, has_column
 from lm.types import Batch, Params
 
 _LOWEST_LOG = -100.0  # of a probability that is 0 in float64: calibration wants finite logits
@@ -115,7 +115,7 @@ class SpanExtraction:
         return
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
-        """The windows of each row. The target is the first of a row's answers.
+        """The windows of each row. The target is the first of a row's answers; without answers there is none.
 
         Raises:
           UserError: if a question leaves too little room for its context, a context has no words, or a question has no
@@ -130,10 +130,12 @@ class SpanExtraction:
         for number, (row, question) in enumerate(zip(rows, questions, strict=True)):
             context, question = contexts[row["context"]], question[: room // 2]
             size = room - len(question)
-            answer = answer_tokens(context, row["answers"][0]) if row["answers"] else None
+            answer = answer_tokens(context, row["answers"][0]) if row.get("answers") else None
             for first in self._window_starts(len(context.ids), size, row):
                 window = self._window(layout, question, context.ids[first : first + size], first, answer)
                 examples.append(window | {"row": np.int32(number)})
+        if not has_column(rows, "answers"):
+            examples = [{k: v for k, v in example.items() if k not in ("start", "end")} for example in examples]
         return Encoded(examples, sum(len(question) > room // 2 for question in questions))
 
     def init(self, key: Array) -> Params:
@@ -174,11 +176,7 @@ class SpanExtraction:
         The predictions are of two classes, "wrong" and "right" (an exact match), whose probabilities the confidence
         gives. Questions on one context are a cluster, and one item of the metrics.
         """
-        contexts = self._contexts(rows)
-        windows = [[] for _ in rows]
-        for example, output in zip(examples, outputs, strict=True):
-            windows[int(example["row"])].append((example, output))
-        answers = [self._answer(row["context"], contexts, of_row) for row, of_row in zip(rows, windows, strict=True)]
+        answers = self.answers(rows, examples, outputs)
         gold = [[answer["text"] for answer in row["answers"]] for row in rows]
         metrics = span_metrics([answer.text for answer in answers], gold)
         clusters_N = np.array([_digest(row["context"]) for row in rows])
@@ -191,6 +189,16 @@ class SpanExtraction:
         )
         records = [_record(*each) for each in zip(rows, answers, gold, strict=True)]
         return Results({name: metric.in_clusters(clusters_N) for name, metric in metrics.items()}, records, predictions)
+
+    def answers(
+        self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]
+    ) -> list[Answer]:
+        """The answer to each row's question, and how likely it is. Arguments as in `results`."""
+        contexts = self._contexts(rows)
+        windows: list[list[Window]] = [[] for _ in rows]
+        for example, output in zip(examples, outputs, strict=True):
+            windows[int(example["row"])].append((example, output))
+        return [self._answer(row["context"], contexts, of_row) for row, of_row in zip(rows, windows, strict=True)]
 
     def _logits(self, params: Params, batch: Batch, dropout_key: Array | None) -> dict[str, Array]:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
@@ -214,7 +222,7 @@ class SpanExtraction:
 
     def _check(self, rows: Sequence[Row], questions: Sequence[Sequence[int]], room: int) -> None:
         for row, question in zip(rows, questions, strict=True):
-            if not row["answers"] and not self.config.unanswerable:
+            if "answers" in row and not row["answers"] and not self.config.unanswerable:
                 raise UserError(f"{row['place']} has no answer: set config.task.unanswerable=True to allow for that")
             if len(question) > room // 2 and not self.config.truncate:
                 raise UserError(

@@ -176,7 +176,7 @@ class SupervisedTask(Protocol):
         """What to pad each array with; 0 where nothing is said."""
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
-        """Arrays of the rows.
+        """Arrays of the rows. Where rows lack what is to be learned, only what `predict` needs.
 
         Raises:
           UserError: for rows that don't fit the task, by their place in the file.
@@ -203,3 +203,8 @@ class SupervisedTask(Protocol):
           outputs: for each example its part of what `predict` returned, NumPy arrays without the batch axis; padded
             axes as long as the batch was.
         """
+
+
+def has_column(rows: Sequence[Row], name: str) -> bool:
+    """Whether every row has this column."""
+    return all(name in row for row in rows)

@@ -46,6 +46,9 @@ class TargetModel(Protocol):
     def example(self, source: Sequence[int], target: Sequence[int]) -> Example:
         """The arrays of a pair; `target` has its end-of-text token, if it isn't cut."""
 
+    def prompt(self, source: Sequence[int]) -> list[int]:
+        """What the model reads before it writes a target."""
+
     def init(self, key: Array) -> Params:
         """Random parameters."""
 
@@ -81,7 +84,7 @@ class EncoderDecoderTargets:
 
     def example(self, source: Sequence[int], target: Sequence[int]) -> Example:
         """`inputs` and `input_segments` [S]; `tokens`, `targets` and `weights` [T]."""
-        inputs = np.array([*source, self.end_of_text], np.int32)
+        inputs = np.array(self.prompt(source), np.int32)
         return {
             "inputs": inputs,
             "input_segments": np.ones_like(inputs),
@@ -89,6 +92,10 @@ class EncoderDecoderTargets:
             "targets": np.array(target, np.int32),
             "weights": np.ones(len(target), np.float32),
         }
+
+    def prompt(self, source: Sequence[int]) -> list[int]:
+        """The source and the end-of-text token: the encoder's input."""
+        return [*source, self.end_of_text]
 
     def init(self, key: Array) -> Params:
         """Random parameters."""
@@ -127,7 +134,7 @@ class DecoderTargets:
 
     def example(self, source: Sequence[int], target: Sequence[int]) -> Example:
         """`tokens`, `targets` and `weights` [T], and how many tokens come before the target, `source_length`."""
-        head = [self.end_of_text, *source] + [self.end_of_text] * self.separate
+        head = self.prompt(source)
         sequence = np.array([*head, *target], np.int32)
         weights = np.zeros(sequence.size - 1, np.float32)
         weights[len(head) - 1 :] = 1
@@ -137,6 +144,10 @@ class DecoderTargets:
             "weights": weights,
             "source_length": np.int32(len(head)),
         }
+
+    def prompt(self, source: Sequence[int]) -> list[int]:
+        """What comes before the target in the sequence."""
+        return [self.end_of_text, *source] + [self.end_of_text] * self.separate
 
     def init(self, key: Array) -> Params:
         """Random parameters."""

@@ -26,7 +26,7 @@ from lm.models.heads import TokenClassifier
 from lm.modules.config import ModelConfig
 from lm.tasks import text_encoding
 from lm.tasks.classification_loss import ClassificationLoss
-from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig
+from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig, has_column
 from lm.types import Batch, Params
 
 OUTSIDE = "O"
@@ -95,7 +95,7 @@ class TokenClassification:
         return [tag for row in rows for tag in row["tags"]]
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
-        """An example for each sentence.
+        """An example for each sentence; without `targets` where the rows have no tags.
 
         Raises:
           UserError: for a tag that is not among `tags`, or a sentence that is too long.
@@ -106,10 +106,13 @@ class TokenClassification:
         encoded = [self.tokenizer.encode_words(row["words"]) for row in rows]
         lengths, places = [len(ids) for ids, _ in encoded], [row["place"] for row in rows]
         cut = text_encoding.check_lengths(lengths, room, config.max_length, self.truncate, places)
-        examples = [
-            self._example(layout, ids[:room], np.array(words[:room]), tag_numbers(row, self.tags))
-            for row, (ids, words) in zip(rows, encoded, strict=True)
-        ]
+        examples = [self._example(layout, ids[:room], np.array(words[:room])) for ids, words in encoded]
+        if has_column(rows, "tags"):
+            first = len(layout.before)
+            for row, example, (_, words) in zip(rows, examples, encoded, strict=True):
+                targets = np.zeros_like(example["tokens"])
+                targets[first : first + len(words[:room])] = tag_numbers(row, self.tags)[words[:room]]
+                example["targets"] = targets
         return Encoded(examples, cut)
 
     def init(self, key: Array) -> Params:
@@ -138,27 +141,27 @@ class TokenClassification:
 
     def results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
         """See `tagging_results`."""
-        logits = [
-            np.asarray(output["logits"], np.float32)[np.flatnonzero(example["weights"])]
-            for example, output in zip(examples, outputs, strict=True)
-        ]
-        return tagging_results(rows, logits, self.tags)
+        return tagging_results(rows, word_logits(examples, outputs), self.tags)
 
     def _logits(self, params: Params, batch: Batch, dropout_key: Array | None) -> Array:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         inputs = (batch["tokens"], batch["segments"], batch["types"])
         return self.model.apply({"params": params}, *inputs, rngs=rngs)
 
-    def _example(
-        self, layout: text_encoding.Layout, ids: Sequence[int], words_T: np.ndarray, tags_W: np.ndarray
-    ) -> Example:
-        """The example of a sentence: its tokens, the word that each is of, and the words' tags."""
+    def _example(self, layout: text_encoding.Layout, ids: Sequence[int], words_T: np.ndarray) -> Example:
+        """The example of a sentence without its tags, from its tokens and the word that each is of."""
         example = layout.join(ids)
-        inside = slice(len(layout.before), len(layout.before) + len(ids))
-        targets, weights = np.zeros_like(example["tokens"]), np.zeros(example["tokens"].size, np.float32)
-        targets[inside] = tags_W[words_T]
-        weights[inside] = np.diff(words_T, prepend=-1) != 0
-        return example | {"targets": targets, "weights": weights}
+        weights = np.zeros(example["tokens"].size, np.float32)
+        weights[len(layout.before) : len(layout.before) + len(ids)] = np.diff(words_T, prepend=-1) != 0
+        return example | {"weights": weights}
+
+
+def word_logits(examples: Sequence[Example], outputs: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    """The logits at each sentence's words, [W, C]; words that were cut off have none."""
+    return [
+        np.asarray(output["logits"], np.float32)[np.flatnonzero(example["weights"])]
+        for example, output in zip(examples, outputs, strict=True)
+    ]
 
 
 def tagging_results(rows: Sequence[Row], logits: Sequence[np.ndarray], tags: tuple[str, ...]) -> Results:
