@@ -29,12 +29,12 @@ from lm.configuration import from_config_dict
 from lm.data.rows import read_examples
 from lm.errors import UserError
 from lm.runs.config import FinetuneConfig
+from lm.runs.results import Evaluation, write_results
 from lm.runs.work_directory import WorkDirectory
 from lm.tasks.registry import classes_of, columns_of
 from lm.tasks.sequence_classification import classification_results
 from lm.tasks.supervised import Results, Row, TaskConfig
 from lm.tasks.token_classification import tagging_results
-from lm.training.supervised_evaluation import write_results
 
 _STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse regularization, chosen by the validation rows
 _IMPOSSIBLE = 1e-9  # probability of a class that a constant answer doesn't give
@@ -66,7 +66,7 @@ def main(values: flags.FlagValues) -> None:
     baseline(from_config_dict(FinetuneConfig, values.config), WorkDirectory(Path(values.workdir)), Console(stderr=True))
 
 
-def baseline(config: FinetuneConfig, directory: WorkDirectory, console: Console) -> dict[str, dict[str, Any]]:
+def baseline(config: FinetuneConfig, directory: WorkDirectory, console: Console) -> dict[str, Evaluation]:
     """Writes and returns the results of both baselines, by the name of their files.
 
     Raises:

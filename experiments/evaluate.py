@@ -10,27 +10,29 @@ text.
 """
 
 import dataclasses
+import math
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from lm.calibration.calibrators import Fitted
 from lm.command_line import define_config, run
 from lm.configuration import from_config_dict, to_config_dict
 from lm.data.rows import Row, read_examples, read_source
 from lm.data.store import build_corpus
 from lm.errors import UserError
+from lm.evaluation.bootstrap import Interval
+from lm.inference.load import load
+from lm.inference.model_in_use import ModelInUse
+from lm.inference.task_model import TaskModel
 from lm.runs.config import FinetuneConfig
+from lm.runs.results import Evaluation, Figure, write_results
 from lm.runs.state import TrainState
-from lm.runs.trained_run import TrainedRun, load_run
 from lm.runs.work_directory import WorkDirectory
 from lm.tasks.registry import columns_of
 from lm.training.evaluation import make_validation
 from lm.training.partitioning import one_device_partitioner
-from lm.training.supervised_evaluation import make_supervised_validation, write_results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,33 +81,19 @@ def main(values: flags.FlagValues) -> None:
     show(evaluate(config, WorkDirectory(Path(values.workdir)), values.checkpoint), Console())
 
 
-def evaluate(config: EvaluateConfig, directory: WorkDirectory, checkpoint: str = "best") -> dict[str, Any]:
+def evaluate(config: EvaluateConfig, directory: WorkDirectory, checkpoint: str = "best") -> Evaluation:
     """Evaluates a run, writes what it found into its work directory, and returns it.
 
     Raises:
       UserError: if there is no run, no such rows, or rows that don't fit the task.
     """
-    calibrator = Fitted.load(directory.calibration / f"{config.calibrator}.json") if config.calibrator else None
-    trained = load_run(directory, checkpoint)
-    if not isinstance(trained.config, FinetuneConfig):
-        return _evaluate_pretrained(trained, directory)
-    rows = rows_to_evaluate(config, trained.config)
-    encoded = trained.task.encode(rows)
-    results_of = make_supervised_validation(
-        trained.task,
-        rows,
-        encoded.examples,
-        config.batch_size or trained.config.training.batch_size,
-        trained.config.lengths,
-        one_device_partitioner(),
-        calibrator,
-    )
+    model = load(directory.path, checkpoint, config.calibrator or None)
+    if not isinstance(model, TaskModel):
+        return _evaluate_pretrained(model)
+    measured = model.measure(rows_to_evaluate(config, model.config), config.batch_size)
     name = config.name if config.source else config.split
     name += f".{config.calibrator}" if config.calibrator else ""
-    found = write_results(
-        results_of(TrainState.of_params(trained.params)), directory, name, config.resamples, trained.step
-    )
-    return {**found, "cut": encoded.cut}
+    return write_results(measured.results, directory, name, config.resamples, model.step, measured.cut)
 
 
 def rows_to_evaluate(config: EvaluateConfig, run_config: FinetuneConfig) -> list[Row]:
@@ -124,40 +112,46 @@ def rows_to_evaluate(config: EvaluateConfig, run_config: FinetuneConfig) -> list
     return splits.test if config.split == "test" else splits.validation
 
 
-def _evaluate_pretrained(trained: TrainedRun, directory: WorkDirectory) -> dict[str, Any]:
+def _evaluate_pretrained(model: ModelInUse) -> Evaluation:
     """The metrics of a full pass over the validation text, with intervals of 1.96 standard errors."""
-    config, partitioner = trained.config, one_device_partitioner()
-    corpus = build_corpus(config.data, config.tokenizer, trained.tokenizer)
+    config, task, partitioner = model.config, model.task, one_device_partitioner()
+    corpus = build_corpus(config.data, config.tokenizer, model.tokenizer)
     rows = config.training.evaluation_batch_size or config.training.batch_size
-    batches = trained.task.validation_batches(corpus, rows)
-    num_bytes = corpus.validation.num_bytes if trained.task.counts_bytes else None
-    found = make_validation(trained.task, batches, num_bytes, partitioner)(TrainState.of_params(trained.params))
+    batches = task.validation_batches(corpus, rows)
+    num_bytes = corpus.validation.num_bytes if task.counts_bytes else None
+    found = make_validation(task, batches, num_bytes, partitioner)(TrainState.of_params(model.params))
     metrics = {}
     for name, value in found.items():
         name = name.removeprefix("validation/")
         if "/" in name or name.endswith("_stderr"):
             continue
         error = found.get(f"validation/{name}_stderr")
-        metrics[name] = {"value": value}
-        if error is not None:
-            metrics[name] |= {"low": value - 1.96 * error, "high": value + 1.96 * error}
-    return {"split": "validation", "checkpoint": trained.step, "rows": len(batches) * rows, "metrics": metrics}
+        metrics[name] = Figure(value, None if error is None else Interval(value - 1.96 * error, value + 1.96 * error))
+    return Evaluation("validation", model.step, len(batches) * rows, metrics)
 
 
-def show(found: dict[str, Any], console: Console) -> None:
+def show(found: Evaluation, console: Console) -> None:
     """Prints a table of the metrics."""
-    table = Table(title=f"{found['split']}: {found['rows']:,} rows, checkpoint {found['checkpoint']}")
+    table = Table(title=f"{found.split}: {found.rows:,} rows, checkpoint {found.checkpoint}")
     for column in ("", "value", "95% interval"):
         table.add_column(column, justify="left" if not column else "right")
-    for name, figure in found["metrics"].items():
-        interval = f"{figure['low']:.4f} to {figure['high']:.4f}" if figure.get("low") is not None else ""
-        value = "-" if figure["value"] is None else f"{figure['value']:.4f}"
-        table.add_row(name, value, interval)
+    for name, figure in found.metrics.items():
+        table.add_row(name, _number(figure.value), _interval(figure.interval))
     console.print(table)
-    for name, signature in found.get("signatures", {}).items():
+    for name, signature in found.signatures.items():
         console.print(f"{name}: {signature}", soft_wrap=True, highlight=False)
-    if found.get("cut"):
-        console.print(f"cut, because they are too long for the model: {found['cut']:,} rows")
+    if found.cut:
+        console.print(f"cut, because they are too long for the model: {found.cut:,} rows")
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def _interval(interval: Interval | None) -> str:
+    if interval is None or math.isnan(interval.low):
+        return ""
+    return f"{interval.low:.4f} to {interval.high:.4f}"
 
 
 if __name__ == "__main__":

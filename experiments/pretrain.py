@@ -19,10 +19,10 @@ from lm.data.store import Corpus, build_corpus
 from lm.data.tokenizers import Tokenizer
 from lm.data.windows import MixedBatches
 from lm.errors import UserError
+from lm.inference.load import in_use
 from lm.inference.predictions import write_predictions
 from lm.inference.samples import write_samples
 from lm.models.accounting import parameter_count, training_flops_per_token
-from lm.models.decoder_lm import DecoderLM
 from lm.objectives.objective import PretrainingTask, TextProperties
 from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
@@ -175,13 +175,14 @@ def write_products(
     """Writes samples and predictions, of a model that continues texts."""
     if config.model.architecture != "decoder":
         return
-    model = DecoderLM(config.model)
-    text = write_samples(model, outcome.state, corpus.tokenizer, config.samples, directory.samples)
-    print(text, file=console.file)  # rich would replace tabs
+    # The mesh is for training; a few samples are made on one device.
+    params = jax.device_get(outcome.state.evaluation_params)
+    task = make_task(config.objective, config.model, corpus.tokenizer)
+    model = in_use(TrainedRun(config, corpus.tokenizer, (), task, params, int(outcome.state.step)))
+    print(write_samples(model, config.samples, directory.samples), file=console.file)  # rich would replace tabs
     if config.predictions.tokens:
-        params = jax.device_get(outcome.state.evaluation_params)
         path = directory.predictions / "validation.npz"
-        predicted = write_predictions(model, params, corpus.validation, config.predictions, config.seed, path)
+        predicted = write_predictions(model, corpus.validation, config.predictions, config.seed, path)
         console.print(f"predictions of {len(predicted):,} tokens are in {path}", soft_wrap=True, highlight=False)
 
 

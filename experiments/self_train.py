@@ -25,12 +25,12 @@ from lm.configuration import differences, from_config_dict
 from lm.data.augmentation import AugmentationConfig, augment
 from lm.data.store import build_corpus
 from lm.data.windows import mixed_rows
-from lm.decoding.sample import generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.evaluation.bootstrap import Difference, paired_difference
 from lm.files import read_json, write_atomically, write_json
-from lm.models.decoder_lm import DecoderLM
+from lm.inference.language_models import LanguageModel
+from lm.inference.load import load
 from lm.runs.config import FREE_TO_CHANGE, OptimizerConfig, PretrainConfig, TrainingConfig
 from lm.runs.state import TrainState
 from lm.runs.trained_run import TrainedRun, load_run, told_of_source
@@ -108,7 +108,7 @@ def self_train(config: SelfTrainConfig, workdir: Path, console: Console) -> int:
         own_text = workdir / f"round_{number}" / "generated.jsonl"
         if not own_text.exists():
             with console.status(f"round {number}: writing {config.texts:,} texts"):
-                write_texts(load_run(WorkDirectory(newest["self-training"]), "last"), config, number, own_text)
+                write_texts(load(newest["self-training"], "last"), config, number, own_text)
         for arm, earlier in newest.items():
             directory = WorkDirectory(workdir / f"round_{number}" / arm)
             outcome = pretrain(round_config(first.config, config, number, arm, earlier, own_text), directory, console)
@@ -180,19 +180,16 @@ def round_config(
     )
 
 
-def write_texts(trained: TrainedRun, config: SelfTrainConfig, number: int, path: Path) -> None:
+def write_texts(model: LanguageModel, config: SelfTrainConfig, number: int, path: Path) -> None:
     """Lets the model write texts, changes them, and stores them as JSON Lines, whole or not at all."""
-    tokenizer = trained.tokenizer
-    model = DecoderLM(trained.config.model)
-    start = [[tokenizer.end_of_text]] if tokenizer.end_of_text is not None else [tokenizer.encode("\n")]
-    lines = []
+    tokenizer, lines = model.tokenizer, []
+    start = ["\n" if tokenizer.end_of_text is None else ""]
     for batch in range(-(-config.texts // _AT_A_TIME)):
-        sampling = dataclasses.replace(config.sampling, seed=hash_seed(config.seed, number, batch))
+        sampling = dataclasses.replace(config.sampling, samples=1, seed=hash_seed(config.seed, number, batch))
         prompts = start * min(_AT_A_TIME, config.texts - len(lines))
-        written = generate(model, trained.params, prompts, sampling, tokenizer.end_of_text, tokenizer.vocab_size)
-        for generation in written:
+        for written in model.generate(prompts, sampling):
             rng = np.random.default_rng((config.seed, number, len(lines)))
-            changed = augment(generation.tokens, config.augmentation, rng)
+            changed = augment(written.tokens, config.augmentation, rng)
             lines.append(json.dumps({"text": tokenizer.decode(changed.tolist())}))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "\n".join(lines) + "\n")

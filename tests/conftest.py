@@ -1,8 +1,13 @@
-"""Every test runs on eight virtual CPU devices, and implicit rank promotion is an error."""
+"""Every test runs on eight virtual CPU devices, and implicit rank promotion is an error.
 
+Fine-tuning runs at toy size are here too, each made once, through the command line.
+"""
+
+import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 # Nearly all the time of the tests is compiling; the fast code that full optimization makes would not earn it back.
@@ -21,5 +26,46 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def rows_folder(tmp_path_factory) -> Path:
+    """A folder with the rows of every kind."""
+    from tests.tiny_tasks import write_all
+
+    folder = tmp_path_factory.mktemp("tasks")
+    write_all(folder)
+    return folder
+
+
+@pytest.fixture
+def here(rows_folder, monkeypatch) -> Path:
+    """The folder with the rows is the current one."""
+    monkeypatch.chdir(rows_folder)
+    return rows_folder
+
+
+@pytest.fixture(scope="session")
+def finetuned(rows_folder) -> Callable[..., Path]:
+    """The work directory of a finished run of a kind, relative to the folder with the rows."""
+    from experiments import finetune  # takes seconds, and most tests need none
+    from tests.tiny import command_line
+    from tests.tiny_tasks import CONFIG
+
+    made: dict[tuple[str, ...], Path] = {}
+
+    def run(kind: str, *flags: str) -> Path:
+        if (kind, *flags) not in made:
+            workdir = Path("runs") / f"{kind}_{len(made)}"
+            with contextlib.chdir(rows_folder):
+                status = command_line(
+                    finetune.main, finetune.define_flags, f"{CONFIG}:{kind}", f"--workdir={workdir}", *flags
+                )
+            assert status == 0
+            made[kind, *flags] = workdir
+        return made[kind, *flags]
+
+    return run

@@ -15,6 +15,7 @@ from lm.calibration.logits import FactoredLogits
 from lm.calibration.predictions import Predictions
 from lm.data.store import TokenStore
 from lm.data.windows import window
+from lm.inference.language_models import LanguageModel
 from lm.models.decoder_lm import DecoderLM
 from lm.runs.config import PredictionsConfig
 
@@ -24,7 +25,7 @@ _FEWEST_DOCUMENTS = 30
 
 
 def write_predictions(
-    model: DecoderLM, params: Any, store: TokenStore, config: PredictionsConfig, seed: int, path: Path
+    in_use: LanguageModel, store: TokenStore, config: PredictionsConfig, seed: int, path: Path
 ) -> Predictions:
     """Predicts every token of some windows of a text, chosen at random, and writes an npz file.
 
@@ -35,13 +36,13 @@ def write_predictions(
     tokens.
 
     Args:
-      model: the network, for one device.
-      params: its parameters.
+      in_use: a decoder.
       store: the text.
       config: how many tokens.
       seed: of the choice.
       path: of the npz file.
     """
+    model, params = in_use.model, in_use.params
     length = model.config.max_length
     starts = np.arange(0, store.num_tokens - 1, length)
     wanted = min(-(-config.tokens // length), starts.size)

@@ -1,0 +1,205 @@
+"""Models that choose among classes: for a text, for each of its words, or for the span that answers a question.
+
+Axes: N rows, W words, C classes.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from scipy import special
+
+from lm.errors import UserError
+from lm.inference.model_in_use import as_list
+from lm.inference.task_model import TaskModel
+from lm.tasks.token_classification import OUTSIDE, word_logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """The class of a text.
+
+    Attributes:
+      label: the likeliest class, by the calibrated probabilities where there are any.
+      confidence: its probability.
+      probabilities: of each class, as the model gives them.
+      calibrated_probabilities: of each class; None without a calibrator.
+    """
+
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+    calibrated_probabilities: dict[str, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tagging:
+    """The tags of a sentence's words. Words that did not fit into the model are tagged "O" and have NaN for numbers.
+
+    Attributes:
+      words: of the sentence.
+      tags: the likeliest of each word, by the calibrated probabilities where there are any.
+      confidence_W: their probabilities.
+      probabilities_WC: of each tag, as the model gives them.
+      calibrated_probabilities_WC: of each tag; None without a calibrator.
+    """
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    confidence_W: np.ndarray
+    probabilities_WC: np.ndarray
+    calibrated_probabilities_WC: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """The answer to a question.
+
+    Attributes:
+      text: a span of the context; "" where there is no answer.
+      probability: of this answer among all candidates, as the model gives it.
+      calibrated_probability: that the answer is right, an exact match; None without a calibrator.
+    """
+
+    text: str
+    probability: float
+    calibrated_probability: float | None
+
+    @property
+    def confidence(self) -> float:
+        """The calibrated probability where there is one."""
+        return self.probability if self.calibrated_probability is None else self.calibrated_probability
+
+
+class _Chooser(TaskModel):
+    """What chooses among classes, whose probabilities a calibrator can change."""
+
+    def _probabilities(self, logits_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Raw and calibrated."""
+        raw_NC = special.softmax(logits_NC, axis=-1)
+        if self.calibrator is None:
+            return raw_NC, None
+        return raw_NC, special.softmax(np.asarray(self.calibrator.apply(logits_NC)), axis=-1)
+
+
+class Classifier(_Chooser):
+    """Classifies texts, or pairs of texts."""
+
+    kind: ClassVar[str] = "a classifier"
+    uses: ClassVar[tuple[str, ...]] = ("predict", "embed")
+
+    def predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, truncate: bool | None = None
+    ) -> list[Classification]:
+        """The class of each text.
+
+        Args:
+          texts: what to classify, or the first texts of pairs.
+          pairs: the second texts, for a run with `config.task.pair`.
+          truncate: cut texts that are too long for the model; None: as the run was trained.
+
+        Raises:
+          UserError: for a text that is too long, or if there should be pairs and are none, or the reverse.
+        """
+        if self.task.config.pair != (pairs is not None):
+            wanted = "pairs of texts: predict(texts, pairs)" if pairs is None else "single texts: predict(texts)"
+            raise UserError(f"this run classifies {wanted}")
+        rows = self._rows("text", text=texts, **({} if pairs is None else {"pair": pairs}))
+        if not rows:
+            return []
+        logits_NC = np.stack([output["logits"] for output in self._predicted(self._encoded(rows, truncate))])
+        raw_NC, calibrated_NC = self._probabilities(logits_NC)
+        best_NC = raw_NC if calibrated_NC is None else calibrated_NC
+        return [
+            Classification(
+                self.classes[best_NC[n].argmax()],
+                float(best_NC[n].max()),
+                self._named(raw_NC[n]),
+                None if calibrated_NC is None else self._named(calibrated_NC[n]),
+            )
+            for n in range(len(rows))
+        ]
+
+    def _named(self, probabilities_C: np.ndarray) -> dict[str, float]:
+        return dict(zip(self.classes, probabilities_C.tolist(), strict=True))
+
+
+class Tagger(_Chooser):
+    """Tags the words of sentences."""
+
+    kind: ClassVar[str] = "a tagger"
+    uses: ClassVar[tuple[str, ...]] = ("predict", "embed")
+
+    def predict(self, sentences: Sequence[str | Sequence[str]], truncate: bool | None = None) -> list[Tagging]:
+        """The tags of each sentence's words.
+
+        Args:
+          sentences: lists of words; a text is split at white space.
+          truncate: leave out words that do not fit into the model; None: as the run was trained.
+
+        Raises:
+          UserError: for a sentence that is too long or has no words.
+        """
+        words = [
+            sentence.split() if isinstance(sentence, str) else list(sentence)
+            for sentence in as_list(sentences, "sentences")
+        ]
+        rows = self._rows("sentence", words=words)
+        for row in rows:
+            if not row["words"]:
+                raise UserError(f"{row['place']} has no words: leave it out")
+        if not rows:
+            return []
+        encoded = self._encoded(rows, truncate)
+        logits = word_logits(encoded.examples, self._predicted(encoded))
+        return [self._tagging(tuple(row["words"]), each) for row, each in zip(rows, logits, strict=True)]
+
+    def _tagging(self, words: tuple[str, ...], logits_WC: np.ndarray) -> Tagging:
+        cut = len(words) - len(logits_WC)
+        raw_WC, calibrated_WC = self._probabilities(logits_WC)
+        best_WC = raw_WC if calibrated_WC is None else calibrated_WC
+        tags = [self.classes[number] for number in best_WC.argmax(axis=1)] + [OUTSIDE] * cut
+
+        def whole(array: np.ndarray) -> np.ndarray:
+            return np.pad(array, ((0, cut), (0, 0)), constant_values=np.nan)
+
+        confidence_W = whole(best_WC.max(axis=1, keepdims=True))[:, 0]
+        calibrated_WC = None if calibrated_WC is None else whole(calibrated_WC)
+        return Tagging(words, tuple(tags), confidence_W, whole(raw_WC), calibrated_WC)
+
+
+class QuestionAnswerer(_Chooser):
+    """Answers questions by spans of a context."""
+
+    kind: ClassVar[str] = "a question answerer"
+    uses: ClassVar[tuple[str, ...]] = ("predict", "embed")
+
+    @property
+    def choices(self) -> int:
+        """Two, wrong and right: calibrators are fitted to whether answers were right."""
+        return 2
+
+    def predict(self, questions: Sequence[str], contexts: Sequence[str], truncate: bool | None = None) -> list[Answer]:
+        """The answer to each question in its context.
+
+        Args:
+          questions: texts.
+          contexts: as many texts, of any length.
+          truncate: cut questions that leave too little room for the context; None: as the run was trained.
+
+        Raises:
+          UserError: for a question that is too long, or a context without words.
+        """
+        rows = self._rows("question", question=questions, context=contexts)
+        if not rows:
+            return []
+        encoded = self._encoded(rows, truncate)
+        answers = self.task.answers(rows, encoded.examples, self._predicted(encoded))
+        logits_N2 = np.array([(answer.log_not_p, answer.log_p) for answer in answers], np.float32)
+        calibrated_N2 = self._probabilities(logits_N2)[1]
+        right_N = [None] * len(rows) if calibrated_N2 is None else calibrated_N2[:, 1].tolist()
+        return [
+            Answer(answer.text, float(np.exp(answer.log_p)), right)
+            for answer, right in zip(answers, right_N, strict=True)
+        ]

@@ -1,0 +1,69 @@
+"""What a task predicts for each of its examples, whatever device or mesh computes it.
+
+Axes: N choices among classes, C classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from lm.calibration.calibrators import Fitted
+from lm.errors import UserError
+from lm.tasks.supervised import SupervisedTask
+from lm.types import Batch, HostBatch, Params
+
+
+def make_prediction_step(
+    task: SupervisedTask, axis_name: str | None = None
+) -> Callable[[Params, Batch], dict[str, Array]]:
+    """A function of (parameters, batch) to what the task predicts for every row of the whole batch.
+
+    Args:
+      task: what was learned.
+      axis_name: the axis of `pmap` over which to gather, or None under `jit`.
+    """
+
+    def step(params: Params, batch: Batch) -> dict[str, Array]:
+        outputs = task.predict(params, batch)
+        return outputs if axis_name is None else jax.lax.all_gather(outputs, axis_name, tiled=True)
+
+    return step
+
+
+def predict_examples(
+    predict: Callable[[HostBatch], Mapping[str, Array]], batches: Sequence[HostBatch], examples: int
+) -> list[dict[str, Any]]:
+    """For each example its part of the outputs, in the order of the examples.
+
+    Args:
+      predict: from this host's part of a batch to the outputs for the whole batch.
+      batches: with an `index` that says which example each row is, -1 for none.
+      examples: how many there are.
+    """
+    found: list[dict[str, Any]] = [{} for _ in range(examples)]
+    for number in range(len(batches)):
+        batch = batches[number]
+        outputs = jax.tree.map(np.asarray, predict(batch))
+        for row, example in enumerate(batch["index"]):
+            if example >= 0:
+                found[example] = {name: values[row] for name, values in outputs.items()}
+    return found
+
+
+def with_calibrator(outputs: Sequence[Mapping[str, Any]], calibrator: Fitted) -> list[dict[str, Any]]:
+    """The outputs with a calibrator applied to their `logits`, from which predicted classes and confidences follow.
+
+    Raises:
+      UserError: if the outputs have no logits.
+    """
+    if "logits" not in outputs[0]:
+        raise UserError("config.calibrator: calibrators need class logits; this task has none")
+    flat = [output["logits"].reshape(-1, calibrator.classes) for output in outputs]
+    calibrated_NC = np.asarray(calibrator.apply(np.concatenate(flat)))
+    parts = np.split(calibrated_NC, np.cumsum([len(part) for part in flat])[:-1])
+    return [
+        {**output, "logits": part.reshape(output["logits"].shape)} for output, part in zip(outputs, parts, strict=True)
+    ]

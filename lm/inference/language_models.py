@@ -1,0 +1,176 @@
+"""Models that write: decoders and encoder-decoders, as they were pretrained or after training on a task."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from lm.decoding.beam_search import BeamSearchConfig, search
+from lm.decoding.continuation import Continuation
+from lm.decoding.sample import generate
+from lm.decoding.sampling import SamplingConfig
+from lm.decoding.scores import continuation_log_probs
+from lm.decoding.step import Calibrator
+from lm.errors import UserError
+from lm.inference.model_in_use import ModelInUse, as_list
+from lm.inference.special_tokens import encode_marked
+from lm.inference.task_model import TaskModel
+from lm.objectives.registry import special_tokens
+
+How = SamplingConfig | BeamSearchConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedText(Continuation):
+    """What a model wrote.
+
+    Attributes:
+      prompt: what it continued or answered.
+      text: of the tokens.
+    """
+
+    prompt: str
+    text: str
+
+    @property
+    def confidence(self) -> float:
+        """The geometric mean of the tokens' probabilities (Malinin & Gales 2021), calibrated ones where there are any.
+
+        NaN of no tokens.
+        """
+        log_probs = self.log_probs if self.calibrated_log_probs is None else self.calibrated_log_probs
+        return float(np.exp(np.mean(log_probs, dtype=np.float64))) if log_probs.size else float("nan")
+
+
+class LanguageModel(ModelInUse):
+    """Writes texts, and says how likely given ones are.
+
+    A pretrained decoder continues its prompts, which begin documents. A pretrained encoder-decoder reads a prompt with
+    marks as it was trained on, such as "the <extra_id_0> sat" or "the [MASK] sat", and writes its output.
+    """
+
+    kind: ClassVar[str] = "a language model"
+    uses: ClassVar[tuple[str, ...]] = ("generate", "log_probs", "embed")
+
+    @property
+    def choices(self) -> int:
+        """The model's vocabulary."""
+        return self.config.model.vocab_size
+
+    def generate(self, prompts: Sequence[str], how: How | None = None) -> list[GeneratedText]:
+        """Writes after each prompt.
+
+        A calibrator acts on the model's probabilities before anything else does, so that it decides what is written.
+
+        Args:
+          prompts: texts.
+          how: sampling, which at temperature 0 is greedy, or beam search; None: as the run's task evaluates itself, and
+            sampling for a pretrained model. With several samples a prompt, those of the first come first.
+
+        Raises:
+          UserError: for a prompt that the model can't read.
+        """
+        how = how or self.search
+        samples = how.samples if isinstance(how, SamplingConfig) else 1
+        prompts = [prompt for prompt in as_list(prompts, "prompts") for _ in range(samples)]
+        if not prompts:
+            return []
+        write = generate if isinstance(how, SamplingConfig) else search
+        found = write(self.model, self.params, self.prompt_tokens(prompts), how, *self._vocabulary)
+        return [
+            GeneratedText(**vars(each), prompt=prompt, text=self._text(each))
+            for prompt, each in zip(prompts, found, strict=True)
+        ]
+
+    def log_probs(
+        self, prompts: Sequence[str], continuations: Sequence[str | Sequence[int]], finished: bool = False
+    ) -> list[Continuation]:
+        """How likely each continuation is after its prompt, token by token.
+
+        Args:
+          prompts: texts.
+          continuations: as many texts or lists of token ids. A text is encoded apart from its prompt.
+          finished: whether each text ends there, so that its end-of-text token counts too.
+
+        Raises:
+          UserError: for a pair that is too long for the model.
+        """
+        prompts, continuations = as_list(prompts, "prompts"), as_list(continuations, "continuations")
+        if len(prompts) != len(continuations):
+            raise UserError(
+                f"there are {len(prompts)} prompts and {len(continuations)} continuations: give as many of each"
+            )
+        if not prompts:
+            return []
+        targets = [self._target_tokens(each, finished) for each in continuations]
+        pairs = self.prompt_tokens(prompts), targets
+        return continuation_log_probs(
+            self.model, self.params, *pairs, *self._vocabulary, batch_size=self._batch_size(len(prompts))
+        )
+
+    @property
+    def search(self) -> How:
+        """How to write where nothing else is said."""
+        return SamplingConfig()
+
+    def prompt_tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+        """The token ids that the model reads of each prompt.
+
+        Raises:
+          UserError: for a prompt that it can't read.
+        """
+        end_of_text = self.tokenizer.end_of_text
+        if self.config.model.architecture == "encoder_decoder":
+            return [[*encode_marked(self.tokenizer, prompt, self._marks), end_of_text] for prompt in prompts]
+        start = [] if end_of_text is None else [end_of_text]
+        encoded = [start + self.tokenizer.encode(prompt) for prompt in prompts]
+        if not all(encoded):
+            raise UserError("an empty prompt needs a tokenizer with an end-of-text token: give some text to continue")
+        return encoded
+
+    def _target_tokens(self, text: str | Sequence[int], finished: bool) -> list[int]:
+        if not isinstance(text, str):
+            return [int(token) for token in text]
+        end_of_text = self.tokenizer.end_of_text
+        if finished and end_of_text is None:
+            raise UserError("finished=True needs a tokenizer with an end-of-text token: leave it out")
+        return encode_marked(self.tokenizer, text, self._marks) + [end_of_text] * finished
+
+    def _text(self, continuation: Continuation) -> str:
+        """Without the end-of-text token; marks that the model learned to write stay."""
+        tokens = continuation.tokens[: -1 if continuation.finished else None]
+        return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=not self._marks)
+
+    @property
+    def _marks(self) -> tuple[str, ...]:
+        """Special tokens that texts may hold."""
+        return special_tokens(self.config.objective)
+
+    @property
+    def _vocabulary(self) -> tuple[int | None, int, Calibrator | None]:
+        calibrator = None if self.calibrator is None else self.calibrator.apply
+        return self.tokenizer.end_of_text, self.tokenizer.vocab_size, calibrator
+
+
+class TaskLanguageModel(TaskModel, LanguageModel):
+    """A model that was trained to complete prompts, or to make one text of another."""
+
+    kind: ClassVar[str] = "a fine-tuned language model"
+
+    @property
+    def search(self) -> How:
+        """As the task evaluates itself."""
+        return self.task.search
+
+    def prompt_tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+        """The token ids that the model reads of each prompt, which is cleaned as the run's rows are.
+
+        Raises:
+          UserError: for a prompt that is too long.
+        """
+        return self.task.prompts(self._rows("prompt", **{self.task.text_columns[0]: prompts}))
+
+    @property
+    def _marks(self) -> tuple[str, ...]:
+        return ()

@@ -1,0 +1,91 @@
+"""From a work directory to a model in use: the one place that asks which kind of run it is."""
+
+import os
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from lm.calibration.calibrators import Fitted
+from lm.inference.classifiers import Classifier, QuestionAnswerer, Tagger
+from lm.inference.language_models import LanguageModel, TaskLanguageModel
+from lm.inference.masked_language_model import MaskedLanguageModel
+from lm.inference.model_in_use import ModelInUse
+from lm.runs.config import PretrainConfig
+from lm.runs.trained_run import TrainedRun, load_run
+from lm.runs.work_directory import WorkDirectory
+from lm.tasks.sequence_classification import SequenceClassification
+from lm.tasks.sequence_to_sequence import SequenceToSequence
+from lm.tasks.span_extraction import SpanExtraction
+from lm.tasks.token_classification import TokenClassification
+
+# How what was learned from rows is used; the first class that a task is of decides.
+_OF_TASKS: tuple[tuple[type, type[ModelInUse]], ...] = (
+    (SequenceClassification, Classifier),
+    (TokenClassification, Tagger),
+    (SpanExtraction, QuestionAnswerer),
+    (SequenceToSequence, TaskLanguageModel),
+)
+# And what was learned from text, by the architecture that learned it.
+_OF_TEXT: dict[str, type[ModelInUse]] = {
+    "decoder": LanguageModel,
+    "encoder_decoder": LanguageModel,
+    "encoder": MaskedLanguageModel,
+}
+
+
+def load(
+    directory: str | os.PathLike,
+    checkpoint: str = "best",
+    calibrator: str | os.PathLike | Fitted | None = None,
+    mesh: Mesh | None = None,
+) -> ModelInUse:
+    """A trained model, ready for use.
+
+    Args:
+      directory: work directory of a run.
+      checkpoint: the "best" by its validation metric, the "last", or a step.
+      calibrator: of the model's probabilities: a name from the run's calibration/, such as "temperature", the path of a
+        file, or one that was fitted here.
+      mesh: of devices, with axes `data`, `fsdp` and `tensor`, that share the parameters; None: one device holds them.
+
+    Returns:
+      By what was learned: `LanguageModel` (decoders and encoder-decoders, pretrained or trained on a task),
+      `MaskedLanguageModel`, `Classifier`, `Tagger` or `QuestionAnswerer`.
+
+    Raises:
+      UserError: if there is no run, checkpoint or calibrator, or the calibrator is of another model.
+    """
+    work_directory = WorkDirectory(Path(directory))
+    fitted = find_calibrator(work_directory, calibrator)
+    return in_use(load_run(work_directory, checkpoint, mesh=mesh), fitted, mesh)
+
+
+def in_use(run: TrainedRun, calibrator: Fitted | None = None, mesh: Mesh | None = None) -> ModelInUse:
+    """A run that was read already, as `load` gives it.
+
+    Args:
+      run: its task and parameters are for the mesh.
+      calibrator: of its probabilities.
+      mesh: as for `load`.
+
+    Raises:
+      UserError: if the calibrator is of another model.
+    """
+    if isinstance(run.config, PretrainConfig):
+        kind = _OF_TEXT[run.config.model.architecture]
+    else:
+        kind = next(kind for task, kind in _OF_TASKS if isinstance(run.task, task))
+    return kind(run, calibrator, mesh)
+
+
+def find_calibrator(directory: WorkDirectory, calibrator: str | os.PathLike | Fitted | None) -> Fitted | None:
+    """The calibrator of a name in the run's calibration/, of a path, or as given.
+
+    Raises:
+      UserError: if there is no such file, or it holds something else.
+    """
+    if calibrator is None or isinstance(calibrator, Fitted):
+        return calibrator
+    path = Path(calibrator)
+    is_name = isinstance(calibrator, str) and path.name == calibrator and path.suffix != ".json"
+    return Fitted.load(directory.calibration / f"{calibrator}.json" if is_name else path)

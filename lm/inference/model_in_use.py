@@ -1,0 +1,222 @@
+"""What all models in use have in common: a run's parts on one device or a mesh, and vectors of texts.
+
+Axes: N texts, B rows of a batch, T positions, D width of the hidden states.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NoReturn
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lm.calibration.calibrators import Fitted
+from lm.data.example_batches import EvaluationExampleBatches
+from lm.data.tokenizers import Tokenizer
+from lm.errors import UserError
+from lm.inference.examples import predict_examples
+from lm.models.encoder_decoder_lm import EncoderDecoderLM
+from lm.runs.config import FinetuneConfig, RunConfig
+from lm.runs.trained_run import TrainedRun
+from lm.tasks import text_encoding
+from lm.tasks.supervised import Example
+from lm.types import Batch, HostBatch, Params
+
+Step = Callable[[Params, Batch], Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelInUse:
+    """A trained model, with whatever is needed to use it. `lm.load` makes one from a work directory.
+
+    Attributes:
+      run: its parts, as they were read.
+      calibrator: of its probabilities, or None.
+      mesh: of devices that hold the parameters, or None for one device.
+    """
+
+    kind: ClassVar[str] = "a model"  # with its article, for messages
+    uses: ClassVar[tuple[str, ...]] = ("embed",)  # methods that this kind has
+
+    run: TrainedRun
+    calibrator: Fitted | None = None
+    mesh: Mesh | None = None
+
+    def __post_init__(self):
+        choices = self.choices
+        if self.calibrator is not None and self.calibrator.classes != choices:
+            raise UserError(
+                f"the calibrator {self.calibrator.name} is for {self.calibrator.classes} classes, and this model "
+                f"chooses among {choices}: use one that was fitted to this run's own predictions"
+            )
+
+    @property
+    def choices(self) -> int:
+        """Among how many classes, or tokens, the model chooses: what a calibrator must be for."""
+        return len(self.classes)
+
+    @property
+    def config(self) -> RunConfig:
+        """Of the run, its vocabulary size known."""
+        return self.run.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The run's own."""
+        return self.run.tokenizer
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes or tags; none for a model that writes."""
+        return self.run.classes
+
+    @property
+    def params(self) -> Params:
+        """The parameters: their moving average, if the run kept one."""
+        return self.run.params
+
+    @property
+    def step(self) -> int:
+        """Of the checkpoint."""
+        return self.run.step
+
+    @property
+    def task(self) -> Any:
+        """What was learned."""
+        return self.run.task
+
+    @property
+    def model(self) -> Any:
+        """The network, a Flax module."""
+        return self.task.model
+
+    def embed(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
+        """A vector for each text: the mean of the last hidden states over its tokens, [N, D] in float32.
+
+        Of an encoder-decoder these are the encoder's. The mean is the pooling that served best without further training
+        (Reimers & Gurevych 2019, section 6; Ni et al. 2022, Sentence-T5).
+
+        Args:
+          texts: each of them one text for the model.
+          truncate: use the beginning of texts that are longer than the model's `max_length`.
+
+        Raises:
+          UserError: for a text that is too long.
+        """
+        texts = as_list(texts, "texts")
+        config = self.config.model
+        places = [f"text {number}" for number in range(1, len(texts) + 1)]
+        encoding = self.tokenizer, config.architecture, texts, None, config.max_length, truncate, places
+        examples = text_encoding.encode_texts(*encoding).examples
+        outputs = self._outputs(self._embed, examples, text_encoding.AXES, {})
+        return np.stack([output["embedding"] for output in outputs]) if texts else np.zeros((0, config.width))
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """For models that choose among classes or answer questions.
+
+        Raises:
+          UserError: for all others.
+        """
+        self._refuse("predict")
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """For models that write.
+
+        Raises:
+          UserError: for all others.
+        """
+        self._refuse("generate")
+
+    def log_probs(self, *args: Any, **kwargs: Any) -> Any:
+        """For models that write.
+
+        Raises:
+          UserError: for all others.
+        """
+        self._refuse("log_probs")
+
+    def fill(self, *args: Any, **kwargs: Any) -> Any:
+        """For models that learned to predict hidden tokens.
+
+        Raises:
+          UserError: for all others.
+        """
+        self._refuse("fill")
+
+    def _refuse(self, asked: str) -> NoReturn:
+        raise UserError(f"this run is {self.kind}; it has no {asked}: use {' or '.join(self.uses)}")
+
+    @functools.cached_property
+    def _embed(self) -> Step:
+        def step(params: Params, batch: Batch) -> dict[str, Array]:
+            hidden_BTD = self.model.apply({"params": params}, batch, method=_hidden_of_texts).astype(jnp.float32)
+            counted_BT1 = (batch["segments"] > 0)[:, :, None].astype(jnp.float32)
+            return {"embedding": (counted_BT1 * hidden_BTD).sum(axis=1) / jnp.maximum(counted_BT1.sum(axis=1), 1)}
+
+        return self._compiled(step)
+
+    def _compiled(self, step: Step) -> Step:
+        """Compiles a function of (parameters, batch) whose results every device knows."""
+        return jax.jit(step, out_shardings=None if self.mesh is None else NamedSharding(self.mesh, P()))
+
+    def _outputs(
+        self,
+        step: Step,
+        examples: Sequence[Example],
+        axes: Mapping[str, str],
+        padding: Mapping[str, int],
+        batch_size: int = 0,
+    ) -> list[dict[str, Any]]:
+        """What a compiled step gives for each example, in batches of like length; as few shapes as in training."""
+        if not examples:
+            return []
+        axes = {name: axis for name, axis in axes.items() if name in examples[0]}
+        size = batch_size or self._batch_size(len(examples))
+        batches = EvaluationExampleBatches(examples, axes, padding, size, self._buckets)
+        return predict_examples(lambda batch: step(self.params, self._placed(batch)), batches, len(examples))
+
+    def _batch_size(self, examples: int) -> int:
+        """The run's, or a smaller power of two for a few examples."""
+        training = self.config.training
+        return min(training.evaluation_batch_size or training.batch_size, 1 << (examples - 1).bit_length())
+
+    @property
+    def _buckets(self) -> tuple[int, ...]:
+        if isinstance(self.config, FinetuneConfig):
+            return self.config.lengths
+        longest = self.config.model.max_length
+        return (*(2**power for power in range(4, 20) if 2**power < longest), longest)
+
+    def _placed(self, batch: HostBatch) -> HostBatch | Batch:
+        """The batch where the parameters are: its rows shared out, if that comes out even."""
+        if self.mesh is None:
+            return batch
+        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        even = len(batch["index"]) % shards == 0
+        return jax.device_put(batch, NamedSharding(self.mesh, P(("data", "fsdp")) if even else P()))
+
+
+def as_list(values: Sequence[Any], name: str) -> list[Any]:
+    """The values as a list.
+
+    Raises:
+      UserError: for a single text, which Python would take for a list of characters.
+    """
+    if isinstance(values, str):
+        raise UserError(f"{name} must be a list of them, not one text: write [text]")
+    return list(values)
+
+
+def _hidden_of_texts(model: nn.Module, batch: Mapping[str, Array]) -> Array:
+    """The last hidden states of a model, or of its body or encoder, [B, T, D]."""
+    if isinstance(model, EncoderDecoderLM):
+        return model.encode(batch["tokens"], batch["segments"])
+    body = getattr(model, "body", model)
+    types_BT = batch["types"] if body.config.segment_types else None
+    return body.hidden(batch["tokens"], batch["segments"], types_BT=types_BT)

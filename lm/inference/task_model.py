@@ -1,0 +1,65 @@
+"""A model that was trained on rows of a task."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from lm.data.rows import clean_row
+from lm.errors import UserError
+from lm.inference.examples import make_prediction_step, with_calibrator
+from lm.inference.model_in_use import ModelInUse, Step, as_list
+from lm.tasks.supervised import Encoded, Results, Row
+
+
+class Measured(NamedTuple):
+    """A task's results for rows with answers, and how many of the rows were too long and lost tokens."""
+
+    results: Results
+    cut: int
+
+
+class TaskModel(ModelInUse):
+    """Its task is a `SupervisedTask`."""
+
+    def measure(self, rows: Sequence[Row], batch_size: int = 0) -> Measured:
+        """The task's results for rows with answers, from calibrated probabilities where there is a calibrator.
+
+        Args:
+          rows: as `lm.data.rows` reads them, cleaned.
+          batch_size: at a time; 0: the run's.
+
+        Raises:
+          UserError: for rows that don't fit the task.
+        """
+        encoded = self.task.encode(rows)
+        outputs = self._predicted(encoded, batch_size)
+        if self.calibrator is not None:
+            outputs = with_calibrator(outputs, self.calibrator)
+        return Measured(self.task.results(rows, encoded.examples, outputs), encoded.cut)
+
+    def _predicted(self, encoded: Encoded, batch_size: int = 0) -> list[dict[str, Any]]:
+        return self._outputs(self._predict, encoded.examples, self.task.axes, self.task.padding, batch_size)
+
+    @functools.cached_property
+    def _predict(self) -> Step:
+        return self._compiled(make_prediction_step(self.task))
+
+    def _encoded(self, rows: Sequence[Row], truncate: bool | None) -> Encoded:
+        """The rows' examples, with `config.task.truncate` as it is or as said."""
+        task = self.task
+        if truncate is None:
+            return task.encode(rows)
+        if hasattr(task, "truncate"):
+            return dataclasses.replace(task, truncate=truncate).encode(rows)
+        return dataclasses.replace(task, config=dataclasses.replace(task.config, truncate=truncate)).encode(rows)
+
+    def _rows(self, kind: str, **columns: Sequence[Any]) -> list[Row]:
+        """Rows without answers, cleaned as the run's own."""
+        values = [as_list(column, name) for name, column in columns.items()]
+        if len({len(column) for column in values}) > 1:
+            lengths = " and ".join(f"{len(column)} {name}" for name, column in zip(columns, values, strict=True))
+            raise UserError(f"there are {lengths}: give as many of each")
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+        cleaning = self.config.data.cleaning
+        return [clean_row({**row, "place": f"{kind} {number}"}, cleaning) for number, row in enumerate(rows, 1)]

@@ -1,0 +1,130 @@
+"""What an evaluation found, and the files that hold it.
+
+predictions/SPLIT.metrics.json  SPLIT.jsonl  SPLIT.npz  SPLIT.confusion.svg
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+
+from lm.calibration.binning import Binning, bin_totals
+from lm.calibration.errors import ece, ece_floor
+from lm.calibration.outcomes import outcomes
+from lm.calibration.predictions import Predictions
+from lm.evaluation.bootstrap import Interval, Metric, intervals, mean_metric
+from lm.evaluation.pictures import save_confusion_picture
+from lm.files import json_value, write_atomically, write_json
+from lm.runs.work_directory import WorkDirectory
+from lm.tasks.supervised import Results
+
+BINNING = Binning(15)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A metric as it was found.
+
+    Attributes:
+      value: NaN where it is not defined.
+      interval: 95%; None for a figure that is reported without one.
+    """
+
+    value: float
+    interval: Interval | None = None
+
+    def to_json(self) -> dict[str, float]:
+        """The value, and the ends of the interval if there is one."""
+        if self.interval is None:
+            return {"value": self.value}
+        return {"value": self.value, "low": self.interval.low, "high": self.interval.high}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The figures of one model on some rows.
+
+    Attributes:
+      split: name of the rows.
+      checkpoint: step of the model.
+      rows: how many.
+      metrics: by name, the most important first.
+      signatures: exactly how a metric was computed, where the field has a notation for it.
+      cut: how many rows were too long for the model and lost tokens.
+    """
+
+    split: str
+    checkpoint: int
+    rows: int
+    metrics: dict[str, Figure]
+    signatures: dict[str, str] = dataclasses.field(default_factory=dict)
+    cut: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What SPLIT.metrics.json holds."""
+        record: dict[str, Any] = {
+            "split": self.split,
+            "checkpoint": self.checkpoint,
+            "rows": self.rows,
+            "metrics": {name: figure.to_json() for name, figure in self.metrics.items()},
+        }
+        return record | ({"signatures": self.signatures} if self.signatures else {})
+
+
+def write_results(
+    results: Results, directory: WorkDirectory, split: str, resamples: int, step: int, cut: int = 0
+) -> Evaluation:
+    """Writes predictions/SPLIT.jsonl, .metrics.json and, for classes, .npz and a picture of the confusion matrix.
+
+    Args:
+      results: of the rows.
+      directory: of the run.
+      split: the beginning of the files' names.
+      resamples: for the intervals.
+      step: of the checkpoint.
+      cut: how many rows lost tokens.
+
+    Returns:
+      The figures: metrics with a 95% bootstrap interval over items, and ECE without one.
+    """
+    folder = directory.predictions
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = results.metrics
+    if results.predictions is not None:
+        metrics = {**metrics, **probability_metrics(results.predictions)}
+    found = intervals(metrics, resamples)
+    figures = {name: Figure(metric.value, found[name]) for name, metric in metrics.items()}
+    if results.predictions is not None:
+        # Without an interval: a binned error needs more than a bootstrap, and `experiments.calibrate` gives it.
+        of_all = calibration_metrics(results.predictions)
+        figures |= {name: Figure(of_all[name]) for name in ("ece", "ece_floor")}
+        results.predictions.save(folder / f"{split}.npz")
+    if results.confusion_CC is not None:
+        save_confusion_picture(results.confusion_CC, results.class_names, folder / f"{split}.confusion.svg")
+    lines = [json.dumps(json_value(record), ensure_ascii=False) for record in results.records]
+    write_atomically(folder / f"{split}.jsonl", "\n".join(lines) + "\n")
+    evaluation = Evaluation(split, step, len(results.records), figures, results.signatures, cut)
+    write_json(folder / f"{split}.metrics.json", evaluation.to_json())
+    return evaluation
+
+
+def calibration_metrics(predictions: Predictions) -> dict[str, float]:
+    """`loss` (mean NLL in nats), `confidence`, `ece` and `ece_floor` of predicted classes."""
+    found = outcomes(predictions.labels_N, logits=predictions.logits)
+    totals = bin_totals(found.confidence_N, found.correct_N, BINNING)
+    return {
+        "loss": float(np.mean(found.nll_N)),
+        "confidence": float(np.mean(found.confidence_N)),
+        "ece": float(ece(totals)),
+        "ece_floor": float(ece_floor(totals)),
+    }
+
+
+def probability_metrics(predictions: Predictions) -> dict[str, Metric]:
+    """`loss` and `confidence` as figures that know their uncertainty; items of one cluster are resampled together."""
+    found = outcomes(predictions.labels_N, logits=predictions.logits)
+    metrics = {"loss": mean_metric(found.nll_N), "confidence": mean_metric(found.confidence_N)}
+    if predictions.clusters_N is None:
+        return metrics
+    return {name: metric.in_clusters(predictions.clusters_N) for name, metric in metrics.items()}
