@@ -6,9 +6,9 @@ Axes: B rows, T positions, V vocabulary.
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 import lm
 from experiments import generate
@@ -48,79 +48,76 @@ def pretrained(tmp_path_factory):
     return train
 
 
-def softened(log_probs_TV, tokens_T, value):
-    return jax.nn.log_softmax(log_probs_TV / value, axis=-1)[np.arange(len(tokens_T)), tokens_T]
-
-
 def second_look(model, prompt, tokens):
     """The log-probabilities [T, V] by which a model chose tokens, from one pass over all of them."""
     (read,) = model.prompt_tokens([prompt])
-    variables = {"params": model.params}
     if model.config.model.architecture == "decoder":
-        logits_TV = model.model.apply(variables, np.array([[*read, *tokens]]))[0, len(read) - 1 : -1]
+        inputs, first = ([*read, *tokens],), len(read) - 1
     else:
-        seen = np.array([[model.tokenizer.end_of_text, *tokens[:-1]]])
-        logits_TV = model.model.apply(variables, np.array([read]), seen)[0]
-    known_1V = np.arange(logits_TV.shape[1])[None] < model.tokenizer.vocab_size
-    return jax.nn.log_softmax(jnp.where(known_1V, logits_TV, -jnp.inf), axis=-1)
+        inputs, first = (read, [model.tokenizer.end_of_text, *tokens[:-1]]), 0
+    logits_BTV = jax.jit(model.model.apply)({"params": model.params}, *(np.array([ids]) for ids in inputs))
+    logits_TV = np.array(logits_BTV[0, first : first + len(tokens)], np.float64)
+    logits_TV[:, model.tokenizer.vocab_size :] = -np.inf
+    return special.log_softmax(logits_TV, axis=-1)
 
 
+BEAMS = BeamSearchConfig(beams=2, max_new_tokens=5)
+# How to train, and how to write.
 RUNS = {
-    "causal": ("causal", "decoder"),
-    "span_corruption": ("span_corruption", "encoder_decoder"),
-    "completion": None,
-    "sequence_to_sequence": None,
+    "causal": ("decoder", SAMPLING),
+    "span_corruption": ("encoder_decoder", SAMPLING),
+    "completion": (None, BEAMS),
+    "sequence_to_sequence": (None, BEAMS),
 }
 
 
 @pytest.fixture(params=RUNS)
-def directory(request, pretrained, finetuned, here):
-    objective = RUNS[request.param]
-    return pretrained(*objective) if objective else here / finetuned(request.param)
+def directory_and_how(request, pretrained, finetuned, here):
+    architecture, how = RUNS[request.param]
+    return pretrained(request.param, architecture) if architecture else here / finetuned(request.param), how
 
 
-def test_log_probs_equal_a_second_look_raw_and_calibrated(directory):
+def test_log_probs_equal_a_second_look_raw_and_calibrated(directory_and_how):
+    directory, how = directory_and_how
     plain = lm.load(directory)
     assert isinstance(plain, LanguageModel)
-    calibrator = temperature(2.5, plain.config.model.vocab_size)
-    model = lm.load(directory, calibrator=calibrator)
-    for how in (SAMPLING, BeamSearchConfig(beams=2, max_new_tokens=5)):
-        written = model.generate(PROMPTS, how)
-        scored = model.log_probs(PROMPTS, [each.tokens for each in written])
-        for prompt, each, again in zip(PROMPTS, written, scored, strict=True):
-            expected_TV = second_look(model, prompt, each.tokens)
-            raw = np.asarray(expected_TV)[np.arange(each.tokens.size), each.tokens]
-            calibrated = softened(expected_TV, each.tokens, 2.5)
-            for found in (each, again):
-                np.testing.assert_allclose(found.log_probs, raw, rtol=1e-4, atol=1e-4)
-                np.testing.assert_allclose(found.calibrated_log_probs, calibrated, rtol=1e-4, atol=1e-4)
-            assert each.confidence == pytest.approx(np.exp(np.mean(calibrated)), rel=1e-3)
-            assert np.abs(each.log_probs - each.calibrated_log_probs).max() > 1e-3
-        (first, *_) = plain.log_probs(PROMPTS, [each.tokens for each in written])
-        np.testing.assert_allclose(first.log_probs, written[0].log_probs, rtol=1e-4, atol=1e-4)
-        assert first.calibrated_log_probs is None
+    model = lm.load(directory, calibrator=temperature(2.5, plain.config.model.vocab_size))
+    written = model.generate(PROMPTS, how)
+    scored = model.log_probs(PROMPTS, [each.tokens for each in written])
+    without = plain.log_probs(PROMPTS, [each.tokens for each in written])
+    for prompt, each, again, uncalibrated in zip(PROMPTS, written, scored, without, strict=True):
+        expected_TV, chosen = second_look(model, prompt, each.tokens), (np.arange(each.tokens.size), each.tokens)
+        calibrated_T = special.log_softmax(expected_TV / 2.5, axis=-1)[chosen]
+        for found in (each, again):
+            np.testing.assert_allclose(found.log_probs, expected_TV[chosen], rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(found.calibrated_log_probs, calibrated_T, rtol=1e-4, atol=1e-4)
+        assert each.confidence == pytest.approx(np.exp(np.mean(calibrated_T)), rel=1e-3)
+        assert np.abs(each.log_probs - each.calibrated_log_probs).max() > 1e-3
+        np.testing.assert_allclose(uncalibrated.log_probs, each.log_probs, rtol=1e-4, atol=1e-4)
+        assert uncalibrated.calibrated_log_probs is None
 
 
-def test_texts_and_their_end(directory):
+def test_texts_and_their_end(directory_and_how):
+    directory, how = directory_and_how
     model = lm.load(directory)
     end = model.tokenizer.end_of_text
-    written = model.generate(PROMPTS, BeamSearchConfig(beams=1, max_new_tokens=5))
-    for prompt, each in zip(PROMPTS, written, strict=True):
+    keeps_marks = "objective" in vars(model.config) and model.config.objective.name == "span_corruption"
+    for prompt, each in zip(PROMPTS, model.generate(PROMPTS, how), strict=True):
         assert each.prompt == prompt
         assert each.finished == (each.tokens[-1] == end)
         body = each.tokens[:-1] if each.finished else each.tokens
-        specials = isinstance(model, TaskLanguageModel) or model.config.model.architecture == "decoder"
-        assert each.text == model.tokenizer.decode(body.tolist(), skip_special_tokens=specials)
-    open_, ended = (model.log_probs(PROMPTS[:1], ["it"], finished=finished)[0] for finished in (False, True))
+        assert each.text == model.tokenizer.decode(body.tolist(), skip_special_tokens=not keeps_marks)
+    open_, ended = (model.log_probs(["it", "is"], ["it", "is"], finished)[0] for finished in (False, True))
     assert ended.tokens.tolist() == [*open_.tokens.tolist(), end]
     np.testing.assert_allclose(ended.log_probs[:-1], open_.log_probs, rtol=1e-4)
-
-
-def test_several_samples_stand_beside_each_other(directory):
-    model = lm.load(directory)
-    written = model.generate(PROMPTS, SamplingConfig(max_new_tokens=3, samples=2))
-    assert [each.prompt for each in written] == [prompt for prompt in PROMPTS for _ in range(2)]
     assert model.generate([]) == model.log_probs([], []) == []
+
+
+def test_several_samples_stand_beside_each_other(pretrained):
+    model = lm.load(pretrained("causal", "decoder"))
+    written = model.generate(["it", "is"], SamplingConfig(max_new_tokens=5, samples=2))
+    assert [each.prompt for each in written] == ["it", "it", "is", "is"]
+    assert written[0].tokens.tolist() != written[1].tokens.tolist()
 
 
 @pytest.mark.parametrize("kind", ["completion", "sequence_to_sequence"])
@@ -154,7 +151,7 @@ def test_a_masked_model_fills_its_masks(pretrained):
     assert [len(first), len(second)] == [1, 2]
     ids = [model.tokenizer.special_id(name) for name in ("[CLS]", "[MASK]", "[SEP]")]
     tokens = [ids[0], *model.tokenizer.encode("the"), ids[1], *model.tokenizer.encode(" it"), ids[2]]
-    logits_V = model.model.apply({"params": model.params}, np.array([tokens]))[0, tokens.index(ids[1])]
+    logits_V = jax.jit(model.model.apply)({"params": model.params}, np.array([tokens]))[0, tokens.index(ids[1])]
     p_V = np.asarray(jax.nn.softmax(logits_V))
     np.testing.assert_allclose(first[0].probabilities, np.sort(p_V)[::-1][:3], rtol=1e-4)
     assert first[0].calibrated_probabilities is None
