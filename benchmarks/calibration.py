@@ -184,14 +184,8 @@ def print_statistics(replications: int) -> None:
     """Rejection rate of the floor's test at 5%, and coverage of the 95% interval, over synthetic models."""
     from lm.calibration.binning import Binning, bin_totals
     from lm.calibration.errors import ece
-    from lm.calibration.significance import (
-        Resampler,
-        bin_features,
-        error_interval,
-        floor_of,
-        null_totals,
-        totals_of_sums,
-    )
+    from lm.calibration.noise_floor import bin_features, error_interval, floor_of, null_totals, totals_of_sums
+    from lm.statistics.resampling import Resampler
 
     truths = {
         "calibrated": lambda c: c,

@@ -8,7 +8,9 @@ compared is a way of training and not one draw of it:
 python -m experiments.compare --one=runs/a_0 --one=runs/a_1 --one=runs/a_2 --other=runs/b_0 --other=runs/b_1
 """
 
+import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +23,10 @@ from lm.calibration.outcomes import outcomes
 from lm.calibration.predictions import Predictions
 from lm.command_line import run
 from lm.errors import UserError
-from lm.evaluation.bootstrap import Difference, Metric, SeedSummary, mean_metric, paired_difference, seed_summary
+from lm.files import json_value
 from lm.runs.work_directory import WorkDirectory
+from lm.statistics.comparisons import Difference, paired_mean_difference
+from lm.statistics.seeds import SeedSummary, seed_summary
 
 METRICS = ("accuracy", "loss")
 
@@ -43,7 +47,8 @@ def main(values: flags.FlagValues) -> None:
         )
     found = compare(values.one, values.other, values.split)
     if values.json:
-        print(json.dumps({name: [each.__dict__ for each in figures] for name, figures in found.items()}))
+        figures = {name: [dataclasses.asdict(each) for each in of_name] for name, of_name in found.items()}
+        print(json.dumps(json_value(figures), allow_nan=False))
     else:
         Console().print(as_table(found, values.split))
 
@@ -53,8 +58,8 @@ def compare(
 ) -> dict[str, tuple[SeedSummary, SeedSummary, Difference]]:
     """Each metric of both sides over their seeds, and the paired difference, other minus one.
 
-    A row counts with its mean over the seeds of a side; the bootstrap draws rows (or clusters of rows), so its interval
-    is about other rows like these. That seeds differ too is what the standard errors of the sides tell.
+    A row counts with its mean over the seeds of a side; interval and p-value are Student's t over rows (or clusters of
+    rows), so they are about other rows like these. The standard errors of the sides show how much seeds differ.
 
     Raises:
       UserError: if predictions are missing or are not of the same rows.
@@ -68,8 +73,8 @@ def compare(
     for name in METRICS:
         values = [np.stack([_per_row(predictions, name) for predictions in side]) for side in sides]
         summaries = [seed_summary(side_SN.mean(axis=1).tolist()) for side_SN in values]
-        metrics: list[Metric] = [mean_metric(side_SN.mean(axis=0)) for side_SN in values]
-        found[name] = (*summaries, paired_difference(*metrics, clusters_N=first.clusters_N))
+        rows = [side_SN.mean(axis=0) for side_SN in values]
+        found[name] = (*summaries, paired_mean_difference(*rows, clusters_N=first.clusters_N))
     return found
 
 
@@ -84,10 +89,19 @@ def as_table(found: dict[str, tuple[SeedSummary, SeedSummary, Difference]], spli
             _with_error(one),
             _with_error(other),
             f"{difference.value:+.4f}",
-            f"{difference.low:+.4f} to {difference.high:+.4f}",
-            f"{difference.p:.3f}",
+            "-" if math.isnan(difference.low) else f"{difference.low:+.4f} to {difference.high:+.4f}",
+            format_p(difference.p),
         )
+    if any(math.isnan(difference.p) for *_, difference in found.values()):
+        table.caption = "p and intervals need at least two rows, or two clusters of rows"
     return table
+
+
+def format_p(p: float) -> str:
+    """Such as "0.041" or "<0.001"; "-" where there is none."""
+    if math.isnan(p):
+        return "-"
+    return "<0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 def _load(directory: str, split: str) -> Predictions:

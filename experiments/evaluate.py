@@ -22,7 +22,6 @@ from lm.configuration import from_config_dict, to_config_dict
 from lm.data.rows import Row, read_examples, read_source
 from lm.data.store import build_corpus
 from lm.errors import UserError
-from lm.evaluation.bootstrap import Interval
 from lm.inference.load import load
 from lm.inference.model_in_use import ModelInUse
 from lm.inference.task_model import TaskModel
@@ -30,6 +29,7 @@ from lm.runs.config import FinetuneConfig
 from lm.runs.results import Evaluation, Figure, write_results
 from lm.runs.state import TrainState
 from lm.runs.work_directory import WorkDirectory
+from lm.statistics.intervals import Interval
 from lm.tasks.registry import columns_of
 from lm.training.evaluation import make_validation
 from lm.training.partitioning import one_device_partitioner

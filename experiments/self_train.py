@@ -11,6 +11,7 @@ command goes on where it was stopped.
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -27,7 +28,6 @@ from lm.data.store import build_corpus
 from lm.data.windows import mixed_rows
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
-from lm.evaluation.bootstrap import Difference, paired_difference
 from lm.files import read_json, write_atomically, write_json
 from lm.inference.language_models import LanguageModel
 from lm.inference.load import load
@@ -35,6 +35,7 @@ from lm.runs.config import FREE_TO_CHANGE, OptimizerConfig, PretrainConfig, Trai
 from lm.runs.state import TrainState
 from lm.runs.trained_run import TrainedRun, load_run, told_of_source
 from lm.runs.work_directory import WorkDirectory
+from lm.statistics.comparisons import Difference, paired_difference
 from lm.training.evaluation import loss_by_window
 from lm.training.loop import check_batch_size
 from lm.training.partitioning import make_partitioner, one_device_partitioner
@@ -228,9 +229,13 @@ def report(losses: dict[str, list[dict[str, float]]], change: Difference, workdi
                 f"{100 * found['validation/ece']:.2f}",
             )
     console.print(table)
+    sure = (
+        "one validation window: no interval"
+        if math.isnan(change.p)
+        else f"95% interval {change.low:+.4f} to {change.high:+.4f}, p = {change.p:.3f}; paired over the same windows"
+    )
     console.print(
-        f"self-training less its control, after the last round: {change.value:+.4f} nats a token (95% interval "
-        f"{change.low:+.4f} to {change.high:+.4f}, p = {change.p:.3f}; bootstrap over the same validation windows)",
+        f"self-training less its control, after the last round: {change.value:+.4f} nats a token ({sure})",
         highlight=False,
         soft_wrap=True,
     )

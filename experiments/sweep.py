@@ -34,6 +34,7 @@ from lm.runs.config import (
     SamplesConfig,
 )
 from lm.runs.work_directory import WorkDirectory
+from lm.statistics.directions import BETTER, is_lower_better
 from lm.sweeps.report import as_csv, as_table, command, conclusion, rows_of, save_picture
 from lm.sweeps.search_space import Parameter, Values, format_values, grid, load_base, read_space, with_values
 from lm.sweeps.study import (
@@ -48,7 +49,7 @@ from lm.sweeps.study import (
     Trial,
     work,
 )
-from lm.training.loop import LOWER_IS_BETTER, Outcome
+from lm.training.loop import Outcome
 
 OnMetrics = Callable[[int, dict[str, float]], None]
 TrainRun = Callable[[RunConfig, WorkDirectory, Console, OnMetrics | None], Outcome]
@@ -213,7 +214,7 @@ def make_search(config: SweepConfig, base: RunConfig) -> Search:
         config.method,
         config.trials,
         metric,
-        minimize=metric in LOWER_IS_BETTER,
+        minimize=is_lower_better(metric, "config.metric" if config.metric else "config.training.best_metric"),
         pruning=config.pruning,
         evaluations=getattr(base, "epochs", 0) or math.ceil(training.steps / training.evaluate_every),
         seed=config.seed,
@@ -291,7 +292,7 @@ class Runs:
     def _without_prefix(self, validation: Metrics) -> Metrics:
         metrics = {name.removeprefix("validation/"): value for name, value in validation.items()}
         if self._search.metric not in metrics:
-            known = ", ".join(name for name in metrics if "/" not in name)
+            known = ", ".join(name for name in metrics if name in BETTER)
             raise UserError(f"config.metric={self._search.metric} is not logged by this run; choose one of {known}")
         return metrics
 

@@ -6,7 +6,6 @@ Axes: N items, R resamples.
 import csv
 import dataclasses
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ import numpy as np
 from lm.calibration.binning import Binning, bin_totals
 from lm.calibration.calibrators import CALIBRATORS
 from lm.calibration.errors import ece
+from lm.calibration.noise_floor import null_totals
 from lm.calibration.outcomes import outcomes
 from lm.calibration.predictions import Predictions
-from lm.calibration.significance import null_totals
 from lm.errors import UserError
+from lm.statistics.seeds import seed_summary
 
 # The paper's columns.
 COLUMNS = ("uncalibrated", "histogram", "isotonic", "BBQ", "temperature", "vector", "matrix")
@@ -88,9 +88,9 @@ def make_row(name: str, config: RowConfig, files: Sequence[tuple[Path, Path]]) -
     for method, (label, column) in METHODS.items():
         cell = {"name": method, "label": label}
         for key in ("ece", "floor", "error"):
-            values = 100 * np.array([seed[method][key] for seed in found])
-            cell[key] = float(values.mean())
-            cell[f"{key}_stderr"] = float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else None
+            summary = seed_summary([100 * seed[method][key] for seed in found])
+            cell[key] = summary.mean
+            cell[f"{key}_stderr"] = summary.standard_error if summary.seeds > 1 else None
         place = COLUMNS.index(column)
         cell |= {"published_ece": config.published_ece[place], "published_error": config.published_error[place]}
         methods.append(cell)

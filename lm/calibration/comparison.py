@@ -14,23 +14,14 @@ from lm.calibration.binning import Binning, BinTotals, bin_totals, equal_mass
 from lm.calibration.calibrators import CALIBRATORS, Fitted, fit
 from lm.calibration.logits import Logits, whole
 from lm.calibration.metrics import METRICS, Metric
+from lm.calibration.noise_floor import Floor, error_interval, floor_of, null_totals, observed_totals
 from lm.calibration.outcomes import Outcomes, outcomes
 from lm.calibration.predictions import Predictions, check_disjoint
+from lm.calibration.resampled_errors import BINNED, Resamplable, Sums, binned_sums, classwise_sums, smooth_sums
 from lm.calibration.results import Bin, Comparison, Entry, Items, Method, Settings
-from lm.calibration.significance import (
-    Floor,
-    Resampler,
-    bias_corrected_interval,
-    bin_features,
-    error_interval,
-    floor_of,
-    mean_interval,
-    null_totals,
-    paired_difference,
-    paired_mean_difference,
-    totals_of_sums,
-    wilson_interval,
-)
+from lm.statistics.comparisons import paired_mean_difference, resampled_difference
+from lm.statistics.intervals import bias_corrected_interval, mean_interval, share_interval, wilson_interval
+from lm.statistics.resampling import Resampler
 
 _MEANS = {
     "nll": "nll_N",
@@ -40,7 +31,7 @@ _MEANS = {
     "entropy": "entropy_N",
 }
 _LARGEST_CLASSWISE = 2**26  # probabilities held at once
-_LARGEST_CLASSWISE_FEATURES = 2**25
+_LARGEST_CLASSWISE_RESAMPLED = 2**21
 
 
 def compare(
@@ -142,6 +133,7 @@ def _column(metric: Metric, settings: Settings) -> Metric:
         specification = {"interval": "Student's t over items, or over clusters where there are any"}
     else:
         specification["interval"] = f"bias-corrected bootstrap, {settings.resamples} resamples"
+        specification["p of a change"] = "swapping the two models' items, or clusters where there are any"
     return dataclasses.replace(metric, long=long, specification=specification)
 
 
@@ -156,19 +148,23 @@ class _Measured:
     values: dict[str, float]
     resampled: dict[str, np.ndarray]
     floors: dict[str, Floor]
+    items: Resamplable
+    resampler: Resampler
     clusters_N: np.ndarray | None
     level: float
 
     def entries(self, before: "_Measured | None") -> dict[str, Entry]:
         """Every metric, beside those before calibration if they are given."""
-        return {name: self._entry(name, before) for name in self.values}
+        swapped = {} if before is None else self.items.swapped_differences(before.items, self.resampler)
+        return {name: self._entry(name, before, swapped) for name in self.values}
 
-    def _entry(self, name: str, before: "_Measured | None") -> Entry:
+    def _entry(self, name: str, before: "_Measured | None", swapped: dict[str, np.ndarray]) -> Entry:
         value, floor = self.values[name], self.floors.get(name)
         interval, difference = None, None
         if name in _MEANS:
             per_item = getattr(self.found, _MEANS[name])
-            interval = mean_interval(per_item, self.clusters_N, self.level)
+            interval_of = share_interval if name == "accuracy" else mean_interval
+            interval = interval_of(per_item, self.clusters_N, self.level)
             if before is not None:
                 difference = paired_mean_difference(
                     getattr(before.found, _MEANS[name]), per_item, self.clusters_N, self.level
@@ -182,9 +178,8 @@ class _Measured:
                 else error_interval(value, resampled_R, floor, self.level)
             )
             if before is not None:
-                difference = paired_difference(
-                    before.values[name], value, before.resampled[name], resampled_R, self.level
-                )
+                change_R = resampled_R - before.resampled[name]
+                difference = resampled_difference(value - before.values[name], change_R, swapped[name], self.level)
         return Entry(value, interval, floor, difference)
 
     def bins(self) -> tuple[Bin, ...]:
@@ -230,6 +225,11 @@ class _Measurer:
         found = outcomes(self._labels_N, logits=logits)
         confidence_N, correct_N = found.confidence_N, found.correct_N
         binnings = {"equal_width": Binning(settings.bins), "equal_mass": equal_mass(confidence_N, settings.bins)}
+        sums = [
+            *(binned_sums(confidence_N, correct_N, *each, settings.bins) for each in binnings.items()),
+            smooth_sums(confidence_N, correct_N),
+        ]
+        binnings["fine"] = Binning(errors.GRID)
         totals = {scheme: bin_totals(confidence_N, correct_N, binning) for scheme, binning in binnings.items()}
         null = {
             scheme: null_totals(
@@ -240,12 +240,14 @@ class _Measurer:
                 rng=np.random.default_rng(settings.seed + 1),
                 clusters_N=self._clusters_N,
             )
-            for scheme, binning in {**binnings, "fine": Binning(errors.GRID)}.items()
+            for scheme, binning in binnings.items()
         }
-        binned = {"ece_equal_mass": (errors.ece, "equal_mass")}
-        binned |= {name: (function, "equal_width") for name, function in errors.BINNED_ERRORS.items()}
-        values = {name: float(function(totals[scheme])) for name, (function, scheme) in binned.items()}
-        floors = {name: floor_of(values[name], function(null[scheme])) for name, (function, scheme) in binned.items()}
+        values = {name: float(function(totals[scheme])) for name, (function, scheme) in BINNED.items()}
+        observed = {scheme: observed_totals(confidence_N, correct_N, binning) for scheme, binning in binnings.items()}
+        floors = {
+            name: floor_of(float(function(observed[scheme])), function(null[scheme]))
+            for name, (function, scheme) in BINNED.items()
+        }
 
         ranking = scores.Ranking.of(confidence_N)
         cumulative = errors.cumulative_error(confidence_N, correct_N)
@@ -255,83 +257,49 @@ class _Measurer:
             "auroc": float(scores.auroc(ranking, correct_N)),
             "aurc": float(scores.aurc(ranking, correct_N)),
         }
-        residuals_RM = (null["fine"].correct - null["fine"].confidence) / len(confidence_N)
-        floors["smooth_ece"] = floor_of(values["smooth_ece"], errors.smooth_ece_of_residuals(residuals_RM))
+        # By the same sums over cells as the draws, whose smooth error differs from the exact one by less than 1e-5.
+        residuals_M, residuals_RM = (
+            (fine.correct - fine.confidence) / len(confidence_N) for fine in (observed["fine"], null["fine"])
+        )
+        smooth = errors.smooth_ece_of_residuals
+        floors["smooth_ece"] = floor_of(float(smooth(residuals_M)), smooth(residuals_RM))
         # The grid sees the sum at its 1,024 edges alone, too few where confidences crowd; only clusters need it.
         floors["ks"] = cumulative.floor
         if self._clusters_N is not None:
-            floors["ks"] = floor_of(values["ks"], np.abs(np.cumsum(residuals_RM, axis=1)).max(axis=1))
+            floors["ks"] = floor_of(_largest_sum(residuals_M), _largest_sum(residuals_RM))
         values |= {name: float(np.mean(getattr(found, field), dtype=np.float64)) for name, field in _MEANS.items()}
-        resampled = self._resample(confidence_N, correct_N, binnings, binned, ranking)
-        self._classwise(logits, values, resampled, floors)
+        sums += self._classwise(logits, values, floors)
+        items = Resamplable(tuple(sums), confidence_N, correct_N)
         return _Measured(
             found=found,
             totals=totals["equal_width"],
             binning=binnings["equal_width"],
             null=null["equal_width"],
             values={metric.name: values[metric.name] for metric in METRICS if metric.name in values},
-            resampled=resampled,
+            resampled=items.resampled(self._resampler),
             floors=floors,
+            items=items,
+            resampler=self._resampler,
             clusters_N=self._clusters_N,
             level=settings.level,
         )
 
-    def _resample(
-        self,
-        confidence_N: np.ndarray,
-        correct_N: np.ndarray,
-        binnings: dict[str, Binning],
-        binned: dict[str, tuple[Callable, str]],
-        ranking: scores.Ranking,
-    ) -> dict[str, np.ndarray]:
-        features = {
-            scheme: bin_features(confidence_N, correct_N, binning).astype(np.float32)
-            for scheme, binning in binnings.items()
-        }
-        cells = errors.GridCells.of(confidence_N)
-        residual_N = np.asarray(correct_N, np.float64) - confidence_N
-        names = [*binned, "smooth_ece", "ks", "auroc", "aurc"]
+    def _classwise(self, logits: Logits, values: dict[str, float], floors: dict[str, Floor]) -> list[Sums]:
+        """Adds the classwise error where its [N, C] probabilities can be held, and its floor where it is resampled.
 
-        def evaluate(weights_rN: np.ndarray) -> np.ndarray:
-            totals = {scheme: totals_of_sums(weights_rN @ x_NF) for scheme, x_NF in features.items()}
-            columns = [function(totals[scheme]) for function, scheme in binned.values()]
-            residuals_rN = weights_rN * (residual_N / weights_rN.sum(axis=1, keepdims=True))
-            grid = np.stack([cells.share(row) for row in residuals_rN])
-            columns.append(errors.smooth_ece_of_residuals(grid))
-            by_confidence_rG = ranking.group_sums(residuals_rN)[:, ::-1]  # rising; equal confidences enter together
-            columns.append(np.abs(np.cumsum(by_confidence_rG, axis=1)).max(axis=1))
-            columns.append(scores.auroc(ranking, correct_N, weights_rN))
-            columns.append(scores.aurc(ranking, correct_N, weights_rN))
-            return np.stack(columns, axis=1)
-
-        return dict(zip(names, self._resampler.evaluate(evaluate).T, strict=True))
-
-    def _classwise(
-        self,
-        logits: Logits,
-        values: dict[str, float],
-        resampled: dict[str, np.ndarray],
-        floors: dict[str, Floor],
-    ) -> None:
-        """Adds the classwise error where its [N, C] probabilities can be held, and its interval likewise."""
+        Returns:
+          What the error is resampled from; empty where that would take too much memory.
+        """
         items, classes = logits.shape
         if items * classes > _LARGEST_CLASSWISE:
-            return
+            return []
         bins = self._settings.bins
         probabilities_NC = np.asarray(jax.nn.softmax(whole(logits), axis=-1))
         totals = errors.class_bin_totals(self._labels_N, probabilities_NC, bins)
         values["classwise_ece"] = float(errors.ece(totals).mean())
-        if items * classes * bins > _LARGEST_CLASSWISE_FEATURES:
-            return
-        cell_NC = np.asarray(Binning(bins).index(probabilities_NC)) + bins * np.arange(classes)
-        residuals_NF = np.zeros((items, classes * bins), np.float32)
+        if items * classes > _LARGEST_CLASSWISE_RESAMPLED:
+            return []
         is_class_NC = self._labels_N[:, None] == np.arange(classes)
-        np.put_along_axis(residuals_NF, cell_NC, is_class_NC - probabilities_NC, axis=1)
-
-        def evaluate(weights_rN: np.ndarray) -> np.ndarray:
-            return np.abs(weights_rN @ residuals_NF).sum(axis=1) / (classes * weights_rN.sum(axis=1))
-
-        resampled["classwise_ece"] = self._resampler.evaluate(evaluate)
         # Each class's floor by itself: their mean is exact, its spread as if classes were independent of each other.
         rng = np.random.default_rng(self._settings.seed + 1)
         null_RC = np.stack(
@@ -351,3 +319,9 @@ class _Measurer:
             axis=1,
         )
         floors["classwise_ece"] = floor_of(values["classwise_ece"], null_RC.mean(axis=1))
+        return [classwise_sums(self._labels_N, probabilities_NC, bins)]
+
+
+def _largest_sum(residuals: np.ndarray) -> np.ndarray:
+    """The largest |cumulative sum| of residuals over cells, [..., M] to [...]."""
+    return np.abs(np.cumsum(residuals, axis=-1)).max(axis=-1)

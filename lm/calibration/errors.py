@@ -17,8 +17,8 @@ from scipy import fft, special
 
 from lm.calibration.binning import Binning, BinTotals, bin_totals, equal_mass
 from lm.calibration.logits import Logits, whole
+from lm.calibration.noise_floor import Floor
 from lm.calibration.outcomes import top_label
-from lm.calibration.significance import Floor
 
 
 def ece(totals: BinTotals) -> np.ndarray:

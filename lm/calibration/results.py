@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm.calibration.metrics import Metric
-from lm.calibration.significance import Difference, Floor, Interval
+from lm.calibration.noise_floor import Floor
 from lm.files import json_value
+from lm.statistics.comparisons import Difference
+from lm.statistics.intervals import Interval
 
 
 @dataclasses.dataclass(frozen=True)

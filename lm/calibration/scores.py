@@ -75,7 +75,22 @@ class Ranking:
 
     def group_sums(self, values: np.ndarray) -> np.ndarray:
         """Sums of [..., N] over each group, [..., G]."""
-        return np.add.reduceat(values[..., self.order_N], self.starts_G, axis=-1)
+        ordered = values[..., self.order_N]
+        if self.starts_G.size == self.order_N.size:
+            return ordered
+        return np.add.reduceat(ordered, self.starts_G, axis=-1)
+
+    def right_and_wrong(self, correct_N: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """How much of each group is right and how much is wrong, [..., G] each.
+
+        Args:
+          correct_N: in [0, 1].
+          weight: how often each item counts, [..., N]; None: once.
+        """
+        correct_N = np.asarray(correct_N, np.float64)
+        weight = np.ones_like(correct_N) if weight is None else weight
+        right = self.group_sums(weight * correct_N)
+        return right, self.group_sums(weight) - right
 
 
 def auroc(ranking: Ranking, correct_N: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
@@ -89,10 +104,15 @@ def auroc(ranking: Ranking, correct_N: np.ndarray, weight: np.ndarray | None = N
     Returns:
       [...].
     """
-    right, wrong = _right_and_wrong(ranking, correct_N, weight)
-    wrong_below = wrong.sum(axis=-1, keepdims=True) - np.cumsum(wrong, axis=-1)
-    pairs = right.sum(axis=-1) * wrong.sum(axis=-1)
-    concordant = (right * (wrong_below + 0.5 * wrong)).sum(axis=-1)
+    return auroc_of_groups(*ranking.right_and_wrong(correct_N, weight))
+
+
+def auroc_of_groups(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """`auroc` from what is right and wrong in each group of equal confidence, in falling order, [..., G]."""
+    wrong_up_to = np.cumsum(wrong, axis=-1)
+    all_wrong = wrong_up_to[..., -1]
+    pairs = right.sum(axis=-1) * all_wrong
+    concordant = (right * (all_wrong[..., None] - wrong_up_to + 0.5 * wrong)).sum(axis=-1)
     return np.where(pairs > 0, concordant / np.where(pairs > 0, pairs, 1), np.nan)
 
 
@@ -103,21 +123,27 @@ def aurc(ranking: Ranking, correct_N: np.ndarray, weight: np.ndarray | None = No
     hundred items can give 0.12 or 0.45). Arguments and result as for `auroc`; with weights the average is over groups
     of equal confidence, each with its weight.
     """
-    right, wrong = _right_and_wrong(ranking, correct_N, weight)
+    return aurc_of_groups(*ranking.right_and_wrong(correct_N, weight))
+
+
+def aurc_of_groups(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """`aurc` from what is right and wrong in each group of equal confidence, in falling order, [..., G]."""
     size = right + wrong
     after, errors_after = np.cumsum(size, axis=-1), np.cumsum(wrong, axis=-1)
-    before, errors_before = after - size, errors_after - wrong
-    # Within a group the risk at k = before + j is (errors_before + j * rate) / k; its sum over j has logarithms
-    # (harmonic numbers) in it.
+    # Within a group the risk at k = before + j is (errors_before + j * rate) / k; its sum over j has harmonic numbers
+    # in it. Weights are whole numbers, so a table has them all.
     rate = wrong / np.where(size > 0, size, 1)
-    harmonic = digamma(after + 1) - digamma(before + 1)
-    area = np.where(size > 0, rate * size + (errors_before - rate * before) * harmonic, 0.0)
+    table = digamma(np.arange(1, np.rint(after[..., -1].max()) + 2))
+    harmonic_after = table[np.rint(after).astype(np.int32)]
+    harmonic_before = np.concatenate([np.full_like(after[..., :1], table[0]), harmonic_after[..., :-1]], axis=-1)
+    errors_without_rate = errors_after - wrong - rate * (after - size)
+    area = wrong + errors_without_rate * (harmonic_after - harmonic_before)
     return area.sum(axis=-1) / after[..., -1]
 
 
 def risk_coverage(ranking: Ranking, correct_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The curve at the end of each group: (coverage, error rate among what is covered), [G] each."""
-    right, wrong = _right_and_wrong(ranking, correct_N, None)
+    right, wrong = ranking.right_and_wrong(correct_N)
     covered = np.cumsum(right + wrong)
     return covered / covered[-1], np.cumsum(wrong) / covered
 
@@ -126,16 +152,8 @@ def accuracy_at_coverage(ranking: Ranking, correct_N: np.ndarray, coverage: floa
     """Accuracy of the `coverage` share of items with the highest confidence, equal confidences shared evenly."""
     if not 0 < coverage <= 1:
         raise ValueError(f"coverage must be in (0, 1], got {coverage}")
-    right, wrong = _right_and_wrong(ranking, correct_N, None)
+    right, wrong = ranking.right_and_wrong(correct_N)
     wanted = coverage * len(correct_N)
     size = right + wrong
     taken = np.clip(wanted - (np.cumsum(size) - size), 0, size)
     return float((taken * right / size).sum() / wanted)
-
-
-def _right_and_wrong(
-    ranking: Ranking, correct_N: np.ndarray, weight: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    correct_N = np.asarray(correct_N, np.float64)
-    weight = np.ones_like(correct_N) if weight is None else weight
-    return ranking.group_sums(weight * correct_N), ranking.group_sums(weight * (1 - correct_N))

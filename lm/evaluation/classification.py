@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lm.errors import UserError
-from lm.evaluation.bootstrap import Metric, divide, sum_by_cluster
+from lm.statistics.metrics import SHARE, Metric, Ratio, divide
+from lm.statistics.resampling import sum_by_cluster
 
 # Scores by name, each from counts [...]: matched, predicted, true.
 SCORES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
@@ -46,12 +47,12 @@ def classification_metrics(
     statistics_NK = np.concatenate([is_label_NC & is_predicted_NC, is_predicted_NC, is_label_NC], axis=1)
     if clusters_N is not None:
         statistics_NK = sum_by_cluster(statistics_NK, clusters_N)
-    metric = functools.partial(Metric, statistics_NK)
+    metric = functools.partial(Metric, statistics_NK, better="higher", limits=SHARE)
     metrics = {
-        "accuracy": metric(_accuracy),
+        "accuracy": metric(Ratio(range(classes), range(2 * classes, 3 * classes))),
         **{f"{name}_macro": metric(functools.partial(_macro, name)) for name in ("f1", "precision", "recall")},
         "f1_micro": metric(_micro_f1),
-        "matthews": metric(_matthews),
+        "matthews": metric(_matthews, limits=(-1.0, 1.0)),
     }
     for index, class_name in enumerate(class_names):
         for name in SCORES:
@@ -87,11 +88,6 @@ def _counts(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How many items of each class are matched, predicted and true, [..., C] each."""
     matched, predicted, true = np.split(sums, 3, axis=-1)
     return matched, predicted, true
-
-
-def _accuracy(sums: np.ndarray) -> np.ndarray:
-    matched, _, true = _counts(sums)
-    return divide(matched.sum(axis=-1), true.sum(axis=-1), math.nan)
 
 
 def _micro_f1(sums: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
 from lm.errors import UserError
-from lm.evaluation.bootstrap import Metric, mean_metric
+from lm.statistics.metrics import SHARE, Metric, mean_metric
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
@@ -42,7 +42,7 @@ def generation_metrics(hypotheses: Sequence[str], references: Sequence[str | Seq
         "bleu": _corpus_metric(BLEU(), hypotheses, references),
         "chrf": _corpus_metric(CHRF(), hypotheses, references),
         **_rouge(pairs),
-        "exact_match": mean_metric([text.strip() in {each.strip() for each in gold} for text, gold in pairs]),
+        "exact_match": _mean([text.strip() in {each.strip() for each in gold} for text, gold in pairs]),
     }
 
 
@@ -72,7 +72,7 @@ def _corpus_metric(scorer: BLEU | CHRF, hypotheses: Sequence[str], references: l
         rows = sums.reshape(-1, sums.shape[-1]).tolist()
         return np.array([scorer._compute_score_from_stats(row).score for row in rows]).reshape(sums.shape[:-1])
 
-    return Metric(statistics_NK, of_sums)
+    return Metric(statistics_NK, of_sums, better="higher", limits=(0.0, 100.0))
 
 
 def _rouge(pairs: list[tuple[str, list[str]]]) -> dict[str, Metric]:
@@ -80,4 +80,8 @@ def _rouge(pairs: list[tuple[str, list[str]]]) -> dict[str, Metric]:
 
     scorer = rouge_scorer.RougeScorer(_ROUGE, tokenizer=tokenizers.DefaultTokenizer(use_stemmer=True))
     scores = [scorer.score_multi(gold, text) for text, gold in pairs]
-    return {name: mean_metric([score[name].fmeasure for score in scores]) for name in _ROUGE}
+    return {name: _mean([score[name].fmeasure for score in scores]) for name in _ROUGE}
+
+
+def _mean(values_N: Sequence[float]) -> Metric:
+    return mean_metric(values_N, better="higher", limits=SHARE)

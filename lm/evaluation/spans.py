@@ -3,6 +3,7 @@
 Axes: N questions.
 """
 
+import functools
 import re
 import string
 from collections import Counter
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lm.errors import UserError
-from lm.evaluation.bootstrap import Metric, mean_metric
+from lm.statistics.metrics import SHARE, Metric, mean_metric
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -43,10 +44,11 @@ def span_metrics(predicted_texts: Sequence[str], gold_answer_lists: Sequence[Seq
         "f1": [max(_word_f1(predicted, answer) for answer in _acceptable(gold)) for predicted, gold in pairs],
     }
     has_answer_N = np.array([any(gold) for gold in gold_answer_lists], bool)
-    metrics = {name: mean_metric(score_N) for name, score_N in scores.items()}
+    mean = functools.partial(mean_metric, better="higher", limits=SHARE)
+    metrics = {name: mean(score_N) for name, score_N in scores.items()}
     if has_answer_N.any() and not has_answer_N.all():
         for part, member_N in (("has_answer", has_answer_N), ("no_answer", ~has_answer_N)):
-            metrics.update({f"{name}/{part}": mean_metric(score_N, member_N) for name, score_N in scores.items()})
+            metrics.update({f"{name}/{part}": mean(score_N, member_N) for name, score_N in scores.items()})
     return metrics
 
 

@@ -1,15 +1,14 @@
 """Metrics of entities in tagged sentences: a predicted entity counts where its words and its type are exactly right."""
 
 import functools
-import math
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from lm.errors import UserError
-from lm.evaluation.bootstrap import Metric, divide
 from lm.evaluation.classification import SCORES
+from lm.statistics.metrics import SHARE, Metric, Ratio
 
 
 def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Metric]:
@@ -40,7 +39,8 @@ def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
         ]
         for true, guessed in entities
     ]
-    metric = functools.partial(Metric, np.array(statistics, np.float64).reshape(len(gold), 3 * len(types)))
+    statistics_NK = np.array(statistics, np.float64).reshape(len(gold), 3 * len(types))
+    metric = functools.partial(Metric, statistics_NK, better="higher", limits=SHARE)
     names = ("f1", "precision", "recall")
     metrics = {name: metric(functools.partial(_score, name, slice(None))) for name in names}
     metrics["token_accuracy"] = _token_accuracy(gold, predicted)
@@ -80,4 +80,4 @@ def _token_accuracy(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[
     pairs = zip(gold, predicted, strict=True)
     right_N = [sum(map(str.__eq__, tags, others)) for tags, others in pairs]
     statistics_N2 = np.array([right_N, [len(tags) for tags in gold]], np.float64).T
-    return Metric(statistics_N2, lambda sums: divide(sums[..., 0], sums[..., 1], math.nan))
+    return Metric(statistics_N2, Ratio(), better="higher", limits=SHARE)

@@ -13,10 +13,11 @@ from lm.calibration.binning import Binning, bin_totals
 from lm.calibration.errors import ece, ece_floor
 from lm.calibration.outcomes import outcomes
 from lm.calibration.predictions import Predictions
-from lm.evaluation.bootstrap import Interval, Metric, intervals, mean_metric
 from lm.evaluation.pictures import save_confusion_picture
 from lm.files import json_value, write_atomically, write_json
 from lm.runs.work_directory import WorkDirectory
+from lm.statistics.intervals import Interval
+from lm.statistics.metrics import SHARE, Metric, intervals, mean_metric
 from lm.tasks.supervised import Results
 
 BINNING = Binning(15)
@@ -86,7 +87,7 @@ def write_results(
       cut: how many rows lost tokens.
 
     Returns:
-      The figures: metrics with a 95% bootstrap interval over items, and ECE without one.
+      The figures: metrics with a 95% interval over items, and ECE without one.
     """
     folder = directory.predictions
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +125,10 @@ def calibration_metrics(predictions: Predictions) -> dict[str, float]:
 def probability_metrics(predictions: Predictions) -> dict[str, Metric]:
     """`loss` and `confidence` as figures that know their uncertainty; items of one cluster are resampled together."""
     found = outcomes(predictions.labels_N, logits=predictions.logits)
-    metrics = {"loss": mean_metric(found.nll_N), "confidence": mean_metric(found.confidence_N)}
+    metrics = {
+        "loss": mean_metric(found.nll_N, better="lower"),
+        "confidence": mean_metric(found.confidence_N, limits=SHARE),
+    }
     if predictions.clusters_N is None:
         return metrics
     return {name: metric.in_clusters(predictions.clusters_N) for name, metric in metrics.items()}

@@ -5,6 +5,7 @@ Axes: B batch, T target positions, N rows.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -15,13 +16,13 @@ from jax.sharding import Mesh
 from lm.data.tokenizers import Tokenizer
 from lm.decoding.beam_search import BeamSearchConfig
 from lm.errors import UserError
-from lm.evaluation.bootstrap import Metric
 from lm.evaluation.generation import generation_metrics, signatures
 from lm.evaluation.token_statistics import TokenStatistics, token_loss, token_statistics
 from lm.models.build import make_language_model
 from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
 from lm.modules.config import ModelConfig
+from lm.statistics.metrics import Metric, Ratio
 from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig
 from lm.tasks.target_models import TargetModel, target_model
 from lm.types import Batch, Params
@@ -229,12 +230,12 @@ class SequenceToSequence:
 def perplexity(outputs: Iterable[Mapping[str, Any]]) -> Metric:
     """Of all targets' tokens, from each row's `nll` and `tokens`."""
     sums_N2 = np.array([(output["nll"], output["tokens"]) for output in outputs], np.float64)
-    return Metric(sums_N2, lambda sums: np.exp(sums[..., 0] / sums[..., 1]))
+    return Metric(sums_N2, lambda sums: np.exp(Ratio()(sums)), better="lower", limits=(1.0, math.inf))
 
 
 def nats_per_token(outputs: Iterable[Mapping[str, Any]]) -> Metric:
     """The logarithm of the perplexity: nats a token."""
-    return dataclasses.replace(perplexity(outputs), of_sums=lambda sums: sums[..., 0] / sums[..., 1])
+    return dataclasses.replace(perplexity(outputs), of_sums=Ratio(), limits=(0.0, math.inf))
 
 
 def confidence(output: Mapping[str, Any]) -> float:

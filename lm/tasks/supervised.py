@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 from lm.calibration.predictions import Predictions
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.evaluation.bootstrap import Metric
 from lm.modules.config import ModelConfig
+from lm.statistics.metrics import Metric
 from lm.types import Batch, Params
 
 Row = Mapping[str, Any]

@@ -18,12 +18,12 @@ from scipy import special
 from lm.calibration.predictions import Predictions
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.evaluation.bootstrap import mean_metric
 from lm.evaluation.classification import classification_metrics, confusion_matrix
 from lm.evaluation.tagging import entity_metrics
 from lm.evaluation.token_statistics import token_statistics
 from lm.models.heads import TokenClassifier
 from lm.modules.config import ModelConfig
+from lm.statistics.metrics import SHARE, mean_metric
 from lm.tasks import text_encoding
 from lm.tasks.classification_loss import ClassificationLoss
 from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig, has_column
@@ -195,7 +195,7 @@ def tagging_results(rows: Sequence[Row], logits: Sequence[np.ndarray], tags: tup
     else:
         metrics = classification_metrics(labels_W, predicted_W, tags, places_W)
     if not seen_W.all():
-        metrics["cut_off"] = mean_metric(~seen_W).in_clusters(places_W)
+        metrics["cut_off"] = mean_metric(~seen_W, better="lower", limits=SHARE).in_clusters(places_W)
     return Results(metrics, records, predictions, confusion_matrix(labels_W, predicted_W, len(tags)), tags)
 
 

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from jax import Array
 
-from lm.evaluation.bootstrap import Metric, mean_metric
 from lm.evaluation.token_reliability import ReliabilityTotals, reliability_metrics
 from lm.runs.state import TrainState
+from lm.statistics.metrics import Metric, mean_metric
 from lm.statistics.weighted_mean import WeightedMean
 from lm.training.partitioning import Partitioner
 from lm.training.step import Task, make_evaluation_step
@@ -94,7 +94,7 @@ def loss_by_window(task: Task, state: TrainState, batches: Sequence[HostBatch], 
     found = [step(state, partitioner.place_batch(batches[number])) for number in range(len(batches))]
     loss_W, weight_W = (np.concatenate([np.asarray(sums[name]) for sums in found]) for name in ("loss", "weight"))
     used_W = weight_W > 0
-    return mean_metric(loss_W[used_W] / weight_W[used_W], weight_W[used_W])
+    return mean_metric(loss_W[used_W] / weight_W[used_W], weight_W[used_W], better="lower")
 
 
 def validation_metrics(

@@ -20,13 +20,12 @@ from lm.runs.checkpoints import Checkpoints
 from lm.runs.config import RunConfig, TrainingConfig
 from lm.runs.state import TrainState
 from lm.runs.work_directory import WorkDirectory
+from lm.statistics.directions import BETTER, is_lower_better
 from lm.training.optimizers import check_freeze, make_optimizer, make_schedule
 from lm.training.partitioning import Partitioner
 from lm.training.progress import MetricsWriter, TrainingProgress
 from lm.training.step import Task, init_state, make_train_step
 from lm.types import HostBatch, Params
-
-LOWER_IS_BETTER = ("loss", "next_sentence_loss", "perplexity", "bits_per_byte", "ece")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,14 +258,15 @@ class Patience:
         """The metric that judges checkpoints, turned so that lower is better.
 
         Raises:
-          UserError: if the run logs no such metric.
+          UserError: if the run logs no such metric, or neither of its directions is better.
         """
         name = self._config.best_metric
         if f"validation/{name}" not in metrics:
-            known = ", ".join(key.removeprefix("validation/") for key in metrics if key.count("/") == 1)
+            logged = (key.removeprefix("validation/") for key in metrics)
+            known = ", ".join(name for name in logged if name in BETTER)
             raise UserError(f"config.training.best_metric={name} is not logged by this run; choose one of {known}")
         value = metrics[f"validation/{name}"]
-        return value if name in LOWER_IS_BETTER else -value
+        return value if is_lower_better(name, "config.training.best_metric") else -value
 
     def see(self, metrics: dict[str, float]) -> None:
         """Counts one evaluation. One that is not a number is not better than any other."""

@@ -4,8 +4,10 @@ import dataclasses
 import math
 
 from lm.calibration.metrics import Metric
+from lm.calibration.noise_floor import Floor
 from lm.calibration.results import Bin, Comparison, Entry, Items, Method, Settings
-from lm.calibration.significance import Difference, Floor, Interval
+from lm.statistics.comparisons import Difference
+from lm.statistics.intervals import Interval
 
 METRICS = {
     "ece": ("ECE", "percent", "lower"),

@@ -15,8 +15,8 @@ from lm.calibration.logits import FactoredLogits
 from lm.calibration.outcomes import outcomes
 from lm.calibration.predictions import Predictions, split
 from lm.calibration.results import Items, Settings, to_json
-from lm.calibration.significance import Difference
 from lm.errors import UserError
+from lm.statistics.comparisons import Difference
 
 N, C = 400, 3
 SETTINGS = Settings(bins=12, resamples=120, seed=5)

@@ -81,7 +81,7 @@ def test_intervals_of_every_metric_hold_its_value(found):
     for name, metric in found.items():
         interval = metric.interval(100)
         assert interval.low < metric.value < interval.high, name
-        assert math.isfinite(metric.standard_error), name
+        assert math.isfinite(interval.standard_error), name
 
 
 def test_wrong_input_is_named():

@@ -12,9 +12,9 @@ import pytest
 from lm.calibration.binning import Binning, bin_totals
 from lm.calibration.errors import ece_floor, expected_calibration_error
 from lm.calibration.predictions import Predictions
-from lm.evaluation.bootstrap import mean_metric
 from lm.runs.results import calibration_metrics, write_results
 from lm.runs.work_directory import WorkDirectory
+from lm.statistics.metrics import mean_metric
 from lm.tasks.sequence_classification import classification_results
 from lm.tasks.supervised import Results
 

@@ -281,6 +281,7 @@ FALLING = [3.0, 2.0, 2.5, 2.2, 2.1, 1.0, 1.5]  # the best for long is after step
     [
         ("loss", FALLING),
         ("next_sentence_loss", FALLING),
+        ("frequency_1of8/ece", FALLING),
         ("accuracy", [1 - value / 4 for value in FALLING]),
         ("bleu", [-value for value in FALLING]),
     ],
@@ -343,6 +344,11 @@ def test_a_metric_that_is_not_logged_is_named_with_those_that_are(tmp_path):
     with pytest.raises(UserError) as caught:
         scripted(tmp_path, [1.0, 1.0], "f1", best_metric="f2")
     assert str(caught.value) == "config.training.best_metric=f2 is not logged by this run; choose one of accuracy, f1"
+
+
+def test_a_metric_without_a_better_direction_cannot_judge_checkpoints(tmp_path):
+    with pytest.raises(UserError, match=r"^config\.training\.best_metric=confidence does not say which of two models"):
+        scripted(tmp_path, [1.0, 1.0], "confidence")
 
 
 def test_given_parameters_are_those_of_the_first_step_and_not_of_a_resume(tmp_path):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lm.data.example_batches import EvaluationExampleBatches
-from lm.evaluation.bootstrap import mean_metric
 from lm.inference.examples import make_prediction_step, predict_examples
 from lm.runs.config import PartitioningConfig
 from lm.runs.state import TrainState
+from lm.statistics.metrics import mean_metric
 from lm.tasks.sequence_classification import classification_results
 from lm.tasks.supervised import Results
 from lm.training.partitioning import make_partitioner

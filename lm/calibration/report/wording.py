@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from lm.calibration.metrics import Metric
 from lm.calibration.results import Comparison, Entry, Method
-from lm.calibration.significance import Difference, Interval
+from lm.statistics.comparisons import Difference
+from lm.statistics.intervals import Interval
 
 MISSING = "–"
 

@@ -5,8 +5,10 @@ import math
 
 import pytest
 
+from lm.calibration.noise_floor import Floor
 from lm.calibration.report.wording import change_of, format_p, format_value, verdict, with_unit
-from lm.calibration.significance import Difference, Floor, Interval
+from lm.statistics.comparisons import Difference
+from lm.statistics.intervals import Interval
 from tests.calibration.comparison_examples import changed, comparison, difference, only, with_method
 
 CALIBRATED = {"value": 0.011, "interval": Interval(0.006, 0.016, 0.003), "floor": Floor(0.012, 0.019, 0.4)}

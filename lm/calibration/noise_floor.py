@@ -1,0 +1,133 @@
+"""What chance alone gives a calibration error: the noise floor, its test, and intervals that know of it.
+
+A binned error is never negative, so chance makes it positive: a perfectly calibrated model measured on 300 items has an
+ECE of about 0.07 with 15 bins. The usual percentile bootstrap adds the same bias once more and covers the truth in 0 to
+70% of cases. Hence the floor, its test, and intervals that take the bias off.
+
+Axes: N items, G clusters, M bins, R resamples, F features (whatever is summed).
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from scipy import sparse
+
+from lm.calibration.binning import Binning, BinTotals
+from lm.statistics.intervals import Interval, bias_corrected_interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Floor:
+    """What a perfectly calibrated model with these confidences would show.
+
+    Attributes:
+      mean: of the error.
+      high: its 95% quantile.
+      p: the share of such models whose error is at least the one observed: small where the model is not calibrated.
+    """
+
+    mean: float
+    high: float
+    p: float
+
+
+def null_totals(
+    confidence_N: np.ndarray,
+    correct_N: np.ndarray,
+    binning: Binning,
+    *,
+    resamples: int,
+    rng: np.random.Generator,
+    clusters_N: np.ndarray | None = None,
+) -> BinTotals:
+    """Totals, [R, M], of models for which the confidences are right (consistency resampling; Broecker & Smith 2007).
+
+    Without clusters each answer is drawn right with the probability that is its confidence; items of one bin whose
+    confidences agree to 2^-12 are drawn together, so the cost does not depend on N. With clusters, where answers of one
+    cluster depend on each other in unknown ways, each cluster's residuals keep or change their sign together (wild
+    bootstrap; Cameron et al. 2008): that keeps what they share, and loses some power where the model is far off.
+
+    Args:
+      confidence_N: in [0, 1].
+      correct_N: what was observed; used with clusters alone.
+      binning: the bins.
+      resamples: R.
+      rng: randomness.
+      clusters_N: the cluster of each item, 0 to G - 1.
+    """
+    confidence_N = np.asarray(confidence_N, np.float64)
+    bin_N = np.asarray(binning.index(confidence_N))
+    count_M, _, confidence_M = observed_totals(confidence_N, confidence_N, binning)
+    if clusters_N is not None:
+        residual_N = np.asarray(correct_N, np.float64) - confidence_N
+        groups = int(clusters_N.max()) + 1
+        cell_N = clusters_N * binning.bins + bin_N
+        residual_GM = np.bincount(cell_N, residual_N, groups * binning.bins).reshape(groups, binning.bins)
+        signs_RG = rng.choice(np.array([-1.0, 1.0]), size=(resamples, groups))
+        correct_RM = confidence_M + signs_RG @ residual_GM
+    else:
+        fine_N = np.minimum((confidence_N * 4096).astype(np.int64), 4095)
+        cells, cell_N = np.unique(bin_N * 4096 + fine_N, return_inverse=True)
+        size_K = np.bincount(cell_N)
+        mean_K = np.clip(np.bincount(cell_N, confidence_N) / size_K, 0, 1)
+        drawn_RK = rng.binomial(size_K, mean_K, size=(resamples, cells.size))
+        correct_RM = drawn_RK @ np.eye(binning.bins)[cells // 4096]
+    count_RM, confidence_RM = (np.broadcast_to(x, correct_RM.shape) for x in (count_M, confidence_M))
+    return BinTotals(count_RM, correct_RM, confidence_RM)
+
+
+def observed_totals(confidence_N: np.ndarray, correct_N: np.ndarray, binning: Binning) -> BinTotals:
+    """Totals, [M], by the arithmetic of `null_totals`, so that an error which a draw repeats is equal to it.
+
+    `bin_totals` rounds confidences to 2^-24: enough to break such a tie, and with few clusters ties decide the p-value.
+    """
+    bin_N = np.asarray(binning.index(confidence_N))
+    weights = (np.ones(len(bin_N)), np.asarray(correct_N, np.float64), np.asarray(confidence_N, np.float64))
+    return BinTotals(*(np.bincount(bin_N, weight_N, binning.bins) for weight_N in weights))
+
+
+def floor_of(observed: float, null_R: np.ndarray) -> Floor:
+    """The floor, from an error's values under perfect calibration. The p-value is never 0: R draws can't show that."""
+    # Rounding must not make an error look different from the same error of a resample.
+    exceeding = np.count_nonzero(np.abs(null_R) >= abs(observed) - 1e-12)
+    null_R = np.abs(null_R)
+    return Floor(float(null_R.mean()), float(np.quantile(null_R, 0.95)), (exceeding + 1) / (null_R.size + 1))
+
+
+def bin_features(
+    confidence_N: np.ndarray, correct_N: np.ndarray, binning: Binning, bins: int | None = None
+) -> sparse.csr_array:
+    """Features whose sums are totals: indicators of the bin, then times correct, then times confidence, [N, 3 M].
+
+    Args:
+      confidence_N: in [0, 1].
+      correct_N: in [0, 1].
+      binning: the bins.
+      bins: M, where it should be more than the binning has; the rest stay empty.
+    """
+    bin_N, bins = np.asarray(binning.index(confidence_N)), bins or binning.bins
+    values_N3 = np.stack([np.ones(len(bin_N)), correct_N, confidence_N], axis=1).astype(np.float64)
+    column_N3 = bin_N[:, None] + bins * np.arange(3)
+    return sparse.csr_array(
+        (values_N3.ravel(), column_N3.ravel(), 3 * np.arange(len(bin_N) + 1)), shape=(len(bin_N), 3 * bins)
+    )
+
+
+def totals_of_sums(sums_RF: np.ndarray) -> BinTotals:
+    """The totals that `bin_features` sum to."""
+    return BinTotals(*np.split(sums_RF, 3, axis=-1))
+
+
+def error_interval(observed: float, resampled_R: np.ndarray, floor: Floor, level: float = 0.95) -> Interval:
+    """`bias_corrected_interval` of an error that is 0 for a calibrated model.
+
+    It starts at 0 unless the test of calibration rejects at 1 - level: near 0 the bootstrap alone covers the truth in
+    half of the cases, while the test is right there. It never ends below the observed error less the floor's mean.
+    """
+    interval = bias_corrected_interval(observed, resampled_R, level)
+    if math.isnan(interval.low):
+        return interval
+    low = 0.0 if floor.p > 1 - level else max(interval.low, 0.0)
+    high = max(interval.high, observed - floor.mean, 0.0)
+    return Interval(low, high, interval.standard_error)
