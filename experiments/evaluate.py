@@ -126,7 +126,9 @@ def _evaluate_pretrained(model: ModelInUse) -> Evaluation:
         if "/" in name or name.endswith("_stderr"):
             continue
         error = found.get(f"validation/{name}_stderr")
-        metrics[name] = Figure(value, None if error is None else Interval(value - 1.96 * error, value + 1.96 * error))
+        metrics[name] = Figure(
+            value, None if error is None else Interval(value - 1.96 * error, value + 1.96 * error, error)
+        )
     return Evaluation("validation", model.step, len(batches) * rows, metrics)
 
 
