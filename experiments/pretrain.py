@@ -6,7 +6,7 @@ The same command goes on where a run was stopped. Every config key can be change
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -33,7 +33,7 @@ from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.training.evaluation import describe, make_validation, rehearsed_metrics
 from lm.training.loop import Outcome, Patience, Trainer, check_batch_size
 from lm.training.partitioning import make_partitioner
-from lm.types import HostBatch, Params
+from lm.types import Batches, Params
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -139,10 +139,10 @@ def begin_from(source: TrainedRun, task: PretrainingTask, config: PretrainConfig
     return moved.params
 
 
-def train_batches(config: PretrainConfig, task: PretrainingTask, corpus: Corpus) -> Sequence[HostBatch]:
+def train_batches(config: PretrainConfig, task: PretrainingTask, corpus: Corpus) -> Batches:
     """This host's batches of the training text, and of the text mixed into it."""
 
-    def batches_of(corpus: Corpus) -> Sequence[HostBatch]:
+    def batches_of(corpus: Corpus) -> Batches:
         shared = {"host": jax.process_index(), "hosts": jax.process_count()}
         size, offsets = config.training.batch_size, config.data.random_offsets
         return task.train_batches(corpus, size, config.seed, offsets, **shared)

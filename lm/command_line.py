@@ -7,6 +7,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -96,7 +97,8 @@ def _unknown_key(define: Callable[[flags.FlagValues], None], argv: Sequence[str]
     without_overrides = [argument for argument in argv if not re.match(r"--?config\.", argument)]
     if without_overrides == list(argv):
         return None
-    leaves = flatten(parse(define, without_overrides, "")["config"].value.to_dict())
+    values: Any = parse(define, without_overrides, "")
+    leaves = flatten(values["config"].value.to_dict())
     groups = {name.rsplit(".", 1)[0] for name in leaves if "." in name}
     for argument in argv[1:]:
         match = re.match(r"--?config\.([\w.]+)", argument)

@@ -23,7 +23,8 @@ def keep_compiled_programs() -> Path | None:
     """
     import jax  # the command line answers mistakes without it
 
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    settings = jax.config.values
+    if settings["jax_compilation_cache_dir"] or not settings["jax_enable_compilation_cache"]:
         return None
     folder = cache_directory() / "compiled" / _machine()
     try:

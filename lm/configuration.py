@@ -52,7 +52,7 @@ def from_config_dict(cls: type[Config], values: Any, prefix: str = "config") -> 
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, dict | ConfigDict):
             raise UserError(f"{name} must be a group of values, got {value!r}")
         return from_config_dict(hint, value, name)
@@ -104,7 +104,7 @@ def idle_beside(name: str, settings: Mapping[str, Collection[str]]) -> dict[str,
 
 def flatten(config: Any) -> dict[str, Any]:
     """The values of a (nested) dataclass or dict by dotted name, tuples as lists so that JSON compares equal."""
-    if dataclasses.is_dataclass(config):
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
         config = dataclasses.asdict(config)
     flat = {}
     for name, value in config.items():

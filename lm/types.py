@@ -1,6 +1,6 @@
 """Names for what passes between rooms."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jax import Array
@@ -11,3 +11,15 @@ Params = Any
 # Arrays by name: on devices, and this host's part of them before they get there.
 Batch = dict[str, Array]
 HostBatch = dict[str, np.ndarray]
+
+
+class Batches(Protocol):
+    """Batches of which each is a function of its number."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def __getitem__(self, step: int, /) -> HostBatch:
+        """This host's part of one batch."""
+        ...

@@ -1,6 +1,7 @@
 """What to read and how to tokenize it: the `data` and `tokenizer` parts of an experiment's config."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from lm.data.cleaning import STREAM_STEPS, check_steps
 from lm.errors import UserError
@@ -10,6 +11,9 @@ TOKENIZER_KINDS = ("bytes", "characters", "bpe", "wordpiece", "unigram", "words"
 
 # A byte-level vocabulary cannot be smaller than its alphabet and the end-of-text token.
 _SMALLEST_VOCABULARY = {"bpe": 257, "unigram": 257, "wordpiece": 3, "words": 3}
+
+
+Split = Literal["train", "validation"]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lm.data.windows import Batch, host_rows
+from lm.data.windows import host_rows
 from lm.errors import UserError
+from lm.types import HostBatch
 
 Example = Mapping[str, np.ndarray]
 # The padded length of each axis, in the order of the axes' names.
@@ -28,7 +29,7 @@ Shape = tuple[int, ...]
 _ENDLESS = 2**62  # len() must fit a machine word
 
 
-class _ExampleBatches(Sequence):
+class _ExampleBatches:
     """What batches for training and for evaluation share: examples in groups, each of one shape."""
 
     def __init__(
@@ -93,7 +94,7 @@ class _ExampleBatches(Sequence):
             plan += [(shape, index) for index in order.reshape(-1, self._batch_size)]
         return plan if random is None else [plan[i] for i in random.permutation(len(plan))]
 
-    def _assemble(self, shape: Shape, index: np.ndarray) -> Batch:
+    def _assemble(self, shape: Shape, index: np.ndarray) -> HostBatch:
         index_b = index[self._host_rows].astype(np.int32)
         lengths = dict(zip(self._axis_names, shape, strict=True))
         batch = {name: self._stack(name, index_b, lengths) for name in self._examples[0]}
@@ -157,7 +158,7 @@ class TrainExampleBatches(_ExampleBatches):
         """As good as endless: the order goes on for as long as anyone trains."""
         return _ENDLESS // self._batch_size
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> HostBatch:
         epoch, place = divmod(step, self.steps_per_epoch)
         return self._assemble(*self._epoch_plan(epoch)[place])
 
@@ -188,7 +189,7 @@ class EvaluationExampleBatches(_ExampleBatches):
         """Number of batches, the same on every host."""
         return len(self._batches)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> HostBatch:
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         return self._assemble(*self._batches[index])

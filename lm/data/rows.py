@@ -141,7 +141,7 @@ def held_out(rows: Sequence[Row], config: ExamplesConfig) -> set[int]:
         groups.setdefault(row.get("context") or _content(row), []).append(i)
     labels = [rows[members[0]].get("label", "") for members in groups.values()]
     if config.folds:
-        chosen = _fold(labels, config)
+        chosen: Iterable[int] = _fold(labels, config)
     else:
         chosen = _fraction(list(groups), labels, config.validation_fraction)
     members = list(groups.values())

@@ -16,27 +16,27 @@ import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from lm.data.config import DataConfig
+from lm.data.config import DataConfig, Split
 from lm.data.files import check_surrogates, decode, find_files, parse_object, read_lines
 from lm.errors import UserError
-
-Split = Literal["train", "validation"]
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 
 
 class Reader(Protocol):
-    """What one source string stands for.
+    """What one source string stands for."""
 
-    Attributes:
-      has_splits: whether the source has training and validation splits of its own.
-      files: every file that the documents are made of, in reading order.
-    """
+    @property
+    def has_splits(self) -> bool:
+        """Whether the source has training and validation splits of its own."""
+        ...
 
-    has_splits: bool
-    files: Sequence[Path]
+    @property
+    def files(self) -> Sequence[Path]:
+        """Every file that the documents are made of, in reading order."""
+        ...
 
     def documents(self, split: Split) -> Iterator[str]:
         """Yields the documents of a split, or all of them where the source has no splits of its own."""

@@ -23,13 +23,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lm.data.cleaning import clean
-from lm.data.config import DataConfig, TokenizerConfig
+from lm.data.config import DataConfig, Split, TokenizerConfig
 from lm.data.sources import Source, empty_split_message
 from lm.data.tokenizers import Tokenizer, train_tokenizer
 from lm.errors import UserError
 from lm.files import cache_directory
 
-SPLITS = ("train", "validation")
+SPLITS: tuple[Split, ...] = ("train", "validation")
 _FORMAT = 1  # part of every cache key: raise it when the files' layout or content changes
 _BATCH_CHARACTERS = 1_000_000  # documents are encoded in batches of this much text
 

@@ -7,6 +7,7 @@ words are not lossless and map words they do not know to [UNK].
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from lm.data.config import TokenizerConfig
+from lm.data.config import Split, TokenizerConfig
 from lm.errors import UserError
 from lm.files import write_atomically
 
@@ -25,7 +26,7 @@ UNKNOWN = "[UNK]"
 # Names under which other tokenizers keep the token that ends a document, the likeliest first.
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>", "[SEP]")
 
-DocumentsFactory = Callable[[str], Iterable[str]]
+DocumentsFactory = Callable[[Split], Iterable[str]]
 
 
 class Tokenizer:
@@ -125,9 +126,10 @@ class Tokenizer:
         spaced = [" " * (self._is_byte_level and i > 0) + word for i, word in enumerate(words)]
         ids, word_numbers = [], []
         for number, word_ids in enumerate(self.encode_batch(spaced)):
-            if not word_ids and self._unknown is None:
-                raise UserError(f"the word {words[number]!r} has no tokens: remove it from the text")
-            word_ids = word_ids or [self._unknown]
+            if not word_ids:
+                if self._unknown is None:
+                    raise UserError(f"the word {words[number]!r} has no tokens: remove it from the text")
+                word_ids = [self._unknown]
             ids += word_ids
             word_numbers += [number] * len(word_ids)
         return ids, word_numbers
@@ -211,7 +213,7 @@ def train_tokenizer(config: TokenizerConfig, documents: DocumentsFactory | Itera
     if not callable(documents):
         texts = documents
         documents = lambda split: texts if split == "train" else ()  # noqa: E731
-    if config.kind == "file":
+    if config.kind == "file" and config.path is not None:  # the config has made sure of it
         return Tokenizer.load(config.path, config.end_of_text)
     backend = _KINDS[config.kind](config, documents)
     if config.end_of_text:
@@ -226,9 +228,8 @@ def _bytes(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
 
 def _characters(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
     characters: set[str] = set()
-    for split in ("train", "validation"):
-        for document in documents(split):
-            characters.update(document)
+    for document in itertools.chain(documents("train"), documents("validation")):
+        characters.update(document)
     vocabulary = {character: i for i, character in enumerate(sorted(characters))}
     # BPE without merges takes each character for itself, five times faster than splitting into words of one.
     backend = Backend(models.BPE(vocab=vocabulary, merges=[]))
@@ -238,8 +239,12 @@ def _characters(config: TokenizerConfig, documents: DocumentsFactory) -> Backend
 
 def _bpe(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
     backend = _byte_level(models.BPE())
-    settings = {"initial_alphabet": _byte_alphabet(), "special_tokens": _special_tokens(config)}
-    trainer = trainers.BpeTrainer(vocab_size=config.vocab_size, show_progress=sys.stderr.isatty(), **settings)
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        show_progress=sys.stderr.isatty(),
+        initial_alphabet=_byte_alphabet(),
+        special_tokens=_special_tokens(config),
+    )
     backend.train_from_iterator(documents("train"), trainer)
     return backend
 

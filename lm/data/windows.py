@@ -15,20 +15,19 @@ Every batch is a dict of [b, T] arrays:
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import grain
 import numpy as np
 
 from lm.data.store import TokenStore
 from lm.errors import UserError
-
-Batch = dict[str, np.ndarray]
+from lm.types import Batches, HostBatch
 
 ENDLESS = 2**62  # rows of what has no end: len() must fit a machine word
 
 
-def window(store: TokenStore, start: int, length: int) -> Batch:
+def window(store: TokenStore, start: int, length: int) -> HostBatch:
     """One window: the arrays of a batch without the batch axis, [T].
 
     Args:
@@ -39,7 +38,7 @@ def window(store: TokenStore, start: int, length: int) -> Batch:
     return {name: rows[0] for name, rows in _gather(store, np.array([start]), length).items()}
 
 
-class TrainBatches(Sequence):
+class TrainBatches:
     """Shuffled windows for training, without end; every window comes once an epoch.
 
     `batches[step]` is a dict of [b, T] arrays with b = batch_size / hosts. The windows of the global batch are rows
@@ -92,7 +91,7 @@ class TrainBatches(Sequence):
         """As good as endless: the order goes on for as long as anyone trains."""
         return ENDLESS // self._batch_size
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> HostBatch:
         starts = self._starts(step * self._batch_size, (step + 1) * self._batch_size)
         return _gather(self._store, starts[self._host_rows], self._length)
 
@@ -115,7 +114,7 @@ class TrainBatches(Sequence):
         return np.minimum(starts, self._store.num_tokens - 1 - self._length)
 
 
-class ValidationBatches(Sequence):
+class ValidationBatches:
     """Consecutive windows in order: every target of the stream is in exactly one, with weight 1.
 
     The last window is padded, and rows missing from the last batch are padding throughout, so that all hosts have the
@@ -147,14 +146,14 @@ class ValidationBatches(Sequence):
         """Number of batches, the same on every host."""
         return math.ceil((self._store.num_tokens - 1) / (self._length * self._batch_size))
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> HostBatch:
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         rows = index * self._batch_size + np.arange(self._batch_size)
         return _gather(self._store, rows[self._host_rows] * self._length, self._length)
 
 
-class MixedBatches(Sequence):
+class MixedBatches:
     """Batches of one text with a share of their rows from another.
 
     Args:
@@ -166,7 +165,7 @@ class MixedBatches(Sequence):
       UserError: if one of the texts would have no row.
     """
 
-    def __init__(self, first: Sequence[Batch], second: Sequence[Batch], share: float):
+    def __init__(self, first: Batches, second: Batches, share: float):
         self._first, self._second = first, second
         self._rows = mixed_rows(share, len(next(iter(first[0].values()))))
 
@@ -174,7 +173,7 @@ class MixedBatches(Sequence):
         """As good as endless, as its parts are."""
         return min(len(self._first), len(self._second))
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> HostBatch:
         first, second = self._first[step], self._second[step]
         return {
             name: np.concatenate([second[name][: self._rows], values[self._rows :]]) for name, values in first.items()
@@ -196,7 +195,7 @@ def mixed_rows(share: float, rows: int, field: str = "config.data.mixed_share") 
     return mixed
 
 
-def prefetch(batches: Sequence[Batch], start: int = 0, threads: int = 1, buffer: int = 4) -> Iterator[Batch]:
+def prefetch(batches: Batches, start: int = 0, threads: int = 1, buffer: int = 4) -> Iterator[HostBatch]:
     """Yields batches[start], batches[start + 1], ... made ahead of time in threads.
 
     Args:
@@ -221,7 +220,7 @@ def host_rows(batch_size: int, host: int, hosts: int) -> slice:
     return slice(host * share, (host + 1) * share)
 
 
-def _gather(store: TokenStore, starts: np.ndarray, length: int) -> Batch:
+def _gather(store: TokenStore, starts: np.ndarray, length: int) -> HostBatch:
     """All rows at once: windows that start at `starts` [b], padded where they leave the stream."""
     last = store.num_tokens - 1  # the last token is a target and never an input
     index = starts[:, None] + np.arange(length + 1)  # [b, T + 1]

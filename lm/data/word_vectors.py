@@ -122,7 +122,8 @@ def first_words(path: str | os.PathLike, count: int) -> list[str]:
       UserError: if the file cannot be read, or a line of it is not a word and D numbers.
     """
     path = _expanded(path)
-    words, width = [], 0
+    words: list[str] = []
+    width = 0
     for number, line in enumerate(_lines(path), start=1):
         if len(words) == count:
             break
@@ -172,8 +173,8 @@ def _fields(path: Path, number: int, line: bytes, width: int) -> tuple[bytes, by
     if spaces == width:  # nearly always, and faster
         word, _, numbers = line.partition(b" ")
         return word, numbers
-    numbers = line.rsplit(b" ", width)[1:]
-    return line[: -sum(len(each) + 1 for each in numbers)], b" ".join(numbers)
+    parts = line.rsplit(b" ", width)[1:]
+    return line[: -sum(len(part) + 1 for part in parts)], b" ".join(parts)
 
 
 def _vector(path: Path, number: int, numbers: bytes) -> np.ndarray:

@@ -149,7 +149,7 @@ def _log_probs(
 
     # Logits of all positions at once may not fit.
     positions = targets_BC.size
-    at_a_time = max(1, min(positions, _MOST_LOGITS // model.config.vocab_size))
+    at_a_time = max(1, min(positions, _MOST_LOGITS // model.config.size_of_vocabulary))
     padding = -positions % at_a_time
     hidden_ND = jnp.pad(hidden_BCD.reshape(positions, -1), ((0, padding), (0, 0)))
     targets_N = jnp.pad(targets_BC.reshape(-1), (0, padding))

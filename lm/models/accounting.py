@@ -29,7 +29,7 @@ def matrix_parameters(config: ModelConfig) -> int:
     blocks = config.layers * _block_matrices(config)
     if config.architecture == "encoder_decoder":
         blocks += _decoder_layers(config) * (_block_matrices(config) + _attention_matrices(config))
-    return blocks + config.vocab_size * config.width
+    return blocks + config.size_of_vocabulary * config.width
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -41,7 +41,7 @@ def parameter_count(config: ModelConfig) -> int:
     if config.architecture == "encoder":
         width, bias = config.width, int(config.bias)
         return _embeddings(config) + _stack(config, config.layers) + width * (width + bias)
-    count = _embeddings(config) + (0 if config.tie_embeddings else config.vocab_size * config.width)
+    count = _embeddings(config) + (0 if config.tie_embeddings else config.size_of_vocabulary * config.width)
     if config.architecture == "encoder_decoder":
         count += _stack(config, config.layers)
         return count + _stack(config, _decoder_layers(config), cross_attention=True)
@@ -66,7 +66,7 @@ def training_flops_per_token(
         those of the masked tokens alone.
     """
     per_key = 12 * config.heads * config.size_per_head
-    output_matrix = predicted * config.vocab_size * config.width
+    output_matrix = predicted * config.size_of_vocabulary * config.width
     if config.architecture != "encoder_decoder":
         return round(6 * (config.layers * _block_matrices(config) + output_matrix) + per_key * config.layers * length)
     inputs, layers = input_length or length, _decoder_layers(config)
@@ -93,7 +93,9 @@ def _block_matrices(config: ModelConfig) -> int:
 
 
 def _embeddings(config: ModelConfig) -> int:
-    rows = config.vocab_size + config.segment_types + (config.max_length if config.positions == "learned" else 0)
+    rows = (
+        config.size_of_vocabulary + config.segment_types + (config.max_length if config.positions == "learned" else 0)
+    )
     return rows * config.width + (_norm(config) if config.normalize_embeddings else 0)
 
 

@@ -30,7 +30,7 @@ class PredictionHead(nn.Module):
         config = self.config
         hidden_BTD = activation(config)(Linear(config, config.width, name="dense")(hidden_BTD))
         hidden_BTD = Normalization(config, name="norm")(hidden_BTD)
-        bias_V = self.param("bias", nn.initializers.zeros, (config.vocab_size,), config.storage_dtype)
+        bias_V = self.param("bias", nn.initializers.zeros, (config.size_of_vocabulary,), config.storage_dtype)
         logits = OutputLogits(config, name="logits")(hidden_BTD, embedding_VD)
         return logits + along_last(bias_V, logits.ndim)
 

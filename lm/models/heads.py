@@ -63,6 +63,8 @@ class SequenceClassifier(nn.Module):
           Logits [B, C] in float32.
         """
         if self.compares:
+            if segments_BT is None or types_BT is None:
+                raise ValueError("to compare two texts their segments and types must be given")
             pooled_BP = self._compared(tokens_BT, segments_BT, types_BT)
         else:
             pooled_BP = self.body.pool(_hidden(self.body, tokens_BT, segments_BT, types_BT), segments_BT)

@@ -11,7 +11,7 @@ def _gpt2(layers: int, width: int, heads: int) -> ModelConfig:
 
 
 def _llama(
-    vocab_size: int, layers: int, width: int, heads: int, kv_heads: int, feed_forward_width: int, **rest
+    vocab_size: int | None, layers: int, width: int, heads: int, kv_heads: int, feed_forward_width: int, **rest
 ) -> ModelConfig:
     return ModelConfig(
         vocab_size=vocab_size,

@@ -4,6 +4,7 @@ Axes: B batch, T query positions, S key positions, N query heads, K key-value he
 """
 
 from collections.abc import Callable
+from typing import Literal, cast
 
 import chex
 import flax.linen as nn
@@ -111,7 +112,7 @@ def attend(
         bias=bias_BNTS,
         mask=mask_B1TS,
         is_causal=visibility.causal,
-        implementation=implementation,
+        implementation=cast(Literal["xla", "cudnn"], implementation),
     )
 
 
@@ -180,6 +181,7 @@ class MultiHeadAttention(nn.Module):
             k_BSKH = rotate(k_BSKH, rotary_positions, config.rotary_base)
         if cache is not None:
             chex.assert_shape(visibility.mask_BTS, (batch, length, cache.keys_BSKH.shape[1]))
+            assert positions_BT is not None, "a cache needs to know where its tokens stand"
             cache = cache.write(k_BSKH, v_BSKH, positions_BT)
             k_BSKH, v_BSKH = cache.keys_BSKH, cache.values_BSKH
         mixed_BTNH = attend(

@@ -107,7 +107,7 @@ class ModelConfig:
     normalization_epsilon: float = _setting(1e-5, architecture=TRANSFORMERS)
     activation: str = _setting("gelu_tanh", architecture=TRANSFORMERS)
     bias: bool = _setting(False, architecture=TRANSFORMERS)
-    tie_embeddings: bool = _setting(True, architecture=("decoder", "encoder_decoder"))
+    tie_embeddings: bool = _setting(True, architecture=TRANSFORMERS)
     dropout: float = _setting(0.0, execution=True)
     initializer_range: float = 0.02
     dtype: str = _setting("float32", execution=True)
@@ -173,6 +173,17 @@ class ModelConfig:
           UserError: if that says what has no effect on this shape.
         """
         return dataclasses.replace(self, **{name: getattr(other, name) for name in EXECUTION})
+
+    @property
+    def size_of_vocabulary(self) -> int:
+        """V.
+
+        Raises:
+          ValueError: where it is left to a tokenizer that is not known yet.
+        """
+        if self.vocab_size is None:
+            raise ValueError("config.model.vocab_size is not known yet")
+        return self.vocab_size
 
     @property
     def num_kv_heads(self) -> int:

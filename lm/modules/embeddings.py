@@ -27,7 +27,9 @@ class TokenEmbedding(nn.Module):
         """Makes the table."""
         config = self.config
         initializer = nn.initializers.normal(config.initializer_range)
-        self.embedding = self.param("embedding", initializer, (config.vocab_size, config.width), config.storage_dtype)
+        self.embedding = self.param(
+            "embedding", initializer, (config.size_of_vocabulary, config.width), config.storage_dtype
+        )
 
     def __call__(self, tokens_BT: Array) -> Array:
         """Returns the vectors of `tokens_BT`, [B, T, D], in the compute dtype."""
@@ -126,7 +128,9 @@ class OutputLogits(nn.Module):
         config = self.config
         if not config.tie_embeddings:
             initializer = nn.initializers.normal(config.initializer_range)
-            embedding_VD = self.param("output", initializer, (config.vocab_size, config.width), config.storage_dtype)
+            embedding_VD = self.param(
+                "output", initializer, (config.size_of_vocabulary, config.width), config.storage_dtype
+            )
         return output_logits(hidden_BTD, embedding_VD.astype(config.compute_dtype))
 
 

@@ -90,7 +90,7 @@ class RecurrentLayer(nn.Module):
 
         # States in float32: a cell adds to its own at every step, which 16 bits would soon no longer notice.
         zeros_2BH = jnp.zeros((2, batch, width), jnp.float32)
-        start = (zeros_2BH, zeros_2BH) if config.architecture == "lstm" else (zeros_2BH,)
+        start: State = (zeros_2BH, zeros_2BH) if config.architecture == "lstm" else (zeros_2BH,)
         inputs = (_by_step(forward_BTF, backward_BTF), _continues(segments_BT, batch, length))
         _, states_T2BH = jax.lax.scan(step, start, inputs)
         return _by_position(states_T2BH)

@@ -3,6 +3,7 @@
 Axes: B batch, T query positions, S key positions, D model width, L layers.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -107,10 +108,11 @@ class Block(nn.Module):
             nonlocal cache
             tokens = None if cache is None else cache.tokens
             mixed_BTD, tokens = self.attention(inputs_BTD, positions_BT, visibility, tokens)
-            cache = None if cache is None else cache.replace(tokens=tokens)
+            cache = None if cache is None else dataclasses.replace(cache, tokens=tokens)
             return mixed_BTD
 
         def attend_to_memory(inputs_BTD: Array) -> Array:
+            assert memory is not None, "cross-attention needs a memory"
             key_values = self.memory_attention.key_values(memory.states_BSD) if cache is None else cache.memory
             return self.memory_attention(inputs_BTD, key_values, memory.mask_BTS)
 
@@ -180,31 +182,30 @@ class Stack(nn.Module):
             length = stream_BTD.shape[1]
             counted_BT = jnp.arange(length)[None] if caches is None else positions_BT
             keys_S = jnp.arange(length if caches is None else caches.length)
-            visibility = visibility.replace(bias_BNTS=self.relative_positions(counted_BT, keys_S))
+            visibility = dataclasses.replace(visibility, bias_BNTS=self.relative_positions(counted_BT, keys_S))
         blocks = None if caches is None else caches.blocks
         if self.config.scan_layers:
             stream_BTD, blocks = self.layers(stream_BTD, positions_BT, visibility, blocks, memory)
         else:
             after = []
-            for block, cache in zip(self.layer, blocks or (None,) * self.config.layers, strict=True):
+            before = blocks if isinstance(blocks, tuple) else (None,) * self.config.layers
+            for block, cache in zip(self.layer, before, strict=True):
                 stream_BTD, cache = block(stream_BTD, positions_BT, visibility, cache, memory)
                 after.append(cache)
             blocks = tuple(after)
         if self.config.normalization_place == "before":
             stream_BTD = self.final_norm(stream_BTD)
-        return stream_BTD, None if caches is None else caches.replace(blocks=blocks)
+        return stream_BTD, None if caches is None else dataclasses.replace(caches, blocks=blocks)
 
     def start(self, memory_BSD: Array, memory_mask_BS: Array | None, length: int) -> Caches:
         """Caches with room for `length` tokens that read this memory, whose keys and values are computed here."""
-        if self.config.scan_layers:
-            _, key_values = self.layers.memory_key_values(memory_BSD)
-        else:
-            key_values = [block.memory_key_values(memory_BSD)[1] for block in self.layer]
-        caches = empty_caches(self.config, memory_BSD.shape[0], length)
-        if self.config.scan_layers:
-            return Caches(caches.blocks.replace(memory=key_values), memory_mask_BS)
-        filled = zip(caches.blocks, key_values, strict=True)
-        return Caches(tuple(block.replace(memory=memory) for block, memory in filled), memory_mask_BS)
+        blocks = empty_caches(self.config, memory_BSD.shape[0], length).blocks
+        if not isinstance(blocks, tuple):
+            _, of_layers = self.layers.memory_key_values(memory_BSD)
+            return Caches(dataclasses.replace(blocks, memory=of_layers), memory_mask_BS)
+        key_values = [block.memory_key_values(memory_BSD)[1] for block in self.layer]
+        filled = zip(blocks, key_values, strict=True)
+        return Caches(tuple(dataclasses.replace(block, memory=each) for block, each in filled), memory_mask_BS)
 
 
 def rematerialized(block: type[nn.Module], config: ModelConfig) -> type[nn.Module]:

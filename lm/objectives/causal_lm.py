@@ -84,7 +84,7 @@ class CausalLM:
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
         """Weighted sums over each window and reliability, as `lm.objectives.objective.row_sums`."""
         statistics = self._statistics(params, batch, None)
-        vocab_size = self.model.config.vocab_size
+        vocab_size = self.model.config.size_of_vocabulary
         return row_sums(statistics, batch["positions"], batch["weights"], self.buckets, vocab_size)
 
     def train_batches(

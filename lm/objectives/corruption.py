@@ -8,13 +8,13 @@ are at most T).
 """
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from lm.data.store import Corpus
 from lm.data.windows import TrainBatches, ValidationBatches, host_rows
-from lm.types import HostBatch
+from lm.types import Batches, HostBatch
 
 TRAINING, VALIDATION = 1, 2  # set the random numbers of the splits apart, and both from those that order the windows
 
@@ -51,7 +51,7 @@ class RowRandom:
 Corruption = Callable[[HostBatch, RowRandom], HostBatch]
 
 
-class CorruptedBatches(Sequence):
+class CorruptedBatches:
     """Batches of windows, damaged anew at each step: as the windows, a pure function of (seed, step).
 
     Args:
@@ -65,7 +65,7 @@ class CorruptedBatches(Sequence):
 
     def __init__(
         self,
-        windows: Sequence[HostBatch],
+        windows: Batches,
         corrupt: Corruption,
         batch_size: int,
         key: tuple[int, ...],

@@ -220,7 +220,7 @@ def masked_token_sums(
 ) -> dict[str, Any]:
     """`lm.objectives.objective.row_sums` of the hidden tokens."""
     positions_BK = jnp.take_along_axis(batch["positions"], batch["places"], axis=1)
-    return row_sums(statistics, positions_BK, batch["weights"], buckets, model.config.vocab_size)
+    return row_sums(statistics, positions_BK, batch["weights"], buckets, model.config.size_of_vocabulary)
 
 
 def begins_span(words_bT: np.ndarray, random: RowRandom) -> np.ndarray:

@@ -12,7 +12,6 @@ Every batch is one of `lm.objectives.masked_lm`, with one segment in a row and
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
@@ -202,11 +201,11 @@ class Pairs:
             swapped = other, one
         else:
             swapped = one, self._span(self._another(document, random), total - first, random)
-        texts = [
-            tuple(np.where(strange, *pair) for pair in zip(apart, together, strict=True))
+        first_text, second_text = (
+            (np.where(strange, apart[0], together[0]), np.where(strange, apart[1], together[1]))
             for apart, together in zip(swapped, (one, other), strict=True)
-        ]
-        return self._rows(*texts, classify, separate) | {"continues": strange.astype(np.int32)}
+        )
+        return self._rows(first_text, second_text, classify, separate) | {"continues": strange.astype(np.int32)}
 
     def _document_at(self, place: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._ends_N, place, side="right")
@@ -245,7 +244,7 @@ class Pairs:
         }
 
 
-class PairBatches(Sequence):
+class PairBatches:
     """Batches of pairs with tokens masked: a pure function of (key, step).
 
     Args:

@@ -8,7 +8,6 @@ Axes: B batch, T predicted tokens of a row, V vocabulary, D model width.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
@@ -22,7 +21,7 @@ from lm.errors import UserError
 from lm.evaluation.token_reliability import TokenBuckets, reliability_sums
 from lm.evaluation.token_statistics import TokenStatistics, statistics_in_chunks, token_statistics
 from lm.modules.config import ModelConfig
-from lm.types import Batch, HostBatch, Params
+from lm.types import Batch, Batches, Params
 
 MASKINGS = ("token", "whole_word", "span")
 
@@ -156,14 +155,14 @@ class PretrainingTask(Protocol):
 
     def train_batches(
         self, corpus: Corpus, batch_size: int, seed: int, random_offsets: bool = False, host: int = 0, hosts: int = 1
-    ) -> Sequence[HostBatch]:
+    ) -> Batches:
         """Batches for training, without end; each a pure function of (seed, step) and this host's part of it.
 
         Raises:
           UserError: if the text is too short or hosts does not divide batch_size.
         """
 
-    def validation_batches(self, corpus: Corpus, batch_size: int, host: int = 0, hosts: int = 1) -> Sequence[HostBatch]:
+    def validation_batches(self, corpus: Corpus, batch_size: int, host: int = 0, hosts: int = 1) -> Batches:
         """One pass over the validation split, corrupted in the same way each time.
 
         Raises:
@@ -206,7 +205,7 @@ def row_sums(
         "confidence": statistics.confidence,
         "entropy": statistics.entropy,
     }
-    sums = {name: (weights_BT * value).sum(axis=1) for name, value in per_token.items()}
+    sums: dict[str, Any] = {name: (weights_BT * value).sum(axis=1) for name, value in per_token.items()}
     sums["reliability"] = reliability_sums(
         statistics, statistics.predicted, positions_BT, weights_BT, buckets, vocab_size
     )

@@ -153,7 +153,7 @@ class SpanCutter:
         tokens_bR: np.ndarray,
         segments_bR: np.ndarray,
         kept_bR: np.ndarray,
-        places: tuple[np.ndarray, np.ndarray],
+        places: tuple[np.ndarray, ...],
         span_segments_bN: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The kept tokens with the sentinels at their places and E at the end, and their segments."""

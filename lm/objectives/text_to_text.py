@@ -61,7 +61,7 @@ class TextToText:
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
         """Weighted sums over each row and reliability, as `lm.objectives.objective.row_sums`."""
         statistics = self._statistics(params, batch, None)
-        vocab_size = self.model.config.vocab_size
+        vocab_size = self.model.config.size_of_vocabulary
         return row_sums(statistics, batch["positions"], batch["weights"], self.buckets, vocab_size)
 
     def _statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:

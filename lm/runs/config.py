@@ -319,7 +319,8 @@ def stored_config(values: Mapping[str, Any], prefix: str) -> RunConfig:
         if isinstance(values.get(group), Mapping):
             without_effect = idle(values[group])
             cleaned[group] = {name: value for name, value in values[group].items() if name not in without_effect}
-    return from_config_dict(FinetuneConfig if "task" in values else PretrainConfig, cleaned, prefix)
+    kind: type[RunConfig] = FinetuneConfig if "task" in values else PretrainConfig
+    return from_config_dict(kind, cleaned, prefix)
 
 
 def _idle_objective(values: Mapping[str, Any]) -> Mapping[str, str]:

@@ -66,14 +66,18 @@ def load_run(
     tokenizer = Tokenizer.load(directory.tokenizer)
     config = with_vocabulary(config, tokenizer)
     classes = directory.load_classes()
+    task: PretrainingTask | SupervisedTask
     if isinstance(config, FinetuneConfig):
         task = make_supervised_task(config.task, config.model, tokenizer, classes, mesh=mesh)
     else:
         task = make_task(config.objective, config.model, tokenizer, mesh)
-    checkpoints = Checkpoints(directory.checkpoints, read_only=True) if directory.checkpoints.exists() else None
-    steps = checkpoints.steps if checkpoints else []
+    none_yet = UserError(f"{directory.path} holds no checkpoint yet: train first")
+    if not directory.checkpoints.exists():
+        raise none_yet
+    checkpoints = Checkpoints(directory.checkpoints, read_only=True)
+    steps = checkpoints.steps
     if not steps:
-        raise UserError(f"{directory.path} holds no checkpoint yet: train first")
+        raise none_yet
     step = {"best": checkpoints.best_step, "last": steps[-1]}.get(which) or steps[-1]
     if which not in ("best", "last"):
         if not which.isdigit() or int(which) not in steps:

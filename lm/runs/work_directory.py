@@ -16,7 +16,7 @@ from lm.errors import UserError
 from lm.files import read_json, write_json
 from lm.runs.config import FREE_TO_CHANGE, FinetuneConfig, PretrainConfig, RunConfig, stored_config
 
-AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)
+AnyConfig = TypeVar("AnyConfig", bound=PretrainConfig | FinetuneConfig)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ Axes: B rows of a batch, W windows of text.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from lm.statistics.metrics import Metric, mean_metric
 from lm.statistics.weighted_mean import WeightedMean
 from lm.training.partitioning import Partitioner
 from lm.training.step import Task, make_evaluation_step
-from lm.types import HostBatch
+from lm.types import Batches, HostBatch
 
 
 def evaluate(
@@ -58,7 +58,7 @@ def evaluate(
 
 
 def make_validation(
-    task: Task, batches: Sequence[HostBatch], num_bytes: int | None, partitioner: Partitioner
+    task: Task, batches: Batches, num_bytes: int | None, partitioner: Partitioner
 ) -> Callable[[TrainState], dict[str, float]]:
     """A function from a state to the metrics of a full pass over these batches.
 
@@ -78,7 +78,7 @@ def make_validation(
 
 
 def rehearsed_metrics(
-    task: Task, batches: Sequence[HostBatch], num_bytes: int | None, partitioner: Partitioner
+    task: Task, batches: Batches, num_bytes: int | None, partitioner: Partitioner
 ) -> dict[str, float]:
     """Metrics of made-up sums, which cost nothing and have the names of the true ones."""
     params = jax.eval_shape(task.init, jax.random.key(0))
@@ -88,7 +88,7 @@ def rehearsed_metrics(
     return validation_metrics(*evaluate(lambda *_: sums, state, [batches[0]], partitioner), num_bytes)
 
 
-def loss_by_window(task: Task, state: TrainState, batches: Sequence[HostBatch], partitioner: Partitioner) -> Metric:
+def loss_by_window(task: Task, state: TrainState, batches: Batches, partitioner: Partitioner) -> Metric:
     """The validation loss as a figure whose items are windows, for paired comparisons of models on the same text."""
     step = partitioner.compile_evaluation_step(make_evaluation_step(task, axis_name=partitioner.axis_name))
     found = [step(state, partitioner.place_batch(batches[number])) for number in range(len(batches))]

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from lm.training.optimizers import check_freeze, make_optimizer, make_schedule
 from lm.training.partitioning import Partitioner
 from lm.training.progress import MetricsWriter, TrainingProgress
 from lm.training.step import Task, init_state, make_train_step
-from lm.types import HostBatch, Params
+from lm.types import Batches, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Trainer:
         self,
         config: RunConfig,
         task: Task,
-        train_batches: Sequence[HostBatch],
+        train_batches: Batches,
         evaluate: Callable[[TrainState], dict[str, float]],
         partitioner: Partitioner,
         directory: WorkDirectory,
