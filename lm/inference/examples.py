@@ -13,7 +13,7 @@ from jax import Array
 from lm.calibration.calibrators import Fitted
 from lm.errors import UserError
 from lm.tasks.supervised import SupervisedTask
-from lm.types import Batch, HostBatch, Params
+from lm.types import Batch, Batches, HostBatch, Params
 
 
 def make_prediction_step(
@@ -34,7 +34,7 @@ def make_prediction_step(
 
 
 def predict_examples(
-    predict: Callable[[HostBatch], Mapping[str, Array]], batches: Sequence[HostBatch], examples: int
+    predict: Callable[[HostBatch], Mapping[str, Array]], batches: Batches, examples: int
 ) -> list[dict[str, Any]]:
     """For each example its part of the outputs, in the order of the examples.
 

@@ -14,7 +14,7 @@ from lm.models.heads import SequenceClassifier, SpanExtractor, TokenClassifier
 from lm.modules.config import ModelConfig
 
 VOCAB, LENGTH, CLASSES = 11, 5, 3
-SHAPE = {"vocab_size": VOCAB, "layers": 1, "width": 8, "heads": 2, "max_length": 8}
+SHAPE = {"vocab_size": VOCAB, "layers": 1, "width": 8, "max_length": 8}
 CONFIGS = {
     "encoder": ModelConfig(architecture="encoder", **SHAPE, segment_types=2),
     "decoder": ModelConfig(architecture="decoder", **SHAPE),

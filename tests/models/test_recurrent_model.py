@@ -15,7 +15,7 @@ from lm.modules.config import ModelConfig
 
 VOCAB, LENGTH, STATE = 11, 6, 4
 CONFIGS = {
-    kind: ModelConfig(architecture=kind, vocab_size=VOCAB, layers=2, width=3, heads=1, recurrent_width=STATE)
+    kind: ModelConfig(architecture=kind, vocab_size=VOCAB, layers=2, width=3, recurrent_width=STATE)
     for kind in ("lstm", "gru")
 }
 both = pytest.mark.parametrize("kind", CONFIGS)
@@ -120,6 +120,6 @@ def test_16_bit_compute_keeps_float32_parameters():
 
 
 def test_any_width_will_do_where_there_are_no_heads():
-    assert ModelConfig(architecture="lstm", width=50, heads=4).width == 50
+    assert ModelConfig(architecture="lstm", width=50).width == 50
     with pytest.raises(UserError, match="heads=4 does not divide"):
         ModelConfig(width=50, heads=4)

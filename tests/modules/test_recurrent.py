@@ -14,8 +14,7 @@ from lm.modules.recurrent import RecurrentLayer, RecurrentStack
 
 BATCH, LENGTH, WIDTH, STATE = 2, 6, 3, 4
 CONFIGS = {
-    kind: ModelConfig(architecture=kind, layers=1, width=WIDTH, heads=1, recurrent_width=STATE)
-    for kind in ("lstm", "gru")
+    kind: ModelConfig(architecture=kind, layers=1, width=WIDTH, recurrent_width=STATE) for kind in ("lstm", "gru")
 }
 both = pytest.mark.parametrize("kind", CONFIGS)
 
