@@ -119,7 +119,7 @@ OTHER_VALUES = {
         ({"positions": "relative"}, "decoder_layers recurrent_width rotary_base"),
         (
             {"architecture": "encoder"},
-            "decoder_layers recurrent_width rotary_base relative_buckets relative_max_distance tie_embeddings",
+            "decoder_layers recurrent_width rotary_base relative_buckets relative_max_distance",
         ),
         (
             {"architecture": "encoder_decoder"},
