@@ -52,7 +52,7 @@ class _Sequences:
     Attributes:
       tokens_BKT: as in `Decoded`.
       log_probs_BKT: those of each token, in arrays of that shape.
-      totals_BK: deciding log-probability of the whole; -inf where there is no such sequence.
+      totals_BK: log-probability of the whole, calibrated if there is a calibrator; -inf where there is no such one.
       last_BK: the last token.
     """
 
@@ -86,7 +86,7 @@ def search(
       model: the network.
       params: its parameters.
       prompts: token ids, at least one each. Of a prompt longer than `max_length - 1` a decoder sees the end. An
-        encoder-decoder reads them as they are: whoever trained it with an end-of-text token after each input adds it.
+        encoder-decoder reads them as they are: if its inputs ended with an end-of-text token in training, add it.
       config: how widely to search. Where a prompt leaves less room in `max_length` than its `max_new_tokens`, that is
         the limit.
       end_of_text: the id at which a continuation ends, or None. An encoder-decoder begins with it too.

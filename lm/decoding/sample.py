@@ -39,7 +39,7 @@ def generate(
       model: the network.
       params: its parameters.
       prompts: token ids, at least one each. Of a prompt longer than `max_length - 1` a decoder sees the end. An
-        encoder-decoder reads them as they are: whoever trained it with an end-of-text token after each input adds it.
+        encoder-decoder reads them as they are: if its inputs ended with an end-of-text token in training, add it.
       config: how to choose; `config.samples` is the caller's to expand.
       end_of_text: the id at which a continuation ends, or None. An encoder-decoder begins with it too.
       vocab_size: ids from here on are padding of the embedding table and never chosen; None: there are none.

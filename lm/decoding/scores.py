@@ -43,8 +43,8 @@ def continuation_log_probs(
     Args:
       model: the network.
       params: its parameters.
-      prompts: token ids, at least one each; of an encoder-decoder, its inputs.
-      continuations: token ids, one list for each prompt. An end-of-text token at the end, if it is to count, is theirs.
+      prompts: token ids, at least one each; of an encoder-decoder, its inputs, as `generate` takes them.
+      continuations: token ids, one list for each prompt. Add an end-of-text token where the end is to be scored too.
       end_of_text: the id that ends a continuation, or None. An encoder-decoder's output begins after one too.
       vocab_size: ids from here on are padding of the embedding table, and have no probability; None: there are none.
       calibrator: acts on the model's logits.

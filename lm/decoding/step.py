@@ -191,11 +191,11 @@ def begin(
 
 
 def check_writer(model: Any, prompts: Sequence[Sequence[int]], end_of_text: int | None) -> None:
-    """Checks that a model can write after these prompts.
+    """Checks that a model can continue these prompts.
 
     Raises:
       UserError: for a model that does not write, and of an encoder-decoder without an end-of-text token or with inputs
-        that are too long for it.
+        that are longer than its `max_length`.
       ValueError: for an empty prompt.
     """
     if not isinstance(model, DecoderLM | EncoderDecoderLM):
