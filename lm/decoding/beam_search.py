@@ -144,8 +144,9 @@ def beam_search(
     """Searches for the likeliest continuation of each row (Graves 2012; Sutskever et al. 2014, section 3.2).
 
     A sequence finishes when its end-of-text token is among the K best candidates of its row. A row is done when K
-    sequences have finished, when no open one can overtake the best finished one, or at its limit. A finished sequence
-    goes before those that the limit cuts, of which otherwise the likeliest is returned. Compiled by the caller.
+    sequences have finished and no open one is ahead of the best of them, when none can overtake it, or at its limit. A
+    finished sequence goes before those that the limit cuts, of which otherwise the likeliest is returned. Compiled by
+    the caller.
 
     Args:
       start: the model.
@@ -166,12 +167,10 @@ def beam_search(
     caches = start.caches.take_rows(jnp.repeat(jnp.arange(rows), beams))
 
     def unfinished(carry: tuple) -> Array:
-        n, open_sequences, finished, _ = carry
-        return ~_done(n, open_sequences, finished, limits_B, config).all()
+        return ~carry[1].all()
 
     def one_token(carry: tuple) -> tuple:
-        n, open_sequences, finished, caches = carry
-        done_B = _done(n, open_sequences, finished, limits_B, config)
+        n, done_B, open_sequences, finished, caches = carry
         # A row that is done must not run out of the model's positions.
         positions_R1 = jnp.repeat(start.positions_B + jnp.minimum(n, limits_B - 1), beams)[:, None]
         logits, caches = step(open_sequences.last_BK.reshape(-1, 1), positions_R1, caches)
@@ -182,12 +181,14 @@ def beam_search(
         open_sequences = _where(done_B, open_sequences, kept)
         finished = _where(done_B, finished, _finish(finished, candidates, is_end_BC, n + 1, config))
         caches = _of_parents(caches, jnp.take_along_axis(parents_BC, kept_BK, axis=1))
-        return n + 1, open_sequences, finished, caches
+        done_B |= _done(n + 1, open_sequences, finished, limits_B, config)
+        return n + 1, done_B, open_sequences, finished, caches
 
     nothing = Decoded.empty(rows, config.max_new_tokens, calibrated=calibrator is not None, sampled=False)
     none_finished = _Finished(nothing, jnp.full(rows, -jnp.inf), jnp.zeros(rows, jnp.int32))
-    first = (jnp.zeros((), jnp.int32), _empty(start.tokens_B, nothing, beams), none_finished, caches)
-    _, open_sequences, finished, _ = jax.lax.while_loop(unfinished, one_token, first)
+    none_done_B = jnp.zeros(rows, bool)
+    first = (jnp.zeros((), jnp.int32), none_done_B, _empty(start.tokens_B, nothing, beams), none_finished, caches)
+    _, _, open_sequences, finished, _ = jax.lax.while_loop(unfinished, one_token, first)
     likeliest_B1 = jnp.zeros((rows, 1), jnp.int32)
     cut = _decoded(open_sequences, likeliest_B1, limits_B, jnp.zeros(rows, bool))
     return _where(finished.count_B > 0, finished.best, cut)
@@ -216,10 +217,13 @@ def _decoded(sequences: _Sequences, chosen_B1: Array, lengths_B: Array, finished
 def _done(
     n: Array, open_sequences: _Sequences, finished: _Finished, limits_B: Array, config: BeamSearchConfig
 ) -> Array:
-    """Whether each row needs no further token, [B]."""
+    """Whether each row needs no further token, now that its sequences have n, [B]."""
     # More tokens only lower a log-probability, and what helps its score most is to be divided by the longest length.
-    within_reach_B = _score(open_sequences.totals_BK[:, 0], limits_B, config)
-    return (n >= limits_B) | (finished.count_B >= config.beams) | (within_reach_B <= finished.scores_B)
+    likeliest_B = open_sequences.totals_BK[:, 0]
+    out_of_reach_B = _score(likeliest_B, limits_B, config) <= finished.scores_B
+    # Where one token is nearly certain, the K that have finished may all be unlikely.
+    behind_B = _score(likeliest_B, n, config) <= finished.scores_B
+    return (n >= limits_B) | ((finished.count_B >= config.beams) & behind_B) | out_of_reach_B
 
 
 def _score(log_probs: Array, lengths: Array, config: BeamSearchConfig) -> Array:

@@ -249,6 +249,21 @@ def test_the_search_stops_when_nothing_can_overtake():
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("power", [0.0, 1.0])
+@pytest.mark.parametrize("beams", [2, 3])
+def test_unlikely_ends_do_not_keep_a_nearly_certain_sequence_from_being_found(beams, power):
+    """After each token of 1, 1, 1, END the next is nearly certain, and what else is likely is to end at once."""
+
+    def step(tokens_R1, positions_R1, caches):
+        wanted_R1 = jnp.where(positions_R1 == 3, END, 1)
+        ids_1V = jnp.arange(VOCAB)[None, :]
+        return jnp.where(ids_1V == wanted_R1, 9.0, jnp.where(ids_1V == END, 2.0, 0.0)), caches
+
+    start = begin(step, State(jnp.zeros((1, 1))), jnp.zeros(1, jnp.int32))
+    decoded = jax.jit(lambda: beam_search(start, BeamSearchConfig(beams, 8, power), END))()
+    assert sequence(decoded, 0) == (1, 1, 1, END)
+
+
 @pytest.mark.parametrize("values", [{"beams": 0}, {"max_new_tokens": 0}, {"length_penalty": -1.0}])
 def test_bad_values_are_named(values):
     with pytest.raises(UserError, match=next(iter(values))):
