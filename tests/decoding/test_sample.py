@@ -120,7 +120,7 @@ def test_equal_prompts_in_different_places_continue_differently():
     assert len(texts) == 3
 
 
-def test_every_window_draws_anew():
+def test_every_token_and_every_window_draw_anew():
     indifferent = jax.tree.map(np.zeros_like, params_of("rotary"))
     for generation, prompt in zip(
         generate(MODELS["rotary"], indifferent, PROMPTS, PLAIN, None, VOCAB), PROMPTS, strict=True
@@ -131,6 +131,7 @@ def test_every_window_draws_anew():
         length = min(len(first), len(second))
         assert length >= 5
         assert first[:length].tolist() != second[:length].tolist()
+        assert len(set(first.tolist())) > 1, "every token is drawn with the same noise"
 
 
 def test_the_seed_decides_the_text():
