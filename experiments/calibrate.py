@@ -1,15 +1,15 @@
-"""Measures how far a model's confidence is from the truth, mends it, and says whether that helped.
+"""Measures a model's calibration, fits calibrators, and tests whether they help.
 
 python -m experiments.calibrate --config=configs/calibrate_quickstart.py --workdir=runs/quickstart
 
 reads runs/quickstart/predictions/validation.npz and writes runs/quickstart/calibration/: the report (report.html), the
-table (table.csv, comparison.json), pictures, and each fitted calibrator as JSON. Anybody's predictions do:
+table (table.csv, comparison.json), figures, and each fitted calibrator as JSON. Predictions of any model work:
 
 python -m experiments.calibrate --config=configs/calibrate.py --config.predictions=FILE.npz --workdir=runs/mine
 
-where FILE.npz holds `logits` [items, classes] and `labels` [items], and if items share documents or prompts,
-`clusters`. A fine-tuned run is calibrated on its validation rows and judged on its test rows; several at once, with one
-table of them all at the end:
+where FILE.npz holds `logits` [items, classes], `labels` [items], and `clusters` [items] if items share documents or
+prompts. For a fine-tuned run, calibrators are fitted on its validation rows and evaluated on its test rows. Several
+runs at once end with a summary table:
 
 python -m experiments.calibrate --config=configs/calibrate.py --workdir=runs/sst2 --workdir=runs/trec
 """
@@ -45,11 +45,11 @@ class CalibrateConfig:
     """A calibration experiment.
 
     Attributes:
-      predictions: npz file; empty: of the work directory predictions/test.npz, with validation.npz for fitting, or
-        validation.npz alone. What is alone is parted at random, whole clusters together, into items for fitting and
-        items for testing.
-      fit_predictions: npz file with the items for fitting, if they come apart; then `predictions` are all for testing.
-      fit_fraction: the share of clusters (items where there are none) for fitting.
+      predictions: npz file. Empty: predictions/test.npz of the work directory, with validation.npz for fitting, or
+        validation.npz alone. A single file is split at random, by whole clusters, into items for fitting and items
+        for testing.
+      fit_predictions: npz file with separate items for fitting; `predictions` are then all for testing.
+      fit_fraction: share of clusters (of items, if there are no clusters) used for fitting.
       calibrators: names; see `lm.calibration.calibrators`.
       settings: bins, resamples, level of intervals, seed.
       title: of the report; empty: the name of the predictions.
@@ -80,17 +80,17 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
     define_config_file(values)
     flags.DEFINE_multi_string(
-        "workdir", None, "Work directory: of a run, or a new one; may be given several times.", flag_values=values
+        "workdir", None, "Work directory of a run, or a new one; may be repeated.", flag_values=values
     )
 
 
 def main(values: flags.FlagValues) -> None:
-    """Compares and writes."""
+    """Runs the experiment in each work directory."""
     if not values.workdir:
         raise UserError("--workdir is missing: name the directory of a run, or a new one for the results")
     config = from_config_dict(CalibrateConfig, values.config)
     if config.predictions and len(values.workdir) > 1:
-        raise UserError("config.predictions names the predictions of one run: give one --workdir, or leave it empty")
+        raise UserError("config.predictions is for a single run: pass one --workdir, or leave config.predictions empty")
     console = Console(stderr=True)
     comparisons = {name: calibrate(config, WorkDirectory(Path(name)), console) for name in values.workdir}
     if len(comparisons) > 1 and config.calibrators:
@@ -101,21 +101,21 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
     """Runs the experiment in a work directory and returns the comparison.
 
     Raises:
-      UserError: for whatever is wrong with the config or the predictions; nothing is written then.
+      UserError: if the config or the predictions are invalid; nothing is written then.
     """
     path, fit_path = predictions_of(config, directory)
     if not config.predictions and not path.is_file():
         raise UserError(
-            f"{path} is not there: a pretraining run of a decoder writes it when started again with "
-            "--config.predictions.tokens=20000, a fine-tuned classifier when experiments.evaluate is run with "
-            "--config.split=validation; or name another file with --config.predictions=FILE.npz"
+            f"{path} does not exist: to write it, run a decoder's pretraining again with "
+            "--config.predictions.tokens=20000, or experiments.evaluate with --config.split=validation on a fine-tuned "
+            "classifier; or name another file with --config.predictions=FILE.npz"
         )
     test = Predictions.load(path)
     if fit_path is not None:
         fit = Predictions.load(fit_path)
     else:
         fit, test = split(test, config.fit_fraction, config.settings.seed)
-    with console.status("calibrating") as status, told_with(path):
+    with console.status("calibrating") as status, naming_file(path):
         comparison, fitted = compare(
             fit,
             test,
@@ -125,7 +125,7 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
             source=path.name,
             progress=lambda name: status.update(f"calibrating: {name}"),
         )
-        status.update("drawing")
+        status.update("drawing figures")
         for name, calibrator in fitted.items():
             calibrator.save(directory.calibration / f"{name}.json")
         save_pictures(comparison, directory.calibration)
@@ -144,7 +144,7 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
 
 
 def predictions_of(config: CalibrateConfig, directory: WorkDirectory) -> tuple[Path, Path | None]:
-    """The file to test on, and the file to fit on if it is another."""
+    """The file to test on, and the file to fit on if it is a separate one."""
     fit = Path(config.fit_predictions) if config.fit_predictions else None
     if config.predictions:
         return Path(config.predictions), fit
@@ -155,8 +155,8 @@ def predictions_of(config: CalibrateConfig, directory: WorkDirectory) -> tuple[P
 
 
 @contextlib.contextmanager
-def told_with(path: Path) -> Iterator[None]:
-    """Turns what calibration finds wrong with its arrays into a line that names their file."""
+def naming_file(path: Path) -> Iterator[None]:
+    """Turns a ValueError about the arrays into a UserError that names their file."""
     try:
         yield
     except ValueError as error:
@@ -189,7 +189,7 @@ def _p_of_change(entry: Entry) -> str:
 
 
 def summary_table(comparisons: dict[str, Comparison], calibrator: str) -> Table:
-    """Every run before and after one calibrator, named by what tells its path from the others'."""
+    """All runs before and after one calibrator, named by their paths relative to the common parent."""
     common = os.path.commonpath([os.path.abspath(name) for name in comparisons])
     table = Table(title=f"before and after: {calibrator}")
     columns = ("run", "items", "ECE %", "floor", "after", "p of change", "NLL", "after", "p of change")
@@ -218,7 +218,7 @@ def _with_interval(entry: Entry) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """One line a method and metric."""
+    """One line per method and metric."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     floor = ("floor_mean", "floor_high", "p_calibrated")

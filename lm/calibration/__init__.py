@@ -1,1 +1,1 @@
-"""Calibration: how far confidence is from the truth, how sure of that one can be, and how to mend it."""
+"""Calibration: errors and their uncertainty, calibrators, conformal sets, selective prediction."""

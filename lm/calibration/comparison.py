@@ -1,4 +1,4 @@
-"""Calibrators compared on items they never saw: every number with its interval, its floor and a paired test.
+"""Compares calibrators on held-out items: every number with its interval, noise floor and paired test.
 
 Axes: N items, C classes, M bins, R resamples.
 """
@@ -30,7 +30,7 @@ _MEANS = {
     "confidence": "confidence_N",
     "entropy": "entropy_N",
 }
-_LARGEST_CLASSWISE = 2**26  # probabilities held at once
+_LARGEST_CLASSWISE = 2**26  # most probabilities held at once
 _LARGEST_CLASSWISE_RESAMPLED = 2**21
 
 
@@ -44,22 +44,22 @@ def compare(
     source: str = "",
     progress: Callable[[str], None] = lambda name: None,
 ) -> tuple[Comparison, dict[str, Fitted]]:
-    """Fits each calibrator on one part and measures it on the other, beside no calibration at all.
+    """Fits each calibrator on one part and measures it on the other, alongside the uncalibrated predictions.
 
     Args:
-      fit_part: what calibrators are fitted to.
-      test_part: what everything is measured on; shares no id and no cluster with `fit_part`.
+      fit_part: items to fit calibrators on.
+      test_part: items to measure on; shares no id and no cluster with `fit_part`.
       calibrators: names in `CALIBRATORS`.
       settings: bins, resampling, level, seed.
       title: of the report.
       source: where the predictions come from.
-      progress: called with the name of what is worked on.
+      progress: called with the name of each method before it is measured.
 
     Returns:
-      What was found, from which tables, pictures and the report are made; and the fitted calibrators by their names.
+      The results, and the fitted calibrators by name.
 
     Raises:
-      UserError: if the parts share anything.
+      UserError: if the parts share an id or a cluster.
       ValueError: for an unknown calibrator.
     """
     check_disjoint(fit_part, test_part)
@@ -115,25 +115,25 @@ def _calibrated(fitted: Fitted, measured: "_Measured", before: "_Measured") -> M
 
 def _message(fitted: Fitted) -> str:
     if not fitted.accepted:
-        return "not used: it raised the negative log-likelihood of the items it was fitted to"
+        return "not used: it increased the negative log-likelihood of the items it was fitted to"
     if fitted.at_bound:
-        return "the items of the fit do not limit it, so its value means only very small or very large"
+        return "the fit hit its search bound; the data do not determine this value"
     if not fitted.converged:
-        return "the fit ended before it reached its optimum"
+        return "the fit stopped before it converged"
     return ""
 
 
 def _column(metric: Metric, settings: Settings) -> Metric:
-    """The metric as it was computed here."""
+    """The metric with these settings filled in."""
     long, specification = metric.long, {"confidence": "probability of the predicted class"}
     if metric.binning:
         long = long.replace("bins", f"bins ({settings.bins})")
         specification |= {**Binning(settings.bins).specification(), "scheme": metric.binning}
     if metric.name in _MEANS:
-        specification = {"interval": "Student's t over items, or over clusters where there are any"}
+        specification = {"interval": "Student's t over items, or over clusters if there are any"}
     else:
         specification["interval"] = f"bias-corrected bootstrap, {settings.resamples} resamples"
-        specification["p of a change"] = "swapping the two models' items, or clusters where there are any"
+        specification["p of a change"] = "swapping the two models' items, or clusters if there are any"
     return dataclasses.replace(metric, long=long, specification=specification)
 
 
@@ -154,7 +154,7 @@ class _Measured:
     level: float
 
     def entries(self, before: "_Measured | None") -> dict[str, Entry]:
-        """Every metric, beside those before calibration if they are given."""
+        """Every metric, compared with `before` if it is given."""
         swapped = {} if before is None else self.items.swapped_differences(before.items, self.resampler)
         return {name: self._entry(name, before, swapped) for name in self.values}
 
@@ -183,7 +183,7 @@ class _Measured:
         return Entry(value, interval, floor, difference)
 
     def bins(self) -> tuple[Bin, ...]:
-        """The bins of the reliability diagram that hold items."""
+        """The non-empty bins of the reliability diagram."""
         edges = self.binning.all_edges()
         tails = [(1 - self.level) / 2, (1 + self.level) / 2]
         band = np.quantile(self.null.correct / np.maximum(self.null.count, 1), tails, axis=0).clip(0, 1)
@@ -214,7 +214,7 @@ class _Measured:
 
 
 class _Measurer:
-    """Measures logits of the test items; every call uses the same resamples."""
+    """Measures logits of the test items, with the same resamples in every call."""
 
     def __init__(self, labels_N: np.ndarray, clusters_N: np.ndarray | None, resampler: Resampler, settings: Settings):
         self._labels_N, self._clusters_N = labels_N, clusters_N
@@ -263,7 +263,7 @@ class _Measurer:
         )
         smooth = errors.smooth_ece_of_residuals
         floors["smooth_ece"] = floor_of(float(smooth(residuals_M)), smooth(residuals_RM))
-        # The grid sees the sum at its 1,024 edges alone, too few where confidences crowd; only clusters need it.
+        # The grid only has the sum at its 1,024 edges, too coarse where confidences crowd; use it only for clusters.
         floors["ks"] = cumulative.floor
         if self._clusters_N is not None:
             floors["ks"] = floor_of(_largest_sum(residuals_M), _largest_sum(residuals_RM))
@@ -285,10 +285,10 @@ class _Measurer:
         )
 
     def _classwise(self, logits: Logits, values: dict[str, float], floors: dict[str, Floor]) -> list[Sums]:
-        """Adds the classwise error where its [N, C] probabilities can be held, and its floor where it is resampled.
+        """Adds the classwise error where [N, C] probabilities fit in memory, and its floor where it is resampled.
 
         Returns:
-          What the error is resampled from; empty where that would take too much memory.
+          Sums to resample the error from; empty if that would take too much memory.
         """
         items, classes = logits.shape
         if items * classes > _LARGEST_CLASSWISE:
@@ -300,7 +300,7 @@ class _Measurer:
         if items * classes > _LARGEST_CLASSWISE_RESAMPLED:
             return []
         is_class_NC = self._labels_N[:, None] == np.arange(classes)
-        # Each class's floor by itself: their mean is exact, its spread as if classes were independent of each other.
+        # One floor per class: their mean is exact, the spread treats classes as independent.
         rng = np.random.default_rng(self._settings.seed + 1)
         null_RC = np.stack(
             [

@@ -1,4 +1,4 @@
-"""The numbers of a comparison: what each is called, how it is computed, and who proposed it."""
+"""The metrics of a comparison: names, definitions and sources."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ class Metric:
     Attributes:
       name: its key.
       label: its short name.
-      long: its name in full.
+      long: its full name.
       unit: "percent", "nats" or "number".
       better: "lower", "higher" or None.
       definition: in plain words.
-      formula: the same as mathematics.
-      source: who proposed it.
+      formula: the definition in mathematics.
+      source: the papers that proposed it.
       binning: "equal_width", "equal_mass" or None.
       specification: how a comparison computed it: bins, intervals.
     """
@@ -41,8 +41,8 @@ METRICS: tuple[Metric, ...] = (
         "Expected calibration error, equal-width bins",
         "percent",
         "lower",
-        "Items are sorted into bins by confidence, the probability of the predicted class. In each bin, how far the "
-        "share of right answers is from the mean confidence; averaged over bins, weighted by their items.",
+        "Items are binned by confidence, the probability of the predicted class. The absolute gap between accuracy and "
+        "mean confidence in each bin, averaged over bins with their number of items as weights.",
         "ECE = Σ_b (n_b / N) · |acc_b − conf_b|",
         "Naeini et al. 2015; Guo et al. 2017",
         "equal_width",
@@ -53,8 +53,8 @@ METRICS: tuple[Metric, ...] = (
         "Expected calibration error, equal-mass bins",
         "percent",
         "lower",
-        "As ECE, with bins that hold equally many items each; items of equal confidence share a bin. It looks more "
-        "closely where most confidences are.",
+        "As ECE, with the same number of items in each bin; items of equal confidence share a bin. The resolution is "
+        "finest where most confidences lie.",
         "ECE = Σ_b (n_b / N) · |acc_b − conf_b|, n_b ≈ N / M",
         "Nixon et al. 2019",
         "equal_mass",
@@ -65,8 +65,8 @@ METRICS: tuple[Metric, ...] = (
         "Smooth calibration error",
         "percent",
         "lower",
-        "The calibration error after smoothing over confidence with a reflected Gaussian, at the width which equals "
-        "the error itself. No bins, so nothing jumps when a confidence crosses an edge.",
+        "The calibration error after smoothing over confidence with a reflected Gaussian whose width equals the error "
+        "itself. Without bins, it does not jump when a confidence crosses an edge.",
         "smECE = smECE_σ at the σ where smECE_σ = σ; smECE_σ = ∫ |E[(y − c) K_σ(t, c)]| dt",
         "Błasiok & Nakkiran 2023",
     ),
@@ -76,8 +76,8 @@ METRICS: tuple[Metric, ...] = (
         "Cumulative calibration error (Kolmogorov–Smirnov)",
         "percent",
         "lower",
-        "Residuals (right or wrong less confidence) summed in order of confidence; the largest distance of that sum "
-        "from 0. No bins.",
+        "Residuals (correctness minus confidence) are summed in order of confidence; the largest absolute value of "
+        "that sum. No bins.",
         "KS = max_t |(1 / N) Σ_{c_i ≤ t} (y_i − c_i)|",
         "Gupta et al. 2021; Arrieta-Ibarra et al. 2022",
     ),
@@ -87,7 +87,7 @@ METRICS: tuple[Metric, ...] = (
         "Maximum calibration error",
         "percent",
         "lower",
-        "The largest gap of any bin that holds an item. A single item in a bin can make it, so read it with its floor.",
+        "The largest gap of any non-empty bin. A bin with a single item can decide it, so compare it with its floor.",
         "MCE = max_b |acc_b − conf_b|",
         "Naeini et al. 2015",
         "equal_width",
@@ -98,7 +98,7 @@ METRICS: tuple[Metric, ...] = (
         "Root mean square calibration error",
         "percent",
         "lower",
-        "As ECE, with gaps squared, so that large gaps count for more.",
+        "As ECE, with squared gaps, so that large gaps weigh more.",
         "RMS = √(Σ_b (n_b / N) · (acc_b − conf_b)²)",
         "Hendrycks et al. 2019",
         "equal_width",
@@ -109,7 +109,7 @@ METRICS: tuple[Metric, ...] = (
         "Root mean square calibration error, debiased",
         "percent",
         "lower",
-        "RMS less the part that chance alone contributes to each bin; 0 where that is more than all.",
+        "RMS without the part that chance contributes to each bin; 0 if that part is larger.",
         "√max(0, Σ_b (n_b / N) · [(acc_b − conf_b)² − acc_b (1 − acc_b) / (n_b − 1)])",
         "Kumar et al. 2019",
         "equal_width",
@@ -120,8 +120,8 @@ METRICS: tuple[Metric, ...] = (
         "Classwise calibration error",
         "percent",
         "lower",
-        "The ECE of each class's own probability, averaged over classes. It looks at all probabilities, not only at "
-        "the highest; with many classes most of them lie in the first bin.",
+        "The ECE of each class's own probability, averaged over classes. It covers all probabilities, not only the "
+        "highest; with many classes most of them fall into the first bin.",
         "(1 / C) Σ_k Σ_b (n_bk / N) · |share of class k in b − mean p_k in b|",
         "Nixon et al. 2019; Kull et al. 2019",
         "equal_width",
@@ -132,8 +132,7 @@ METRICS: tuple[Metric, ...] = (
         "Signed gap",
         "percent",
         None,
-        "Mean confidence less accuracy: positive where the model is over-confident, 0 where errors of both signs "
-        "cancel.",
+        "Mean confidence minus accuracy: positive if the model is overconfident. Errors of opposite sign cancel.",
         "mean c − mean y",
         "",
         "equal_width",
@@ -144,8 +143,8 @@ METRICS: tuple[Metric, ...] = (
         "Negative log-likelihood",
         "nats",
         "lower",
-        "The mean of −log p(label). A proper score: only the true probabilities minimize it. It is what the "
-        "calibrators were fitted to lower, on other items.",
+        "The mean of −log p(label). A proper score: only the true probabilities minimize it. Calibrators minimize it "
+        "on the items they are fitted to.",
         "NLL = −(1 / N) Σ_i log p_i(y_i)",
         "Good 1952",
     ),
@@ -155,8 +154,8 @@ METRICS: tuple[Metric, ...] = (
         "Brier score",
         "number",
         "lower",
-        "The mean squared distance between the probabilities and the label's indicator, summed over classes: 0 to 2. "
-        "A proper score.",
+        "The squared distance between the probabilities and the one-hot label, summed over classes, averaged over "
+        "items: 0 to 2. A proper score.",
         "(1 / N) Σ_i Σ_k (p_ik − 1[y_i = k])²",
         "Brier 1950",
     ),
@@ -166,7 +165,7 @@ METRICS: tuple[Metric, ...] = (
         "Accuracy",
         "percent",
         "higher",
-        "The share of items whose label has the highest probability; 1/n where n classes share the highest.",
+        "The share of items whose label has the highest probability; a tie among n classes counts 1/n.",
         "(1 / N) Σ_i 1[y_i = argmax p_i]",
         "",
     ),
@@ -176,7 +175,7 @@ METRICS: tuple[Metric, ...] = (
         "Mean confidence",
         "percent",
         None,
-        "The mean probability of the predicted class. A calibrated model's equals its accuracy.",
+        "The mean probability of the predicted class. For a calibrated model it equals the accuracy.",
         "(1 / N) Σ_i max_k p_ik",
         "",
     ),
@@ -196,8 +195,8 @@ METRICS: tuple[Metric, ...] = (
         "AUROC of confidence",
         "number",
         "higher",
-        "How often a right answer has more confidence than a wrong one, ties as one half. It says whether confidence "
-        "can rank answers, which calibration does not; scaling by one temperature hardly changes it.",
+        "How often a correct answer has higher confidence than a wrong one; ties count one half. It measures how well "
+        "confidence ranks answers, not calibration: temperature scaling hardly changes it.",
         "P(c_i > c_j | i right, j wrong) + ½ P(c_i = c_j | …)",
         "Hendrycks & Gimpel 2017",
     ),
@@ -207,8 +206,8 @@ METRICS: tuple[Metric, ...] = (
         "Area under the risk-coverage curve",
         "percent",
         "lower",
-        "The error rate among the most confident share of items, averaged over all shares. Items of equal confidence "
-        "count evenly.",
+        "The error rate among the most confident items, averaged over all coverages. Items of equal confidence share "
+        "their errors evenly.",
         "(1 / N) Σ_k (errors among the k most confident) / k",
         "Geifman & El-Yaniv 2017",
     ),

@@ -1,6 +1,6 @@
-"""What a comparison of calibrators found, as dataclasses; `to_json` makes of it what comparison.json holds.
+"""Results of a comparison of calibrators as dataclasses, and their JSON form (comparison.json).
 
-Numbers that could not be computed are NaN, which JSON holds as null.
+Numbers that cannot be computed are NaN here and null in JSON.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from lm.statistics.intervals import Interval
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a comparison is made.
+    """Settings of a comparison.
 
     Attributes:
-      bins: of the binned errors.
-      resamples: of the bootstrap and of the noise floor.
-      level: of intervals.
+      bins: number of bins of binned errors.
+      resamples: number of resamples, of the bootstrap and of the noise floor.
+      level: coverage of intervals, such as 0.95.
       seed: of all resampling.
     """
 
@@ -34,7 +34,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """How many items the calibrators were fitted to and measured on.
+    """Numbers of items that the calibrators were fitted to and measured on.
 
     Attributes:
       fit: number of items fitted to.
@@ -56,8 +56,8 @@ class Entry:
     """One metric of one method.
 
     Attributes:
-      value: as fraction, nats or number, in the metric's unit.
-      interval: at the level of the settings; None where it was not computed.
+      value: a fraction where the metric's unit is "percent", else in that unit.
+      interval: at the level of the settings; None if it was not computed.
       floor: what a perfectly calibrated model would show; None for metrics without a noise floor.
       difference: this value minus the uncalibrated one on the same items; None for the uncalibrated method itself.
     """
@@ -70,14 +70,14 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """One bin of a reliability diagram that holds at least one item.
+    """One non-empty bin of a reliability diagram.
 
     Attributes:
       low: its lower edge.
       high: its upper edge.
-      count: its items.
+      count: number of items.
       confidence: their mean confidence.
-      accuracy: the share that is right.
+      accuracy: their accuracy.
       accuracy_low: lower end of the interval of `accuracy`.
       accuracy_high: its upper end.
       band_low: lower end of the range in which a calibrated model's accuracy falls.
@@ -97,7 +97,7 @@ class Bin:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-    """One calibrator, or none, on the test items.
+    """One calibrator, or the uncalibrated predictions, on the test items.
 
     Attributes:
       name: its key in `lm.calibration.calibrators.CALIBRATORS`; "none" for the uncalibrated probabilities.
@@ -105,9 +105,9 @@ class Method:
       summary: the fitted parameters in short, such as "T = 1.53".
       converged: whether the fit reached its optimum.
       at_bound: whether a parameter ended at the edge of its search range.
-      accepted: whether the fit lowered the loss of the items it was fitted to; if not, nothing is changed.
-      message: what a reader should know about the fit; may be empty.
-      entries: by the names of the metrics.
+      accepted: whether the fit did not increase the loss of its own items; otherwise the predictions stay unchanged.
+      message: a warning about the fit; empty if there is none.
+      entries: by metric name.
       bins: from low to high confidence.
       risk_coverage: (coverage, risk) along the risk-coverage curve, coverage rising to 1.
     """
@@ -124,21 +124,21 @@ class Method:
     risk_coverage: tuple[tuple[float, float], ...]
 
     def entry(self, metric: str) -> Entry:
-        """The entry of a metric; without any number if it was not measured."""
+        """The entry of a metric; its numbers are NaN or None if the metric was not measured."""
         return self.entries.get(metric, Entry())
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Calibrators compared on the same items.
+    """Results of all calibrators on the same items.
 
     Attributes:
       title: of the report.
       source: where the predictions come from.
-      items: how many there are.
-      settings: how it was made.
-      metrics: the columns, in the order in which they are shown.
-      methods: the uncalibrated probabilities first, then the calibrators.
+      items: numbers of items.
+      settings: bins, resampling, level, seed.
+      metrics: in the order in which they are shown.
+      methods: the uncalibrated predictions first, then the calibrators.
     """
 
     title: str
@@ -150,20 +150,20 @@ class Comparison:
 
     @property
     def uncalibrated(self) -> Method:
-        """What every calibrator is compared with."""
+        """The predictions without a calibrator."""
         return self.methods[0]
 
     def method(self, name: str) -> Method:
-        """A method by its name; KeyError if there is none."""
+        """A method by name; raises KeyError if there is none."""
         return {method.name: method for method in self.methods}[name]
 
     def metric(self, name: str) -> Metric:
-        """A metric by its name; KeyError if there is none."""
+        """A metric by name; raises KeyError if there is none."""
         return {metric.name: metric for metric in self.metrics}[name]
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
-    """The same as a value of JSON's own types, numbers unrounded, null for those that are not finite."""
+    """A comparison as JSON types: numbers unrounded, null for those that are not finite."""
     return json_value(
         {
             "title": comparison.title,

@@ -1,4 +1,4 @@
-"""The calibration experiment: what it writes, and what it says to bad input."""
+"""The calibration experiment: its output files, and its messages about bad input."""
 
 import csv
 import dataclasses
@@ -41,7 +41,7 @@ def calibrated(tmp_path_factory):
     return calibrate(config, WorkDirectory(folder / "run"), QUIET), folder
 
 
-def test_it_mends_over_confidence_and_writes_everything(calibrated):
+def test_overconfidence_is_corrected_and_all_files_are_written(calibrated):
     comparison, folder = calibrated
     written = {path.name for path in (folder / "run" / "calibration").iterdir()}
     assert written >= {"report.html", "comparison.json", "table.csv", "temperature.json", "isotonic.json", "ece.png"}
@@ -64,7 +64,7 @@ def test_the_table_holds_every_number(calibrated):
     assert nll["floor_mean"] == ""
 
 
-def test_a_stored_calibrator_gives_what_was_measured(calibrated):
+def test_a_saved_calibrator_is_the_one_measured(calibrated):
     comparison, folder = calibrated
     fitted = Fitted.load(folder / "run" / "calibration" / "temperature.json")
     assert f"T = {float(fitted.parameters['temperature']):.4g}" == comparison.method("temperature").summary
@@ -90,7 +90,7 @@ def test_bad_predictions_are_one_line_and_nothing_is_written(change, message, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_a_label_that_is_ruled_out_names_the_file(tmp_path):
+def test_a_label_with_logit_minus_infinity_names_the_file(tmp_path):
     arrays = over_confident()
     arrays["logits"][np.arange(400), arrays["labels"]] = -np.inf
     np.savez(tmp_path / "bad.npz", **arrays)
@@ -100,7 +100,7 @@ def test_a_label_that_is_ruled_out_names_the_file(tmp_path):
         )
 
 
-def test_fitting_on_what_is_tested_is_refused(tmp_path):
+def test_fitting_on_test_items_is_refused(tmp_path):
     np.savez(tmp_path / "mine.npz", **over_confident())
     config = dataclasses.replace(
         CONFIG, predictions=str(tmp_path / "mine.npz"), fit_predictions=str(tmp_path / "mine.npz")
@@ -128,7 +128,7 @@ def test_bad_configs_are_named(change, message):
 
 
 def test_from_a_trained_model_to_calibrated_generation(tmp_path):
-    """The chain: a run writes predictions, they are calibrated, and the calibrator acts on what is generated."""
+    """A run writes predictions, a calibrator is fitted to them, and generation applies it."""
     config = dataclasses.replace(tiny_config(tmp_path, steps=2), predictions=PredictionsConfig(tokens=400))
     directory = WorkDirectory(tmp_path / "run")
     run(config, directory.path)

@@ -1,8 +1,7 @@
-"""Pictures of a comparison: reliability diagrams, risk against coverage, and every method's ECE.
+"""Figures of a comparison: reliability diagrams, risk-coverage curves, and the ECE of every method.
 
-Each function takes a comparison, or some of its methods, and makes a matplotlib `Figure` that belongs to no window.
-Colours are those of Okabe and Ito (2008), which the colour-blind can tell apart; labels in the data are never taken for
-mathematics.
+Each function takes a comparison, or some of its methods, and returns a matplotlib `Figure` without a window. Colours
+are from the colour-blind-safe palette of Okabe and Ito (2008); labels are never parsed as mathematics.
 """
 
 import io
@@ -23,7 +22,7 @@ from lm.calibration.report.wording import format_interval, format_level, with_un
 from lm.calibration.results import Comparison, Method
 from lm.files import written_atomically
 
-# By role, so that a page can give each role another colour in the dark. No two may be equal.
+# By role, so that a page can override each in dark mode. No two may be equal.
 COLOURS = {
     "ink": "#1f2328",
     "muted": "#68707a",
@@ -63,12 +62,12 @@ _PERCENT = [0, 0.25, 0.5, 0.75, 1]
 def reliability(methods: Sequence[Method], level: float) -> Figure:
     """Reliability diagrams of one or two methods, such as before and after, side by side on the same axes.
 
-    Above: the accuracy of each bin against its mean confidence, with Wilson intervals, the diagonal, and boxes in
-    which a calibrated model's accuracy falls 95% of the time (Bröcker and Smith 2007). In the corner: ECE, its interval
-    and its noise floor. Below: the share of items in each bin.
+    Top: accuracy of each bin against its mean confidence, with Wilson intervals, the diagonal, and boxes that contain
+    a calibrated model's accuracy 95% of the time (Bröcker and Smith 2007). Corner: ECE, its interval and its noise
+    floor. Bottom: the share of items in each bin.
 
     Args:
-      methods: those of the comparison to draw; the first in the colour of "before" if it is called "none".
+      methods: the methods to draw; the one named "none" gets the colour of "before".
       level: of the intervals.
     """
     figure = Figure(figsize=(3.6, 4.6) if len(methods) == 1 else (5, 3.75), layout="constrained")
@@ -83,7 +82,7 @@ def reliability(methods: Sequence[Method], level: float) -> Figure:
             [one.high - one.low for one in method.bins],
             align="edge",
             color=_colour(method),
-            linewidth=0.4,  # of the same colour, or a seam of the background shows between neighbours
+            linewidth=0.4,  # same colour, or the background shows as a seam between bars
         )
         lower.set(xlabel="Confidence", ylim=(0, 1.08 * largest), yticks=[0, largest])
         lower.set_yticklabels(["0", with_unit(largest, "percent", 0)])
@@ -130,7 +129,7 @@ def _draw_accuracy(axes: Axes, method: Method, level: float) -> None:
 
 
 def _write_error(axes: Axes, method: Method, level: float) -> None:
-    """ECE, its interval and its floor, in the upper left unless fewer bins reach into the lower right."""
+    """ECE, its interval and its floor, in the upper left unless the lower right is emptier."""
     entry = method.entry("ece")
     if math.isnan(entry.value):
         return
@@ -157,10 +156,10 @@ def _write_error(axes: Axes, method: Method, level: float) -> None:
 
 @_style
 def risk_coverage(comparison: Comparison) -> Figure:
-    """The share of errors among the items answered, against the share of items answered, surest first, of each method.
+    """Risk-coverage curves: the error rate among the most confident items, against their share, for each method.
 
-    Which item is surest is all that counts here, so that calibration of all items alike leaves the curve where it is
-    (Geifman and El-Yaniv 2017).
+    Only the order of confidences matters, so a calibrator that preserves it leaves the curve unchanged (Geifman and
+    El-Yaniv 2017).
     """
     methods = [method for method in comparison.methods if method.risk_coverage]
     rows = -(-len(methods) // 2)
@@ -176,7 +175,7 @@ def risk_coverage(comparison: Comparison) -> Figure:
         axes.plot(coverage, risk, label=_shortened(method.label), **style)
     axes.set(xlim=(0, 1), ylim=(0, None), xlabel="Coverage: share of items answered", xticks=_PERCENT)
     axes.set_xticklabels(["0", "25%", "50%", "75%", "100%"])
-    axes.set_ylabel("Risk: share of errors")
+    axes.set_ylabel("Risk: error rate")
     _in_percent(axes.yaxis)
     _plain(axes)
     if methods:
@@ -186,7 +185,7 @@ def risk_coverage(comparison: Comparison) -> Figure:
 
 @_style
 def forest(comparison: Comparison) -> Figure:
-    """The ECE of each method with its interval, and what chance gives a calibrated model at most, 95% of the time."""
+    """The ECE of each method with its interval, and the 95% quantile of its noise floor."""
     methods = [method for method in comparison.methods if not math.isnan(method.entry("ece").value)]
     figure = Figure(figsize=(4.2, 1.2 + 0.27 * len(methods)), layout="constrained")
     axes = figure.subplots()
@@ -221,10 +220,12 @@ def forest(comparison: Comparison) -> Figure:
 
 @_style
 def save_pictures(comparison: Comparison, directory: Path) -> list[Path]:
-    """Writes every picture as PNG: reliability_NAME.png, beside the one before; risk_coverage.png and ece.png.
+    """Writes every figure as PNG: reliability_NAME.png (with the uncalibrated one), risk_coverage.png and ece.png.
+
+    Creates the directory if it does not exist.
 
     Returns:
-      The files written. The directory is made if need be.
+      The files written.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -241,11 +242,11 @@ def save_pictures(comparison: Comparison, directory: Path) -> list[Path]:
 
 @_style
 def inline_svg(figure: Figure, name: str) -> str:
-    """A figure as an SVG element to stand in an HTML page, its text as text and its colours as var(--role).
+    """A figure as an SVG element for an HTML page, with text as text and colours as var(--role).
 
     Args:
       figure: drawn in `COLOURS`.
-      name: begins every id, so that several elements can share a page.
+      name: prefix of every id, so that several elements can share a page.
     """
     written = io.StringIO()
     figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})

@@ -1,7 +1,7 @@
-"""A comparison as one page of HTML that needs nothing but itself: no script, no network, no font, light and dark.
+"""A comparison as one self-contained HTML page: no scripts, no network, no fonts, light and dark.
 
-The page opens with what the numbers say, then shows them, then how each was computed. Text of the comparison (titles,
-labels, messages) may hold anything: everything that is not written here goes through `_text`.
+The page opens with the conclusions, then shows the numbers, then how each was computed. Text from the comparison
+(titles, labels, messages) is untrusted: everything not written in this file goes through `_text`.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _CHANGE_WORDS = {
     "better": "better",
     "worse": "worse",
     "changed": "changed",
-    "unclear": "no clear change",
+    "unclear": "not significant",
     "same": "no change",
     "untested": "not tested",
 }
@@ -43,7 +43,7 @@ def report_html(comparison: Comparison) -> str:
       comparison: from `lm.calibration.comparison.compare`.
 
     Returns:
-      A whole document in UTF-8. Its content security policy forbids it to load or run anything.
+      A complete document in UTF-8. Its content security policy forbids loading or running anything.
     """
     heading = f"Calibration: {_text(comparison.title)}"
     sections = [
@@ -75,8 +75,8 @@ def _about_the_items(comparison: Comparison) -> str:
     items = comparison.items
     parts = [
         _text(comparison.source),
-        f"{_counted(items.test, items.test_clusters)} tested",
-        f"{_counted(items.fit, items.fit_clusters)} fitted on",
+        f"tested on {_counted(items.test, items.test_clusters)}",
+        f"fitted on {_counted(items.fit, items.fit_clusters)}",
         f"{items.classes:,} classes",
     ]
     return " · ".join(parts)
@@ -111,13 +111,13 @@ def _faults(method: Method) -> list[str]:
     faults = {
         "not accepted": not method.accepted,
         "did not converge": not method.converged,
-        "at a bound of its search": method.at_bound,
+        "hit its search bound": method.at_bound,
     }
     return [fault for fault, has in faults.items() if has]
 
 
 def _before_and_after(comparison: Comparison) -> str:
-    """The pictures and every number of the best calibrator beside those before."""
+    """Diagrams and every metric, before calibration and with the best calibrator."""
     level, before, best = comparison.settings.level, comparison.uncalibrated, verdict(comparison).best
     shown = [before] if best is None else [before, best]
     pictures = "".join(_reliability_figure(method, level, f"pair{number}") for number, method in enumerate(shown))
@@ -137,20 +137,20 @@ def _before_and_after(comparison: Comparison) -> str:
 
 def _legend(level: float) -> str:
     return (
-        f"<p class='quiet'>Under each value: its {format_level(level)} interval. Under binned errors also the noise "
-        "floor, what chance alone gives a perfectly calibrated model with the same confidences (its mean to its 95% "
-        "quantile), and p, how often chance gives as much as was found. Differences are after minus before on the same "
-        "items; percentages differ by points.</p>"
+        f"<p class='quiet'>Below each value: its {format_level(level)} interval. Calibration errors also have a noise "
+        "floor, the error of a perfectly calibrated model with the same confidences due to chance (mean to 95% "
+        "quantile), and p, the probability that such a model shows at least this error. Differences are after minus "
+        "before on the same items; for percentages, in points.</p>"
     )
 
 
 def _all_methods(comparison: Comparison) -> str:
-    """Tables of every metric of every method, one for each kind of metric, so that they stay narrow."""
+    """Every metric of every method, in one table per kind of metric to keep them narrow."""
     level, methods = comparison.settings.level, comparison.methods
     kinds: dict[str, list[Metric]] = {
-        "Errors that have a noise floor": [],
+        "Calibration errors with a noise floor": [],
         "Scores and other errors": [],
-        "Where neither direction is better": [],
+        "Metrics with no preferred direction": [],
     }
     binned, scored, plain = kinds.values()
     for metric in comparison.metrics:
@@ -173,7 +173,7 @@ def _all_methods(comparison: Comparison) -> str:
         diagrams.forest(comparison),
         "forest",
         f"ECE of every method with its {format_level(level)} interval",
-        "Left of its mark, an error is no larger than chance gives a perfectly calibrated model 95% of the time.",
+        "A perfectly calibrated model stays to the left of its mark 95% of the time.",
     )
     return f"<section><h2>All methods</h2><div class='single'>{picture}</div>{''.join(tables)}</section>"
 
@@ -219,18 +219,18 @@ def _risk_coverage(comparison: Comparison) -> str:
     picture = _figure(
         diagrams.risk_coverage(comparison),
         "risk",
-        "Share of errors against the share of items answered, for every method",
-        "Only the surest items are answered; further left, fewer are. Lower is better.",
+        "Risk-coverage curves of all methods",
+        "Error rate when only the most confident items are answered. Lower is better.",
     )
-    heads = ["Errors among the surest", *(f"{share:.0%}" for share in _COVERAGES)]
+    heads = ["Error rate at coverage", *(f"{share:.0%}" for share in _COVERAGES)]
     rows = [
         _row(_text(method.label), [f"<td>{_risk_at(method.risk_coverage, share)}</td>" for share in _COVERAGES])
         for method in methods
     ]
     return (
         "<section><h2>Risk and coverage</h2><div class='beside even'>"
-        f"<div>{picture}</div><div>{_table(heads, rows)}<p class='quiet'>Read off the curves, within one percent of "
-        "coverage.</p></div></div></section>"
+        f"<div>{picture}</div><div>{_table(heads, rows)}<p class='quiet'>Read from the curves, to within one point "
+        "of coverage.</p></div></div></section>"
     )
 
 
@@ -248,7 +248,7 @@ def _every_reliability(comparison: Comparison) -> str:
             f"<details><summary>{_text(method.label)}</summary><div class='beside even'>{picture}"
             f"<div>{_bins_table(method)}</div></div></details>"
         )
-    return f"<section><h2>Reliability of each method, bin by bin</h2>{''.join(parts)}</section>"
+    return f"<section><h2>Reliability of each method by bin</h2>{''.join(parts)}</section>"
 
 
 def _bins_table(method: Method) -> str:
@@ -263,7 +263,7 @@ def _bins_table(method: Method) -> str:
             f"<small>{_range(one.band_low, one.band_high)}</small>",
         ]
         rows.append(_row(edges, [f"<td>{cell}</td>" for cell in cells]))
-    return _table(["Confidence", "Items", "on average", "Accuracy", "if calibrated"], rows)
+    return _table(["Confidence", "Items", "Mean confidence", "Accuracy", "If calibrated"], rows)
 
 
 def _range(low: float, high: float) -> str:
@@ -298,27 +298,27 @@ def _how_computed(comparison: Comparison) -> str:
             f"<dl><dt>source</dt><dd>{_text(metric.source)}</dd><dt>unit</dt><dd>{_text(metric.unit)}</dd>"
             f"{specification}</dl></details>"
         )
-    return f"<section class='computed'><h2>How each number was computed</h2>{''.join(parts)}</section>"
+    return f"<section class='computed'><h2>How each metric is computed</h2>{''.join(parts)}</section>"
 
 
 def _how_to_reproduce(comparison: Comparison) -> str:
     items = comparison.items
     given = {
         "predictions": comparison.source,
-        "items fitted on": _counted(items.fit, items.fit_clusters),
-        "items tested": _counted(items.test, items.test_clusters),
+        "fitted on": _counted(items.fit, items.fit_clusters),
+        "tested on": _counted(items.test, items.test_clusters),
         "classes": f"{items.classes:,}",
         **dataclasses.asdict(comparison.settings),
     }
     listed = "".join(f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in given.items())
     return (
-        "<section><h2>How to reproduce</h2><p>Every number here is in comparison.json, unrounded. The same predictions "
+        "<section><h2>How to reproduce</h2><p>comparison.json holds every number, unrounded. The same predictions "
         f"with these settings give the same numbers.</p><dl>{listed}</dl></section>"
     )
 
 
 def _table(heads: list[str], rows: list[str], kind: str = "") -> str:
-    """A table that scrolls in a box of its own; heads and rows are HTML."""
+    """A table in a scrolling box of its own; heads and rows are HTML."""
     head = "".join(f"<th scope='col'>{one}</th>" for one in heads)
     return (
         f"<div class='scroll {kind}' tabindex='0' role='region' aria-label='Table'><table>"

@@ -1,6 +1,6 @@
-"""How the report looks: one style sheet, whose colours follow what the reader's system prefers.
+"""The style sheet of the report, with colours for light and dark mode.
 
-The roles of `lm.calibration.report.diagrams.COLOURS` are custom properties here, so that the pictures follow too.
+The roles of `lm.calibration.report.diagrams.COLOURS` are custom properties here, so that figures follow the mode too.
 """
 
 from lm.calibration.report.diagrams import COLOURS
@@ -102,7 +102,7 @@ h2,h3{break-after:avoid}
 
 
 def style_sheet() -> str:
-    """The CSS of the page. Paper is always light."""
+    """The CSS of the page. Print is always light."""
     light, dark = (
         ";".join(f"--{role}:{colour}" for role, colour in more.items()) for more in (COLOURS | _LIGHT, _DARK)
     )

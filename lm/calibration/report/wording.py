@@ -1,7 +1,6 @@
-"""How the numbers of a comparison read, and what they say in plain sentences.
+"""Formats the numbers of a comparison and states its conclusions in sentences.
 
-Every sentence must be true whatever the numbers are, so that "better" or "worse" is only said
-of a difference that the items can tell from none.
+Sentences must hold for any numbers: "lower" or "higher" is claimed only of significant differences.
 """
 
 import dataclasses
@@ -18,13 +17,13 @@ MISSING = "–"
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a comparison says.
+    """Conclusions of a comparison.
 
     Attributes:
-      before: about the uncalibrated probabilities.
+      before: about the uncalibrated predictions.
       after: about the best calibrator.
-      notes: further sentences, most telling first.
-      best: the method that `after` is about; None if there is none.
+      notes: further sentences, most important first.
+      best: the best calibrator; None if none was accepted.
     """
 
     before: str
@@ -34,14 +33,14 @@ class Verdict:
 
 
 def decimals(value: float, unit: str) -> int:
-    """How many to show, so that two to four digits tell something."""
+    """How many decimals to show, for two to four significant digits."""
     if unit == "percent":
         return 1 if abs(value) >= 0.1 else 2
     return 2 if abs(value) >= 10 else 4
 
 
 def format_value(value: float, unit: str, places: int | None = None, signed: bool = False) -> str:
-    """A value without the name of its unit; fractions become percent if that is the unit."""
+    """A value without its unit; fractions are shown in percent if that is the unit."""
     if math.isnan(value):
         return MISSING
     if math.isinf(value):
@@ -53,13 +52,13 @@ def format_value(value: float, unit: str, places: int | None = None, signed: boo
 
 
 def with_unit(value: float, unit: str, places: int | None = None) -> str:
-    """A value as it stands in a sentence."""
+    """A value with its unit, for sentences."""
     suffix = {"percent": "%", "nats": " nats"}.get(unit, "")
     return format_value(value, unit, places) + ("" if math.isnan(value) else suffix)
 
 
 def format_interval(value: float, ends: Interval | Difference | None, unit: str, signed: bool = False) -> str:
-    """Such as "7.04 to 9.21", with as many decimals as the value; empty where there is no interval."""
+    """Such as "7.04 to 9.21", with as many decimals as the value; empty without an interval."""
     if ends is None or math.isnan(value + ends.low + ends.high):
         return ""
     places = decimals(value, unit)
@@ -67,7 +66,7 @@ def format_interval(value: float, ends: Interval | Difference | None, unit: str,
 
 
 def format_p(p: float) -> str:
-    """Such as "p = 0.041" or "p < 0.001", in one piece; empty where there is none."""
+    """Such as "p = 0.041" or "p < 0.001", without a line break; empty without one."""
     if math.isnan(p):
         return ""
     return "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"
@@ -79,11 +78,11 @@ def format_level(level: float) -> str:
 
 
 def change_of(difference: Difference | None, better: str | None, level: float) -> str | None:
-    """What a paired difference says.
+    """Classifies a paired difference.
 
     Returns:
-      "better" or "worse" if it can be told from none, "changed" if it can but neither direction is better, "unclear" if
-      it cannot, "same" if it is exactly 0, "untested" if nothing says how sure it is; None without a difference.
+      "better" or "worse" if it is significant, "changed" if it is but neither direction is better, "unclear" if it is
+      not significant, "same" if it is exactly 0, "untested" without p-value and interval; None without a difference.
     """
     if difference is None or math.isnan(difference.value):
         return None
@@ -91,25 +90,25 @@ def change_of(difference: Difference | None, better: str | None, level: float) -
     if value == 0:
         return "same"
     if not math.isnan(p):
-        told = p <= 1 - level
+        significant = p <= 1 - level
     elif not math.isnan(difference.low + difference.high):
-        told = difference.low > 0 or difference.high < 0
+        significant = difference.low > 0 or difference.high < 0
     else:
         return "untested"
-    if not told:
+    if not significant:
         return "unclear"
     if better is None:
         return "changed"
     return "better" if (value < 0) == (better == "lower") else "worse"
 
 
-def told_from_calibrated(entry: Entry, level: float) -> bool | None:
-    """Whether an error is more than chance gives a perfectly calibrated model; None if that was not computed."""
-    return None if entry.floor is None else entry.floor.p <= 1 - level
+def exceeds_floor(entry: Entry, level: float) -> bool:
+    """Whether an error is significantly larger than that of a perfectly calibrated model."""
+    return entry.floor is not None and entry.floor.p <= 1 - level
 
 
 def verdict(comparison: Comparison) -> Verdict:
-    """What a comparison says, before and after the accepted calibrator of the lowest held-out NLL."""
+    """Conclusions before calibration and after the accepted calibrator with the lowest held-out NLL."""
     level, before, calibrated = comparison.settings.level, comparison.uncalibrated, comparison.methods[1:]
     metrics = {metric.name: metric for metric in comparison.metrics}
     candidates = [method for method in calibrated if method.accepted and not math.isnan(method.entry("nll").value)]
@@ -118,14 +117,16 @@ def verdict(comparison: Comparison) -> Verdict:
     if best:
         notes += [_movement(metrics[name], before, best, level) for name in ("nll", "accuracy") if name in metrics]
         if not best.converged or best.at_bound:
-            why = "did not converge" if not best.converged else "ended at a bound of its search"
-            notes.append(f"Take {best.label} with care: its fit {why}.")
+            why = "did not converge" if not best.converged else "hit its search bound"
+            notes.append(f"Treat {best.label} with caution: its fit {why}.")
     rejected = sum(not method.accepted for method in calibrated)
     if rejected:
         were = "was" if rejected == 1 else "were"
-        notes.append(f"{rejected} of {len(calibrated)} calibrators {were} not accepted and cannot be the best.")
+        notes.append(f"{rejected} of {len(calibrated)} calibrators {were} not accepted and {were} not considered.")
     if len(candidates) > 1:
-        notes.append("The best was chosen by the same items that it is judged by, which favours it slightly.")
+        notes.append(
+            "The best calibrator was selected on the same items it is evaluated on, which favours it slightly."
+        )
     sentences = _before(before, metrics, level), _after(before, best, metrics, level)
     return Verdict(*sentences, tuple(filter(None, notes)), best)
 
@@ -134,16 +135,19 @@ def _before(method: Method, metrics: Mapping[str, Metric], level: float) -> str:
     accuracy, confidence = method.entry("accuracy").value, method.entry("confidence").value
     sentences = []
     if not math.isnan(accuracy + confidence):
-        said, right = with_unit(confidence, "percent", 1), with_unit(accuracy, "percent", 1)
+        mean, right = with_unit(confidence, "percent", 1), with_unit(accuracy, "percent", 1)
         gap = method.entry("signed_gap").interval
         lean = ""
-        if gap and (gap.low > 0 or gap.high < 0) and said != right:
-            lean = ": it is overconfident" if confidence > accuracy else ": it is underconfident"
-        sentences.append(f"The model's confidence is {said} on average and it is right {right} of the time{lean}.")
+        if gap and (gap.low > 0 or gap.high < 0) and mean != right:
+            lean = f": the model is {'over' if confidence > accuracy else 'under'}confident"
+        sentences.append(f"Mean confidence is {mean} and accuracy is {right}{lean}.")
     entry = method.entry("ece")
     if not math.isnan(entry.value):
-        sentences.append(f"Its {_error_with_interval(metrics['ece'], entry, level)}{_against_floor(entry, level)}.")
-    return " ".join(sentences) or "Its calibration was not measured."
+        against_floor = _against_floor(entry, level)
+        sentences.append(
+            f"{_error_with_interval(metrics['ece'], entry, level)}{against_floor and ', ' + against_floor}."
+        )
+    return " ".join(sentences) or "Calibration was not measured."
 
 
 def _after(before: Method, best: Method | None, metrics: Mapping[str, Metric], level: float) -> str:
@@ -151,23 +155,28 @@ def _after(before: Method, best: Method | None, metrics: Mapping[str, Metric], l
         return "There is no accepted calibrator to compare with."
     name = best.label + (f" ({best.summary})" if best.summary else "")
     if best.entry("nll").value >= before.entry("nll").value:
-        sentence = f"No accepted calibrator lowers the held-out NLL; the nearest is {name}."
+        sentence = f"No accepted calibrator lowers the held-out NLL; the closest is {name}."
     else:
         sentence = f"The best calibrator by held-out NLL is {name}."
     entry = best.entry("ece")
     if math.isnan(entry.value):
         return sentence
-    difference = entry.difference
+    found = " and ".join(filter(None, [_against_before(entry.difference, level), _against_floor(entry, level)]))
+    return f"{sentence} With it, {_error_with_interval(metrics['ece'], entry, level)}{found and ', ' + found}."
+
+
+def _against_before(difference: Difference | None, level: float) -> str:
+    """Such as "significantly lower than before (p < 0.001)"."""
     change = {
-        "better": ", lower than before",
-        "worse": ", higher than before",
-        "unclear": ", which cannot be told from that before",
-        "same": ", the same as before",
+        "better": "significantly lower than before",
+        "worse": "significantly higher than before",
+        "unclear": "not significantly different from before",
+        "same": "the same as before",
     }.get(change_of(difference, "lower", level), "")
     if change and difference.value:
         interval = format_interval(difference.value, difference, "percent", signed=True)
         change += f" ({format_p(difference.p) or f'{format_level(level)} interval of the difference {interval}'})"
-    return f"{sentence} Its {_error_with_interval(metrics['ece'], entry, level)}{change}{_against_floor(entry, level)}."
+    return change
 
 
 def _error_with_interval(metric: Metric, entry: Entry, level: float) -> str:
@@ -178,11 +187,11 @@ def _error_with_interval(metric: Metric, entry: Entry, level: float) -> str:
 
 
 def _against_floor(entry: Entry, level: float) -> str:
+    """Such as "not significantly above the noise floor of 1.20% (p = 0.310)"."""
     if entry.floor is None:
         return ""
-    evidence = f"noise floor {with_unit(entry.floor.mean, 'percent')}, {format_p(entry.floor.p)}"
-    how = "would rarely" if told_from_calibrated(entry, level) else "could"
-    return f"; a perfectly calibrated model {how} show as much by chance ({evidence})"
+    floor = f"above the noise floor of {with_unit(entry.floor.mean, 'percent')} ({format_p(entry.floor.p)})"
+    return ("" if exceeds_floor(entry, level) else "not ") + "significantly " + floor
 
 
 def _uncertainty(difference: Difference | None, unit: str, level: float) -> str:
@@ -197,7 +206,7 @@ def _uncertainty(difference: Difference | None, unit: str, level: float) -> str:
 
 
 def _movement(metric: Metric, before: Method, after: Method, level: float) -> str | None:
-    """How a metric went from before to after."""
+    """How a metric changed."""
     old, new = before.entry(metric.name).value, after.entry(metric.name).value
     if math.isnan(old + new):
         return None
@@ -208,23 +217,23 @@ def _movement(metric: Metric, before: Method, after: Method, level: float) -> st
     if change is None:
         difference = None
     if change == "same" or (change is None and new == old):
-        return f"{label} stays {new_text}."
+        return f"{label} is unchanged at {new_text}."
     if change in ("better", "worse", "changed"):
         verb = "falls" if new < old else "rises"
         return f"{label} {verb} from {old_text} to {new_text}{_uncertainty(difference, unit, level)}."
-    chance = ", a difference that chance can explain" if change == "unclear" else ""
-    return f"{label} is {new_text} against {old_text} before{chance}{_uncertainty(difference, unit, level)}."
+    compared = "not significantly different from" if change == "unclear" else "compared with"
+    return f"{label} is {new_text}, {compared} {old_text} before{_uncertainty(difference, unit, level)}."
 
 
 def _heaviest_bin(method: Method, level: float) -> str | None:
-    """The bin that adds most to the ECE, if there is an error to speak of."""
-    if not method.bins or not told_from_calibrated(method.entry("ece"), level):
+    """The bin that contributes most to the ECE, if the ECE is significant."""
+    if not method.bins or not exceeds_floor(method.entry("ece"), level):
         return None
     heaviest = max(method.bins, key=lambda one: one.count * abs(one.confidence - one.accuracy))
-    said = f"{with_unit(heaviest.low, 'percent', 0)} to {with_unit(heaviest.high, 'percent', 0)}"
+    edges = f"{with_unit(heaviest.low, 'percent', 0)} to {with_unit(heaviest.high, 'percent', 0)}"
     low, high = with_unit(heaviest.accuracy_low, "percent", 1), with_unit(heaviest.accuracy_high, "percent", 1)
     return (
-        f"The bin that adds most to the ECE is {said}: on its {heaviest.count:,} items the model says "
-        f"{with_unit(heaviest.confidence, 'percent', 1)} on average and is right "
-        f"{with_unit(heaviest.accuracy, 'percent', 1)} of the time ({low} to {high})."
+        f"The bin from {edges} contributes most to the ECE: on its {heaviest.count:,} items, mean confidence is "
+        f"{with_unit(heaviest.confidence, 'percent', 1)} and accuracy is "
+        f"{with_unit(heaviest.accuracy, 'percent', 1)} ({format_level(level)} interval {low} to {high})."
     )

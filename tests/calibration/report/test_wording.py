@@ -1,4 +1,4 @@
-"""What a comparison says: no sentence claims more than its numbers show."""
+"""Conclusions of a comparison: no sentence claims more than its numbers show."""
 
 import dataclasses
 import math
@@ -51,12 +51,12 @@ def test_signs_and_p_values():
     assert format_p(math.nan) == ""
 
 
-def test_a_change_is_only_claimed_when_told_from_none():
-    told, not_told = difference(-0.05, 0.001), difference(-0.05, 0.2)
-    assert change_of(told, "lower", 0.95) == "better"
-    assert change_of(told, "higher", 0.95) == "worse"
-    assert change_of(told, None, 0.95) == "changed"
-    assert change_of(not_told, "lower", 0.95) == "unclear"
+def test_only_significant_changes_are_claimed():
+    significant, not_significant = difference(-0.05, 0.001), difference(-0.05, 0.2)
+    assert change_of(significant, "lower", 0.95) == "better"
+    assert change_of(significant, "higher", 0.95) == "worse"
+    assert change_of(significant, None, 0.95) == "changed"
+    assert change_of(not_significant, "lower", 0.95) == "unclear"
     assert change_of(difference(-0.05, 0.03), "lower", 0.99) == "unclear"
     assert change_of(Difference(-0.05, -0.06, -0.04, math.nan), "lower", 0.95) == "better"
     assert change_of(Difference(-0.05, -0.06, 0.01, math.nan), "lower", 0.95) == "unclear"
@@ -67,68 +67,77 @@ def test_a_change_is_only_claimed_when_told_from_none():
 
 def test_improved_and_calibrated():
     said = verdict(comparison())
-    assert "78.1% on average and it is right 70.0% of the time: it is overconfident" in said.before
-    assert "ECE is 8.12% (95% interval 7.12 to 9.12%); a perfectly calibrated model would rarely" in said.before
+    assert "Mean confidence is 78.1% and accuracy is 70.0%: the model is overconfident." in said.before
+    assert plain(said.before).endswith(
+        "ECE is 8.12% (95% interval 7.12 to 9.12%), significantly above the noise floor of 1.20% (p < 0.001)."
+    )
     assert said.best.name == "temperature"
     assert plain(said.after) == (
-        "The best calibrator by held-out NLL is Temperature (T = 1.53). Its ECE is 1.31% (95% interval 0.31 to 2.31%), "
-        "lower than before (p < 0.001); a perfectly calibrated model could show as much by chance "
-        "(noise floor 1.20%, p = 0.310)."
+        "The best calibrator by held-out NLL is Temperature (T = 1.53). With it, ECE is 1.31% (95% interval 0.31 to "
+        "2.31%), significantly lower than before (p < 0.001) and not significantly above the noise floor of 1.20% "
+        "(p = 0.310)."
     )
     assert "NLL falls from 2.4010 nats to 2.3450 nats" in notes(comparison())
-    assert "Accuracy stays 70.0%." in said.notes
+    assert "Accuracy is unchanged at 70.0%." in said.notes
 
 
 def test_improved_but_not_calibrated():
     said = after(changed("temperature", ece={"floor": Floor(0.012, 0.019, 0.01)}))
-    assert "lower than before (p < 0.001); a perfectly calibrated model would rarely show as much" in said
+    assert (
+        "significantly lower than before (p < 0.001) and significantly above the noise floor of 1.20% (p = 0.010)"
+        in said
+    )
 
 
 def test_not_distinguishable_from_before():
     said = after(changed("temperature", ece={"difference": difference(-0.004, 0.41)}))
-    assert ", which cannot be told from that before (p = 0.410)" in said
+    assert ", not significantly different from before (p = 0.410) and" in said
     assert "lower" not in said
 
 
 def test_got_worse():
     said = after(changed("temperature", ece={"value": 0.12, "difference": difference(0.04, 0.0005)}))
-    assert ", higher than before (p < 0.001)" in said
+    assert ", significantly higher than before (p < 0.001)" in said
     assert "lower than" not in said
 
 
 def test_calibrated_before():
     given = changed("none", ece=CALIBRATED, signed_gap={"interval": Interval(-0.01, 0.01, 0.005)})
-    assert "a perfectly calibrated model could show as much by chance" in verdict(given).before
+    assert "not significantly above the noise floor of 1.20% (p = 0.400)" in plain(verdict(given).before)
     assert "overconfident" not in verdict(given).before
-    assert "adds most to the ECE" not in notes(given)
+    assert "contributes most to the ECE" not in notes(given)
 
 
 def test_underconfident_before():
     given = changed(
         "none", confidence={"value": 0.62}, signed_gap={"value": -0.08, "interval": Interval(-0.09, -0.07, 0.005)}
     )
-    assert "62.0% on average and it is right 70.0% of the time: it is underconfident" in verdict(given).before
+    assert "Mean confidence is 62.0% and accuracy is 70.0%: the model is underconfident." in verdict(given).before
 
 
 @pytest.mark.parametrize(
-    ("p", "expected"), [(0.001, "Accuracy falls from 70.0% to 69.0%"), (0.3, "a difference that chance can explain")]
+    ("p", "expected"),
+    [
+        (0.001, "Accuracy falls from 70.0% to 69.0%"),
+        (0.3, "Accuracy is 69.0%, not significantly different from 70.0% before"),
+    ],
 )
 def test_accuracy_changed(p, expected):
     given = changed("temperature", accuracy={"value": 0.69, "difference": difference(-0.01, p)})
     assert expected in notes(given)
-    assert "stays" not in notes(given)
+    assert "unchanged" not in notes(given)
 
 
 def test_no_uncertainty_no_claim():
     given = changed("histogram", nll={"value": 2.3})
     given = dataclasses.replace(given, methods=(given.uncalibrated, given.method("histogram")))
-    assert "Its ECE is 2.00%; a perfectly" in after(given)
-    assert "NLL is 2.3000 nats against 2.4010 nats before" in notes(given)
+    assert "With it, ECE is 2.00%, significantly above the noise floor" in after(given)
+    assert "NLL is 2.3000 nats, compared with 2.4010 nats before" in notes(given)
 
 
 def test_no_calibrator_lowers_nll():
     said = after(changed("temperature", nll={"value": 2.5, "difference": difference(0.1, 0.001)}))
-    assert said.startswith("No accepted calibrator lowers the held-out NLL; the nearest is Temperature")
+    assert said.startswith("No accepted calibrator lowers the held-out NLL; the closest is Temperature")
 
 
 def test_the_best_is_accepted_and_has_a_likelihood():
@@ -148,6 +157,6 @@ def test_the_heaviest_bin_counts_items_not_only_distance():
     assert f"on its {last.count:,} items" in notes(given)
 
 
-def test_a_doubtful_fit_is_said():
+def test_a_fit_at_its_bound_is_reported():
     given = with_method("temperature", at_bound=True)
-    assert "Take Temperature with care: its fit ended at a bound of its search." in notes(given)
+    assert "Treat Temperature with caution: its fit hit its search bound." in notes(given)
