@@ -1,14 +1,13 @@
-"""Looks for the config values that train the best model.
+"""Searches for the config values that train the best model.
 
 python -m experiments.sweep --config=configs/sweep_quickstart.py --workdir=runs/sweep
 
-The same command goes on where a sweep was stopped or killed, inside the run that it was at. Several may run on one
-directory at once, on several devices or machines, and share the work. With --report it trains nothing and tells what is
-known so far. Written into the directory: table.csv, sweep.json, the picture sweep.png (and .svg), each run in trials/.
+The same command resumes a sweep that was stopped or killed, from within the run it was at. Several processes can share
+one directory and the work, on several devices or machines. With --report nothing is trained and the results so far are
+reported. The directory holds table.csv, sweep.json, the figure sweep.png (and .svg), and each run in trials/.
 """
 
 import dataclasses
-import hashlib
 import math
 import re
 import signal
@@ -35,8 +34,8 @@ from lm.runs.config import (
 )
 from lm.runs.work_directory import WorkDirectory
 from lm.statistics.directions import BETTER, is_lower_better
-from lm.sweeps.report import as_csv, as_table, command, conclusion, rows_of, save_picture
-from lm.sweeps.search_space import Parameter, Values, format_values, grid, load_base, read_space, with_values
+from lm.sweeps.report import Row, as_csv, as_table, command, conclusion, rows_of, save_picture
+from lm.sweeps.search_space import Parameter, Values, grid, load_base, read_space, with_values
 from lm.sweeps.study import (
     METHODS,
     PRUNINGS,
@@ -47,6 +46,7 @@ from lm.sweeps.study import (
     Search,
     Study,
     Trial,
+    directory_of,
     work,
 )
 from lm.training.loop import Outcome
@@ -60,16 +60,16 @@ class SweepConfig:
     """A search for config values.
 
     Attributes:
-      base: the config file that every run begins from, FILE.py[:arguments], of `experiments.pretrain` or
+      base: the config file that every run starts from, FILE.py[:arguments], of `experiments.pretrain` or
         `experiments.finetune`.
-      parameters: what to vary: "KEY=LOW..HIGH", "KEY=LOW..HIGH log" or "KEY=A,B,C".
+      parameters: the values to vary: "KEY=LOW..HIGH", "KEY=LOW..HIGH log" or "KEY=A,B,C".
       method: "bayes" (the tree-structured Parzen estimator), "random" or "grid" (every combination of lists).
-      trials: how many points to try, for "bayes" and "random". A sweep may go on with more.
-      metric: of the validation split at the end of training. Empty: `training.best_metric` of the base.
-      seeds: every point is run with each, and judged by the mean.
-      folds: for fine-tuning: run every point on each of so many folds of cross-validation; 0: as the base says.
-      pruning: "none", "median" or "hyperband": end a point's first run early when it does worse than others did.
-      seed: of the choice of points.
+      trials: number of points, for "bayes" and "random". It can be raised later to continue a sweep.
+      metric: validation metric at the end of training. Empty: `training.best_metric` of the base.
+      seeds: every point is trained with each seed and judged by the mean.
+      folds: for fine-tuning, number of cross-validation folds that every point is trained on; 0: as in the base.
+      pruning: "none", "median" or "hyperband": stop a point's first run early if it does worse than others.
+      seed: for choosing points.
     """
 
     base: str = "configs/quickstart.py"
@@ -87,13 +87,13 @@ class SweepConfig:
             if getattr(self, name) not in choices:
                 raise UserError(f"config.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if not self.parameters:
-            raise UserError('config.parameters is empty: say what to vary, such as "model.dropout=0.0,0.1,0.3"')
+            raise UserError('config.parameters is empty: name what to vary, such as "model.dropout=0.0,0.1,0.3"')
         if self.trials < 1 or self.seed < 0:
             raise UserError(f"config.trials must be at least 1 and config.seed at least 0: {self.trials}, {self.seed}")
         if self.folds < 0 or self.folds == 1:
             raise UserError(f"config.folds must be 0 or at least 2, got {self.folds}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or any(type(one) is not int for one in self.seeds):
-            raise UserError(f"config.seeds must be different integers, at least one, got {self.seeds}")
+            raise UserError(f"config.seeds must be one or more distinct integers, got {self.seeds}")
 
     @property
     def repetitions(self) -> list[Repetition]:
@@ -102,10 +102,10 @@ class SweepConfig:
 
 
 class Stopped(Exception):
-    """A signal came; the run inside has saved itself."""
+    """A signal arrived; the current run has saved its state."""
 
     def __init__(self, by: signal.Signals):
-        """By which signal."""
+        """Records the signal."""
         super().__init__(by.name)
         self.by = by
 
@@ -114,9 +114,9 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
     define_config_file(values)
     flags.DEFINE_string(
-        "workdir", None, "Directory of the sweep: made when missing, gone on with when not.", flag_values=values
+        "workdir", None, "Directory of the sweep; created if missing, resumed if not.", flag_values=values
     )
-    flags.DEFINE_bool("report", False, "Train nothing; tell what is known so far.", flag_values=values)
+    flags.DEFINE_bool("report", False, "Train nothing; report the results so far.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -126,12 +126,12 @@ def main(values: flags.FlagValues) -> int:
     config, directory = from_config_dict(SweepConfig, values.config), Path(values.workdir)
     console = Console(stderr=True)
     if values.report and not (directory / "sweep_config.json").exists():
-        raise UserError(f"--workdir={directory} holds no sweep to report: leave --report out to begin one")
+        raise UserError(f"--workdir={directory} holds no sweep to report: remove --report to start one")
     try:
         sweep(config, directory, console, train=None if values.report else train_run)
     except (Stopped, KeyboardInterrupt) as stopped:
         by = stopped.by if isinstance(stopped, Stopped) else signal.SIGINT
-        console.print(f"{by.name}: stopped; the same command goes on from there", highlight=False)
+        console.print(f"{by.name}: stopped; run the same command to continue", highlight=False)
         return 128 + by
     return 0
 
@@ -139,29 +139,29 @@ def main(values: flags.FlagValues) -> int:
 def train_run(
     config: RunConfig, directory: WorkDirectory, console: Console, on_evaluation: OnMetrics | None
 ) -> Outcome:
-    """One run, as `experiments.finetune` or `experiments.pretrain` does it."""
+    """One run of `experiments.finetune` or `experiments.pretrain`."""
     if isinstance(config, FinetuneConfig):
         return finetune(config, directory, console, on_evaluation=on_evaluation)
     quick = dataclasses.replace(config, predictions=PredictionsConfig(tokens=0), samples=SamplesConfig(prompts=()))
     return pretrain(quick, directory, console, on_evaluation=on_evaluation)
 
 
-def sweep(config: SweepConfig, directory: Path, console: Console, train: TrainRun | None = train_run) -> list[dict]:
-    """Searches in a directory, from where it was left, and writes the report.
+def sweep(config: SweepConfig, directory: Path, console: Console, train: TrainRun | None = train_run) -> list[Row]:
+    """Runs or resumes a sweep in a directory and writes the report.
 
     Args:
       config: of the sweep.
       directory: of the sweep.
       console: for progress.
-      train: a run; None: report only.
+      train: trains one run; None to only report.
 
     Returns:
       The trials, best first.
 
     Raises:
-      UserError: for whatever is wrong with the config, the base config or the directory.
+      UserError: if the config, the base config or the directory is invalid.
       TrainingError: if every trial failed.
-      Stopped: if a signal came. The sweep can go on later.
+      Stopped: if a signal arrived. The sweep can be resumed.
     """
     base = read_base(config)
     search = make_search(config, base)
@@ -179,33 +179,33 @@ def sweep(config: SweepConfig, directory: Path, console: Console, train: TrainRu
 
 
 def read_base(config: SweepConfig) -> RunConfig:
-    """The config that every run begins from; its keys tell whose it is.
+    """The config that every run starts from; its keys show which experiment it is for.
 
     Raises:
-      UserError: if it is neither experiment's, or has no folds where the sweep wants some.
+      UserError: if it is for neither experiment, or has no folds although the sweep needs them.
     """
     values = load_base(config.base)
     kind = FinetuneConfig if "task" in values else PretrainConfig
     if not {"model", "training", "optimizer"} <= set(values):
-        raise UserError(f"config.base={config.base} is no config of experiments.pretrain or experiments.finetune")
+        raise UserError(f"config.base={config.base} is not a config of experiments.pretrain or experiments.finetune")
     base = from_config_dict(kind, values)
     if config.folds:
         if kind is not FinetuneConfig:
-            raise UserError("config.folds is for fine-tuning; pretraining has no rows to cut into folds: set it to 0")
+            raise UserError("config.folds is for fine-tuning; pretraining has no rows to split into folds: set it to 0")
         with_values(base, {"data.folds": config.folds})
     return base
 
 
 def make_search(config: SweepConfig, base: RunConfig) -> Search:
-    """What to look for, and how.
+    """The search of a config.
 
     Raises:
-      UserError: for a parameter that the base config doesn't have, or that the sweep sets itself.
+      UserError: for a parameter that the base config does not have, or that the sweep sets itself.
     """
     space = read_space(config.parameters, config.base)
     for parameter in space:
         if parameter.key in ("seed", "data.fold", "data.folds"):
-            raise UserError(f"config.parameters: {parameter.key} is no choice: use config.seeds and config.folds")
+            raise UserError(f"config.parameters: {parameter.key} cannot be searched: use config.seeds and config.folds")
     if config.method == "grid":
         grid(space)
     training, metric = base.training, config.metric or base.training.best_metric
@@ -222,14 +222,14 @@ def make_search(config: SweepConfig, base: RunConfig) -> Search:
 
 
 def claim(config: SweepConfig, base: RunConfig, directory: Path) -> None:
-    """Makes the directory, or checks that the sweep in it is this one.
+    """Creates the directory, or checks that the sweep in it has this config.
 
     Raises:
-      UserError: if it isn't, or the directory can't be written.
+      UserError: if it has another config, or the directory cannot be written.
     """
     work_directory, path = WorkDirectory(directory), directory / "sweep_config.json"
     if work_directory.config.exists():
-        raise UserError(f"--workdir={directory} holds a run: name another directory for the sweep")
+        raise UserError(f"--workdir={directory} holds a run: use another directory for the sweep")
     work_directory.check(base)
     asked = {"config": dataclasses.asdict(config), "base": dataclasses.asdict(base)}
     if not path.exists():
@@ -237,7 +237,7 @@ def claim(config: SweepConfig, base: RunConfig, directory: Path) -> None:
         write_json(path, asked)
         return
     known = read_json(path)
-    # The base may be called by another name; what it says is compared.
+    # The base file may be renamed; its values are compared.
     free = ("config.trials", "config.base", *(f"base.{name}" for name in FREE_TO_CHANGE))
     pairs = {name: pair for name, pair in differences(known, asked).items() if not name.startswith(free)}
     if changed := [f"{name} was {old!r}, is {new!r}" for name, (old, new) in pairs.items()]:
@@ -248,7 +248,7 @@ class Runs:
     """The runs of a sweep, each in a directory below trials/ named after its values, seed and fold."""
 
     def __init__(self, base: RunConfig, search: Search, folds: int, directory: Path, console: Console, train: TrainRun):
-        """Runs nothing yet."""
+        """Does not train yet."""
         self._base, self._search, self._folds, self._directory = base, search, folds, directory
         self._console, self._train = console, train
 
@@ -256,12 +256,12 @@ class Runs:
         """Trains once and returns the metrics of the last evaluation.
 
         Raises:
-          PointFailed: if the config rejects the point, or the devices' memory does.
-          TrainingError: if it diverges.
-          UserError: if something is wrong that isn't this point's fault.
-          Stopped: if a signal came.
+          PointFailed: if the config rejects the point, or it runs out of device memory.
+          TrainingError: if training diverges.
+          UserError: for errors that do not depend on the point.
+          Stopped: if a signal arrived.
         """
-        directory = WorkDirectory(self._directory / "trials" / f"{name_of(trial.values)}-{repetition.name}")
+        directory = WorkDirectory(self._directory / directory_of(trial.values, repetition))
         try:
             config = self._config(trial.values, repetition)
         except UserError as error:
@@ -293,47 +293,40 @@ class Runs:
         metrics = {name.removeprefix("validation/"): value for name, value in validation.items()}
         if self._search.metric not in metrics:
             known = ", ".join(name for name in metrics if name in BETTER)
-            raise UserError(f"config.metric={self._search.metric} is not logged by this run; choose one of {known}")
+            raise UserError(f"config.metric={self._search.metric} is not logged by this run; use one of {known}")
         return metrics
 
 
-def name_of(values: Values) -> str:
-    """A short name for a point, the same wherever it comes up."""
-    return hashlib.sha256(format_values(dict(sorted(values.items()))).encode()).hexdigest()[:10]
-
-
 def is_about(message: str, space: Sequence[Parameter]) -> bool:
-    """Whether a message names a value that the sweep varies, and so tells of one point rather than of all."""
+    """Whether a message names a parameter of the sweep, and so concerns this point rather than all."""
     return any(re.search(rf"config\.{re.escape(parameter.key)}\b", message) for parameter in space)
 
 
-def report(config: SweepConfig, base: RunConfig, study: Study, directory: Path, console: Console) -> list[dict]:
-    """Writes table.csv, sweep.json and the picture, and prints what is best.
+def report(config: SweepConfig, base: RunConfig, study: Study, directory: Path, console: Console) -> list[Row]:
+    """Writes table.csv, sweep.json and the figure, and prints the best point.
 
     Raises:
       TrainingError: if every trial failed.
     """
-    rows, search = rows_of(study), study.search
-    for row in rows:
-        row["directories"] = [f"trials/{name_of(row['values'])}-{one.name}" for one in config.repetitions]
+    rows, search = rows_of(study, config.repetitions), study.search
     experiment = "finetune" if isinstance(base, FinetuneConfig) else "pretrain"
-    best = rows[0] if rows and rows[0]["state"] == "complete" else None
-    again = command(experiment, config.base, best["values"]) if best else None
+    best = rows[0] if rows and rows[0].state == "complete" else None
+    again = command(experiment, config.base, best.values) if best else None
     found = {
         "config": dataclasses.asdict(config),
         "metric": search.metric,
         "lower_is_better": search.minimize,
-        "trials": rows,
+        "trials": [dataclasses.asdict(row) for row in rows],
         "command": again,
     }
-    with study.lock:  # of several processes that end at once, one writes at a time
+    with study.lock:  # one process writes at a time
         write_atomically(directory / "table.csv", as_csv(rows, study))
         write_json(directory / "sweep.json", found)
         save_picture(rows, study, directory)
-    if rows and len(rows) == search.total and all(row["state"] == "failed" for row in rows):
-        raise TrainingError(f"all {len(rows)} trials failed; trial {rows[0]['trial']}: {rows[0]['message']}")
+    if rows and len(rows) == search.total and all(row.state == "failed" for row in rows):
+        raise TrainingError(f"all {len(rows)} trials failed; trial {rows[0].trial}: {rows[0].message}")
     console.print(as_table(rows, study))
-    states = [row["state"] for row in rows]
+    states = [row.state for row in rows]
     counts = {state: states.count(state) for state in ("complete", "pruned", "failed", "unfinished") if state in states}
     console.print(f"{search.total} trials: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
     for line in (conclusion(rows, study), again or ""):

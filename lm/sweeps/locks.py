@@ -1,4 +1,4 @@
-"""Locks between processes, on one machine or on several that share a file system."""
+"""Locks between processes on one machine, or on several that share a file system."""
 
 import contextlib
 import fcntl
@@ -9,19 +9,19 @@ import threading
 import time
 from pathlib import Path
 
-# A worker on another machine shows that it lives by touching its file. Their clocks may differ by minutes.
+# A worker on another machine signals that it is alive by touching its file. Clocks may differ by minutes.
 _HEARTBEAT_SECONDS = 30
 _STALE_SECONDS = 600
 
 
 class FileLock:
-    """A lock between processes, which the kernel frees when its holder ends, however it ends.
+    """A lock between processes that the kernel releases when its holder ends, however it ends.
 
-    Optuna's own locks are files that stay behind when their holder is killed, and cost everybody half a minute then.
+    Optuna's own locks are files that remain when their holder is killed, and then delay everyone by half a minute.
     """
 
     def __init__(self, path: Path):
-        """Locks nothing yet."""
+        """Does not lock yet."""
         self._path, self._file = path, None
 
     def acquire(self) -> bool:
@@ -31,7 +31,7 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        """Frees it."""
+        """Releases it."""
         self._file.close()
 
     def __enter__(self) -> None:
@@ -44,16 +44,16 @@ class FileLock:
 class WorkerLock:
     """Held by the process that works on a trial.
 
-    On one machine the kernel knows whether it lives. Not every network file system tells other machines, so there it
-    counts as dead when it has not touched the file for long.
+    On one machine the kernel knows whether the holder is alive. Network file systems do not always share locks, so a
+    holder on another machine counts as dead when it has not touched the file for ten minutes.
     """
 
     def __init__(self, path: Path):
-        """Locks nothing yet."""
+        """Does not lock yet."""
         self._path, self._file, self._ended = path, None, threading.Event()
 
     def acquire(self) -> bool:
-        """Takes the lock, unless a living process has it."""
+        """Takes the lock unless a live process holds it; returns whether it was taken."""
         if self._held_elsewhere():
             return False
         file = self._path.open("a")
@@ -68,7 +68,7 @@ class WorkerLock:
         return True
 
     def release(self) -> None:
-        """Frees it; another machine need not wait."""
+        """Releases it, for other machines at once."""
         self._ended.set()
         self._path.write_text("")
         self._file.close()
@@ -88,6 +88,6 @@ class WorkerLock:
 
 
 def _machine() -> str:
-    """This machine since it was last started: two containers may have one name."""
+    """This machine and its boot: two containers may share a host name."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{platform.node()} {boot.read_text().strip() if boot.exists() else ''}"

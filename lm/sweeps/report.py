@@ -1,12 +1,12 @@
-"""What a sweep found: a table, a picture, and the command that trains the best point."""
+"""Results of a sweep: a table, a figure, and the command that trains the best point."""
 
 import csv
+import dataclasses
 import io
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from lm.files import written_atomically
 from lm.sweeps.search_space import Parameter, Value, Values, format_value
-from lm.sweeps.study import Study, format_mean, mean_and_error
+from lm.sweeps.study import Metrics, Repetition, Study, directory_of, format_mean, mean_and_error
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -35,7 +35,7 @@ _INK, _MUTED, _LINES = "#1f2328", "#68707a", "#d3d8de"
 _STYLE = {
     "font.size": 9,
     "text.color": _INK,
-    "text.parse_math": False,  # names are never taken for mathematics
+    "text.parse_math": False,  # names are never parsed as mathematics
     "axes.labelcolor": _INK,
     "ytick.color": _INK,
     "svg.fonttype": "none",
@@ -43,66 +43,96 @@ _STYLE = {
 }
 _UNFINISHED = "#e69f00"
 _DASHES = (0, (3, 2))
-_MOST_LEVELS = 12  # labels of choices on an axis, beyond which it has none to spare room for
-
-Row = dict[str, Any]
+_MOST_LEVELS = 12  # most labels that fit on an axis of choices
 
 
-def rows_of(study: Study) -> list[Row]:
-    """The trials, best first: complete ones by their mean, then pruned by their last evaluation, unfinished, failed."""
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One trial, as stored in `sweep.json`.
+
+    Attributes:
+      trial: its number, from 1.
+      state: "complete", "pruned", "unfinished" or "failed".
+      values: the point.
+      mean: of the metric over the runs, or the last evaluation of a pruned trial; None if there is neither.
+      standard_error: of `mean`; None for fewer than two runs.
+      evaluations: the metric at each evaluation of the first run, if trials are pruned.
+      runs: metrics of each finished run, by the name of its repetition.
+      message: why the trial failed; empty otherwise.
+      directories: of the runs, relative to the sweep's directory.
+    """
+
+    trial: int
+    state: str
+    values: Values
+    mean: float | None
+    standard_error: float | None
+    evaluations: tuple[float, ...]
+    runs: Mapping[str, Metrics]
+    message: str
+    directories: tuple[str, ...]
+
+
+def rows_of(study: Study, repetitions: Sequence[Repetition] = ()) -> list[Row]:
+    """The trials, best first: complete ones by mean, then pruned ones by last evaluation, unfinished, failed.
+
+    Args:
+      study: the study.
+      repetitions: the runs of each point, to list their directories.
+    """
     sign = 1 if study.search.minimize else -1
-    rows = [_row(study, trial) for trial in study.trials]
+    rows = [_row(study, trial, repetitions) for trial in study.trials]
 
     def rank(row: Row) -> tuple[int, float, int]:
-        value = row["mean"]
-        return _ORDER.index(row["state"]), math.inf if value is None else sign * value, row["trial"]
+        return _ORDER.index(row.state), math.inf if row.mean is None else sign * row.mean, row.trial
 
     return sorted(rows, key=rank)
 
 
-def _row(study: Study, trial: FrozenTrial) -> Row:
+def _row(study: Study, trial: FrozenTrial, repetitions: Sequence[Repetition]) -> Row:
     runs, state = trial.user_attrs.get("runs", {}), _STATES[trial.state]
     mean, error = trial.value if state == "pruned" else None, None
     if runs and state != "failed":
         mean, error = mean_and_error(study, runs)
-    return {
-        "trial": trial.number + 1,
-        "state": state,
-        "values": trial.params,
-        "mean": mean,
-        "standard_error": error,
-        "evaluations": [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)],
-        "runs": runs,
-        "message": trial.user_attrs.get("message", ""),
-    }
+    return Row(
+        trial=trial.number + 1,
+        state=state,
+        values=trial.params,
+        mean=mean,
+        standard_error=error,
+        evaluations=tuple(trial.intermediate_values[step] for step in sorted(trial.intermediate_values)),
+        runs=runs,
+        message=trial.user_attrs.get("message", ""),
+        directories=tuple(directory_of(trial.params, one) for one in repetitions),
+    )
 
 
 def as_table(rows: Sequence[Row], study: Study) -> Table:
     """For the console."""
     table = Table()
     for name in ("trial", *(parameter.key for parameter in study.search.space)):
-        table.add_column(name.replace(".", ".\n"), justify="right", overflow="fold")  # a cut name is no name
+        table.add_column(name.replace(".", ".\n"), justify="right", overflow="fold")  # never truncate a name
     table.add_column(study.search.metric, justify="right", no_wrap=True)
     table.add_column("", justify="left")
     for row in rows:
-        values = [_short(row["values"].get(parameter.key, "")) for parameter in study.search.space]
-        mean = "" if row["mean"] is None else format_mean(row["mean"], row["standard_error"])
-        state = "" if row["state"] == "complete" else row["state"]
+        values = [_short(row.values.get(parameter.key, "")) for parameter in study.search.space]
+        mean = "" if row.mean is None else format_mean(row.mean, row.standard_error)
+        state = "" if row.state == "complete" else row.state
         style = "bold" if row is rows[0] and not state else None
-        table.add_row(str(row["trial"]), *values, mean, state, style=style)
+        table.add_row(str(row.trial), *values, mean, state, style=style)
     return table
 
 
 def as_csv(rows: Sequence[Row], study: Study) -> str:
-    """One line a trial, best first; numbers in full."""
+    """One line per trial, best first, with unrounded numbers."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     keys = [parameter.key for parameter in study.search.space]
     writer.writerow(["trial", *keys, study.search.metric, "standard_error", "runs", "state", "message"])
     for row in rows:
-        values = [format_value(row["values"][key]) if key in row["values"] else "" for key in keys]
-        found = [row["mean"], row["standard_error"], len(row["runs"]), row["state"], row["message"]]
-        writer.writerow([row["trial"], *values, *found])
+        values = [format_value(row.values[key]) if key in row.values else "" for key in keys]
+        found = [row.mean, row.standard_error, len(row.runs), row.state, row.message]
+        writer.writerow([row.trial, *values, *found])
     return text.getvalue()
 
 
@@ -113,28 +143,28 @@ def command(experiment: str, file: str, values: Values) -> str:
 
 
 def conclusion(rows: Sequence[Row], study: Study) -> str:
-    """A sentence or two on how sure the choice is; empty if no trial is complete."""
-    complete = [row for row in rows if row["state"] == "complete"]
+    """A sentence or two on how certain the choice is; empty if no trial is complete."""
+    complete = [row for row in rows if row.state == "complete"]
     if not complete:
         return ""
     best, metric = complete[0], study.search.metric
-    said = f"best of {len(complete)} complete: trial {best['trial']}, {metric} "
-    said += format_mean(best["mean"], best["standard_error"])
-    if best["standard_error"] is None:
-        said += ", of one run: config.seeds=(0,1,2) would tell how much of it is chance"
-    elif near := [row for row in complete[1:] if abs(row["mean"] - best["mean"]) <= best["standard_error"]]:
-        said += f"; {len(near)} more within one standard error of it"
+    said = f"best of {len(complete)} complete: trial {best.trial}, {metric} "
+    said += format_mean(best.mean, best.standard_error)
+    if best.standard_error is None:
+        said += ", from one run: use config.seeds=(0,1,2) to see how much of it is chance"
+    elif near := [row for row in complete[1:] if abs(row.mean - best.mean) <= best.standard_error]:
+        said += f"; {len(near)} more within one standard error"
     if len(complete) > 1:
-        said += ". The best of many looks better than it is: report what it reaches on other rows"
+        said += ". The best of many trials is biased by selection: report its result on held-out data"
     return said
 
 
 def save_picture(rows: Sequence[Row], study: Study, directory: Path) -> None:
-    """Writes sweep.png and sweep.svg: a line a trial, over one axis a parameter and one for the metric.
+    """Writes sweep.png and sweep.svg: one line per trial, across one axis per parameter and one for the metric.
 
-    Parallel coordinates (Inselberg 1985), in colours that the colour-blind see as the same scale (cividis: Nuñez et al.
-    2018). Better is darker and further up, and the best trial is the thick line. A trial that didn't come to its end
-    has no metric to compare: it is grey and ends before that axis.
+    Parallel coordinates (Inselberg 1985) in a colour-blind-safe scale (cividis: Nuñez et al. 2018). Better trials are
+    darker and end higher; the best one is thick. A trial that did not complete has no final metric: it is dashed and
+    ends before that axis.
     """
     with matplotlib.rc_context(_STYLE):
         figure = _draw(rows, study)
@@ -147,16 +177,16 @@ def _draw(rows: Sequence[Row], study: Study) -> Figure:
     space, search = study.search.space, study.search
     figure = Figure(figsize=(max(5.0, 1.7 * (len(space) + 1)), 4.0), layout="constrained")
     axes = figure.subplots()
-    means = [row["mean"] for row in rows if row["state"] == "complete"]
+    means = [row.mean for row in rows if row.state == "complete"]
     low, high = (min(means), max(means)) if means else (0.0, 1.0)
     if low == high:
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
-    ends = (high, low) if search.minimize else (low, high)  # the better end is above
+    ends = (high, low) if search.minimize else (low, high)  # the better end is at the top
     colours = ScalarMappable(Normalize(low, high), "cividis" if search.minimize else "cividis_r")
-    best = rows[0] if rows and rows[0]["state"] == "complete" else None
+    best = rows[0] if rows and rows[0].state == "complete" else None
     rng = np.random.default_rng(0)
-    for row in reversed(rows):  # the best last, above the others
-        if row["values"]:
+    for row in reversed(rows):  # draw the best last, on top
+        if row.values:
             _draw_trial(axes, row, space, ends, colours, row is best, rng)
     for position, parameter in enumerate(space):
         _draw_axis(axes, position, parameter.key, _parameter_ticks(parameter))
@@ -177,19 +207,19 @@ def _draw_trial(
     best: bool,
     rng: np.random.Generator,
 ) -> None:
-    # Lines through the same choice lie a little apart, or they would hide each other.
+    # Jitter, or lines through the same choice would hide each other.
     heights = [
-        _height(parameter, row["values"][parameter.key]) + (rng.uniform(-0.012, 0.012) if parameter.choices else 0)
+        _height(parameter, row.values[parameter.key]) + (rng.uniform(-0.012, 0.012) if parameter.choices else 0)
         for parameter in space
     ]
-    if row["state"] != "complete":
-        colour = _MUTED if row["state"] == "pruned" else _UNFINISHED
+    if row.state != "complete":
+        colour = _MUTED if row.state == "pruned" else _UNFINISHED
         axes.plot(range(len(space)), heights, color=colour, linewidth=0.8, linestyle=_DASHES, zorder=1)
         return
-    positions, heights = range(len(space) + 1), [*heights, _share(row["mean"], *ends)]
-    if best:  # a white edge keeps it apart from the lines that it crosses
+    positions, heights = range(len(space) + 1), [*heights, _share(row.mean, *ends)]
+    if best:  # a white edge separates it from the lines it crosses
         axes.plot(positions, heights, color="white", linewidth=6, zorder=3, solid_joinstyle="round")
-    colour, width = colours.to_rgba(row["mean"]), 4 if best else 1.3
+    colour, width = colours.to_rgba(row.mean), 4 if best else 1.3
     axes.plot(positions, heights, color=colour, linewidth=width, zorder=4 if best else 2, solid_joinstyle="round")
 
 
@@ -199,7 +229,7 @@ def _draw_axis(axes: Axes, position: int, name: str, ticks: Sequence[tuple[float
     for height, label in ticks:
         axes.plot([position, position + 0.02], [height, height], color=_MUTED, linewidth=0.9, zorder=5)
         axes.text(position + 0.04, height, label, va="center", fontsize=8, bbox=halo, zorder=6)
-    # The last part of a dotted name alone below the group that it is in.
+    # Break dotted names at the dots.
     axes.text(position, 1.06, name.replace(".", ".\n"), ha="center", va="bottom", fontsize=9, fontweight="bold")
 
 
@@ -210,13 +240,13 @@ def _write_legend(figure: Figure, rows: Sequence[Row]) -> None:
         "pruned": {"color": _MUTED, "linewidth": 0.8, "linestyle": _DASHES},
     }
     rest = {"color": _UNFINISHED, "linewidth": 0.8, "linestyle": _DASHES}
-    states = {row["state"] for row in rows}
+    states = {row.state for row in rows}
     handles = {label: Line2D([], [], **styles.get(state, rest)) for state, label in kinds.items() if state in states}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
 
 
 def _height(parameter: Parameter, value: Value) -> float:
-    """Where on its axis, between 0 and 1."""
+    """Position on its axis, between 0 and 1."""
     if parameter.choices:
         return _share(_choices(parameter).index(value), 0, max(len(parameter.choices) - 1, 1))
     scale = math.log if parameter.log else float
@@ -233,13 +263,13 @@ def _parameter_ticks(parameter: Parameter) -> list[tuple[float, str]]:
 
 
 def _choices(parameter: Parameter) -> list[Value]:
-    """Numbers in their order, texts as they were given."""
+    """Numbers sorted, strings in the given order."""
     numbers = all(type(choice) in (int, float) for choice in parameter.choices)
     return sorted(parameter.choices) if numbers else list(parameter.choices)
 
 
 def _nice(low: float, high: float, log: bool = False, integer: bool = False) -> list[float]:
-    """Round values from `low` to `high`; both ends of a short logarithmic range."""
+    """Round numbers from `low` to `high`; for a logarithmic range of less than a decade, its ends."""
     if not log:
         ticks = MaxNLocator(5, integer=integer).tick_values(low, high)
         return [float(value) for value in ticks if low <= value <= high]

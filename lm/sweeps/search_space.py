@@ -1,12 +1,12 @@
-"""A search space: which config values to vary, and over what.
+"""A search space: which config values to vary, and over which ranges.
 
-A parameter is written as a person would type it:
+Parameters are written as text:
 
-    optimizer.learning_rate=1e-4..1e-2 log    every value between, as likely in each decade
-    model.dropout=0.0..0.3                    every value between, integers only where the config has an integer
-    model.layers=2,4,6                        one of these
+    optimizer.learning_rate=1e-4..1e-2 log    any value between, uniform in the logarithm
+    model.dropout=0.0..0.3                    any value between; integers if the config value is an integer
+    model.layers=2,4,6                        one of these values
 
-Values are read by the type that the config's own value has, exactly as the command line reads --config.KEY=VALUE, and
+Values are parsed by the type of the config's own value, exactly as the command line parses --config.KEY=VALUE, and
 never evaluated.
 """
 
@@ -37,10 +37,10 @@ class Parameter:
 
     Attributes:
       key: its dotted name.
-      choices: what it may be, in the order given; empty for a range.
-      low: the least of a range.
-      high: the greatest of a range, itself included.
-      log: whether the logarithm is uniform.
+      choices: the values of a list, in the given order; empty for a range.
+      low: lower end of a range, inclusive.
+      high: upper end of a range, inclusive.
+      log: whether the range is uniform in the logarithm.
     """
 
     key: str
@@ -51,37 +51,37 @@ class Parameter:
 
     @property
     def size(self) -> float:
-        """How many values there are; infinite for a range of real numbers."""
+        """Number of values; infinite for a range of real numbers."""
         if self.choices:
             return len(self.choices)
         return self.high - self.low + 1 if isinstance(self.low, int) else math.inf
 
 
 def load_base(file: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
-    """A config file as the command line loads it, FILE.py[:arguments], with values changed.
+    """A config file as the command line loads it, FILE.py[:arguments], with overrides.
 
     Raises:
-      UserError: as the command line says it, for a missing file, an unknown key or a value of another type.
+      UserError: as on the command line, for a missing file, an unknown key or a value of the wrong type.
     """
     changes = [f"--config.{key}={value}" for key, value in (overrides or {}).items()]
     return parse(define_config_file, ["sweep", f"--config={file}", *changes], "")["config"].value
 
 
 def read_space(texts: Sequence[str], file: str) -> tuple[Parameter, ...]:
-    """Reads parameters.
+    """Parses parameters.
 
     Args:
-      texts: as in this file's head.
-      file: the config file whose values they change.
+      texts: in the format described at the top of this file.
+      file: the config file whose values they vary.
 
     Raises:
-      UserError: for a text that is no parameter, a key that the config doesn't have, or a value of another type.
+      UserError: for a malformed parameter, a key that the config does not have, or a value of the wrong type.
     """
     space = tuple(_read(text, file) for text in texts)
     keys = [parameter.key for parameter in space]
     for key in keys:
         if keys.count(key) > 1:
-            raise UserError(f"config.parameters names {key} twice: leave one out")
+            raise UserError(f"config.parameters names {key} twice: remove one")
     return space
 
 
@@ -95,18 +95,18 @@ def _read(text: str, file: str) -> Parameter:
         raise UserError(f"config.parameters: {text!r}: a range is LOW..HIGH or LOW..HIGH log, with numbers like 1e-4")
     choices = tuple(_read_value(text, key, choice.strip(), file) for choice in rest.split(","))
     if len(set(choices)) < len(choices):
-        raise UserError(f"config.parameters: {text!r} has a value twice: leave one out")
+        raise UserError(f"config.parameters: {text!r} has a value twice: remove one")
     return Parameter(key, choices)
 
 
 def _read_range(text: str, key: str, found: re.Match, file: str) -> Parameter:
     low, high = (_read_value(text, key, end, file) for end in found.group(1, 2))
     if type(low) not in (int, float):
-        raise UserError(f"config.parameters: {text!r}: {key} is no number: list its values as KEY=A,B,C")
+        raise UserError(f"config.parameters: {text!r}: {key} is not a number: list its values as KEY=A,B,C")
     if low >= high:
         raise UserError(f"config.parameters: {text!r}: {found[1]} must be less than {found[2]}")
     if found[3] and low <= 0:
-        raise UserError(f"config.parameters: {text!r}: a range with log must be above 0")
+        raise UserError(f"config.parameters: {text!r}: a logarithmic range must be above 0")
     return Parameter(key, low=low, high=high, log=bool(found[3]))
 
 
@@ -118,19 +118,19 @@ def _read_value(text: str, key: str, value: str, file: str) -> Value:
     for name in key.split("."):
         config = config[name]
     if not isinstance(config, Value):
-        raise UserError(f"config.parameters: {text!r}: only numbers, true or false, and texts can be varied")
+        raise UserError(f"config.parameters: {text!r}: only numbers, booleans and strings can be varied")
     if isinstance(config, float) and not math.isfinite(config):
         raise UserError(f"config.parameters: {text!r}: {value} is not a finite number")
     return config
 
 
 def space_size(space: Sequence[Parameter]) -> float:
-    """How many points there are."""
+    """Number of points."""
     return math.prod(parameter.size for parameter in space)
 
 
 def grid(space: Sequence[Parameter]) -> list[Values]:
-    """Every point, the last parameter moving fastest.
+    """Every point, with the last parameter varying fastest.
 
     Raises:
       UserError: if a parameter is a range.
@@ -143,7 +143,7 @@ def grid(space: Sequence[Parameter]) -> list[Values]:
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """A config dataclass with values changed by their dotted names, all at once.
+    """A config dataclass with values replaced by dotted names, all at once.
 
     Raises:
       UserError: if the config rejects them.
@@ -159,11 +159,11 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def format_value(value: Value) -> str:
-    """As the command line reads it back."""
+    """A value as the command line parses it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def format_values(values: Mapping[str, Value], digits: int | None = None) -> str:
-    """KEY=VALUE of each, numbers cut to so many significant digits for the eye."""
+    """KEY=VALUE of each; with `digits`, floats are rounded to that many significant digits."""
     short = {k: f"{v:.{digits}g}" if digits and type(v) is float else format_value(v) for k, v in values.items()}
     return " ".join(f"{key}={value}" for key, value in short.items())

@@ -1,15 +1,16 @@
-"""A sweep: points of a search space, tried by any number of processes that share a directory.
+"""A study: points of a search space, tried by any number of processes that share a directory.
 
     study.journal   the study, in the format of Optuna's journal storage (optuna-dashboard reads it)
-    study.lock      held for the moment in which a process takes a trial
-    workers/        a file a trial, locked as long as a living process works on it
+    study.lock      held while a process takes a trial
+    workers/        one file per trial, locked while a live process works on it
 
 A trial is one point. Its parameters are a pure function of the seed, its number and the trials before it. The kernel
-frees the locks of a process that dies, in whatever way; the next process that looks for work takes its trial over, with
-its number, its parameters and what it had reported, so that nothing is lost and nothing is tried twice.
+releases the locks of a process that dies, however it dies. The next process that looks for work takes over its trial,
+with its number, parameters and reported results, so nothing is lost and nothing is tried twice.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import math
 import os
@@ -30,7 +31,7 @@ from lm.sweeps.search_space import Parameter, Values, format_values, grid, space
 METHODS = ("bayes", "random", "grid")
 PRUNINGS = ("none", "median", "hyperband")
 
-# So often may the sampler propose a point that was tried before chance alone chooses.
+# Proposals that the sampler may repeat before a random point is drawn.
 _PROPOSALS = 20
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -41,18 +42,18 @@ OnEvaluation = Callable[[int, float], None]
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """How to look for the best point.
+    """How to search.
 
     Attributes:
-      space: what to vary.
+      space: the parameters to vary.
       method: "bayes" (the tree-structured Parzen estimator, Bergstra et al. 2011), "random" (Bergstra and Bengio 2012)
         or "grid".
-      trials: how many points; of a grid or another finite space at most all.
-      metric: by which points are judged.
+      trials: number of points; a finite space has at most all of its points.
+      metric: the metric to optimize.
       minimize: whether lower is better.
       pruning: "none", "median" (worse than the median of the trials before at the same evaluation) or "hyperband" (Li
         et al. 2018).
-      evaluations: how many a whole run has, for "hyperband".
+      evaluations: number of evaluations of a complete run, for "hyperband".
       seed: of the points.
     """
 
@@ -67,18 +68,18 @@ class Search:
 
     @property
     def total(self) -> int:
-        """How many trials there will be."""
+        """Total number of trials."""
         size = space_size(self.space)
         return int(size) if self.method == "grid" else int(min(self.trials, size))
 
 
 @dataclasses.dataclass(frozen=True)
 class Repetition:
-    """One of the runs that each point has.
+    """One of the runs of each point.
 
     Attributes:
       seed: of the run.
-      fold: for validation, of those of cross-validation; None without.
+      fold: the validation fold of cross-validation; None without cross-validation.
     """
 
     seed: int
@@ -86,27 +87,33 @@ class Repetition:
 
     @property
     def name(self) -> str:
-        """For the run's directory."""
+        """Part of the name of the run's directory."""
         return f"seed{self.seed}" + ("" if self.fold is None else f"-fold{self.fold}")
 
 
+def directory_of(values: Values, repetition: Repetition) -> str:
+    """The directory of a run of a point, relative to the sweep's; a pure function of both."""
+    digest = hashlib.sha256(format_values(dict(sorted(values.items()))).encode()).hexdigest()
+    return f"trials/{digest[:10]}-{repetition.name}"
+
+
 class PointFailed(Exception):
-    """A point that cannot be trained; the message says why. The sweep goes on with the others."""
+    """A point that cannot be trained; the message says why. The sweep continues with the others."""
 
 
 class Study:
-    """The trials of one sweep, shared by all who open its directory."""
+    """The trials of one sweep, shared by all processes that open its directory."""
 
     def __init__(self, directory: Path, search: Search):
-        """Opens or makes the study in a directory that exists.
+        """Opens or creates the study in an existing directory.
 
         Raises:
-          UserError: if its journal can't be read.
+          UserError: if its journal cannot be read.
         """
         self.search = search
         self._workers = directory / "workers"
         self._workers.mkdir(exist_ok=True)
-        self.lock = FileLock(directory / "study.lock")  # held by whoever takes a trial or writes the report
+        self.lock = FileLock(directory / "study.lock")  # held while taking a trial or writing the report
         journal, journal_lock = directory / "study.journal", FileLock(directory / "study.journal.lock")
         with self.lock:
             with journal_lock:
@@ -117,7 +124,7 @@ class Study:
                     storage=storage,
                     study_name="sweep",
                     direction="minimize" if search.minimize else "maximize",
-                    sampler=optuna.samplers.RandomSampler(),  # never asked: `propose` chooses
+                    sampler=optuna.samplers.RandomSampler(),  # unused: `propose` chooses
                     pruner=_make_pruner(search),
                     load_if_exists=True,
                 )
@@ -127,22 +134,22 @@ class Study:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """As they are now, in the order in which they were begun."""
+        """The current trials, in the order in which they started."""
         return self._study.get_trials(deepcopy=False)
 
     def take(self) -> "Trial | None":
-        """The next trial to work on: one whose worker has died, else a new one; None when there are no more."""
+        """The next trial to work on: one whose worker died, else a new one; None when all are done."""
         with self.lock:
             trials = self.trials
             for old in trials:
                 lock = WorkerLock(self._worker_file(old.number))
                 if old.state == TrialState.RUNNING and lock.acquire():
-                    if self.trials[old.number].state != TrialState.RUNNING:  # it has ended since we looked
+                    if self.trials[old.number].state != TrialState.RUNNING:  # it ended in the meantime
                         lock.release()
                         continue
                     trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, old.number)
                     return self._begin(optuna.trial.Trial(self._study, trial_id), lock, taken_over=True)
-            # One waits if a process died between the next two steps.
+            # A trial is already waiting if a process died between enqueue and ask.
             if all(trial.state != TrialState.WAITING for trial in trials):
                 if len(trials) >= self.search.total:
                     return None
@@ -161,7 +168,7 @@ class Study:
 
 
 class Trial:
-    """A trial that this process works on, as long as it is open. One that is closed unfinished is taken over later."""
+    """A trial that this process works on while it is open. A trial closed unfinished is taken over later."""
 
     def __init__(
         self,
@@ -171,14 +178,14 @@ class Trial:
         lock: "WorkerLock",
         taken_over: bool,
     ):
-        """Made by `Study.take`.
+        """Created by `Study.take`.
 
         Args:
-          study: that it is of.
-          trial: itself.
+          study: the study of the trial.
+          trial: the trial.
           values: the point.
-          lock: held.
-          taken_over: from a process that died or was stopped.
+          lock: the worker's lock, acquired.
+          taken_over: whether another process started the trial and died or was stopped.
         """
         self.number, self.values, self.taken_over = trial.number, values, taken_over
         self._study, self._trial, self._lock = study, trial, lock
@@ -191,21 +198,21 @@ class Trial:
 
     @property
     def runs(self) -> dict[str, Metrics]:
-        """The metrics of its finished runs by the names of their repetitions."""
+        """Metrics of finished runs, by the name of the repetition."""
         return self._trial.user_attrs.get("runs", {})
 
     def add_run(self, name: str, metrics: Metrics) -> None:
-        """Keeps the metrics of a finished run."""
+        """Stores the metrics of a finished run."""
         finite = {key: value for key, value in metrics.items() if math.isfinite(value)}  # JSON has no NaN
         self._trial.set_user_attr("runs", {**self.runs, name: finite})
 
     def evaluated(self, step: int, value: float) -> None:
-        """Tells of an evaluation, which may end the trial. The same step again, after an interruption, counts once.
+        """Reports an evaluation, which may prune the trial. A step repeated after an interruption counts once.
 
         Raises:
-          optuna.TrialPruned: if the trial is not worth going on with.
+          optuna.TrialPruned: if the trial is pruned.
         """
-        # Pruners count evaluations, so that an epoch and 1,000 steps are the same to them.
+        # Pruners see the number of the evaluation, whether it comes after an epoch or 1,000 steps.
         steps = self._trial.user_attrs.get("steps", [])
         if step not in steps:
             steps = [*steps, step]
@@ -215,15 +222,15 @@ class Trial:
             raise optuna.TrialPruned(f"after evaluation {len(steps)}")
 
     def complete(self, value: float) -> None:
-        """Ends it with its value."""
+        """Completes the trial with its value."""
         self._study.tell(self.number, value)
 
     def prune(self) -> None:
-        """Ends it early; the value of its last evaluation stays."""
+        """Prunes the trial; the value of its last evaluation is kept."""
         self._study.tell(self.number, state=TrialState.PRUNED)
 
     def fail(self, message: str) -> None:
-        """Ends it without a value."""
+        """Fails the trial, without a value."""
         self._trial.set_user_attr("message", message)
         self._study.tell(self.number, state=TrialState.FAIL)
 
@@ -234,15 +241,15 @@ def work(
     train: Callable[[Trial, Repetition, OnEvaluation | None], Metrics],
     say: Callable[[str], None],
 ) -> None:
-    """Takes trials until there are no more. Whatever `train` raises besides the errors below leaves its trial open.
+    """Works on trials until all are done. An exception from `train` other than those below leaves its trial open.
 
     Args:
-      study: to take them from.
-      repetitions: each point is trained so often, and judged by the mean.
-      train: trains once and returns the metrics, the study's among them. It calls the function that it is given, if
-        any, with the step and the metric of each evaluation, and lets through what that raises. It raises `PointFailed`
-        or `TrainingError` if this point can't be trained.
-      say: is told a line about each trial.
+      study: the study.
+      repetitions: the runs of each point, which is judged by their mean.
+      train: trains once and returns metrics, including the study's. If it is given a function, it calls it with the
+        step and the metric of each evaluation and does not catch what that raises. It raises `PointFailed` or
+        `TrainingError` if this point cannot be trained.
+      say: receives a line about each trial.
     """
     while (trial := study.take()) is not None:
         with trial:
@@ -272,9 +279,9 @@ def _mean_of_runs(
         if repetition.name in trial.runs:
             continue
         which = f", {repetition.name}" if len(repetitions) > 1 else ""
-        again = ", taken up again" if trial.taken_over else ""
+        again = ", resumed" if trial.taken_over else ""
         say(f"trial {trial.number + 1} of {study.search.total}{which}{again}: {format_values(trial.values, 4)}")
-        # Points are compared by their first runs, of one seed and fold, before more is spent on them.
+        # Pruning compares first runs, of the same seed and fold, before more compute is spent.
         watched = number == 0 and study.search.pruning != "none"
         metrics = train(trial, repetition, trial.evaluated if watched else None)
         if not math.isfinite(metrics[study.search.metric]):
@@ -284,10 +291,10 @@ def _mean_of_runs(
 
 
 def mean_and_error(study: Study, runs: Mapping[str, Metrics]) -> tuple[float, float | None]:
-    """Mean of the study's metric over runs, and its standard error if there are two or more.
+    """Mean of the study's metric over runs, and its standard error for two or more runs.
 
-    Runs of one cross-validation share training rows, for which the standard error makes no allowance: it is too small
-    (Bengio and Grandvalet 2004).
+    Folds of a cross-validation share training rows, which the standard error ignores: it is too small (Bengio and
+    Grandvalet 2004).
     """
     values = [metrics[study.search.metric] for metrics in runs.values()]
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
@@ -295,16 +302,16 @@ def mean_and_error(study: Study, runs: Mapping[str, Metrics]) -> tuple[float, fl
 
 
 def format_mean(mean: float, error: float | None) -> str:
-    """With its standard error, if there is one."""
+    """A mean with its standard error, if there is one."""
     return f"{mean:.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
 def propose(search: Search, trials: Sequence[FrozenTrial]) -> Values:
-    """The point that comes after these trials: a pure function of both, and never one of theirs."""
+    """The next point after these trials: a pure function of search and trials, never a repeated point."""
     if search.method == "grid":
         return grid(search.space)[len(trials)]
     tried = [trial.params for trial in trials]
-    # The sampler looks at a copy in memory, so that only the point it ends up with is ever written.
+    # Sample in an in-memory copy, so that only the final point is written to the study.
     study = optuna.create_study(direction="minimize" if search.minimize else "maximize")
     study.add_trials([_as_sampler_sees(trial) for trial in trials])
     distributions = {parameter.key: _distribution(parameter) for parameter in search.space}
@@ -319,7 +326,7 @@ def propose(search: Search, trials: Sequence[FrozenTrial]) -> Values:
 
 
 def _as_sampler_sees(trial: FrozenTrial) -> FrozenTrial:
-    """A failed trial as one that was worse than all others, or the sampler would forget it and return to the place."""
+    """Presents a failed trial as worse than all others; the sampler would otherwise ignore it and return there."""
     if trial.state != TrialState.FAIL:
         return trial
     return optuna.trial.create_trial(state=TrialState.PRUNED, params=trial.params, distributions=trial.distributions)
@@ -333,7 +340,7 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
 
 
 def _suggest(trial: optuna.trial.Trial, parameter: Parameter) -> bool | int | float | str:
-    """What was proposed; written to the study unless it already is."""
+    """The proposed value; written to the study unless it already is."""
     if parameter.choices:
         return trial.suggest_categorical(parameter.key, parameter.choices)
     suggest = trial.suggest_int if isinstance(parameter.low, int) else trial.suggest_float
@@ -349,7 +356,7 @@ def _make_pruner(search: Search) -> optuna.pruners.BasePruner:
 
 
 def _drop_torn_line(journal: Path) -> None:
-    """Cuts off a last line that a crash left unfinished, after which the journal could never be read again."""
+    """Truncates an incomplete last line left by a crash, which would make the journal unreadable."""
     if not journal.exists():
         return
     content = journal.read_bytes()

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from experiments.sweep import Stopped, SweepConfig, define_flags, main, sweep, train_run
 from lm.errors import TrainingError, UserError
+from lm.files import json_value
 from lm.runs.config import FinetuneConfig
 from lm.runs.work_directory import WorkDirectory
 from lm.training.loop import Outcome
@@ -64,7 +65,7 @@ def formula(config, directory, console, on_evaluation):
     return Outcome(None, None, {"validation/loss": loss, "validation/accuracy": -loss, "validation/loss/std": 1.0})
 
 
-def test_every_run_is_in_a_directory_that_the_report_names(base, tmp_path):
+def test_the_report_names_the_directory_of_every_run(base, tmp_path):
     seen = {}
 
     def noted(config, directory, *rest):
@@ -73,13 +74,13 @@ def test_every_run_is_in_a_directory_that_the_report_names(base, tmp_path):
 
     rows = sweep(grid_config(base, seeds=(0, 2)), tmp_path / "sweep", QUIET, noted)
     assert len(seen) == 12
-    assert sorted(name for row in rows for name in row["directories"]) == sorted(seen)
+    assert sorted(name for row in rows for name in row.directories) == sorted(seen)
     for row in rows:
-        for name, seed in zip(row["directories"], (0, 2), strict=True):
+        for name, seed in zip(row.directories, (0, 2), strict=True):
             assert seen[name].seed == seed
-            assert seen[name].model.layers == row["values"]["model.layers"]
-    assert rows[0]["values"] == {"model.dropout": 0.0, "model.layers": 2}
-    assert rows[0]["mean"] == 0.25
+            assert seen[name].model.layers == row.values["model.layers"]
+    assert rows[0].values == {"model.dropout": 0.0, "model.layers": 2}
+    assert rows[0].mean == 0.25
     again = sweep(grid_config(base, seeds=(0, 2)), tmp_path / "sweep", QUIET, lambda *_: pytest.fail("all was done"))
     assert again == rows
 
@@ -88,18 +89,18 @@ def test_the_report_can_be_read_and_its_command_run(base, tmp_path):
     rows = sweep(grid_config(base), tmp_path, QUIET, formula)
     assert files_below(tmp_path) >= {"table.csv", "sweep.json", "sweep.png", "sweep.svg", "sweep_config.json"}
     found = json.loads((tmp_path / "sweep.json").read_text())
-    assert found["trials"] == rows
+    assert found["trials"] == json_value([dataclasses.asdict(row) for row in rows])
     assert found["lower_is_better"] is True
     words = shlex.split(found["command"])
     assert words[:4] == ["python", "-m", "experiments.pretrain", f"--config={base}"]
     assert {"--config.model.dropout=0.0", "--config.model.layers=2"} < set(words)
     with (tmp_path / "table.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert [float(line["loss"]) for line in lines] == sorted(row["mean"] for row in rows)
+    assert [float(line["loss"]) for line in lines] == sorted(row.mean for row in rows)
 
 
 def test_greater_accuracy_is_better(base, tmp_path):
-    assert sweep(grid_config(base, metric="accuracy"), tmp_path, QUIET, formula)[0]["values"]["model.layers"] == 2
+    assert sweep(grid_config(base, metric="accuracy"), tmp_path, QUIET, formula)[0].values["model.layers"] == 2
 
 
 def test_folds_are_of_the_data(finetune_base, tmp_path):
@@ -113,11 +114,11 @@ def test_folds_are_of_the_data(finetune_base, tmp_path):
     rows = sweep(config, tmp_path, QUIET, noted)
     assert sorted(set(folds)) == [(3, 0), (3, 1), (3, 2)]
     assert len(folds) == 2 * 2 * 3
-    assert rows[0]["standard_error"] > 0
+    assert rows[0].standard_error > 0
     assert "experiments.finetune" in (tmp_path / "sweep.json").read_text()
 
 
-def test_a_signal_ends_the_sweep_and_it_goes_on_later(base, tmp_path):
+def test_a_signal_stops_the_sweep_and_it_can_be_resumed(base, tmp_path):
     calls = []
 
     def stopped(config, *rest):
@@ -129,14 +130,14 @@ def test_a_signal_ends_the_sweep_and_it_goes_on_later(base, tmp_path):
         sweep(grid_config(base), tmp_path, QUIET, stopped)
     assert caught.value.by == signal.SIGTERM
     rows = sweep(grid_config(base), tmp_path, QUIET, None)
-    assert [row["state"] for row in rows] == ["complete", "complete", "unfinished"]
+    assert [row.state for row in rows] == ["complete", "complete", "unfinished"]
     rows = sweep(grid_config(base), tmp_path, QUIET, stopped)
-    assert [row["state"] for row in rows] == ["complete"] * 6
+    assert [row.state for row in rows] == ["complete"] * 6
     assert calls[3] == calls[2]
     assert len(calls) == 7
 
 
-def test_what_is_one_points_fault_fails_it_alone(base, tmp_path):
+def test_an_error_about_one_point_fails_only_that_point(base, tmp_path):
     def failing(config, *rest):
         if config.model.layers == 1:
             raise TrainingError("the loss is nan at step 3")
@@ -147,8 +148,8 @@ def test_what_is_one_points_fault_fails_it_alone(base, tmp_path):
         return formula(config, *rest)
 
     rows = sweep(grid_config(base), tmp_path, QUIET, failing)
-    assert [row["state"] for row in rows] == ["complete"] + ["failed"] * 5
-    assert "out of memory" in {row["message"][:13] for row in rows}
+    assert [row.state for row in rows] == ["complete"] + ["failed"] * 5
+    assert "out of memory" in {row.message[:13] for row in rows}
 
 
 def test_an_impossible_point_fails_and_all_of_them_are_an_error(base, tmp_path):
@@ -157,13 +158,13 @@ def test_an_impossible_point_fails_and_all_of_them_are_an_error(base, tmp_path):
         sweep(config, tmp_path, QUIET, formula)
 
 
-def test_what_is_everybodys_fault_ends_the_sweep(base, tmp_path):
+def test_an_error_about_all_points_ends_the_sweep(base, tmp_path):
     def missing(*_):
         raise UserError("config.data.source=text:nowhere: there is no such file")
 
     with pytest.raises(UserError, match="nowhere"):
         sweep(grid_config(base), tmp_path, QUIET, missing)
-    assert {row["state"] for row in sweep(grid_config(base), tmp_path, QUIET, formula)} == {"complete"}
+    assert {row.state for row in sweep(grid_config(base), tmp_path, QUIET, formula)} == {"complete"}
 
 
 def test_a_directory_belongs_to_one_sweep(base, tmp_path):
@@ -178,7 +179,7 @@ def test_a_directory_belongs_to_one_sweep(base, tmp_path):
     directory = WorkDirectory(tmp_path / "run")
     directory.path.mkdir()
     directory.config.write_text("{}")
-    with pytest.raises(UserError, match="holds a run: name another"):
+    with pytest.raises(UserError, match="holds a run: use another"):
         sweep(config, directory.path, QUIET, formula)
 
 
@@ -192,17 +193,17 @@ def test_a_directory_belongs_to_one_sweep(base, tmp_path):
         ({"method": "best"}, "config.method must be one of bayes"),
         ({"pruning": "hard"}, "config.pruning must be one of none"),
         ({"trials": 0}, "config.trials must be at least 1"),
-        ({"seeds": (1, 1)}, "config.seeds must be different"),
-        ({"seeds": ("1",)}, "config.seeds must be different integers"),
+        ({"seeds": (1, 1)}, "config.seeds must be one or more distinct"),
+        ({"seeds": ("1",)}, "config.seeds must be one or more distinct integers"),
         ({"folds": 1}, "config.folds must be 0"),
         ({"folds": 2}, "config.folds is for fine-tuning"),
         ({"metric": "confidence"}, "config.metric=confidence does not say which of two models is better"),
-        ({"metric": "f1"}, "config.metric=f1 is not logged by this run; choose one of loss, accuracy"),
+        ({"metric": "f1"}, "config.metric=f1 is not logged by this run; use one of loss, accuracy"),
         ({"base": "nowhere.py"}, "there is no config file nowhere.py"),
-        ({"base": "configs/calibrate.py"}, "is no config of experiments.pretrain"),
+        ({"base": "configs/calibrate.py"}, "is not a config of experiments.pretrain"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(base, tmp_path, changes, message):
+def test_a_user_error_is_one_line(base, tmp_path, changes, message):
     with pytest.raises(UserError) as caught:
         sweep(grid_config(base, **changes), tmp_path / "sweep", QUIET, formula)
     assert message in str(caught.value)
@@ -216,7 +217,7 @@ def test_a_report_needs_a_sweep(tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_real_run_that_is_interrupted_ends_as_if_it_had_not_been(base, tmp_path):
+def test_an_interrupted_real_run_ends_like_an_uninterrupted_one(base, tmp_path):
     # How often to log changes neither the model nor what is compiled, so both points must come to the same.
     config = SweepConfig(base=base, parameters=("training.log_every=1,3",), method="grid", pruning="median")
     evaluations = []
@@ -234,8 +235,8 @@ def test_a_real_run_that_is_interrupted_ends_as_if_it_had_not_been(base, tmp_pat
         sweep(config, tmp_path, QUIET, interrupted)
     first, second = sweep(config, tmp_path, QUIET, interrupted)
     assert evaluations == [1, 2, 3, 1, 2, 3]
-    assert first["evaluations"] == second["evaluations"]
-    assert first["mean"] == second["mean"] == first["evaluations"][-1]
+    assert first.evaluations == second.evaluations
+    assert first.mean == second.mean == first.evaluations[-1]
     for row in (first, second):
-        lines = (tmp_path / row["directories"][0] / "metrics.jsonl").read_text().splitlines()
-        assert json.loads(lines[-1])["validation/loss"] == row["mean"]
+        lines = (tmp_path / row.directories[0] / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["validation/loss"] == row.mean

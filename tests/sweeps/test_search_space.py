@@ -61,14 +61,14 @@ def test_values_have_the_type_of_the_config(base):
         ("model.dropout=0..x", "a range is LOW..HIGH"),
         ("model.dropout=0.1,nan", "not a finite number"),
         ("model.dropout=0.1,0.10", "a value twice"),
-        ("data.source=1..2", "is no number"),
+        ("data.source=1..2", "is not a number"),
         ("model=1,2", "is not a dict"),
         ("model.dropout", "must be KEY=LOW..HIGH"),
         ("=1,2", "must be KEY=LOW..HIGH"),
         ("model.dropout=__import__('os')", "could not convert string to float"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(base, text, message):
+def test_a_user_error_is_one_line(base, text, message):
     with pytest.raises(UserError, match=message) as caught:
         read_space((text,), base)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""A sweep shared by processes that may die at any moment; the runs are a formula."""
+"""A study shared by processes that may die at any time; runs are computed by a formula."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def start_worker(directory: Path, search: str, seconds: float) -> subprocess.Pop
 def wait_for(condition, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
 
 
@@ -53,18 +53,18 @@ def test_a_grid_is_tried_exactly(tmp_path):
     tried = [tuple(trial.params.values()) for trial in study.trials]
     assert len(tried) == 6
     assert set(tried) == {(a, b) for a in (1, 2, 3) for b in "xy"}
-    assert rows_of(study)[0]["values"] == {"a": 1, "b": "x"}
+    assert rows_of(study)[0].values == {"a": 1, "b": "x"}
 
 
-def test_bayes_looks_where_it_is_good(tmp_path):
+def test_bayes_samples_near_good_points(tmp_path):
     study = Study(tmp_path, dataclasses.replace(BAYES, trials=40))
     work(study, ONCE, train, quiet)
     losses = [trial.value for trial in study.trials]
-    assert sum(losses[30:]) < 0.5 * sum(losses[:10])  # the first ten are by chance
+    assert sum(losses[30:]) < 0.5 * sum(losses[:10])  # the first ten are random
 
 
 @pytest.mark.parametrize("method", ["bayes", "random"])
-def test_points_depend_on_the_seed_and_on_nothing_else(method, undisturbed):
+def test_points_are_a_function_of_the_seed(method, undisturbed):
     search = dataclasses.replace(BAYES, method=method)
     assert propose(search, undisturbed.trials) == propose(search, undisturbed.trials)
     other = dataclasses.replace(search, seed=1)
@@ -72,20 +72,20 @@ def test_points_depend_on_the_seed_and_on_nothing_else(method, undisturbed):
 
 
 @pytest.mark.parametrize("method", ["bayes", "random"])
-def test_a_small_space_is_used_up_without_doubles(method, tmp_path):
+def test_a_small_space_is_exhausted_without_repeats(method, tmp_path):
     space = (Parameter("a", low=1, high=3), Parameter("b", ("x", "y")))
     study = Study(tmp_path, Search(space, method, 50, "loss", minimize=True))
     work(study, ONCE, train, quiet)
     assert len({tuple(trial.params.values()) for trial in study.trials}) == len(study.trials) == 6
 
 
-def test_a_sweep_can_be_continued_and_enlarged(tmp_path, undisturbed):
+def test_a_sweep_can_be_resumed_and_extended(tmp_path, undisturbed):
     for trials in (5, 5, 14):
         work(Study(tmp_path, dataclasses.replace(BAYES, trials=trials)), ONCE, train, quiet)
     assert results(Study(tmp_path, BAYES)) == results(undisturbed)
 
 
-def test_an_interrupted_trial_is_taken_over_with_what_it_had(tmp_path, undisturbed):
+def test_an_interrupted_trial_is_taken_over_with_its_results(tmp_path, undisturbed):
     repetitions, calls = [Repetition(0), Repetition(1)], []
 
     def interrupted(trial, repetition, _):
@@ -100,7 +100,7 @@ def test_an_interrupted_trial_is_taken_over_with_what_it_had(tmp_path, undisturb
     study = Study(tmp_path, BAYES)
     work(study, repetitions, interrupted, quiet)
     assert len(calls) == 2 * 14 + 2
-    assert calls[1:3] == [(0, "seed1", False), (0, "seed1", True)]  # and not its first run again
+    assert calls[1:3] == [(0, "seed1", False), (0, "seed1", True)]  # its first run is not repeated
     assert [trial.params for trial in study.trials] == [trial.params for trial in undisturbed.trials]
 
 
@@ -120,17 +120,17 @@ def test_two_processes_share_the_work(tmp_path):
     workers = [start_worker(tmp_path, "grid", 0.5) for _ in range(2)]
     assert [worker.wait(timeout=100) for worker in workers] == [0, 0]
     assert sorted(begun(tmp_path)) == list(range(6))
-    assert {row["state"] for row in rows_of(Study(tmp_path, GRID))} == {"complete"}
+    assert {row.state for row in rows_of(Study(tmp_path, GRID))} == {"complete"}
 
 
-def test_a_living_worker_keeps_its_trial(tmp_path):
+def test_a_live_worker_keeps_its_trial(tmp_path):
     study = Study(tmp_path, GRID)
     with study.take() as one, Study(tmp_path, GRID).take() as other:
         assert (one.number, other.number) == (0, 1)
     assert study.take().number == 0  # closed unfinished
 
 
-def test_a_worker_on_another_machine_lives_as_long_as_it_says_so(tmp_path, monkeypatch):
+def test_a_worker_on_another_machine_is_alive_while_it_touches_its_file(tmp_path, monkeypatch):
     path = tmp_path / "0.lock"
     path.write_text(json.dumps({"machine": "another", "process": 1}))
     assert not WorkerLock(path).acquire()
@@ -140,11 +140,11 @@ def test_a_worker_on_another_machine_lives_as_long_as_it_says_so(tmp_path, monke
     lock = WorkerLock(path)
     assert lock.acquire()
     os.utime(path, (long_ago, long_ago))
-    wait_for(lambda: time.time() - path.stat().st_mtime < 60)  # the heart beats
+    wait_for(lambda: time.time() - path.stat().st_mtime < 60)  # the heartbeat
     lock.release()
 
 
-def test_a_crash_in_the_middle_of_a_line_is_mended(tmp_path):
+def test_an_incomplete_last_line_of_the_journal_is_repaired(tmp_path):
     work(Study(tmp_path, dataclasses.replace(BAYES, trials=2)), ONCE, train, quiet)
     journal = tmp_path / "study.journal"
     with journal.open("ab") as file:
@@ -157,7 +157,7 @@ def test_a_crash_in_the_middle_of_a_line_is_mended(tmp_path):
         Study(tmp_path, BAYES)
 
 
-def test_a_failed_point_is_not_the_end(tmp_path):
+def test_the_sweep_continues_after_a_failed_point(tmp_path):
     def failing(trial, repetition, _):
         if trial.values["b"] == "y":
             raise TrainingError("the loss is nan\nat step 3") if trial.values["a"] == 1 else PointFailed("no memory")
@@ -166,17 +166,17 @@ def test_a_failed_point_is_not_the_end(tmp_path):
     study = Study(tmp_path, GRID)
     work(study, ONCE, failing, quiet)
     rows = rows_of(study)
-    assert [row["state"] for row in rows] == ["complete"] * 2 + ["failed"] * 4
-    assert [row["message"] for row in rows[2:]] == [
+    assert [row.state for row in rows] == ["complete"] * 2 + ["failed"] * 4
+    assert [row.message for row in rows[2:]] == [
         "the loss is nan at step 3",
         "no memory",
         "loss is nan",
         "no memory",
     ]
-    json.dumps(rows, allow_nan=False)
+    json.dumps([dataclasses.asdict(row) for row in rows], allow_nan=False)
 
 
-def test_the_sampler_stays_away_from_failures(tmp_path):
+def test_the_sampler_avoids_failures(tmp_path):
     def failing(trial, repetition, watch):
         if trial.values["rate"] > 1e-2:
             raise PointFailed("diverged")
@@ -231,15 +231,15 @@ def test_bad_points_are_pruned_after_their_first_evaluations(pruning, tmp_path):
     study = Study(tmp_path, search)
     work(study, [Repetition(0), Repetition(1)], watched, quiet)
     rows = rows_of(study)
-    pruned = [row for row in rows if row["state"] == "pruned"]
+    pruned = [row for row in rows if row.state == "pruned"]
     assert 2 <= len(pruned) < 18
-    assert all(not row["runs"] and row["mean"] == row["evaluations"][-1] for row in pruned)
-    assert all(steps.count(row["trial"] - 1) == len(row["evaluations"]) for row in rows)
+    assert all(not row.runs and row.mean == row.evaluations[-1] for row in pruned)
+    assert all(steps.count(row.trial - 1) == len(row.evaluations) for row in rows)
     best = min((trial.params for trial in study.trials), key=loss)
-    assert rows[0]["values"] == best  # what was pruned was worse
+    assert rows[0].values == best  # what was pruned was worse
 
 
-def test_an_evaluation_told_twice_counts_once(tmp_path):
+def test_an_evaluation_reported_twice_counts_once(tmp_path):
     study = Study(tmp_path, dataclasses.replace(GRID, pruning="median"))
     with study.take() as trial:
         trial.evaluated(100, 3.0)
@@ -247,23 +247,23 @@ def test_an_evaluation_told_twice_counts_once(tmp_path):
         for step, value in ((100, 3.0), (200, 2.0)):
             trial.evaluated(step, value)
         trial.complete(2.0)
-    assert rows_of(study)[0]["evaluations"] == [3.0, 2.0]
+    assert rows_of(study)[0].evaluations == (3.0, 2.0)
 
 
 def test_runs_of_a_point_are_averaged(tmp_path):
     study = Study(tmp_path, GRID)
     work(study, [Repetition(seed, fold) for seed in (0, 3) for fold in (0, 1)], train, quiet)
     row = rows_of(study)[0]
-    assert set(row["runs"]) == {"seed0-fold0", "seed0-fold1", "seed3-fold0", "seed3-fold1"}
-    assert row["mean"] == 1 + 1.5
-    assert row["standard_error"] == pytest.approx(math.sqrt(4 * 1.5**2 / 3) / 2)
+    assert set(row.runs) == {"seed0-fold0", "seed0-fold1", "seed3-fold0", "seed3-fold1"}
+    assert row.mean == 1 + 1.5
+    assert row.standard_error == pytest.approx(math.sqrt(4 * 1.5**2 / 3) / 2)
     assert "2.5000 ± 0.8660; 1 more within one standard error" in conclusion(rows_of(study), study)
 
 
 def test_greater_may_be_better(tmp_path):
     study = Study(tmp_path, dataclasses.replace(GRID, minimize=False))
     work(study, ONCE, train, quiet)
-    assert rows_of(study)[0]["values"] == {"a": 3, "b": "y"}
+    assert rows_of(study)[0].values == {"a": 3, "b": "y"}
 
 
 def test_the_report_holds_every_trial(tmp_path):
@@ -273,7 +273,7 @@ def test_the_report_holds_every_trial(tmp_path):
     lines = as_csv(rows, study).splitlines()
     assert lines[0] == "trial,rate,layers,loss,standard_error,runs,state,message"
     assert len(lines) == 4
-    assert float(lines[1].split(",")[1]) == rows[0]["values"]["rate"]
+    assert float(lines[1].split(",")[1]) == rows[0].values["rate"]
     save_picture(rows, study, tmp_path)
     first = (tmp_path / "sweep.svg").read_bytes()
     assert b"layers" in first

@@ -1,4 +1,4 @@
-"""The reproduction of Guo et al. 2017 at toy size, as a person types it, and its table."""
+"""The reproduction of Guo et al. 2017 at toy size, run from the command line, and its table."""
 
 import csv
 import dataclasses
@@ -112,7 +112,7 @@ def test_training_sees_neither_texts_nor_words_of_the_held_out_parts(tmp_path):
     assert [rows[int(name.split("/")[1])][1] for name in parts["fit"][1].ids] == list(parts["fit"][1].texts)
 
 
-def test_seeds_part_the_texts_anew(finished):
+def test_each_seed_draws_its_own_split(finished):
     ids = {}
     for seed in (0, 1):
         fit, test = (
@@ -128,7 +128,7 @@ def test_seeds_part_the_texts_anew(finished):
     assert fit.ids_N.tolist() == [f"validation/{i}" for i in range(40)]
 
 
-def test_the_same_command_goes_on(finished, here, capsys):
+def test_the_same_command_reuses_predictions(finished, here, capsys):
     before = {file: file.stat().st_mtime_ns for file in (finished / "predictions").iterdir()}
     lost = finished / "predictions" / "sst_fine_seed1_test.npz"
     known = Predictions.load(lost)
@@ -143,7 +143,7 @@ def test_the_same_command_goes_on(finished, here, capsys):
 
 def test_another_config_needs_another_directory(finished, here, capsys):
     assert command_line(main, define_flags, *TOY, "--config.reuters.epochs=2", f"--workdir={finished}") == 2
-    assert "config.reuters.epochs=7, not 2: use another --workdir" in capsys.readouterr().err
+    assert "was made with config.reuters.epochs=7, not 2: use another --workdir" in capsys.readouterr().err
 
 
 def test_choosing_epochs_prints_accuracies(here, capsys):
@@ -165,7 +165,7 @@ def test_choosing_epochs_prints_accuracies(here, capsys):
         (("--config.data_sets=('reuters','sst_binary')", "--workdir={}"), "sst2/train.jsonl"),
     ],
 )
-def test_mistakes_are_answered_in_one_line(flags, message, here, capsys, tmp_path):
+def test_user_errors_are_one_line(flags, message, here, capsys, tmp_path):
     arguments = [flag.format(tmp_path / "run") for flag in flags]
     assert command_line(main, define_flags, *TOY, *arguments) == 2
     said = capsys.readouterr().err
@@ -176,22 +176,22 @@ def test_mistakes_are_answered_in_one_line(flags, message, here, capsys, tmp_pat
 
 
 def predictions(rng, items, factor):
-    """Predictions that are so many times too sure of themselves."""
+    """Predictions whose logits are too large by a factor."""
     logits = rng.normal(size=(items, 4)) * 1.5
     labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
     return Predictions((factor * logits).astype(np.float32), labels.astype(np.int32), np.arange(items))
 
 
-def test_a_calibrator_is_judged_on_other_items_than_its_own(monkeypatch):
+def test_a_calibrator_is_measured_on_other_items_than_it_was_fitted_to(monkeypatch):
     names = ("none", "histogram_equal_mass", "temperature")
     monkeypatch.setattr("experiments.guo2017.table.METHODS", {name: METHODS[name] for name in names})
     rng = np.random.default_rng(0)
     fit, test, calibrated = (predictions(rng, 1500, factor) for factor in (3, 3, 1))
     found = measure(fit, test)
-    assert found["none"]["ece"] > 0.15
-    assert found["histogram_equal_mass"]["ece"] < 0.06
-    assert found["temperature"]["ece"] < 2 * found["temperature"]["floor"]
-    assert found["none"]["error"] == pytest.approx((test.logits.argmax(axis=1) != test.labels_N).mean())
+    assert found["none"].ece > 0.15
+    assert found["histogram_equal_mass"].ece < 0.06
+    assert found["temperature"].ece < 2 * found["temperature"].floor
+    assert found["none"].error == pytest.approx((test.logits.argmax(axis=1) != test.labels_N).mean())
     found = measure(fit, calibrated)
-    assert found["none"]["ece"] < 2 * found["none"]["floor"]
-    assert found["temperature"]["ece"] > 0.1, "what mends the one part harms another that needs no mending"
+    assert found["none"].ece < 2 * found["none"].floor
+    assert found["temperature"].ece > 0.1, "scaling calibrated predictions must make them worse"

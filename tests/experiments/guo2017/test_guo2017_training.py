@@ -26,14 +26,14 @@ def trained(epochs, seed=0, optimizer=OPTIMIZER, words=WORDS, batch_size=16):
     return np.asarray(predict(MODEL, variables, words)), loss
 
 
-def test_it_learns_what_can_be_learned():
+def test_a_learnable_task_is_learned():
     _, first = trained(1)
     logits, last = trained(12)
     assert last < first / 2
     assert (logits.argmax(axis=1) == LABELS).all()
 
 
-def test_a_seed_repeats_itself_and_another_does_not():
+def test_training_is_a_function_of_the_seed():
     logits, loss = trained(2)
     again, loss_again = trained(2)
     np.testing.assert_array_equal(logits, again)
@@ -41,19 +41,19 @@ def test_a_seed_repeats_itself_and_another_does_not():
     assert np.abs(trained(2, seed=1)[0] - logits).max() > 1e-3
 
 
-def test_padding_teaches_nothing():
+def test_padding_does_not_change_training():
     # Ids of other classes behind each text's end.
     other = np.where(np.arange(5)[None] < LENGTHS[:, None], WORDS.ids_NT, (WORDS.ids_NT + 5) % 12)
     np.testing.assert_array_equal(trained(2, words=Words(other, LENGTHS))[0], trained(2)[0])
 
 
-def test_few_texts_make_one_batch():
+def test_fewer_texts_than_the_batch_size_make_one_batch():
     logits, loss = trained(1, batch_size=1000)
     assert logits.shape == (70, 3)
     assert np.isfinite(loss)
 
 
-def test_each_text_is_predicted_by_itself():
+def test_predictions_do_not_depend_on_other_texts():
     variables, _ = next(train_epochs(MODEL, OPTIMIZER, WORDS, LABELS, batch_size=16, seed=0))
     many = WORDS.take(np.arange(300) % 70)  # more than one batch, the last of them not full
     logits = np.asarray(predict(MODEL, variables, many))
@@ -61,6 +61,6 @@ def test_each_text_is_predicted_by_itself():
     np.testing.assert_allclose(logits[290:], logits[10:20], rtol=1e-5, atol=1e-6)
 
 
-def test_a_loss_that_is_no_number_ends_training():
+def test_a_nan_loss_stops_training():
     with pytest.raises(TrainingError, match="loss of seed 3 is nan"):
         trained(3, seed=3, optimizer=optax.sgd(float("nan")))
