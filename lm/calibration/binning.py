@@ -1,7 +1,7 @@
-"""Bins of confidence, and the sums over each that binned calibration errors are made of.
+"""Bins of confidence, and the sums over each bin that binned calibration errors are computed from.
 
-Sums are kept as whole numbers, so that they never saturate, lose nothing however many items there are, and come out the
-same bits however the items are spread over batches, devices and hosts.
+Sums are integers: they never saturate, are exact for any number of items, and are bitwise the same however items are
+distributed over batches, devices and hosts.
 
 Axes: N items, M bins. A leading "..." stands for any axes, such as one of buckets or resamples.
 """
@@ -14,20 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-# A value in [0, 1] as a whole number of steps of 2^-24, the spacing of float32 just below 1. Of these 24 bits, sums of
-# the upper and the lower 12 fit an int32 for so many items:
+# A value in [0, 1] is an integer number of steps of 2^-24, the spacing of float32 just below 1. Sums of the upper and
+# of the lower 12 of these 24 bits fit an int32 for this many items:
 _LIMB_BITS = 12
 _ITEMS_PER_UPDATE = 2**31 // 2**_LIMB_BITS - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Binning:
-    """How confidences are parted. Bins are (a, b], and 0 is in the first.
+    """Bins of confidence: intervals (a, b], with 0 in the first.
 
     Attributes:
-      bins: how many.
-      edges: their M + 1 edges from 0 to 1, or None for equal widths. `equal_mass` makes such a binning.
-      scheme: what the edges are, for whoever reads the result.
+      bins: number of bins, M.
+      edges: the M + 1 edges from 0 to 1, or None for equal widths; see `equal_mass`.
+      scheme: name of the scheme, for the specification.
     """
 
     bins: int = 15
@@ -36,12 +36,12 @@ class Binning:
 
     def __post_init__(self):
         if self.bins < 1:
-            raise ValueError(f"there must be at least one bin, not {self.bins}")
+            raise ValueError(f"bins must be at least 1, not {self.bins}")
         if self.edges is not None and (len(self.edges) != self.bins + 1 or np.any(np.diff(self.edges) <= 0)):
             raise ValueError(f"{self.bins} bins need {self.bins + 1} rising edges, not {self.edges}")
 
     def index(self, confidence_N: Array) -> Array:
-        """The bin of each confidence, int32; computed in float32, so that 0.6 of 5 bins is in the third."""
+        """The bin of each confidence, int32. Computed in float32: with 5 bins, 0.6 is in the third."""
         confidence_N = jnp.asarray(confidence_N, jnp.float32)
         if self.edges is not None:
             inner = jnp.asarray(self.edges[1:-1], jnp.float32)
@@ -53,15 +53,15 @@ class Binning:
         return np.linspace(0, 1, self.bins + 1) if self.edges is None else np.asarray(self.edges)
 
     def specification(self) -> dict[str, object]:
-        """What defines the bins, to be kept beside a number."""
+        """The definition of the bins, to report with a result."""
         return {"bins": self.bins, "scheme": self.scheme, "edges": "(a, b], 0 in the first"}
 
 
 def equal_mass(confidence_N: np.ndarray, bins: int = 15) -> Binning:
-    """Bins that hold about as many of these confidences each. Equal confidences share a bin, so there may be fewer."""
+    """Bins with about the same number of these confidences each; fewer bins if ties span an edge."""
     ordered = np.sort(np.asarray(confidence_N, np.float32))
     if not ordered.size:
-        raise ValueError("there are no confidences")
+        raise ValueError("equal-mass bins need at least one confidence")
     last_of_each = np.ceil(np.arange(1, bins) * ordered.size / bins).astype(int) - 1
     inner = np.unique(ordered[np.maximum(last_of_each, 0)])
     inner = inner[(inner > 0) & (inner < ordered[-1])]
@@ -70,9 +70,9 @@ def equal_mass(confidence_N: np.ndarray, bins: int = 15) -> Binning:
 
 
 def near_edges(confidence_N: np.ndarray, binning: Binning) -> float:
-    """The share of confidences so close to an inner edge (1e-6) that libraries disagree on their bin.
+    """The share of confidences within 1e-6 of an inner edge, where libraries disagree on the bin.
 
-    Votes (k/10) and spoken confidences (0.8, 0.9) lie there. Above a hundredth, prefer `smooth_ece` or exact bins.
+    Votes (k/10) and verbalized confidences (0.8, 0.9) lie there. Above 1%, prefer `smooth_ece`.
     """
     inner = binning.all_edges()[1:-1]
     distance = np.abs(np.asarray(confidence_N, np.float64)[:, None] - inner[None, :])
@@ -80,13 +80,13 @@ def near_edges(confidence_N: np.ndarray, binning: Binning) -> float:
 
 
 class BinSums(NamedTuple):
-    """Sums over each bin, as whole numbers that `merge` and `jax.lax.psum` add without loss.
+    """Sums over each bin, as integers that `merge` and `jax.lax.psum` add exactly.
 
     Attributes:
-      count: items, int32 [..., M].
-      correct: sum of `correct`, int32 [..., M, 3]: whole, then two groups of 12 binary digits.
+      count: number of items, int32 [..., M].
+      correct: sum of `correct`, int32 [..., M, 3]: integer part, then two groups of 12 binary digits.
       confidence: sum of confidences, likewise.
-      invalid: items with a NaN, int32 [...]: they make every error NaN.
+      invalid: number of items with NaN, int32 [...]; any makes every error NaN.
     """
 
     count: Array
@@ -107,11 +107,11 @@ class BinSums(NamedTuple):
 
     @classmethod
     def sum_of(cls, stacked: "BinSums") -> "BinSums":
-        """Sums over the first axis of sums."""
+        """Sums over the first axis of stacked sums."""
         return cls(*(values.sum(axis=0, dtype=jnp.int32) for values in stacked)).carried()
 
     def carried(self) -> "BinSums":
-        """The same sums with digits in range, as they must be again after a `psum`."""
+        """The same sums with digits carried, as needed after a `psum`."""
         return self._replace(correct=_carry(self.correct), confidence=_carry(self.confidence))
 
     def totals(self) -> "BinTotals":
@@ -132,15 +132,15 @@ def update(
     mask_N: Array | None = None,
     bucket_N: Array | None = None,
 ) -> BinSums:
-    """Adds items to the sums. Pure; jit it as part of whatever it serves.
+    """Adds items to the sums. A pure function, to be jitted with its caller.
 
     Args:
       sums: from `BinSums.init`, with one leading axis if there are buckets.
       confidence_N: in [0, 1].
       correct_N: in [0, 1].
       binning: as in `init`.
-      mask_N: False for items that don't count, such as padding.
-      bucket_N: which entry of the leading axis each item belongs to.
+      mask_N: False for items to ignore, such as padding.
+      bucket_N: index on the leading axis for each item.
     """
     items = confidence_N.shape[0]
     mask_N = jnp.ones(items, bool) if mask_N is None else mask_N.astype(bool)
@@ -194,7 +194,7 @@ def _carry(limbs: Array) -> Array:
 
 
 class BinTotals(NamedTuple):
-    """Sums over each bin as float64 numpy arrays [..., M]: what `lm.calibration.errors` takes."""
+    """Sums over each bin as float64 numpy arrays [..., M], the input of `lm.calibration.errors`."""
 
     count: np.ndarray
     correct: np.ndarray
@@ -202,7 +202,7 @@ class BinTotals(NamedTuple):
 
 
 def bin_totals(confidence_N: np.ndarray, correct_N: np.ndarray, binning: Binning) -> BinTotals:
-    """Totals of items that are at hand all at once."""
+    """Totals of items in memory."""
     return _update_jitted(BinSums.init(binning), jnp.asarray(confidence_N), jnp.asarray(correct_N), binning).totals()
 
 

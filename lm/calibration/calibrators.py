@@ -1,10 +1,10 @@
-"""Calibrators by name: maps from logits to logits that mend confidence, fitted on items that nothing else is judged by.
+"""Calibrators by name: maps from logits to better calibrated logits, fitted on held-out items.
 
     fitted = fit("temperature", logits_NC, labels_N)
     calibrated_NC = fitted.apply(other_logits_NC)
 
-Each entry is a pair of functions, `fit(logits, labels) -> parameters` and `apply(parameters, logits) -> logits`. Those
-that act by class (one against the rest) give log-probabilities, which are logits too.
+Each entry is a pair of functions, `fit(logits, labels) -> parameters` and `apply(parameters, logits) -> logits`.
+One-vs-rest calibrators return log-probabilities, which are logits too.
 
 Axes: N items, C classes.
 """
@@ -33,12 +33,12 @@ Parameters = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Calibrator:
-    """A way to calibrate.
+    """A calibration method.
 
     Attributes:
-      label: its name in tables.
+      label: name in tables.
       fit: from logits [N, C] (arrays or factors) and labels [N] to parameters: arrays, numbers, lists of arrays. The
-        entries `converged` and `at_bound`, where there are any, tell how the fit ended.
+        optional entries `converged` and `at_bound` describe how the fit ended.
       apply: from parameters and logits to logits.
       summary: one line about the parameters.
     """
@@ -49,7 +49,7 @@ class Calibrator:
     summary: Callable[[Parameters], str] = lambda parameters: ""
 
 
-# --- temperature and what is made of it ---
+# --- temperature and its ensemble ---
 
 
 def _fit_temperature(logits: Logits, labels_N: Array) -> Parameters:
@@ -114,7 +114,7 @@ def _apply_affine(parameters: Parameters, logits: Logits) -> Logits:
 
 
 def _structured(weights: affine.Weights, items: int, strength: Array) -> Array:
-    """The more parameters for each item, the closer to temperature scaling (Berta et al. 2026, with rho = tau = 1)."""
+    """Shrinks to temperature scaling, more so with more parameters per item (Berta et al. 2025, with rho = tau = 1)."""
     classes = weights["bias"].shape[0]
     total = strength * classes / items * (jnp.square(weights["bias"]).sum() + jnp.square(weights["diagonal"]).sum())
     if "off_diagonal" in weights:
@@ -124,7 +124,7 @@ def _structured(weights: affine.Weights, items: int, strength: Array) -> Array:
 
 
 def _off_diagonal_and_intercept(weights: affine.Weights, items: int, strength: Array) -> Array:
-    """ODIR (Kull et al. 2019, section 4): mean squares of what is off the diagonal and of the biases."""
+    """ODIR (Kull et al. 2019, section 4): mean squares of the off-diagonal entries and of the biases."""
     classes = weights["bias"].shape[0]
     off_diagonal = jnp.square(affine.without_diagonal(weights["off_diagonal"])).sum() / (classes * (classes - 1))
     return strength * (off_diagonal + jnp.square(weights["bias"]).mean())
@@ -141,7 +141,7 @@ _MATRIX = ("diagonal", "off_diagonal", "bias")
 
 
 def _fit_penalized(logits: Logits, labels_N: Array, *, penalty: Callable) -> Parameters:
-    """A matrix whose penalty's strength was chosen on every fifth item, by a fit on the others."""
+    """A matrix with a penalty whose strength is chosen on every fifth item, held out from the fit."""
     number = np.arange(len(labels_N))
     held_out, labels_N = number % 5 == 4, np.asarray(labels_N)
 
@@ -231,14 +231,14 @@ class Fitted:
     """A fitted calibrator.
 
     Attributes:
-      name: of the entry in `CALIBRATORS`.
-      parameters: what `fit` gave.
+      name: key in `CALIBRATORS`.
+      parameters: result of `fit`.
       classes: C.
-      items: of the fit.
-      nll_before: mean negative log-likelihood of the fit's items, in nats.
-      nll_after: the same after the fit.
-      converged: whether the fit reached its optimum.
-      at_bound: whether a parameter lies at the end of its range, so that its value says only "very large".
+      items: number of items fitted on.
+      nll_before: their mean negative log-likelihood before calibration, in nats.
+      nll_after: the same after calibration.
+      converged: whether the fit converged.
+      at_bound: whether a parameter hit its search bound, so that the data do not determine its value.
     """
 
     name: str
@@ -252,14 +252,14 @@ class Fitted:
 
     @property
     def accepted(self) -> bool:
-        """Whether it is used: never where it raises the very likelihood loss it was fitted to lower."""
+        """Whether the calibrator is used: not if it increases the loss that it was fitted to minimize."""
         return self.nll_after <= self.nll_before or np.isinf(self.nll_before)
 
     def apply(self, logits: Logits) -> Logits:
         """Calibrated logits; the same logits if the fit was not accepted.
 
         Raises:
-          ValueError: if the number of classes is another than the fit's.
+          ValueError: if the number of classes differs from the fit's.
         """
         if logits.shape[1] != self.classes:
             raise ValueError(f"calibrator {self.name} was fitted to {self.classes} classes, not {logits.shape[1]}")
@@ -281,10 +281,10 @@ class Fitted:
         """Reads what `save` wrote.
 
         Raises:
-          UserError: if the file is missing or something else.
+          UserError: if the file is missing or is not a calibrator.
         """
         if not path.is_file():
-            raise UserError(f"{path}: no such calibrator; python -m experiments.calibrate makes one")
+            raise UserError(f"{path}: no such calibrator; fit one with python -m experiments.calibrate")
         try:
             record = json.loads(path.read_text())
             record["parameters"] = {name: _from_json(value) for name, value in record["parameters"].items()}
@@ -297,7 +297,7 @@ class Fitted:
 
 
 def _check(fitted: Fitted) -> None:
-    """Raises for what no fit gives: its one test is that it calibrates a line of zeros."""
+    """Raises for records that no fit produces; also applies the calibrator to a row of zeros."""
     if not isinstance(fitted.name, str) or fitted.name not in CALIBRATORS:
         raise ValueError(f"unknown calibrator {fitted.name!r}; known are {', '.join(CALIBRATORS)}")
     numbers = (fitted.classes, fitted.items, fitted.nll_before, fitted.nll_after)
@@ -305,7 +305,7 @@ def _check(fitted: Fitted) -> None:
         raise ValueError("classes, items, nll_before and nll_after must be numbers")
     calibrated = CALIBRATORS[fitted.name].apply(fitted.parameters, jnp.zeros((1, fitted.classes), jnp.float32))
     if calibrated.shape != (1, fitted.classes):
-        raise ValueError(f"its parameters are not those of {fitted.classes} classes")
+        raise ValueError(f"its parameters do not match {fitted.classes} classes")
     outcomes(np.zeros(1, np.int32), logits=calibrated)
 
 
@@ -324,14 +324,13 @@ def fit(name: str, logits: Logits, labels_N: Array) -> Fitted:
     """Fits a calibrator.
 
     Args:
-      name: of an entry in `CALIBRATORS`.
+      name: key in `CALIBRATORS`.
       logits: [N, C], or factors.
       labels_N: the true classes.
 
     Raises:
-      ValueError: for an unknown name, or as `outcomes` does; also if a label is a class that its logits rule out
-      (-inf),
-        which no calibrator that keeps impossible classes impossible can mend.
+      ValueError: for an unknown name, as `outcomes` does, or if a label's own logit is -inf, since calibrators keep
+        such classes at probability 0.
     """
     if name not in CALIBRATORS:
         raise ValueError(f"unknown calibrator {name!r}; known are {', '.join(CALIBRATORS)}")

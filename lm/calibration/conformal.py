@@ -1,7 +1,7 @@
-"""Sets of classes that hold the true one with a wanted probability, whatever the model is worth.
+"""Conformal prediction: sets of classes that contain the true one with a given probability, for any model.
 
-Fitted on items that the model and its calibrator did not see, independent of each other and like those to come, the
-sets hold the label of a new item with probability at least `coverage`, on average over all items.
+Fitted on items that neither the model nor its calibrator has seen, independent and distributed like future items, the
+sets contain the label of a new item with probability at least `coverage`, on average over items.
 
 Axes: N items, C classes.
 """
@@ -20,14 +20,14 @@ class ConformalSets:
     """A fitted rule.
 
     Attributes:
-      method: "lac" takes every class likely enough: the smallest sets on average (Sadinle et al. 2019). "aps" takes
-      classes
-        from the likeliest on, up to a total probability: larger where the model is unsure (Romano et al. 2020). "raps"
-        also charges for each class beyond the `free`-th, which cuts off long tails (Angelopoulos et al. 2021).
-      coverage: the wanted probability.
-      threshold: the score up to which a class is in the set.
-      penalty: of "raps", for each class beyond.
-      free: of "raps", classes without penalty.
+      method: "lac" includes every class above a probability: the smallest sets on average (Sadinle et al. 2019). "aps"
+        includes classes from the most likely down, up to a total probability: larger where the model is uncertain
+        (Romano et al. 2020). "raps" also penalizes each class beyond the `free`-th, which cuts off long tails
+        (Angelopoulos et al. 2021).
+      coverage: the target probability.
+      threshold: largest score of a class in the set.
+      penalty: of "raps", per class beyond `free`.
+      free: of "raps", number of classes without penalty.
     """
 
     method: str
@@ -37,10 +37,10 @@ class ConformalSets:
     free: int = 5
 
     def sets(self, logits_NC: np.ndarray, seed: int = 0) -> np.ndarray:
-        """Which classes each item's set holds, bool [N, C].
+        """The classes in each item's set, bool [N, C].
 
-        "aps" and "raps" draw a number for each item (from `seed`) that decides on the last class: without it they would
-        hold too much. No set is empty.
+        "aps" and "raps" randomize whether the last class is included (from `seed`); without that they would cover too
+        much. No set is empty.
         """
         scores_NC = _scores(np.asarray(logits_NC), self.method, self.penalty, self.free, seed)
         best_N1 = scores_NC.argmin(axis=1)[:, None]
@@ -62,7 +62,7 @@ def fit_sets(
     """Finds the threshold: the ceil((N + 1) coverage)-th smallest score of a true class.
 
     Raises:
-      ValueError: for an unknown method, or if N is too small for the coverage, such as under 9 for 0.9.
+      ValueError: for an unknown method, or if N is too small for the coverage (0.9 needs at least 9 items).
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
@@ -80,7 +80,7 @@ def fit_sets(
 
 
 def _scores(logits_NC: np.ndarray, method: str, penalty: float, free: int, seed: int) -> np.ndarray:
-    """How strange each class would be: low for likely ones."""
+    """Nonconformity of each class: low for likely classes."""
     probabilities_NC = special.softmax(logits_NC.astype(np.float64), axis=1)
     if method == "lac":
         return 1 - probabilities_NC
@@ -97,14 +97,14 @@ def _scores(logits_NC: np.ndarray, method: str, penalty: float, free: int, seed:
 
 @dataclasses.dataclass(frozen=True)
 class SetReport:
-    """How sets do on items with known labels.
+    """Performance of sets on labelled items.
 
     Attributes:
-      coverage: the share of sets that hold the label.
-      low: of its 95% interval (Clopper & Pearson 1934).
-      high: likewise.
-      mean_size: classes in a set.
-      coverage_by_size: for each size that occurs, the share that hold the label: good sets keep it level.
+      coverage: share of sets that contain the label.
+      low: lower end of its 95% interval (Clopper & Pearson 1934).
+      high: upper end.
+      mean_size: mean number of classes in a set.
+      coverage_by_size: coverage for each set size that occurs; ideally constant.
     """
 
     coverage: float
@@ -115,7 +115,7 @@ class SetReport:
 
 
 def report_sets(sets_NC: np.ndarray, labels_N: np.ndarray) -> SetReport:
-    """Measures sets on items that they were not fitted to."""
+    """Evaluates sets on items that they were not fitted to."""
     items = len(labels_N)
     hit_N = sets_NC[np.arange(items), labels_N]
     hits, sizes_N = int(hit_N.sum()), sets_NC.sum(axis=1)

@@ -1,8 +1,8 @@
-"""Calibration errors: how far the share of right answers is from the confidence in them.
+"""Calibration errors: distances between accuracy and confidence.
 
-Binned errors are functions of `BinTotals` and work along the last axis, so that a thousand resamples are one call. The
-functions at the end take labels and logits, and return the error with the specification that it was computed under,
-since a number without one can't be compared with anything: libraries' defaults alone differ by a factor of two.
+Binned errors are functions of `BinTotals` along the last axis, so that a thousand resamples are one call. The functions
+at the end take labels and logits and return the error with its specification, without which numbers cannot be compared:
+the defaults of libraries alone differ by a factor of two.
 
 Axes: N items, C classes, M bins. A leading "..." stands for any axes.
 """
@@ -29,8 +29,8 @@ def ece(totals: BinTotals) -> np.ndarray:
 def ece_floor(totals: BinTotals) -> np.ndarray:
     """The mean ECE of a calibrated model with these confidences and independent items.
 
-    A bin's gap is nearly normal, with variance n c (1 - c): good for the many items of a training run, while `Floor`
-    draws what a few would show.
+    A bin's gap is treated as normal, with variance n c (1 - c): accurate for the many items of a training run. `Floor`
+    is simulated and also right for few items.
     """
     confidence = totals.confidence / np.maximum(totals.count, 1)
     deviation = np.sqrt(totals.count * confidence * (1 - confidence))
@@ -38,12 +38,12 @@ def ece_floor(totals: BinTotals) -> np.ndarray:
 
 
 def signed_gap(totals: BinTotals) -> np.ndarray:
-    """Mean confidence minus accuracy: positive where the model is over-confident."""
+    """Mean confidence minus accuracy: positive if the model is overconfident."""
     return (totals.confidence - totals.correct).sum(axis=-1) / totals.count.sum(axis=-1)
 
 
 def mce(totals: BinTotals) -> np.ndarray:
-    """Maximum calibration error: the largest |accuracy - confidence| of a bin that holds anything (Naeini et al.)."""
+    """Maximum calibration error: the largest |accuracy - confidence| of a non-empty bin (Naeini et al. 2015)."""
     return np.abs(_gaps(totals)).max(axis=-1)
 
 
@@ -53,9 +53,9 @@ def rms(totals: BinTotals) -> np.ndarray:
 
 
 def rms_debiased(totals: BinTotals) -> np.ndarray:
-    """`rms` less what chance alone contributes to each bin's square; 0 where that is more (Kumar et al. 2019, eq. 13).
+    """`rms` without what chance contributes to each bin's square, at least 0 (Kumar et al. 2019, eq. 13).
 
-    Bins of a single item say nothing about their variance and count as 0.
+    The variance of a bin with a single item is unknown; it counts as 0.
     """
     accuracy = totals.correct / np.maximum(totals.count, 1)
     chance = accuracy * (1 - accuracy) / np.maximum(totals.count - 1, 1)
@@ -81,11 +81,11 @@ def _weights(totals: BinTotals) -> np.ndarray:
 
 
 def smooth_ece(confidence_N: np.ndarray, correct_N: np.ndarray) -> float:
-    """smECE: the calibration error after smoothing at the scale which equals it (Blasiok & Nakkiran 2023).
+    """smECE: the calibration error after smoothing with a width equal to the error itself (Blasiok & Nakkiran 2023).
 
-    No bins, so nothing jumps when a confidence crosses an edge. Residuals are smoothed by a Gaussian that is reflected
-    at 0 and 1; its width is found by bisection to 2^-10, as in the authors' code. They are held on a grid of 1,024
-    cells, by which the result differs from a sum over items by less than 1e-5.
+    Without bins, it does not jump when a confidence crosses an edge. Residuals are smoothed by a Gaussian reflected at
+    0 and 1, whose width is found by bisection to 2^-10, as in the authors' code. They are held on a grid of 1,024
+    cells, which changes the result by less than 1e-5.
 
     Args:
       confidence_N: in [0, 1].
@@ -101,12 +101,12 @@ GRID = 1024  # cells of confidence
 
 @dataclasses.dataclass(frozen=True)
 class GridCells:
-    """Where confidences lie on the grid: between the centres of two cells.
+    """Position of confidences on the grid, between the centres of two cells.
 
     Attributes:
-      left_N: the cell with the centre below.
-      right_N: the cell with the centre above; both are the last one beyond the ends.
-      right_share_N: how much of an item goes to the right.
+      left_N: the cell with its centre below; clipped to the grid.
+      right_N: the cell with its centre above; clipped to the grid.
+      right_share_N: share of an item that goes to the right cell.
     """
 
     left_N: np.ndarray
@@ -115,7 +115,7 @@ class GridCells:
 
     @classmethod
     def of(cls, confidence_N: np.ndarray) -> "GridCells":
-        """Locates."""
+        """Locates confidences."""
         place_N = np.asarray(confidence_N, np.float64) * GRID - 0.5
         left_N = np.floor(place_N).astype(int)
         right_share_N = place_N - left_N
@@ -150,10 +150,10 @@ class CumulativeError:
 
     Attributes:
       maximum: the largest |sum of residuals up to some confidence| / N: Kolmogorov-Smirnov, ECCE-MAD.
-      range: the largest minus the smallest such sum, which counts errors of both signs: Kuiper, ECCE-R.
-      maximum_p: how likely so large a `maximum` is for a calibrated model of independent items.
+      range: the largest minus the smallest such sum, which adds errors of both signs: Kuiper, ECCE-R.
+      maximum_p: probability of at least this `maximum` for a calibrated model with independent items.
       range_p: likewise for `range`.
-      floor: of `maximum`, for a calibrated model of independent items with these confidences.
+      floor: of `maximum`, for a calibrated model with these confidences and independent items.
     """
 
     maximum: float
@@ -166,8 +166,8 @@ class CumulativeError:
 def cumulative_error(confidence_N: np.ndarray, correct_N: np.ndarray) -> CumulativeError:
     """Kolmogorov-Smirnov and Kuiper errors with p-values. Equal confidences enter the sum together.
 
-    Under calibration the sum is a random walk of known variance, sum of c (1 - c); the p-values are those of Brownian
-    motion, which it tends to.
+    Under calibration the sum is a random walk of known variance, sum of c (1 - c); the p-values are those of its
+    limit, Brownian motion.
     """
     confidence_N = np.asarray(confidence_N, np.float64)
     order_N = np.argsort(confidence_N, kind="stable")
@@ -193,7 +193,7 @@ def _maximum_p(x: float) -> float:
     k = np.arange(100)
     terms = (-1.0) ** k / (2 * k + 1) * np.exp(-(((2 * k + 1) * np.pi / x) ** 2) / 8)
     below = 4 / np.pi * terms.sum()
-    # Far out the difference from 1 would be rounding alone; there the first reflections say it.
+    # In the tail the difference from 1 would be rounding error; use the leading reflections.
     return float(np.clip(1 - below if x < 4 else 4 * special.ndtr(-x), 0, 1))
 
 
@@ -208,7 +208,7 @@ def _range_p(x: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A number and what defines it. `float(estimate)` is the number.
+    """A number with its specification. `float(estimate)` is the number.
 
     Attributes:
       value: the number.
@@ -235,11 +235,11 @@ def calibration_error(
 
     Args:
       labels_N: the true classes.
-      logits: [N, C], or
+      logits: [N, C]; or
       log_probs: [N, C], normalized.
       kind: "ece", "mce", "rms", "rms_debiased" or "signed_gap".
       scheme: "equal_width" or "equal_mass".
-      bins: how many.
+      bins: number of bins.
 
     Raises:
       ValueError: as `outcomes` does, or for an unknown kind or scheme.
@@ -280,8 +280,8 @@ def classwise_ece(
 ) -> Estimate:
     """Classwise (static) calibration error: the ECE of each class's own probability, averaged over classes.
 
-    Nixon et al. (2019); Kull et al. (2019, eq. 3). Unlike ECE it looks at every probability, not at the highest alone;
-    with many classes nearly all of them lie in the first bin. Holds [N, C] probabilities.
+    Nixon et al. (2019); Kull et al. (2019, eq. 3). Unlike ECE it covers every probability, not only the highest;
+    with many classes nearly all of them fall into the first bin. Needs [N, C] probabilities in memory.
     """
     top_label(labels_N, logits=logits, log_probs=log_probs)  # for its checks
     logits_NC = np.asarray(whole(logits if log_probs is None else log_probs))

@@ -1,4 +1,4 @@
-"""Logits as arrays, or as the two factors whose product they are, worked off a chunk of items at a time.
+"""Logits as arrays or as two factors with the logits as product, processed in chunks of items.
 
 Axes: N items, C classes, D hidden width.
 """
@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-# Numbers in a chunk of logits: few enough to stay in a processor's cache, enough to hide what a loop costs.
+# Numbers in a chunk of logits: few enough for the processor's cache, enough to amortize the loop.
 CHUNK_NUMBERS = 2**15
 
 
 class FactoredLogits(NamedTuple):
-    """Logits over a large vocabulary, exactly, in N * D + C * D numbers where N * C could not be held.
+    """Exact logits over a large vocabulary in N * D + C * D numbers, where N * C would not fit in memory.
 
     Attributes:
       hidden_ND: last hidden states.
@@ -44,12 +44,12 @@ def rows(logits: Logits, start: Array | int, size: int) -> Array:
 
 
 def whole(logits: Logits) -> Array:
-    """All items, [N, C], in float32."""
+    """All logits, [N, C], in float32."""
     return rows(logits, 0, logits.shape[0])
 
 
 def take(logits: Logits, index_N: np.ndarray) -> Logits:
-    """The chosen items, in the same form."""
+    """The selected items, in the same form."""
     if isinstance(logits, FactoredLogits):
         return FactoredLogits(logits.hidden_ND[index_N], logits.output_CD)
     return logits[index_N]
@@ -62,9 +62,9 @@ def _chunks(shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def map_chunks(function: Callable[..., Any], logits: Logits, *per_item: Array) -> Any:
-    """Per-item results of `function(logits_chunk, *per_item_chunks)`, whose arrays lead with the chunk's items.
+    """Per-item results of `function(logits_chunk, *per_item_chunks)`, arrays with the chunk's items as first axis.
 
-    The logits are never held in any other form than the given one beyond a chunk: memory is O(chunk * C).
+    Only one chunk of logits is formed at a time: memory is O(chunk * C).
     """
     number, size = _chunks(logits.shape)
     items = logits.shape[0]
@@ -75,7 +75,7 @@ def map_chunks(function: Callable[..., Any], logits: Logits, *per_item: Array) -
     empty = jax.tree.map(lambda x: jnp.zeros((items, *x.shape[1:]), x.dtype), shapes)
 
     def body(chunk: Array, results: Any) -> Any:
-        # The last chunk starts early enough to be whole, and writes some results again.
+        # The last chunk starts early enough to be full, and rewrites some results.
         start = jnp.minimum(chunk * size, items - size)
         found = function(*_slices(arguments, start, size))
         return jax.tree.map(lambda all_, new: jax.lax.dynamic_update_slice_in_dim(all_, new, start, 0), results, found)
@@ -86,8 +86,8 @@ def map_chunks(function: Callable[..., Any], logits: Logits, *per_item: Array) -
 def sum_chunks(function: Callable[..., Any], logits: Logits, *per_item: Array, every: int = 1) -> Any:
     """Sum over chunks of `function(logits_chunk, counts_chunk, *per_item_chunks)`, in O(chunk * C) memory.
 
-    `counts_chunk` is 1 for an item to be counted and 0 for one that another chunk counts. With `every` only each so
-    many of the chunks is taken: a sample.
+    `counts_chunk` is 1 for items to count and 0 for items that another chunk counts. With `every`, only every
+    `every`-th chunk is used: a sample.
     """
     number, size = _chunks(logits.shape)
     items = logits.shape[0]
@@ -107,7 +107,7 @@ def sum_chunks(function: Callable[..., Any], logits: Logits, *per_item: Array, e
 
 
 def number_of_chunks(logits: Logits) -> int:
-    """How many chunks `sum_chunks` works off."""
+    """Number of chunks in `sum_chunks`."""
     return _chunks(logits.shape)[0]
 
 

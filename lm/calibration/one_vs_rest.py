@@ -1,8 +1,8 @@
-"""Calibrators of one probability, applied to each class against the rest and normalized.
+"""Calibrators of a single probability, applied one-vs-rest to each class and normalized.
 
-Each maps a class's probability p to how often that class is right when p is said. With two classes only the second is
-fitted. A label that the fit never saw at some p would get probability 0 and an infinite penalty; so the result is mixed
-with 1 / (n + 1) of the uniform distribution, n being the items of the fit.
+Each maps a class's predicted probability p to the frequency of the class at p. With two classes only the second is
+fitted. A label never seen at some p would get probability 0 and an infinite loss, so the result is mixed with
+1 / (n + 1) of the uniform distribution, where n is the number of items of the fit.
 
 Axes: N items, C classes, K fitted classes (C, or 1 of 2), F features, M bins.
 """
@@ -23,7 +23,7 @@ Parameters = dict[str, Any]
 
 @jax.jit
 def log_odds(logits_NC: Array) -> Array:
-    """log p - log(1 - p) of each class, [N, C], exact where p is next to 1, which float32 would round to 1."""
+    """log p - log(1 - p) of each class, [N, C], exact for p close to 1, which float32 would round to 1."""
     log_probs_NC = jax.nn.log_softmax(logits_NC.astype(jnp.float32), axis=-1)
     highest_N1 = log_probs_NC.max(axis=-1, keepdims=True)
     is_top_NC = jnp.arange(logits_NC.shape[-1])[None] == log_probs_NC.argmax(axis=-1)[:, None]
@@ -42,7 +42,7 @@ def _is_class(labels_N: Array, classes: int) -> np.ndarray:
 
 
 def mixed_log_probs(probabilities_NK: Array, classes: int, items: int) -> Array:
-    """Log-probabilities, [N, C], of each class's own calibrated probability; rows of zeros become uniform."""
+    """Log-probabilities, [N, C], from the calibrated probability of each class; rows of zeros become uniform."""
     probabilities_NC = jnp.asarray(probabilities_NK, jnp.float32)
     if classes == 2:
         probabilities_NC = jnp.concatenate([1 - probabilities_NC, probabilities_NC], axis=1)
@@ -66,7 +66,7 @@ def _fit_logistic(features_NF: Array, targets_N: Array, used_F: Array) -> tuple[
     def body(state: tuple) -> tuple:
         weights_F, _, steps, value = state
         gradient_F, hessian_FF = jax.grad(loss)(weights_F), jax.hessian(loss)(weights_F)
-        # A little on the diagonal keeps parameters finite that the data leave open, such as those of separable labels.
+        # Damping keeps parameters finite that the data do not determine, such as those of separable labels.
         hessian_FF = hessian_FF + jnp.diag(jnp.where(used_F > 0, 1e-7 + 1e-6 * jnp.diag(hessian_FF), 1.0))
         step_F = jnp.linalg.solve(hessian_FF, gradient_F)
         sizes = 0.5 ** jnp.arange(12)
@@ -111,7 +111,7 @@ def _beta_features(odds_N: Array) -> Array:
 def fit_beta(logits_NC: Array, labels_N: Array) -> Parameters:
     """sigmoid(a log p - b log(1 - p) + c) with a, b >= 0 (Kull et al. 2017)."""
     odds_NK, is_class_NK = _fitted_classes(log_odds(logits_NC)), _is_class(labels_N, logits_NC.shape[1])
-    # A negative exponent would make the map fall: that one is left out, as its authors do.
+    # A negative exponent would make the map decreasing; it is set to 0, as the authors do.
     alternatives = jnp.array([[1.0, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 1]])
 
     def fit(odds_N: Array, is_class_N: Array) -> tuple[Array, Array]:
@@ -134,7 +134,7 @@ def apply_beta(parameters: Parameters, logits_NC: Array) -> Array:
     return mixed_log_probs(jax.nn.sigmoid(scores_NK), logits_NC.shape[1], parameters["items"])
 
 
-# --- from the data alone: isotonic, histogram, Bayesian binning, scaling-binning ---
+# --- nonparametric: isotonic, histogram, Bayesian binning, scaling-binning ---
 
 
 def _fit_curves(
@@ -164,13 +164,13 @@ def _step_function(p_N: Array, inner_edges: Array, values: Array) -> Array:
 
 
 def fit_isotonic(logits_NC: Array, labels_N: Array) -> Parameters:
-    """The rising function that fits best, by pooling adjacent violators (Zadrozny & Elkan 2002)."""
+    """Isotonic regression by pooling adjacent violators (Zadrozny & Elkan 2002)."""
 
     def fit_curve(p_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         points, place_N = np.unique(p_N, return_inverse=True)
         count = np.bincount(place_N)
         fitted = optimize.isotonic_regression(np.bincount(place_N, y_N) / count, weights=count).x
-        # Between equal neighbours nothing bends: their inner points say nothing.
+        # Inner points of a constant stretch are redundant.
         bends = np.append(True, fitted[1:] != fitted[:-1])
         keep = bends | np.append(bends[1:], True)
         return points[keep], fitted[keep]
@@ -179,12 +179,12 @@ def fit_isotonic(logits_NC: Array, labels_N: Array) -> Parameters:
 
 
 def apply_isotonic(parameters: Parameters, logits_NC: Array) -> Array:
-    """Calibrated log-probabilities, [N, C]; linear between the points of the fit, level beyond them."""
+    """Calibrated log-probabilities, [N, C]; linear between the points of the fit, constant beyond them."""
     return _apply_curves(parameters, logits_NC, jnp.interp)
 
 
 def fit_histogram(logits_NC: Array, labels_N: Array, bins: int = 15) -> Parameters:
-    """The share of the class in each equal-width bin, or its centre if it is empty (Zadrozny & Elkan 2001)."""
+    """The frequency of the class in each equal-width bin, or the bin's centre if empty (Zadrozny & Elkan 2001)."""
 
     def fit_curve(p_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         edges = (np.arange(1, bins) / bins).astype(np.float32)  # as `apply_steps` compares with them
@@ -194,7 +194,7 @@ def fit_histogram(logits_NC: Array, labels_N: Array, bins: int = 15) -> Paramete
 
 
 def fit_histogram_equal_mass(logits_NC: Array, labels_N: Array, bins: int = 15) -> Parameters:
-    """The share of the class in each bin of equally many items (Zadrozny & Elkan 2001)."""
+    """The frequency of the class in each equal-mass bin (Zadrozny & Elkan 2001)."""
 
     def fit_curve(p_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         edges = np.array(equal_mass(p_N, bins).edges[1:-1], np.float32)
@@ -212,7 +212,7 @@ def _shares(p_N: np.ndarray, y_N: np.ndarray, inner_edges: np.ndarray, if_empty:
 def fit_bayesian_binning(logits_NC: Array, labels_N: Array) -> Parameters:
     """Bayesian binning into quantiles (BBQ): equal-mass histograms of many sizes, averaged by their likelihood.
 
-    Numbers of bins from n^(1/3) / 10 to 10 n^(1/3); a Beta prior of two items on each bin, centred on the bin (Naeini
+    Numbers of bins from n^(1/3) / 10 to 10 n^(1/3), with a Beta prior of total strength 2 centred on each bin (Naeini
     et al. 2015).
     """
 
@@ -223,7 +223,7 @@ def fit_bayesian_binning(logits_NC: Array, labels_N: Array) -> Parameters:
         scores = np.array([score for _, _, score in models])
         weights = special.softmax(scores)
         all_edges = np.unique(np.concatenate([edges for edges, _, _ in models]))
-        # One step function whose steps are everybody's; just above an edge is where the next step is read.
+        # One step function with the steps of all models.
         upper = np.append(all_edges, 1.0)
         values = sum(
             weight * means[np.searchsorted(edges, upper, side="left")]
@@ -249,15 +249,15 @@ def _binned_model(p_N: np.ndarray, y_N: np.ndarray, bins: int) -> tuple[np.ndarr
 
 
 def apply_steps(parameters: Parameters, logits_NC: Array) -> Array:
-    """Calibrated log-probabilities, [N, C], of the calibrators that are step functions."""
+    """Calibrated log-probabilities, [N, C], of step-function calibrators."""
     return _apply_curves(parameters, logits_NC, _step_function)
 
 
 def fit_scaling_binning(logits_NC: Array, labels_N: Array, bins: int = 15) -> Parameters:
-    """Each equal-mass bin's mean probability, of probabilities that were scaled first (Kumar et al. 2019, section 4).
+    """The mean scaled probability of each equal-mass bin (Kumar et al. 2019, section 4).
 
-    `logits_NC` are those after temperature scaling. The bins keep the scaled probabilities' means, not the labels', so
-    they add little variance; and the number of different outputs is finite, so that their error can be measured.
+    `logits_NC` are those after temperature scaling. Bins output mean probabilities rather than label frequencies, which
+    adds little variance, and take finitely many values, so that their calibration error can be measured.
     """
 
     def fit_curve(p_N: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

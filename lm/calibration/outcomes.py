@@ -1,4 +1,4 @@
-"""What each prediction was worth: the few numbers per item that all of calibration is computed from.
+"""Outcomes of predictions: the few numbers per item that all calibration metrics are computed from.
 
 Axes: N items, C classes.
 """
@@ -18,10 +18,10 @@ class Outcomes(NamedTuple):
 
     Attributes:
       confidence_N: the highest probability.
-      correct_N: 1 where the label has the highest probability, else 0; 1/n where n classes share the highest, since a
-        rule such as "the first" would make accuracy depend on the order of classes.
-      nll_N: negative log-likelihood of the label, in nats; infinite where the label has probability 0.
-      brier_N: squared distance of the probabilities from the label's indicator, 0 to 2 (Brier 1950).
+      correct_N: 1 where the label has the highest probability, else 0; 1/n in a tie of n classes, since breaking ties
+        would make accuracy depend on the order of classes.
+      nll_N: negative log-likelihood of the label, in nats; infinite if the label has probability 0.
+      brier_N: squared distance between the probabilities and the one-hot label, 0 to 2 (Brier 1950).
       entropy_N: of the probabilities, in nats.
     """
 
@@ -37,23 +37,23 @@ def outcomes(labels_N: Array, *, logits: Logits | None = None, log_probs: Logits
 
     Args:
       labels_N: the true classes, 0 to C - 1.
-      logits: [N, C] in any floating dtype, or factors; -inf for a class that cannot be.
-      log_probs: [N, C], given instead of `logits` where they are already normalized. What is given is never guessed
-        from its values: logits that happen to lie in [0, 1] are logits.
+      logits: [N, C] in any floating dtype, or factors; -inf for impossible classes.
+      log_probs: [N, C], instead of `logits`, if they are normalized. The kind is never guessed from the values: logits
+        that happen to lie in [0, 1] are logits.
 
     Returns:
-      `Outcomes` computed in float32, a chunk of items at a time.
+      `Outcomes`, computed in float32 in chunks of items.
 
     Raises:
-      ValueError: if not exactly one of `logits` and `log_probs` is given, shapes don't fit, a label is no class, an
-        item has NaN or +inf or no finite logit, or `log_probs` are not normalized. Under `jax.jit` values cannot be
-        checked: NaN comes out.
+      ValueError: if not exactly one of `logits` and `log_probs` is given, shapes do not match, a label is out of range,
+        an item has NaN, +inf or no finite logit, or `log_probs` are not normalized. Under `jax.jit`, values cannot be
+        checked and invalid items yield NaN.
     """
     return Outcomes(*_checked(labels_N, logits, log_probs, Outcomes._fields))
 
 
 def top_label(labels_N: Array, *, logits: Logits | None = None, log_probs: Logits | None = None) -> tuple[Array, Array]:
-    """`confidence_N` and `correct_N` of `outcomes` alone, which cost a fraction of all five."""
+    """Only `confidence_N` and `correct_N` of `outcomes`, at a fraction of the cost."""
     return _checked(labels_N, logits, log_probs, ("confidence_N", "correct_N"))
 
 
@@ -71,7 +71,7 @@ def _checked(
 
 def _exactly_one(logits: Logits | None, log_probs: Logits | None) -> Logits:
     if (logits is None) == (log_probs is None):
-        raise ValueError("give either logits= or log_probs=")
+        raise ValueError("give exactly one of logits= and log_probs=")
     given = logits if log_probs is None else log_probs
     if len(given.shape) != 2 or given.shape[0] < 1 or given.shape[1] < 2:
         raise ValueError(f"logits must be [items, classes] with at least 1 item and 2 classes, not {given.shape}")
@@ -110,7 +110,7 @@ def _outcomes(logits: Logits, labels_N: Array, normalized: bool, fields: tuple[s
 
 
 def outcomes_of_chunk(logits_NC: Array, labels_N: Array, normalized: bool = False) -> Outcomes:
-    """`Outcomes` of float32 logits that are held whole; NaN marks what is invalid."""
+    """`Outcomes` of float32 logits in memory; NaN marks invalid items."""
     highest_N1 = logits_NC.max(axis=-1, keepdims=True)
     shifted_NC = logits_NC - highest_N1
     unnormalized_NC = jnp.exp(shifted_NC)
@@ -136,5 +136,5 @@ def outcomes_of_chunk(logits_NC: Array, labels_N: Array, normalized: bool = Fals
 def _sum(values_NC: Array) -> Array:
     if values_NC.shape[-1] > 64:
         return values_NC.sum(axis=-1)
-    # Short rows as a product with ones: XLA on CPU sums them at a third of that rate.
+    # For short rows, a product with ones is three times as fast as a sum in XLA on CPU.
     return jnp.matmul(values_NC, jnp.ones(values_NC.shape[-1], values_NC.dtype), precision="highest")

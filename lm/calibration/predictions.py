@@ -1,4 +1,4 @@
-"""Predictions as a file: what calibration reads, from any model that anyone ever ran.
+"""Predictions as a file: the input of calibration, from any model.
 
 Axes: N items, C classes, D hidden width.
 """
@@ -19,17 +19,18 @@ _SCORES = ("logits", "log_probs", "probabilities")
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Logits, labels, and what says which items belong together.
+    """Logits and labels of items, and their clusters.
 
     As an npz file: `logits` [N, C] (or `log_probs`, or `probabilities`: by name, never guessed from the values; or, for
-    a large vocabulary, the factors `hidden` [N, D] and `output` [C, D], whose product they are), `labels` [N], and if
-    wanted `ids` [N], `clusters` [N] (documents, prompts, seeds: whatever makes items dependent) and `class_names` [C].
+    a large vocabulary, the factors `hidden` [N, D] and `output` [C, D] with the logits as product), `labels` [N], and
+    optionally `ids` [N], `clusters` [N] (the document, prompt or seed that makes items dependent) and `class_names`
+    [C].
 
     Attributes:
       logits: [N, C] float32, or factors.
       labels_N: the true classes.
-      ids_N: what tells items apart; their numbers where the file has none.
-      clusters_N: what items share, or None where each stands alone.
+      ids_N: unique ids; the item numbers if the file has none.
+      clusters_N: the cluster of each item, or None if items are independent.
       class_names: of the C classes, or None.
     """
 
@@ -55,13 +56,13 @@ class Predictions:
         if self.class_names is not None and len(self.class_names) != classes:
             raise ValueError(f"`class_names` has {len(self.class_names)} names for {classes} classes")
         if np.unique(self.ids_N).size != items:
-            raise ValueError("`ids` must tell items apart, but some are equal")
+            raise ValueError("`ids` must be unique, but some are equal")
 
     def __len__(self) -> int:
         return len(self.labels_N)
 
     def select(self, index_N: np.ndarray) -> "Predictions":
-        """Some of the items: a mask or their numbers."""
+        """A subset of the items, by mask or by index."""
         clusters_N = None if self.clusters_N is None else self.clusters_N[index_N]
         return dataclasses.replace(
             self,
@@ -72,7 +73,7 @@ class Predictions:
         )
 
     def save(self, path: Path) -> None:
-        """Writes an npz file, whole or not at all."""
+        """Writes an npz file, atomically."""
         arrays = {"labels": self.labels_N.astype(np.int32), "ids": self.ids_N}
         if isinstance(self.logits, FactoredLogits):
             arrays |= {"hidden": np.asarray(self.logits.hidden_ND), "output": np.asarray(self.logits.output_CD)}
@@ -91,7 +92,7 @@ class Predictions:
         """Reads an npz file.
 
         Raises:
-          UserError: if it is missing, no npz, holds pickled objects, lacks an array, or arrays don't fit each other.
+          UserError: if it is missing or not an npz file, holds pickled objects, lacks an array, or arrays do not match.
         """
         if not path.is_file():
             raise UserError(f"{path}: no such predictions file")
@@ -108,7 +109,7 @@ class Predictions:
     @classmethod
     def _from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Predictions":
         if "labels" not in arrays:
-            raise ValueError(f"there is no array `labels`; found {', '.join(arrays) or 'none'}")
+            raise ValueError(f"the array `labels` is missing; found {', '.join(arrays) or 'none'}")
         labels_N = arrays["labels"]
         names = arrays.get("class_names")
         return cls(
@@ -124,7 +125,7 @@ def _logits_of(arrays: dict[str, np.ndarray]) -> np.ndarray | FactoredLogits:
     given = [name for name in (*_SCORES, "hidden") if name in arrays]
     if len(given) != 1:
         raise ValueError(
-            f"exactly one of {', '.join(_SCORES)} and hidden (with output) is wanted; found "
+            f"exactly one of {', '.join(_SCORES)} and hidden (with output) is required; found "
             f"{', '.join(given) or 'none'}"
         )
     values = arrays[given[0]]
@@ -132,7 +133,7 @@ def _logits_of(arrays: dict[str, np.ndarray]) -> np.ndarray | FactoredLogits:
         raise ValueError(f"`{given[0]}` must be floating-point [items, classes], not {values.dtype} {values.shape}")
     if given[0] == "hidden":
         if "output" not in arrays or arrays["output"].ndim != 2 or arrays["output"].shape[1] != values.shape[1]:
-            raise ValueError("`hidden` [items, width] needs `output` [classes, width] beside it")
+            raise ValueError("`hidden` [items, width] needs `output` [classes, width] as well")
         factors = FactoredLogits(_as_float32(values), _as_float32(arrays["output"]))
         for name, factor in zip(("hidden", "output"), factors, strict=True):
             if not np.isfinite(factor).all():
@@ -142,7 +143,9 @@ def _logits_of(arrays: dict[str, np.ndarray]) -> np.ndarray | FactoredLogits:
         return factors
     values = _as_float32(values)
     if values.shape[1] < 2:
-        raise ValueError(f"`{given[0]}` must have at least 2 classes, not {values.shape[1]}; give both of two")
+        raise ValueError(
+            f"`{given[0]}` must have at least 2 classes, not {values.shape[1]}; give a column for each of two classes"
+        )
     wrong = np.flatnonzero(np.isnan(values).any(axis=1) | ~np.isfinite(values.max(axis=1)))
     if wrong.size:
         raise ValueError(f"`{given[0]}` of item {wrong[0]} has NaN, +inf or no finite value ({wrong.size} in all)")
@@ -166,12 +169,12 @@ def _logits_of(arrays: dict[str, np.ndarray]) -> np.ndarray | FactoredLogits:
 
 
 def _as_float32(values: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # to infinity, which is told
+    with np.errstate(over="ignore"):  # to infinity, which is checked later
         return values.astype(np.float32)
 
 
 def split(predictions: Predictions, fit_fraction: float, seed: int) -> tuple[Predictions, Predictions]:
-    """Parts at random for fitting and for testing; items of one cluster stay together.
+    """Splits at random into items for fitting and for testing; clusters stay whole.
 
     Raises:
       UserError: if there are too few clusters (or items) for both parts.
@@ -179,27 +182,31 @@ def split(predictions: Predictions, fit_fraction: float, seed: int) -> tuple[Pre
     unit_N = predictions.ids_N if predictions.clusters_N is None else predictions.clusters_N
     units, unit_number_N = np.unique(unit_N, return_inverse=True)
     if units.size < 2:
-        raise UserError("the predictions are one single item or cluster: two parts, for fitting and testing, need two")
+        raise UserError(
+            "the predictions have only one item or cluster; splitting them for fitting and testing needs at least two"
+        )
     number = min(max(round(fit_fraction * units.size), 1), units.size - 1)
     for_fit = np.random.default_rng(seed).permutation(units.size) < number
     return predictions.select(for_fit[unit_number_N]), predictions.select(~for_fit[unit_number_N])
 
 
 def check_disjoint(fit: Predictions, test: Predictions) -> None:
-    """Whether nothing is both fitted on and tested on.
+    """Checks that no item or cluster is used both for fitting and for testing.
 
     Raises:
-      UserError: if the parts share an id or a cluster, or are of different classes.
+      UserError: if the parts share an id or a cluster, or differ in the number of classes.
     """
     if fit.logits.shape[1] != test.logits.shape[1]:
-        raise UserError(f"the fit has {fit.logits.shape[1]} classes and the test {test.logits.shape[1]}")
+        raise UserError(
+            f"the fit predictions have {fit.logits.shape[1]} classes, the test predictions {test.logits.shape[1]}"
+        )
     if (fit.clusters_N is None) != (test.clusters_N is None):
-        raise UserError("either both of fit and test have `clusters`, or neither")
+        raise UserError("either both fit and test predictions need `clusters`, or neither")
     pairs = (("ids", fit.ids_N, test.ids_N), ("clusters", fit.clusters_N, test.clusters_N))
     for name, ours, others in pairs:
         shared = np.intersect1d(ours, others) if ours is not None else np.array([])
         if shared.size:
             raise UserError(
-                f"fit and test share {shared.size} {name}, such as {shared[0]}: a calibrator must not be judged on "
-                "what it was fitted to"
+                f"fit and test share {shared.size} {name}, such as {shared[0]}: a calibrator must not be evaluated on "
+                "items it was fitted to"
             )

@@ -1,4 +1,4 @@
-"""Proper scores, and how well confidence tells right answers from wrong ones.
+"""Proper scores, and how well confidence ranks correct above wrong answers.
 
 Axes: N items, C classes, M bins.
 """
@@ -15,11 +15,11 @@ class BrierDecomposition:
 
     Attributes:
       brier: mean squared distance of probabilities and indicators, 0 to 2 (the sum over classes).
-      reliability: squared gap between probability and frequency, a bin's mean each: 0 is calibrated.
-      resolution: how far bins' frequencies are from the overall one: more is better.
-      uncertainty: of the labels alone.
-      within_bins: what differences between the probabilities of one bin add: their variance less twice their
-        covariance with the outcome. Leaving it out is the usual mistake (Stephenson et al. 2008).
+      reliability: squared gap between mean probability and frequency per bin; 0 if calibrated.
+      resolution: squared distance of the bins' frequencies from the overall frequency; higher is better.
+      uncertainty: variance of the labels.
+      within_bins: contribution of different probabilities within a bin: their variance minus twice their covariance
+        with the outcome. It is often forgotten (Stephenson et al. 2008).
     """
 
     brier: float
@@ -55,10 +55,10 @@ def brier_decomposition(labels_N: np.ndarray, probabilities_NC: np.ndarray, bins
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Items in falling order of confidence, equal confidences together; made once, used for many weightings.
+    """Items by decreasing confidence, with ties grouped; computed once, used for many weightings.
 
     Attributes:
-      order_N: items in that order.
+      order_N: items in this order.
       starts_G: where each group of equal confidences starts.
     """
 
@@ -94,12 +94,12 @@ class Ranking:
 
 
 def auroc(ranking: Ranking, correct_N: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
-    """P(a right answer has more confidence than a wrong one), ties as one half; NaN if all are right or all wrong.
+    """P(a correct answer has higher confidence than a wrong one), ties as one half; NaN if all are correct or wrong.
 
     Args:
       ranking: of the confidences.
       correct_N: in [0, 1].
-      weight: how often each item counts, [..., N]; None: once.
+      weight: weight of each item, [..., N]; None: 1.
 
     Returns:
       [...].
@@ -119,9 +119,9 @@ def auroc_of_groups(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 def aurc(ranking: Ranking, correct_N: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
     """Area under the risk-coverage curve: the error rate among the k most confident, averaged over k = 1 to N.
 
-    Among equal confidences the error rate is taken as even, so the order of items does not matter (otherwise the same
-    hundred items can give 0.12 or 0.45). Arguments and result as for `auroc`; with weights the average is over groups
-    of equal confidence, each with its weight.
+    Ties share their errors evenly, so the order of items does not matter (otherwise the same hundred items can give
+    0.12 or 0.45). Arguments and result as for `auroc`; with weights the average is over groups of equal confidence,
+    each with its weight.
     """
     return aurc_of_groups(*ranking.right_and_wrong(correct_N, weight))
 
@@ -130,8 +130,8 @@ def aurc_of_groups(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """`aurc` from what is right and wrong in each group of equal confidence, in falling order, [..., G]."""
     size = right + wrong
     after, errors_after = np.cumsum(size, axis=-1), np.cumsum(wrong, axis=-1)
-    # Within a group the risk at k = before + j is (errors_before + j * rate) / k; its sum over j has harmonic numbers
-    # in it. Weights are whole numbers, so a table has them all.
+    # Within a group the risk at k = before + j is (errors_before + j * rate) / k; its sum over j contains harmonic
+    # numbers. Weights are integers, so a table has them all.
     rate = wrong / np.where(size > 0, size, 1)
     table = digamma(np.arange(1, np.rint(after[..., -1].max()) + 2))
     harmonic_after = table[np.rint(after).astype(np.int32)]
@@ -142,14 +142,14 @@ def aurc_of_groups(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
 
 def risk_coverage(ranking: Ranking, correct_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The curve at the end of each group: (coverage, error rate among what is covered), [G] each."""
+    """The curve at the end of each group: (coverage, error rate among the covered items), [G] each."""
     right, wrong = ranking.right_and_wrong(correct_N)
     covered = np.cumsum(right + wrong)
     return covered / covered[-1], np.cumsum(wrong) / covered
 
 
 def accuracy_at_coverage(ranking: Ranking, correct_N: np.ndarray, coverage: float) -> float:
-    """Accuracy of the `coverage` share of items with the highest confidence, equal confidences shared evenly."""
+    """Accuracy of the `coverage` share of most confident items; ties are shared evenly."""
     if not 0 < coverage <= 1:
         raise ValueError(f"coverage must be in (0, 1], got {coverage}")
     right, wrong = ranking.right_and_wrong(correct_N)

@@ -1,4 +1,4 @@
-"""Answering only when confident enough: a threshold whose error rate is guaranteed.
+"""Selective prediction: a confidence threshold with a guaranteed error rate.
 
 Axes: N items.
 """
@@ -12,13 +12,13 @@ from scipy import stats
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """When to answer.
+    """A confidence threshold.
 
     Attributes:
       confidence: answer where the confidence is at least this; infinite if nothing can be guaranteed.
-      coverage: the share of the items it was found on that it answers.
-      error_rate: among those.
-      error_bound: what the true error rate does not exceed, with the confidence that was asked for.
+      coverage: share answered of the items it was chosen on.
+      error_rate: their error rate.
+      error_bound: upper bound of the true error rate at the requested assurance.
     """
 
     confidence: float
@@ -32,18 +32,18 @@ def threshold_for_risk(
 ) -> Threshold:
     """The lowest threshold at which the error rate is at most `risk`, with a guarantee for finite samples.
 
-    Twenty thresholds, which answer 5%, 10%, ... 100% of the items, are tested by the exact (Clopper-Pearson) bound of
-    their error rate, each with a twentieth of the allowed doubt, so that all twenty bounds hold together (Learn then
-    Test with Bonferroni's correction; Angelopoulos et al. 2021, section 3).
+    Twenty thresholds, which answer 5%, 10%, ... 100% of the items, are tested with the exact (Clopper-Pearson) bound of
+    their error rate, each at a twentieth of the allowed error probability, so that all bounds hold jointly (Learn then
+    Test with Bonferroni correction; Angelopoulos et al. 2021, section 3).
 
     Args:
-      confidence_N: of items that no calibrator was fitted to, independent of each other and like those to come.
+      confidence_N: of items not used to fit a calibrator, independent and distributed like future items.
       correct_N: 0 or 1; fractions of ties count as wrong.
-      risk: the error rate to stay below, in (0, 1).
-      assurance: the probability, over the choice of these items, that the true error rate does.
+      risk: the maximum error rate, in (0, 1).
+      assurance: the probability, over the sampling of these items, that the true error rate stays below it.
 
     Returns:
-      The threshold. `confidence` is infinite and `coverage` 0 where there are too few items or too many errors.
+      The threshold. `confidence` is infinite and `coverage` 0 if there are too few items or too many errors.
     """
     if not (0 < risk < 1 and 0 < assurance < 1):
         raise ValueError(f"risk and assurance must be between 0 and 1, got {risk} and {assurance}")
@@ -53,7 +53,7 @@ def threshold_for_risk(
     chosen = Threshold(math.inf, 0.0, math.nan, math.nan)
     for answered in np.unique(np.ceil(np.arange(1, tests + 1) / tests * sorted_N.size).astype(int)):
         threshold = sorted_N[answered - 1]
-        is_answered_N = confidence_N >= threshold  # with everything that ties
+        is_answered_N = confidence_N >= threshold  # including ties
         items, errors = int(is_answered_N.sum()), int(wrong_N[is_answered_N].sum())
         bound = clopper_pearson_upper(errors, items, 1 - (1 - assurance) / tests)
         if bound <= risk:
@@ -62,5 +62,5 @@ def threshold_for_risk(
 
 
 def clopper_pearson_upper(errors: int, items: int, assurance: float) -> float:
-    """What the probability of an error does not exceed, exactly (Clopper & Pearson 1934, one-sided)."""
+    """Exact one-sided upper bound of the error probability (Clopper & Pearson 1934)."""
     return 1.0 if errors >= items else float(stats.beta.ppf(assurance, errors + 1, items - errors))

@@ -1,8 +1,8 @@
-"""Temperature scaling: one number by which all logits are divided, found for certain.
+"""Temperature scaling: divides all logits by one number, found by a safeguarded Newton method.
 
-The negative log-likelihood is convex in the inverse temperature beta, so its derivative rises and has one root. Newton
-steps on log(beta) find it; a bracket that every step narrows catches the steps that would overshoot. The logits' own
-scale is taken out first, so that logits a thousand times too large or too small are found alike.
+The negative log-likelihood is convex in the inverse temperature beta, so its derivative is increasing and has one root.
+Newton steps on log(beta) find it, within a bracket that shrinks with every step. The scale of the logits is factored
+out first, so logits that are a thousand times too large or too small work equally well.
 
 Axes: N items, C classes.
 """
@@ -15,8 +15,8 @@ from jax import Array
 
 from lm.calibration.logits import Logits, number_of_chunks, sum_chunks
 
-# Temperatures between e^-12 and e^12 times the logits' scale. At an end the likelihood has no optimum: every label is
-# the highest class, or confidence says nothing.
+# Temperatures between e^-12 and e^12 times the logits' scale. At a bound the likelihood has no optimum: every label is
+# the highest class, or confidence carries no information.
 _REACH = 12.0
 _MOST_STEPS = 60
 _PRECISION = 1e-6  # of log(beta)
@@ -29,7 +29,7 @@ class TemperatureFit(NamedTuple):
     Attributes:
       temperature: T, by which to divide logits.
       converged: whether the optimum was found to 1e-5 relative.
-      at_bound: whether it lies beyond what is searched, so that T says only "very small" or "very large".
+      at_bound: whether the optimum lies beyond the search range, so that T is only "very small" or "very large".
     """
 
     temperature: Array
@@ -41,18 +41,18 @@ class TemperatureFit(NamedTuple):
 def fit_temperature(logits: Logits, labels_N: Array) -> TemperatureFit:
     """The temperature that minimizes the negative log-likelihood of the labels (Guo et al. 2017, section 4.2).
 
-    Pure: it jits and maps over a leading axis. Classes at -inf have probability 0 and take no part.
+    A pure function, which can be jitted and vmapped. Classes at -inf have probability 0 and are ignored.
 
     Args:
       logits: [N, C], or factors.
-      labels_N: the true classes. One at -inf makes every temperature equally bad, and `converged` false.
+      labels_N: the true classes. A label at -inf makes every temperature equally bad, and `converged` False.
     """
     items = logits.shape[0]
     scale, label_total = sum_chunks(_scale_of_chunk, logits, labels_N)
-    says_something = scale > 1e-30 * items  # else all logits of an item are equal, and T must still not be 0
-    scale = jnp.where(says_something, scale / items, 1.0)
-    # Every label on top (a sum of gaps of 0): the more confident the better, without end.
-    all_on_top = (label_total == 0) & says_something
+    informative = scale > 1e-30 * items  # otherwise all logits of an item are equal; avoid T = 0
+    scale = jnp.where(informative, scale / items, 1.0)
+    # Every label has the highest logit (zero gaps): the likelihood increases with confidence without bound.
+    all_on_top = (label_total == 0) & informative
 
     def search(start: Array, every: int) -> tuple[Array, Array]:
         def body(state: tuple) -> tuple:
@@ -61,12 +61,12 @@ def fit_temperature(logits: Logits, labels_N: Array) -> TemperatureFit:
             first, second = sum_chunks(lambda *chunk: _slopes_of_chunk(beta, *chunk), logits, labels_N, every=every)
             low = jnp.where(first < 0, log_beta, low)
             high = jnp.where(first < 0, high, log_beta)
-            # Newton's step to the root of `first` in log(beta); half of the bracket where it leaves that, or is none.
+            # Newton step to the root of `first` in log(beta); bisect if it leaves the bracket or is not finite.
             wanted = log_beta - first / (beta * second)
             inside = (wanted > low) & (wanted < high)
             new = jnp.where(inside, wanted, (low + high) / 2)
             moved = jnp.abs(new - log_beta)
-            # Newton's error is about the square of its last step; smaller steps than that are float32's noise.
+            # The error of Newton's method is about the square of its last step.
             return new, low, high, jnp.where(inside, moved**2, moved), steps + 1
 
         def goes_on(state: tuple) -> Array:
@@ -79,7 +79,7 @@ def fit_temperature(logits: Logits, labels_N: Array) -> TemperatureFit:
 
     log_beta = jnp.float32(0)
     if number_of_chunks(logits) >= 4 * _SAMPLE_EVERY:
-        # A sixteenth of many items shows about where the root is, so that a pass or two over all of them find it.
+        # Locate the root on a sixteenth of the items, so that one or two passes over all of them suffice.
         log_beta, _ = search(log_beta, _SAMPLE_EVERY)
     log_beta, error = search(log_beta, 1)
     log_beta = jnp.where(all_on_top, _REACH, log_beta)
@@ -89,7 +89,7 @@ def fit_temperature(logits: Logits, labels_N: Array) -> TemperatureFit:
 
 
 def _gaps(logits_NC: Array, labels_N: Array) -> tuple[Array, Array]:
-    """Distances below the highest logit: of all classes, and of the label's."""
+    """Distances from the highest logit: of all classes, and of the label."""
     gaps_NC = logits_NC - logits_NC.max(axis=-1, keepdims=True)
     return gaps_NC, jnp.take_along_axis(gaps_NC, labels_N[:, None], axis=-1)[:, 0]
 

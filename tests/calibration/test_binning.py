@@ -131,7 +131,7 @@ def test_long_inputs_are_summed_in_parts(monkeypatch):
 
 
 def test_counters_go_on_past_what_float32_can_count():
-    """3 * 2^24 items of confidence 1, of which a third are right: 2^24 + 1 is no float32."""
+    """3 * 2^24 items of confidence 1, of which a third are right: 2^24 + 1 is not a float32."""
     many = 3 * 2**24
     full = BinSums(
         count=jnp.array([0, many], jnp.int32),
@@ -218,12 +218,12 @@ def test_equal_confidences_share_a_bin(values):
 
 
 def test_equal_mass_needs_confidences():
-    with pytest.raises(ValueError, match="no confidences"):
+    with pytest.raises(ValueError, match="at least one confidence"):
         equal_mass(np.array([]), 5)
 
 
 def test_the_share_near_edges_counts_votes():
     assert near_edges(np.float32([0.2, 0.4, 0.8, 0.5, 0.55]), FIVE) == pytest.approx(0.6)
-    assert near_edges(np.float32([0, 1, 0.3]), FIVE) == 0  # the ends are no edge between bins
+    assert near_edges(np.float32([0, 1, 0.3]), FIVE) == 0  # the ends are not inner edges
     assert near_edges(np.float32([0.5]), Binning(1)) == 0
     assert near_edges(CONFIDENCE[8:], FIVE) == 0

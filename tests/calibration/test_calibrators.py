@@ -73,7 +73,7 @@ def probabilities(logits):
 
 
 @of_both
-def test_over_confident_logits_are_mended(name, classes):
+def test_overconfident_logits_are_corrected(name, classes):
     logits, labels = data("over-confident", classes)
     fitted = fitted_to(name, classes=classes)
     before, after = (float(outcomes(labels, logits=x).nll_N.mean()) for x in (logits, fitted.apply(logits)))

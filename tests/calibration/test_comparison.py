@@ -1,4 +1,4 @@
-"""The comparison: its form, that its numbers are those of the metrics, and that parts can't overlap."""
+"""The comparison: its results are those of the metrics, its JSON is complete, and parts cannot overlap."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ NAMES = ("temperature", "histogram", "scaling_binning")
 
 @functools.cache
 def parts(clusters=False, over_confidence=3.0):
-    """Logits that are too large, or right; a cluster's items are alike."""
+    """Logits that are too large, or calibrated."""
     rng = np.random.default_rng(1)
     logits = rng.normal(scale=1.5, size=(N, C))
     labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
@@ -168,7 +168,7 @@ def test_bins_and_risk_coverage_are_those_of_the_items():
 
 
 @pytest.mark.parametrize("clusters", [False, True])
-def test_over_confidence_is_found_and_mended(clusters):
+def test_overconfidence_is_detected_and_corrected(clusters):
     comparison, _ = compared(clusters)
     before, after = comparison.uncalibrated, comparison.method("temperature")
     assert before.entry("ece").floor.p < 0.02
@@ -190,7 +190,7 @@ def test_temperature_changes_neither_accuracy_nor_the_order_of_methods():
 
 def test_the_same_seed_gives_the_same_numbers():
     again, _ = compare(*parts(), ("temperature",), SETTINGS, title="a title", source="predictions.npz")
-    assert again.methods == compared()[0].methods[:2]  # whatever else is compared
+    assert again.methods == compared()[0].methods[:2]  # independent of the other methods
     other, _ = compare(*parts(), (), dataclasses.replace(SETTINGS, seed=6))
     one, another = again.uncalibrated, other.uncalibrated
     assert one.entry("ece").value == another.entry("ece").value
@@ -198,7 +198,7 @@ def test_the_same_seed_gives_the_same_numbers():
     assert one.entry("nll") == another.entry("nll")  # not resampled
 
 
-def test_a_method_that_was_not_accepted_differs_from_nothing():
+def test_a_method_that_is_not_accepted_changes_nothing():
     comparison, fitted = compared(over_confidence=1.0)
     name = next(name for name in NAMES if not fitted[name].accepted)
     method, before = comparison.method(name), comparison.uncalibrated
@@ -210,7 +210,7 @@ def test_a_method_that_was_not_accepted_differs_from_nothing():
     assert before.entry("ece").floor.p > 0.05
 
 
-def test_a_bound_is_told():
+def test_a_fit_at_its_bound_has_a_message():
     fit_part, test_part = parts()
     separable = dataclasses.replace(fit_part, labels_N=fit_part.logits.argmax(axis=1))
     comparison, _ = compare(separable, test_part, ("temperature",), SETTINGS)
@@ -220,7 +220,7 @@ def test_a_bound_is_told():
 
 
 def test_clusters_widen_intervals():
-    """Four copies of each item say no more than one."""
+    """Four copies of each item carry no more information than one."""
     fit_part, test_part = parts()
     index = np.repeat(np.arange(len(test_part)), 4)
     copied = Predictions(
@@ -237,8 +237,8 @@ def test_clusters_widen_intervals():
         assert widths[1] < 0.75 * widths[0], name
 
 
-def test_resampled_cumulative_errors_let_equal_confidences_enter_together():
-    """Right and wrong answers of the same confidence cancel, in whichever order they come."""
+def test_resampled_cumulative_errors_group_equal_confidences():
+    """Correct and wrong answers of equal confidence cancel, in any order."""
     logits = np.tile(np.log(np.float32([0.6, 0.4])), (200, 1))
     labels = (np.arange(200) >= 100).astype(int)  # half are right, and come first
     test_part = Predictions(logits, labels, np.arange(200))
@@ -250,7 +250,7 @@ def test_resampled_cumulative_errors_let_equal_confidences_enter_together():
 
 
 def test_the_floor_of_cumulative_errors_does_not_depend_on_a_grid():
-    """Confidences that share a cell of any grid still have a largest cumulative sum."""
+    """Confidences within a single grid cell still have a maximum cumulative sum."""
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.9002, 0.9006, size=200)
     logits = np.log(np.stack([confidence, 1 - confidence], axis=1)).astype(np.float32)
@@ -264,7 +264,7 @@ def test_the_floor_of_cumulative_errors_does_not_depend_on_a_grid():
     assert entry.floor.p == pytest.approx((largest >= entry.value).mean(), abs=0.06)
 
 
-def test_factors_are_compared_like_their_product():
+def test_factored_logits_give_the_results_of_their_product():
     rng = np.random.default_rng(0)
     hidden, output = rng.normal(size=(N, 4)).astype(np.float32), 2 * rng.normal(size=(C, 4)).astype(np.float32)
     labels = rng.integers(C, size=N)
@@ -278,7 +278,7 @@ def test_factors_are_compared_like_their_product():
             assert entry.value == pytest.approx(other.entry(name).value, abs=1e-4), name
 
 
-def test_answers_that_are_all_right_leave_no_nan():
+def test_undefined_metrics_are_null_in_json():
     logits = np.abs(np.random.default_rng(0).normal(size=(60, 2))).astype(np.float32) * np.float32([1, -1])
     two = [Predictions(logits, np.zeros(60, int), start + np.arange(60)) for start in (0, 60)]
     comparison, _ = compare(*two, ("temperature",), SETTINGS)
@@ -299,13 +299,13 @@ def test_overlapping_parts_and_unknown_calibrators_are_errors():
         compare(fit_part, test_part, ("temprature",), Settings(resamples=5))
 
 
-def test_progress_is_told_of_each_method():
-    told = []
-    compare(*parts(), ("temperature",), Settings(resamples=5), progress=told.append)
-    assert told == ["none", "temperature"]
+def test_progress_is_reported_for_each_method():
+    names = []
+    compare(*parts(), ("temperature",), Settings(resamples=5), progress=names.append)
+    assert names == ["none", "temperature"]
 
 
-def test_the_calibrator_is_that_of_the_fit_alone():
+def test_calibrators_see_only_the_fit_part():
     _, fitted = compared()
     fit_part, _ = parts()
     alone = fit("temperature", fit_part.logits, fit_part.labels_N)

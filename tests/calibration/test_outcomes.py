@@ -99,8 +99,8 @@ def test_nan_and_rows_without_probabilities_are_errors(wrong, place, chunk, monk
 @pytest.mark.parametrize(
     ("labels", "given", "message"),
     [
-        (LABELS, {}, "either logits= or log_probs="),
-        (LABELS, {"logits": LOGITS, "log_probs": LOGITS}, "either logits= or log_probs="),
+        (LABELS, {}, "exactly one of logits= and log_probs="),
+        (LABELS, {"logits": LOGITS, "log_probs": LOGITS}, "exactly one of logits= and log_probs="),
         (LABELS[1:], {"logits": LOGITS}, "labels must have shape"),
         (LABELS.astype(np.float32), {"logits": LOGITS}, "integers"),
         (np.where(np.arange(N) == 4, C, LABELS), {"logits": LOGITS}, "label 7 of item 4"),

@@ -1,4 +1,4 @@
-"""Predictions as files: what is written is read, what is wrong is told in one line, and parts never overlap."""
+"""Predictions as files: they are read as written, errors are one line, and parts never overlap."""
 
 import zipfile
 
@@ -76,8 +76,8 @@ def test_probabilities_and_log_probs_are_logits_by_name(dtype, tmp_path):
 
 
 BAD = {
-    "no labels": ({"logits": LOGITS}, "no array `labels`; found logits"),
-    "nothing": ({}, "no array `labels`; found none"),
+    "no labels": ({"logits": LOGITS}, "the array `labels` is missing; found logits"),
+    "nothing": ({}, "the array `labels` is missing; found none"),
     "no scores": ({"labels": LABELS}, "exactly one of logits"),
     "two scores": ({**GOOD, "probabilities": PROBABILITIES}, "found logits, probabilities"),
     "scores and factors": ({**GOOD, "hidden": LOGITS, "output": LOGITS}, "found logits, hidden"),
@@ -107,7 +107,7 @@ BAD = {
     "labels of floats": ({**GOOD, "labels": LABELS.astype(float)}, "integers"),
     "label too high": ({**GOOD, "labels": changed(LABELS, 5, C)}, "label 3 of item 5"),
     "label below 0": ({**GOOD, "labels": changed(LABELS, 5, -1)}, "label -1 of item 5"),
-    "ids repeated": ({**GOOD, "ids": np.arange(N) // 2}, "`ids` must tell items apart"),
+    "ids repeated": ({**GOOD, "ids": np.arange(N) // 2}, "`ids` must be unique"),
     "fewer ids": ({**GOOD, "ids": np.arange(N - 1)}, "`ids` must have shape"),
     "fewer clusters": ({**GOOD, "clusters": np.arange(N - 1)}, "`clusters` must have shape"),
     "fewer names": ({**GOOD, "class_names": np.array(["a", "b"])}, "2 names for 3 classes"),
@@ -124,7 +124,7 @@ BAD = {
 }
 
 
-def assert_told(path, message):
+def assert_one_line(path, message):
     with pytest.raises(UserError) as caught:
         Predictions.load(path)
     assert str(caught.value).startswith(str(path))
@@ -134,33 +134,33 @@ def assert_told(path, message):
 
 @pytest.mark.parametrize("what", BAD)
 @pytest.mark.filterwarnings("error")
-def test_what_is_wrong_with_a_file_is_told_in_one_line(what, tmp_path):
+def test_an_invalid_file_is_one_line(what, tmp_path):
     arrays, message = BAD[what]
-    assert_told(written(tmp_path / "bad.npz", **arrays), message)
+    assert_one_line(written(tmp_path / "bad.npz", **arrays), message)
 
 
 def test_files_of_another_kind_are_told(tmp_path):
-    assert_told(tmp_path / "none.npz", "no such")
-    assert_told(tmp_path, "no such")
+    assert_one_line(tmp_path / "none.npz", "no such")
+    assert_one_line(tmp_path, "no such")
     path = tmp_path / "file.npz"
     np.savez(path, **GOOD)
     whole = path.read_bytes()
     for content in (b"", b"text\nof two lines", whole[:-40], whole[:200], b"PK\x03\x04" + b"\0" * 90):
         path.write_bytes(content)
-        assert_told(path, "not an npz file")
+        assert_one_line(path, "not an npz file")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("labels.npy", b"no array")
         archive.writestr("logits.npy", b"no array")
-    assert_told(path, "`logits` must be floating-point")
+    assert_one_line(path, "`logits` must be floating-point")
     with path.open("wb") as file:
         np.save(file, LOGITS)  # one array, not an archive of them
-    assert_told(path, "not an npz file")
+    assert_one_line(path, "not an npz file")
     np.savez_compressed(path, logits=np.zeros((300, 3), np.float32), labels=np.zeros(300, int))
     damaged = bytearray(path.read_bytes())
     start = damaged.index(b"logits.npy") + 40
     damaged[start : start + 20] = b"\xff" * 20
     path.write_bytes(damaged)
-    assert_told(path, "not an npz file")
+    assert_one_line(path, "not an npz file")
 
 
 def test_pickles_are_never_run(tmp_path):
@@ -169,7 +169,7 @@ def test_pickles_are_never_run(tmp_path):
             return (tmp_path.joinpath("sprung").touch, ())
 
     path = written(tmp_path / "trap.npz", **GOOD, ids=np.array([Trap()] * N, dtype=object))
-    assert_told(path, "plain arrays")
+    assert_one_line(path, "plain arrays")
     assert not (tmp_path / "sprung").exists()
 
 
@@ -212,13 +212,13 @@ def test_the_seed_makes_the_parts():
     assert one == again != other
 
 
-def test_one_item_or_cluster_cannot_be_parted():
+def test_a_single_item_or_cluster_cannot_be_split():
     whole = predictions()
     for single in (
         predictions(clusters=False).select(np.array([3])),
         whole.select(whole.clusters_N == whole.clusters_N[0]),
     ):
-        with pytest.raises(UserError, match="two parts"):
+        with pytest.raises(UserError, match="at least two"):
             split(single, 0.5, 0)
 
 
@@ -236,7 +236,7 @@ def test_overlapping_parts_are_an_error():
     with pytest.raises(UserError, match="clusters"):
         check_disjoint(fit, predictions(clusters=False))
     two = Predictions(test.logits[:, :2], 0 * test.labels_N, test.ids_N, test.clusters_N)
-    with pytest.raises(UserError, match="3 classes and the test 2"):
+    with pytest.raises(UserError, match="have 3 classes, the test predictions 2"):
         check_disjoint(fit, two)
 
 

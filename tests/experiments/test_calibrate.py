@@ -73,11 +73,11 @@ def test_a_saved_calibrator_is_the_one_measured(calibrated):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": None}, "no array `labels`"),
+        ({"labels": None}, "the array `labels` is missing"),
         ({"logits": np.full((400, 4), np.nan, np.float32)}, "item 0 has NaN"),
         ({"labels": np.full(400, 9)}, "not one of the classes 0 to 3"),
         ({"ids": np.zeros(400, int)}, "some are equal"),
-        ({"clusters": np.zeros(400, int)}, "one single item or cluster"),
+        ({"clusters": np.zeros(400, int)}, "only one item or cluster"),
     ],
 )
 def test_bad_predictions_are_one_line_and_nothing_is_written(change, message, tmp_path):

@@ -1,4 +1,4 @@
-"""Pictures show the numbers that they are given, and their SVG can share a page."""
+"""Figures show the numbers they are given, and their SVG can share a page."""
 
 import dataclasses
 import re
@@ -43,17 +43,17 @@ def test_reliability_shows_each_bin(example):
     assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["Uncalibrated", "Temperature"]
 
 
-def test_what_is_not_known_is_not_written(example):
+def test_missing_intervals_are_not_written(example):
     assert texts(reliability([example.method("histogram")], 0.95).axes[0]) == ["ECE 2.00%\nnoise floor 1.20%"]
 
 
-def test_the_note_gives_way_to_points():
+def test_the_note_avoids_the_points():
     bins = tuple(dataclasses.replace(one, accuracy_high=1.0) for one in comparison().uncalibrated.bins)
     (note,) = reliability([with_method("none", bins=bins).uncalibrated], 0.95).axes[0].texts
     assert note.get_position()[0] > 0.5 > note.get_position()[1]
 
 
-def test_forest_has_a_row_a_method_and_hollow_ones_for_rejected(example):
+def test_forest_has_a_row_per_method_and_hollow_points_for_rejected_ones(example):
     (axes,) = forest(example).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == [one.label for one in example.methods]
     points = [line for line in axes.lines if line.get_marker() == "o"]
@@ -85,7 +85,7 @@ def test_curves_differ_in_colour_or_dashes(example):
     np.testing.assert_allclose(np.transpose([coverage, risk]), example.uncalibrated.risk_coverage)
 
 
-def test_pictures_are_written(tmp_path):
+def test_figures_are_written(tmp_path):
     label = r"$\frac{ <b> \undefined$ " + "long " * 20
     given = only("none", "temperature")
     odd = dataclasses.replace(given.methods[1], name="../matrix/1", label=label)

@@ -1,4 +1,4 @@
-"""The page is whole, needs nothing else, and takes no text of the comparison for HTML."""
+"""The page is self-contained, complete, and escapes all text of the comparison."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ HOSTILE = "</title><script>alert('1')</script><img src=\"http://x.example/\" one
 
 
 class Page(HTMLParser):
-    """Collects the elements of a page and checks that each is closed in its turn."""
+    """Collects the elements of a page and checks that they are properly nested."""
 
     def __init__(self, page):
         super().__init__()
@@ -54,7 +54,7 @@ def page(source):
     return Page(source)
 
 
-def test_needs_nothing_else(source, page):
+def test_the_page_is_self_contained(source, page):
     assert not re.search(r"https?:|//[a-z]|@import|@font-face|javascript:", source)
     assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.elements}
     assert all(target.startswith("#") for target in page.all_of("href"))
@@ -69,7 +69,7 @@ def test_ids_are_unique_and_references_resolve(source, page):
     assert set(referenced) | set(re.findall(r"url\(#([^)]*)\)", source)) <= set(ids)
 
 
-def test_every_picture_says_what_it_is(page):
+def test_every_figure_has_a_title(page):
     pictures = [attributes for tag, attributes in page.elements if tag == "svg"]
     assert len(pictures) == 2 + 4 + 2
     assert all(attributes["role"] == "img" and attributes["aria-labelledby"] for attributes in pictures)
@@ -91,7 +91,7 @@ def test_every_method_metric_and_sentence_appears(page):
         assert expected in page.text
 
 
-def test_warnings_name_the_method_and_the_fault(page):
+def test_warnings_name_the_method_and_the_problem(page):
     text = "".join(page.text)
     assert "Matrix scaling: not accepted, did not converge — its NLL on the items" in text
     assert "Temperature: " not in text
@@ -106,7 +106,7 @@ def test_every_colour_is_defined_in_light_and_dark(source):
         assert used <= set(re.findall(r"--(\w+):#", scheme))
 
 
-def test_text_is_never_taken_for_html():
+def test_text_is_escaped():
     given = only("none", "temperature")
     texts = dict.fromkeys(("label", "long", "definition", "formula", "source"), HOSTILE)
     given = dataclasses.replace(
