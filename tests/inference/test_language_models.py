@@ -4,6 +4,7 @@ Axes: B rows, T positions, V vocabulary.
 """
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from lm.objectives.objective import ObjectiveConfig
 from tests.tiny import command_line, replace, run, tiny_config
 from tests.tiny_tasks import rows_of
 
+README = Path(__file__).parents[2] / "README.md"
 SAMPLING = SamplingConfig(max_new_tokens=5, seed=3, top_k=20)
 PROMPTS = ["the model", "it"]
 
@@ -189,5 +191,15 @@ def test_the_command_generates_from_a_fine_tuned_run(finetuned, here, capsys):
         assert (line["prompt"], line["checkpoint"], line["finished"]) == (prompt, model.step, expected.finished)
         assert len(line["tokens"]) == len(line["log_probs"]) == len(line["calibrated_log_probs"])
         assert "sampling_log_probs" not in line
-    assert command_line(generate.main, generate.define_flags, f"--workdir={finetuned('pair')}") == 2
+    assert command_line(generate.main, generate.define_flags, f"--workdir={finetuned('classification')}") == 2
     assert "this run is a classifier; it has no generate" in capsys.readouterr().err
+
+
+def test_the_code_in_the_readme_runs(pretrained, finetuned, here, monkeypatch, capsys):
+    runs = {"runs/sst2": finetuned("classification"), "runs/quickstart": pretrained("causal", "decoder")}
+    temperature(2.0, 2).save(runs["runs/sst2"] / "calibration" / "temperature.json")
+    code = README.read_text(encoding="utf-8").split("<!-- use a model -->")[1].split("```")[1].removeprefix("python")
+    load = lm.load
+    monkeypatch.setattr(lm, "load", lambda directory, **options: load(runs[directory], **options), raising=False)
+    exec(code, {})
+    assert capsys.readouterr().out.startswith(("animal", "colour"))
