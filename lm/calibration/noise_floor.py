@@ -1,10 +1,10 @@
-"""What chance alone gives a calibration error: the noise floor, its test, and intervals that know of it.
+"""The noise floor: the calibration error due to chance, its test, and intervals that account for it.
 
 A binned error is never negative, so chance makes it positive: a perfectly calibrated model measured on 300 items has an
-ECE of about 0.07 with 15 bins. The usual percentile bootstrap adds the same bias once more and covers the truth in 0 to
-70% of cases. Hence the floor, its test, and intervals that take the bias off.
+ECE of about 0.07 with 15 bins. The percentile bootstrap adds the same bias again and covers the true value in 0 to 70%
+of cases. Hence the floor, its test, and bias-corrected intervals.
 
-Axes: N items, G clusters, M bins, R resamples, F features (whatever is summed).
+Axes: N items, G clusters, M bins, R resamples, F features (the summed quantities).
 """
 
 import dataclasses
@@ -41,11 +41,11 @@ def null_totals(
     rng: np.random.Generator,
     clusters_N: np.ndarray | None = None,
 ) -> BinTotals:
-    """Totals, [R, M], of models for which the confidences are right (consistency resampling; Broecker & Smith 2007).
+    """Totals, [R, M], of perfectly calibrated models (consistency resampling; Broecker & Smith 2007).
 
-    Without clusters each answer is drawn right with the probability that is its confidence; items of one bin whose
-    confidences agree to 2^-12 are drawn together, so the cost does not depend on N. With clusters, where answers of one
-    cluster depend on each other in unknown ways, each cluster's residuals keep or change their sign together (wild
+    Without clusters, each answer is drawn as correct with a probability equal to its confidence; items of one bin whose
+    confidences agree to 2^-12 are drawn together, so the cost does not depend on N. With clusters, whose answers may
+    depend on each other in unknown ways, each cluster's residuals keep or change their sign together (wild
     bootstrap; Cameron et al. 2008): that keeps what they share, and loses some power where the model is far off.
 
     Args:
@@ -78,7 +78,7 @@ def null_totals(
 
 
 def observed_totals(confidence_N: np.ndarray, correct_N: np.ndarray, binning: Binning) -> BinTotals:
-    """Totals, [M], by the arithmetic of `null_totals`, so that an error which a draw repeats is equal to it.
+    """Totals, [M], computed as in `null_totals`, so that ties with the draws are exact.
 
     `bin_totals` rounds confidences to 2^-24: enough to break such a tie, and with few clusters ties decide the p-value.
     """
@@ -88,7 +88,7 @@ def observed_totals(confidence_N: np.ndarray, correct_N: np.ndarray, binning: Bi
 
 
 def floor_of(observed: float, null_R: np.ndarray) -> Floor:
-    """The floor, from an error's values under perfect calibration. The p-value is never 0: R draws can't show that."""
+    """The floor, from an error's values under perfect calibration. The p-value is never 0: R draws cannot show that."""
     # Rounding must not make an error look different from the same error of a resample.
     exceeding = np.count_nonzero(np.abs(null_R) >= abs(observed) - 1e-12)
     null_R = np.abs(null_R)
@@ -122,8 +122,9 @@ def totals_of_sums(sums_RF: np.ndarray) -> BinTotals:
 def error_interval(observed: float, resampled_R: np.ndarray, floor: Floor, level: float = 0.95) -> Interval:
     """`bias_corrected_interval` of an error that is 0 for a calibrated model.
 
-    It starts at 0 unless the test of calibration rejects at 1 - level: near 0 the bootstrap alone covers the truth in
-    half of the cases, while the test is right there. It never ends below the observed error less the floor's mean.
+    It starts at 0 unless the test of calibration rejects at 1 - level: near 0 the bootstrap alone covers the true
+    value in only half of the cases, while the test works. It never ends below the observed error minus the mean of the
+    floor.
     """
     interval = bias_corrected_interval(observed, resampled_R, level)
     if math.isnan(interval.low):

@@ -1,7 +1,7 @@
 """Errors and scores on resampled items, and with items swapped between two models: for intervals and paired tests.
 
 Most errors are functions of sums over items, so resampling them costs a matrix product; those that depend on the order
-of confidences take a weight for each item.
+of confidences use a weight per item.
 
 Axes: N items, C classes, F features, M bins, R resamples, S swaps. A leading "..." stands for any axes.
 """
@@ -17,7 +17,7 @@ from lm.calibration.binning import Binning
 from lm.calibration.noise_floor import bin_features, totals_of_sums
 from lm.statistics.resampling import Resampler
 
-# The errors that are functions of bins, and of which.
+# Errors that are functions of bins, with the scheme of the bins.
 BINNED = {"ece_equal_mass": (errors.ece, "equal_mass")}
 BINNED |= {name: (function, "equal_width") for name, function in errors.BINNED_ERRORS.items()}
 
@@ -56,7 +56,7 @@ class Resamplable(NamedTuple):
         return found | dict(zip(_BY_ORDER, resampler.evaluate(by_order).T, strict=True))
 
     def swapped_differences(self, before: "Resamplable", resampler: Resampler) -> dict[str, np.ndarray]:
-        """Each error of this model less that of another, over the swaps of their items, [S]; the first as observed."""
+        """Differences of each error to another model over swaps of items, [S]; the first is the observed one."""
         found: dict[str, np.ndarray] = {}
         for (before_NF, of_sums), (after_NF, _) in zip(before.sums, self.sums, strict=True):
             before_S, after_S = map(of_sums, resampler.swapped_sums(before_NF, after_NF))
@@ -76,7 +76,7 @@ class Resamplable(NamedTuple):
 def binned_sums(confidence_N: np.ndarray, correct_N: np.ndarray, scheme: str, binning: Binning, bins: int) -> Sums:
     """The errors in `BINNED` of one scheme; `bins` as in `bin_features`.
 
-    Each item keeps its bin when it is swapped. Equal-mass edges would move a little if they were computed again.
+    Items keep their bins when swapped, although recomputed equal-mass edges would move slightly.
     """
 
     def of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:

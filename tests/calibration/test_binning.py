@@ -118,7 +118,7 @@ def test_16_bit_items_are_summed_like_their_float32_values(dtype):
 
 
 def test_long_inputs_are_summed_in_parts(monkeypatch):
-    """So many items that one int32 sum of 12-bit digits could overflow are taken in parts."""
+    """Batches large enough to overflow an int32 sum of 12-bit digits are processed in parts."""
     assert module._ITEMS_PER_UPDATE * 2**12 < 2**31
     monkeypatch.setattr(module, "_ITEMS_PER_UPDATE", 40)
     mask, bucket = RANDOM.random(N) < 0.8, RANDOM.integers(2, size=N)

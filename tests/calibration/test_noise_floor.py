@@ -60,7 +60,7 @@ def test_a_floor_counts_what_is_at_least_as_large():
     assert (found.mean, found.p) == pytest.approx((0.3, 4 / 6))
     assert found.high == pytest.approx(0.48)
     assert floor_of(9.0, np.zeros(99)).p == 0.01  # never 0
-    assert floor_of(0.1 + 0.2, np.full(9, 0.3)).p == 1  # rounding is no difference
+    assert floor_of(0.1 + 0.2, np.full(9, 0.3)).p == 1  # up to rounding
 
 
 def rejections(data_sets, draw, *, clusters_N=None, resamples=199, names=("ece", "mce", "rms", "signed_gap")):
@@ -175,7 +175,7 @@ def test_sums_of_features_are_totals():
 
 
 def test_three_clusters_that_err_alike_are_drawn_a_quarter_of_the_time():
-    """Draws that repeat what was observed, or turn it around, tie with it, whatever the rounding of confidences."""
+    """Draws equal to the observation, or to its negative, tie with it despite rounding of confidences."""
     rng = np.random.default_rng(0)
     confidence = np.repeat(rng.uniform(0.1, 0.9, size=3), 5).astype(np.float32)
     correct, clusters = np.ones(15), np.repeat(np.arange(3), 5)
