@@ -46,7 +46,7 @@ class EvaluateConfig:
       name: of the files written for `source`.
       batch_size: rows at a time; 0: the run's.
       resamples: for the intervals.
-      calibrator: name of a calibrator in the run's calibration/, applied to the probabilities.
+      calibrator: name of a calibrator in the run's calibration/, or path of one, applied to the probabilities.
     """
 
     split: str = "test"
@@ -92,7 +92,7 @@ def evaluate(config: EvaluateConfig, directory: WorkDirectory, checkpoint: str =
         return _evaluate_pretrained(model)
     measured = model.measure(rows_to_evaluate(config, model.config), config.batch_size)
     name = config.name if config.source else config.split
-    name += f".{config.calibrator}" if config.calibrator else ""
+    name += f".{Path(config.calibrator).name.removesuffix('.json')}" if config.calibrator else ""
     return write_results(measured.results, directory, name, config.resamples, model.step, measured.cut)
 
 

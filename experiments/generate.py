@@ -3,9 +3,9 @@
 python -m experiments.generate --workdir=runs/quickstart --prompt="def main(" --config.temperature=0.8
 python -m experiments.generate --workdir=runs/multi30k --prompt="Ein Hund rennt." --beams=4
 
-The text goes to standard output, after its prompt; of an encoder-decoder it stands by itself. With --json each
-continuation is a JSON object with its tokens and, for each token, the model's own log-probability, the calibrated one
-with --calibrator, and that of the distribution it was sampled from.
+The text goes to standard output, after its prompt if it continues that. With --json each continuation is a JSON object
+with its tokens and, for each token, the model's own log-probability, the calibrated one with --calibrator, and that of
+the distribution it was sampled from.
 """
 
 import json
@@ -52,8 +52,7 @@ def main(values: flags.FlagValues) -> None:
         if values.json:
             print(json.dumps(as_json(written, model.step)))
         else:
-            continues = model.config.model.architecture == "decoder"
-            print(("\n---\n" if number else "") + (written.prompt if continues else "") + written.text)
+            print(("\n---\n" if number else "") + (written.prompt if written.continues else "") + written.text)
 
 
 def as_json(written: GeneratedText, step: int) -> dict[str, Any]:

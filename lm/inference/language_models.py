@@ -26,12 +26,14 @@ class GeneratedText(Continuation):
     """What a model wrote.
 
     Attributes:
-      prompt: what it continued or answered.
+      prompt: what the model read.
       text: of the tokens.
+      continues: whether the text continues the prompt; otherwise it is a text of its own.
     """
 
     prompt: str
     text: str
+    continues: bool
 
     @property
     def confidence(self) -> float:
@@ -79,7 +81,7 @@ class LanguageModel(ModelInUse):
         write = generate if isinstance(how, SamplingConfig) else search
         found = write(self.model, self.params, self.prompt_tokens(prompts), how, *self._vocabulary)
         return [
-            GeneratedText(**vars(each), prompt=prompt, text=self._text(each))
+            GeneratedText(**vars(each), prompt=prompt, text=self._text(each), continues=self.continues)
             for prompt, each in zip(prompts, found, strict=True)
         ]
 
@@ -108,6 +110,11 @@ class LanguageModel(ModelInUse):
         return continuation_log_probs(
             self.model, self.params, *pairs, *self._vocabulary, batch_size=self._batch_size(len(prompts))
         )
+
+    @property
+    def continues(self) -> bool:
+        """Whether what it writes continues its prompt; otherwise it is a text of its own."""
+        return self.config.model.architecture == "decoder"
 
     @property
     def search(self) -> How:
@@ -157,6 +164,11 @@ class TaskLanguageModel(TaskModel, LanguageModel):
     """A model that was trained to complete prompts, or to make one text of another."""
 
     kind: ClassVar[str] = "a fine-tuned language model"
+
+    @property
+    def continues(self) -> bool:
+        """Whether its targets continue their sources."""
+        return self.task.continues
 
     @property
     def search(self) -> How:

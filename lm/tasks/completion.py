@@ -29,6 +29,7 @@ class Completion(SequenceToSequence):
     """
 
     settings: ClassVar[tuple[str, ...]] = ("truncate", "label_smoothing", "max_target_length")
+    continues: ClassVar[bool] = True
     text_columns: ClassVar[tuple[str, str]] = ("prompt", "completion")
     first_metrics: ClassVar[tuple[str, ...]] = ("exact_match", "perplexity")
 

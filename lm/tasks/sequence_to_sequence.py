@@ -51,6 +51,7 @@ class SequenceToSequence:
         "length_penalty",
     )
     unit: ClassVar[str] = "tokens"
+    continues: ClassVar[bool] = False  # whether a target continues its source
     text_columns: ClassVar[tuple[str, str]] = ("source", "target")
     first_metrics: ClassVar[tuple[str, ...]] = ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "perplexity")
     padding: ClassVar[Mapping[str, int]] = {}

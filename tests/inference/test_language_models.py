@@ -186,6 +186,7 @@ def test_the_command_generates_from_a_fine_tuned_run(finetuned, here, capsys):
         capsys.readouterr()
         assert command_line(generate.main, generate.define_flags, *flags) == 0
         assert capsys.readouterr().out == (prompt if continues else "") + expected.text + "\n"
+        assert expected.continues == continues
         assert command_line(generate.main, generate.define_flags, *flags, "--json", "--calibrator=soft") == 0
         line = json.loads(capsys.readouterr().out)
         assert (line["prompt"], line["checkpoint"], line["finished"]) == (prompt, model.step, expected.finished)
