@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -11,12 +11,12 @@ from lm.decoding.continuation import Continuation
 from lm.decoding.sample import generate
 from lm.decoding.sampling import SamplingConfig
 from lm.decoding.scores import continuation_log_probs
-from lm.decoding.step import Calibrator
 from lm.errors import UserError
 from lm.inference.model_in_use import ModelInUse, as_list
 from lm.inference.special_tokens import encode_marked
 from lm.inference.task_model import TaskModel
 from lm.objectives.registry import special_tokens
+from lm.runs.config import PretrainConfig
 
 How = SamplingConfig | BeamSearchConfig
 
@@ -55,11 +55,6 @@ class LanguageModel(ModelInUse):
     kind: ClassVar[str] = "a language model"
     uses: ClassVar[tuple[str, ...]] = ("generate", "log_probs", "embed")
 
-    @property
-    def choices(self) -> int:
-        """The model's vocabulary."""
-        return self.config.model.vocab_size
-
     def generate(self, prompts: Sequence[str], how: How | None = None) -> list[GeneratedText]:
         """Writes after each prompt.
 
@@ -78,8 +73,11 @@ class LanguageModel(ModelInUse):
         prompts = [prompt for prompt in as_list(prompts, "prompts") for _ in range(samples)]
         if not prompts:
             return []
-        write = generate if isinstance(how, SamplingConfig) else search
-        found = write(self.model, self.params, self.prompt_tokens(prompts), how, *self._vocabulary)
+        read = self.model, self.params, self.prompt_tokens(prompts)
+        if isinstance(how, SamplingConfig):
+            found = generate(*read, how, **self._vocabulary)
+        else:
+            found = search(*read, how, **self._vocabulary)
         return [
             GeneratedText(**vars(each), prompt=prompt, text=self._text(each), continues=self.continues)
             for prompt, each in zip(prompts, found, strict=True)
@@ -108,7 +106,7 @@ class LanguageModel(ModelInUse):
         targets = [self._target_tokens(each, finished) for each in continuations]
         pairs = self.prompt_tokens(prompts), targets
         return continuation_log_probs(
-            self.model, self.params, *pairs, *self._vocabulary, batch_size=self._batch_size(len(prompts))
+            self.model, self.params, *pairs, **self._vocabulary, batch_size=self._batch_size(len(prompts))
         )
 
     @property
@@ -129,6 +127,10 @@ class LanguageModel(ModelInUse):
         """
         end_of_text = self.tokenizer.end_of_text
         if self.config.model.architecture == "encoder_decoder":
+            if end_of_text is None:
+                raise UserError(
+                    "an encoder-decoder reads an end-of-text token after its input; this tokenizer has none"
+                )
             return [[*encode_marked(self.tokenizer, prompt, self._marks), end_of_text] for prompt in prompts]
         start = [] if end_of_text is None else [end_of_text]
         encoded = [start + self.tokenizer.encode(prompt) for prompt in prompts]
@@ -139,10 +141,12 @@ class LanguageModel(ModelInUse):
     def _target_tokens(self, text: str | Sequence[int], finished: bool) -> list[int]:
         if not isinstance(text, str):
             return [int(token) for token in text]
-        end_of_text = self.tokenizer.end_of_text
-        if finished and end_of_text is None:
+        encoded, end_of_text = encode_marked(self.tokenizer, text, self._marks), self.tokenizer.end_of_text
+        if not finished:
+            return encoded
+        if end_of_text is None:
             raise UserError("finished=True needs a tokenizer with an end-of-text token: leave it out")
-        return encode_marked(self.tokenizer, text, self._marks) + [end_of_text] * finished
+        return [*encoded, end_of_text]
 
     def _text(self, continuation: Continuation) -> str:
         """Without the end-of-text token; marks that the model learned to write stay."""
@@ -152,12 +156,16 @@ class LanguageModel(ModelInUse):
     @property
     def _marks(self) -> tuple[str, ...]:
         """Special tokens that texts may hold."""
-        return special_tokens(self.config.objective)
+        return special_tokens(self.config.objective) if isinstance(self.config, PretrainConfig) else ()
 
     @property
-    def _vocabulary(self) -> tuple[int | None, int, Calibrator | None]:
-        calibrator = None if self.calibrator is None else self.calibrator.apply
-        return self.tokenizer.end_of_text, self.tokenizer.vocab_size, calibrator
+    def _vocabulary(self) -> dict[str, Any]:
+        """What every way to write needs to know of tokens and their probabilities."""
+        return {
+            "end_of_text": self.tokenizer.end_of_text,
+            "vocab_size": self.tokenizer.vocab_size,
+            "calibrator": None if self.calibrator is None else self.calibrator.apply,
+        }
 
 
 class TaskLanguageModel(TaskModel, LanguageModel):
@@ -182,7 +190,3 @@ class TaskLanguageModel(TaskModel, LanguageModel):
           UserError: for a prompt that is too long.
         """
         return self.task.prompts(self._rows("prompt", **{self.task.text_columns[0]: prompts}))
-
-    @property
-    def _marks(self) -> tuple[str, ...]:
-        return ()

@@ -46,11 +46,6 @@ class MaskedLanguageModel(ModelInUse):
     kind: ClassVar[str] = "a masked language model"
     uses: ClassVar[tuple[str, ...]] = ("fill", "embed")
 
-    @property
-    def choices(self) -> int:
-        """The model's vocabulary."""
-        return self.config.model.vocab_size
-
     def fill(self, texts: Sequence[str], top: int = 5) -> list[list[Filling]]:
         """For each text and each [MASK] in it the likeliest tokens.
 

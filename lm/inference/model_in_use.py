@@ -28,7 +28,8 @@ from lm.tasks import text_encoding
 from lm.tasks.supervised import Example
 from lm.types import Batch, HostBatch, Params
 
-Step = Callable[[Params, Batch], Any]
+# From parameters and a batch, on the host or on devices, to arrays by name.
+Step = Callable[[Params, Any], dict[str, Array]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ class ModelInUse:
     @property
     def choices(self) -> int:
         """Among how many classes, or tokens, the model chooses: what a calibrator must be for."""
-        return len(self.classes)
+        return len(self.classes) or self.config.model.vocab_size or 0
 
     @property
     def config(self) -> RunConfig:

@@ -23,9 +23,7 @@ def encode_marked(tokenizer: Tokenizer, text: str, marks: Sequence[str]) -> list
         return tokenizer.encode(text)
     pieces = re.split("|".join(rf"(?:\s*({re.escape(mark)}))" for mark in marks), text)
     ids: list[int] = []
-    for piece in pieces:
-        if piece in marks:
-            ids.append(tokenizer.special_id(piece))
-        elif piece:
-            ids += tokenizer.encode(piece)
+    for piece in filter(None, pieces):
+        special = tokenizer.special_id(piece) if piece in marks else None
+        ids += tokenizer.encode(piece) if special is None else [special]
     return ids
