@@ -19,7 +19,7 @@ from rich.table import Table
 
 from lm.command_line import define_config, run
 from lm.configuration import from_config_dict, to_config_dict
-from lm.data.rows import Row, read_examples, read_source
+from lm.data.rows import Row, Splits, read_examples, read_source
 from lm.data.store import build_corpus
 from lm.errors import UserError
 from lm.inference.load import load
@@ -81,8 +81,16 @@ def main(values: flags.FlagValues) -> None:
     show(evaluate(config, WorkDirectory(Path(values.workdir)), values.checkpoint), Console())
 
 
-def evaluate(config: EvaluateConfig, directory: WorkDirectory, checkpoint: str = "best") -> Evaluation:
+def evaluate(
+    config: EvaluateConfig, directory: WorkDirectory, checkpoint: str = "best", splits: Splits | None = None
+) -> Evaluation:
     """Evaluates a run, writes what it found into its work directory, and returns it.
+
+    Args:
+      config: of the evaluation.
+      directory: of the run.
+      checkpoint: "best", "last" or a step.
+      splits: the rows of the run's own data, where they have been read already; None: read them.
 
     Raises:
       UserError: if there is no run, no such rows, or rows that don't fit the task.
@@ -90,13 +98,13 @@ def evaluate(config: EvaluateConfig, directory: WorkDirectory, checkpoint: str =
     model = load(directory.path, checkpoint, config.calibrator or None)
     if not isinstance(model, TaskModel):
         return _evaluate_pretrained(model)
-    measured = model.measure(rows_to_evaluate(config, model.config), config.batch_size)
+    measured = model.measure(rows_to_evaluate(config, model.config, splits), config.batch_size)
     name = config.name if config.source else config.split
     name += f".{Path(config.calibrator).name.removesuffix('.json')}" if config.calibrator else ""
     return write_results(measured.results, directory, name, config.resamples, model.step, measured.cut)
 
 
-def rows_to_evaluate(config: EvaluateConfig, run_config: FinetuneConfig) -> list[Row]:
+def rows_to_evaluate(config: EvaluateConfig, run_config: FinetuneConfig, splits: Splits | None = None) -> list[Row]:
     """The rows that an evaluation of a run is of.
 
     Raises:
@@ -108,7 +116,7 @@ def rows_to_evaluate(config: EvaluateConfig, run_config: FinetuneConfig) -> list
         return read_source(config.source, "config.source", data, *columns)
     if config.split == "test" and not data.test:
         raise UserError("this run has no test rows: use --config.split=validation, or name rows with --config.source")
-    splits = read_examples(data, *columns)
+    splits = splits or read_examples(data, *columns)
     return splits.test if config.split == "test" else splits.validation
 
 

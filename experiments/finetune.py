@@ -7,13 +7,11 @@ and the test rows: predictions/SPLIT.jsonl to read, SPLIT.metrics.json, and SPLI
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import flags
 from rich.console import Console
 
@@ -24,25 +22,20 @@ from lm.configuration import differences, from_config_dict
 from lm.data.example_batches import TrainExampleBatches
 from lm.data.rows import Splits, read_examples
 from lm.data.tokenizers import Tokenizer, train_tokenizer
-from lm.data.word_vectors import embedding_from_vectors, first_words
+from lm.data.word_vectors import first_words
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.runs.config import FinetuneConfig
 from lm.runs.host_memory import keep_freed_memory
 from lm.runs.trained_run import TrainedRun, load_source, told_of_source
-from lm.runs.transfer import transfer, with_embedding
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.tasks.registry import classes_of, columns_of, make_supervised_task, texts_of
 from lm.tasks.supervised import Row, SupervisedTask
 from lm.tasks.text_encoding import special_tokens
-from lm.training.loop import Outcome, Patience, Trainer, check_batch_size
+from lm.training.finetuning import finetuning_problem, make_train_batches, with_steps
+from lm.training.initial_parameters import params_of_source, params_with_word_vectors
+from lm.training.loop import Outcome, Trainer, check_batch_size
 from lm.training.partitioning import make_partitioner
-from lm.training.supervised_evaluation import (
-    describe,
-    make_supervised_validation,
-    rehearsed_results,
-    validation_metrics,
-)
 from lm.types import Params
 
 
@@ -63,11 +56,9 @@ def main(values: flags.FlagValues) -> int:
         raise UserError("--workdir is missing: name a directory for the run, such as --workdir=runs/sst2")
     config = from_config_dict(FinetuneConfig, values.config)
     directory, console = WorkDirectory(Path(values.workdir)), Console(stderr=True)
-    outcome = finetune(config, directory, console, profile=parse_profile(values.profile))
+    outcome = finetune(config, directory, console, then_evaluate=True, profile=parse_profile(values.profile))
     if outcome.stopped_by:
         return 128 + outcome.stopped_by
-    for split in ("validation", "test") if config.data.test else ("validation",):
-        show(evaluate(EvaluateConfig(split=split), directory), console)
     console.print(f"everything is in {directory.path}", soft_wrap=True, highlight=False)
     return 0
 
@@ -77,10 +68,19 @@ def finetune(
     directory: WorkDirectory,
     console: Console,
     *,
+    then_evaluate: bool = False,
     on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
     profile: range | None = None,
 ) -> Outcome:
     """Trains a model in a work directory, from its newest checkpoint if it has one.
+
+    Args:
+      config: of the run.
+      directory: of the run.
+      console: for progress.
+      then_evaluate: whether to evaluate the best checkpoint on the validation and the test rows at the end.
+      on_evaluation: is called with the step and the metrics of each evaluation, and may raise to end the run.
+      profile: steps to record for TensorBoard's profiler.
 
     Raises:
       UserError: for whatever is wrong with the config, the data or the directory; nothing is written then.
@@ -103,42 +103,22 @@ def finetune(
     ):  # its shape may be of another kind than the task needs, or too short for the rows
         task = make_supervised_task(config.task, full_config.model, tokenizer, classes, splits.train, partitioner.mesh)
         train, validation, _ = (task.encode(rows) for rows in splits)
-    batches = TrainExampleBatches(
-        train.examples,
-        task.axes,
-        task.padding,
-        config.training.batch_size,
-        config.seed,
-        full_config.lengths,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
-    )
+    batches = make_train_batches(full_config, task, train)
     full_config = with_steps(full_config, batches.steps_per_epoch)
-    evaluation_rows = config.training.evaluation_batch_size or config.training.batch_size
-    rehearsed = rehearsed_results(task, splits.validation[:1], evaluation_rows, full_config.lengths)
-    Patience(config.training).score(validation_metrics(rehearsed))  # raises where `best_metric` is not among them
-    validate = make_supervised_validation(
-        task, splits.validation, validation.examples, evaluation_rows, full_config.lengths, partitioner
-    )
+    params = initial_params(full_config, task, source, tokenizer, splits.train, console)
+    problem = finetuning_problem(full_config, task, batches, splits, validation, partitioner, params)
     trainer = Trainer(
-        full_config,
-        task,
-        batches,
-        lambda state: validation_metrics(validate(state)),
-        partitioner,
-        directory,
-        console,
-        describe=describe,
-        unit=task.unit,
-        initial_params=initial_params(full_config, task, source, tokenizer, splits.train, console),
-        on_evaluation=on_evaluation,
-        profile=profile,
+        full_config, problem, partitioner, directory, console, on_evaluation=on_evaluation, profile=profile
     )
     directory.claim(config, tokenizer, classes)
     if config.init_from:
         tell_shape(config, own_model, console)
     introduce(full_config, task, splits, batches, (train.cut, validation.cut), console)
-    return trainer.train()
+    outcome = trainer.train()
+    if then_evaluate and not outcome.stopped_by:
+        for split in ("validation", "test") if config.data.test else ("validation",):
+            show(evaluate(EvaluateConfig(split=split), directory, splits=splits), console)
+    return outcome
 
 
 def with_model_of_source(config: FinetuneConfig) -> FinetuneConfig:
@@ -208,19 +188,6 @@ def check_rows(config: FinetuneConfig, splits: Splits) -> None:
         )
 
 
-def with_steps(config: FinetuneConfig, steps_per_epoch: int) -> FinetuneConfig:
-    """The config with epochs turned into steps."""
-    if not config.epochs:
-        return config
-    training = dataclasses.replace(
-        config.training,
-        steps=config.epochs * steps_per_epoch,
-        evaluate_every=steps_per_epoch,
-        checkpoint_every=steps_per_epoch,
-    )
-    return dataclasses.replace(config, training=training)
-
-
 def initial_params(
     config: FinetuneConfig,
     task: SupervisedTask,
@@ -235,20 +202,9 @@ def initial_params(
       UserError: if parameters or word vectors don't fit the model.
     """
     if source is not None and not config.random_weights:
-        fresh = jax.jit(task.init)(jax.random.key(config.seed))
-        moved = transfer(fresh, source.params, config.init_from)
-        moved.tell(console, f"{config.init_from}, step {source.step}")
-        return moved.params
+        return params_of_source(config, task, source, console)
     if config.word_vectors:
-        fresh = jax.jit(task.init)(jax.random.key(config.seed))
-        tokens = itertools.chain.from_iterable(tokenizer.encode_batch(texts_of(config.task, rows)))
-        counts_V = np.bincount(list(tokens), minlength=config.model.vocab_size)
-        table_VD, coverage = embedding_from_vectors(
-            Path(config.word_vectors), tokenizer.vocabulary, counts_V, config.seed
-        )
-        params = with_embedding(fresh, table_VD)
-        console.print(f"word vectors: {coverage}", highlight=False, soft_wrap=True)
-        return params
+        return params_with_word_vectors(config, task, tokenizer, texts_of(config.task, rows), console)
     return None
 
 

@@ -5,7 +5,6 @@ python -m experiments.pretrain --config=configs/quickstart.py --workdir=runs/qui
 The same command goes on where a run was stopped. Every config key can be changed: --config.training.steps=500.
 """
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,23 +16,22 @@ from lm.command_line import define_config_file, run
 from lm.configuration import from_config_dict
 from lm.data.store import Corpus, build_corpus
 from lm.data.tokenizers import Tokenizer
-from lm.data.windows import MixedBatches
 from lm.errors import UserError
 from lm.inference.load import in_use
 from lm.inference.predictions import write_predictions
 from lm.inference.samples import write_samples
-from lm.models.accounting import parameter_count, training_flops_per_token
+from lm.models.accounting import parameter_count
 from lm.objectives.objective import PretrainingTask, TextProperties
 from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
 from lm.runs.host_memory import keep_freed_memory
-from lm.runs.trained_run import TrainedRun, load_source
-from lm.runs.transfer import transfer
+from lm.runs.trained_run import load_source
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
-from lm.training.evaluation import describe, make_validation, rehearsed_metrics
-from lm.training.loop import Outcome, Patience, Trainer, check_batch_size
+from lm.training.evaluation import describe
+from lm.training.initial_parameters import params_of_source
+from lm.training.loop import Outcome, Trainer, check_batch_size
 from lm.training.partitioning import make_partitioner
-from lm.types import Batches, Params
+from lm.training.pretraining import pretraining_problem
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -71,6 +69,13 @@ def pretrain(
 ) -> Outcome:
     """Trains a model in a work directory, from its newest checkpoint if it has one.
 
+    Args:
+      config: of the run.
+      directory: of the run.
+      console: for progress.
+      profile: steps to record for TensorBoard's profiler.
+      on_evaluation: is called with the step and the metrics of each evaluation, and may raise to end the run.
+
     Raises:
       UserError: for whatever is wrong with the config, the data or the directory; nothing is written then.
       TrainingError: if a loss is not finite.
@@ -91,28 +96,11 @@ def pretrain(
     full_config = with_vocabulary(config, corpus.tokenizer)
     text = TextProperties.of(corpus, full_config.model.vocab_size)
     task = make_task(config.objective, full_config.model, corpus.tokenizer, partitioner.mesh, text)
-    check_products(full_config)
-    evaluation_rows = config.training.evaluation_batch_size or config.training.batch_size
-    batches = task.validation_batches(corpus, evaluation_rows, host=jax.process_index(), hosts=jax.process_count())
-    num_bytes = corpus.validation.num_bytes if task.counts_bytes else None
-    rehearsed = rehearsed_metrics(task, batches, num_bytes, partitioner)
-    Patience(config.training).score(rehearsed)  # raises where `best_metric` is not among them
+    check_products(full_config, task)
+    params = None if source is None else params_of_source(config, task, source, console)
+    problem = pretraining_problem(full_config, task, corpus, partitioner, params)
     trainer = Trainer(
-        full_config,
-        task,
-        train_batches(full_config, task, corpus),
-        make_validation(task, batches, num_bytes, partitioner),
-        partitioner,
-        directory,
-        console,
-        describe=describe,
-        # Other objectives count the tokens that they predict, which are a part of those that they read.
-        flops_per_unit=training_flops_per_token(full_config.model, full_config.model.max_length)
-        if config.objective.name == "causal"
-        else None,
-        initial_params=None if source is None else begin_from(source, task, config, console),
-        on_evaluation=on_evaluation,
-        profile=profile,
+        full_config, problem, partitioner, directory, console, on_evaluation=on_evaluation, profile=profile
     )
     directory.claim(config, corpus.tokenizer)
     console.print(introduction(full_config, corpus), soft_wrap=True, highlight=False)
@@ -127,43 +115,13 @@ def pretrain(
     return outcome
 
 
-def begin_from(source: TrainedRun, task: PretrainingTask, config: PretrainConfig, console: Console) -> Params:
-    """The parameters of the run to begin from; says what was loaded.
-
-    Raises:
-      UserError: if they don't fit this model.
-    """
-    fresh = jax.jit(task.init)(jax.random.key(config.seed))
-    moved = transfer(fresh, source.params, config.init_from)
-    moved.tell(console, f"{config.init_from}, step {source.step}")
-    return moved.params
-
-
-def train_batches(config: PretrainConfig, task: PretrainingTask, corpus: Corpus) -> Batches:
-    """This host's batches of the training text, and of the text mixed into it."""
-
-    def batches_of(corpus: Corpus) -> Batches:
-        shared = {"host": jax.process_index(), "hosts": jax.process_count()}
-        size, offsets = config.training.batch_size, config.data.random_offsets
-        return task.train_batches(corpus, size, config.seed, offsets, **shared)
-
-    data = config.data
-    if data.mixed_source is None:
-        return batches_of(corpus)
-    other = dataclasses.replace(
-        data, source=data.mixed_source, validation_source=data.mixed_source, mixed_source=None, mixed_share=0.0
-    )
-    mixed = build_corpus(other, config.tokenizer, corpus.tokenizer)
-    return MixedBatches(batches_of(corpus), batches_of(mixed), data.mixed_share)
-
-
-def check_products(config: PretrainConfig) -> None:
+def check_products(config: PretrainConfig, task: PretrainingTask) -> None:
     """Checks that what is asked for at the end can be made by this objective.
 
     Raises:
       UserError: if not.
     """
-    if config.predictions.tokens and config.objective.name != "causal":
+    if config.predictions.tokens and not task.counts_bytes:
         raise UserError(
             f"config.predictions.tokens needs config.objective.name=causal, not {config.objective.name}: set it to 0"
         )

@@ -12,11 +12,12 @@ import numpy as np
 from jax import Array
 
 from lm.evaluation.token_reliability import ReliabilityTotals, reliability_metrics
+from lm.objectives.objective import PretrainingTask
 from lm.runs.state import TrainState
 from lm.statistics.metrics import Metric, mean_metric
 from lm.statistics.weighted_mean import WeightedMean
 from lm.training.partitioning import Partitioner
-from lm.training.step import Task, make_evaluation_step
+from lm.training.step import make_evaluation_step
 from lm.types import Batches, HostBatch
 
 
@@ -58,7 +59,7 @@ def evaluate(
 
 
 def make_validation(
-    task: Task, batches: Batches, num_bytes: int | None, partitioner: Partitioner
+    task: PretrainingTask, batches: Batches, num_bytes: int | None, partitioner: Partitioner
 ) -> Callable[[TrainState], dict[str, float]]:
     """A function from a state to the metrics of a full pass over these batches.
 
@@ -78,7 +79,7 @@ def make_validation(
 
 
 def rehearsed_metrics(
-    task: Task, batches: Batches, num_bytes: int | None, partitioner: Partitioner
+    task: PretrainingTask, batches: Batches, num_bytes: int | None, partitioner: Partitioner
 ) -> dict[str, float]:
     """Metrics of made-up sums, which cost nothing and have the names of the true ones."""
     params = jax.eval_shape(task.init, jax.random.key(0))
@@ -88,7 +89,7 @@ def rehearsed_metrics(
     return validation_metrics(*evaluate(lambda *_: sums, state, [batches[0]], partitioner), num_bytes)
 
 
-def loss_by_window(task: Task, state: TrainState, batches: Batches, partitioner: Partitioner) -> Metric:
+def loss_by_window(task: PretrainingTask, state: TrainState, batches: Batches, partitioner: Partitioner) -> Metric:
     """The validation loss as a figure whose items are windows, for paired comparisons of models on the same text."""
     step = partitioner.compile_evaluation_step(make_evaluation_step(task, axis_name=partitioner.axis_name))
     found = [step(state, partitioner.place_batch(batches[number])) for number in range(len(batches))]

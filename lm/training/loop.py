@@ -5,7 +5,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,9 +23,10 @@ from lm.runs.work_directory import WorkDirectory
 from lm.statistics.directions import BETTER, is_lower_better
 from lm.training.optimizers import check_freeze, make_optimizer, make_schedule
 from lm.training.partitioning import Partitioner
+from lm.training.problem import Problem
 from lm.training.progress import MetricsWriter, TrainingProgress
-from lm.training.step import Task, init_state, make_train_step
-from lm.types import Batches, Params
+from lm.training.step import init_state, make_train_step
+from lm.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,17 +74,11 @@ class Trainer:
     def __init__(
         self,
         config: RunConfig,
-        task: Task,
-        train_batches: Batches,
-        evaluate: Callable[[TrainState], dict[str, float]],
+        problem: Problem,
         partitioner: Partitioner,
         directory: WorkDirectory,
         console: Console,
         *,
-        describe: Callable[[dict[str, float]], str],
-        unit: str = "tokens",
-        flops_per_unit: int | None = None,
-        initial_params: Params | None = None,
         on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
         profile: range | None = None,
     ):
@@ -91,27 +86,20 @@ class Trainer:
 
         Args:
           config: of the run.
-          task: what to learn.
-          train_batches: this host's part of each step's batch, by the number of the step from 0.
-          evaluate: metrics of the validation split, under `validation/...`, `config.training.best_metric` among them.
+          problem: what to learn; `config.training.best_metric` must be among its metrics.
           partitioner: on which devices.
           directory: claimed before `train`.
           console: for progress.
-          describe: a line about an evaluation.
-          unit: what the weight of a batch counts.
-          flops_per_unit: floating-point operations to train on one, for MFU; None: not known.
-          initial_params: to begin with, instead of the task's random ones: a tree like theirs on the host.
           on_evaluation: is told the step and the metrics of each evaluation, and may raise to end the run.
           profile: steps to record.
 
         Raises:
-          UserError: for patterns of `config.optimizer.freeze` that fit nothing.
+          UserError: for a `best_metric` that isn't measured, or patterns of `config.optimizer.freeze` that fit nothing.
         """
-        self._config, self._partitioner, self._directory = config, partitioner, directory
-        self._console, self._profile = console, profile or range(0)
-        self._train_batches, self._evaluate_state = train_batches, evaluate
-        self._describe, self._unit, self._initial_params = describe, unit, initial_params
-        self._on_evaluation = on_evaluation
+        self._config, self._problem, self._partitioner, self._directory = config, problem, partitioner, directory
+        self._console, self._profile, self._on_evaluation = console, profile or range(0), on_evaluation
+        Patience(config.training).score(problem.rehearsed)  # raises where `best_metric` is not among them
+        task = problem.task
         optimizer = make_optimizer(config.optimizer, config.training.steps)
         self._schedule = make_schedule(config.optimizer, config.training.steps)
         check_freeze(jax.eval_shape(task.init, jax.random.key(0)), config.optimizer)
@@ -126,7 +114,8 @@ class Trainer:
         )
         self._train_step = partitioner.compile_train_step(step)
         peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-        self._flops_share = flops_per_unit / (peak * jax.device_count()) if peak and flops_per_unit else None
+        flops = problem.flops_per_unit
+        self._flops_share = flops / (peak * jax.device_count()) if peak and flops else None
 
     def train(self) -> Outcome:
         """Trains from the newest checkpoint, or from the beginning, to the last step or the first signal.
@@ -141,7 +130,7 @@ class Trainer:
         self._writer = MetricsWriter(self._directory, first_step)
         self._progress = TrainingProgress(self._console, first_step, training.steps)
         self._clock = Stopwatch()
-        batches = prefetch(self._train_batches, first_step, threads=training.loader_threads)
+        batches = prefetch(self._problem.train_batches, first_step, threads=training.loader_threads)
         waiting: tuple[int, Any] | None = None  # sums of the last step, fetched while the next one is computed
         with contextlib.ExitStack() as stack:
             for resource in (self._checkpoints.close, self._writer.close, self._progress.stop):
@@ -179,8 +168,8 @@ class Trainer:
         state = self._init(jax.random.key(self._config.seed))
         restored = self._checkpoints.restore_newest(state)
         if restored is None:
-            if self._initial_params is not None:
-                state = with_params(state, self._initial_params)
+            if self._problem.initial_params is not None:
+                state = with_params(state, self._problem.initial_params)
             return state, Interval(), Patience(self._config.training), {}
         state, progress = restored
         self._console.print(f"going on after step {int(state.step)} from {self._checkpoints.directory}", soft_wrap=True)
@@ -207,20 +196,20 @@ class Trainer:
         self._interval.clear()
         self._writer.metrics(step, metrics)
         rate = self._clock.units_per_second()
-        speed = {f"speed/{self._unit}_per_second": rate}
+        speed = {f"speed/{self._problem.unit}_per_second": rate}
         if self._flops_share is not None:
             speed["speed/mfu"] = rate * self._flops_share
         self._clock = Stopwatch()
         self._writer.speed(step, speed)
         mfu = f"  MFU {speed['speed/mfu']:.1%}" if "speed/mfu" in speed else ""
-        self._progress.report(step, f"loss {metrics['train/loss']:.4f}  {rate:,.0f} {self._unit}/s{mfu}")
+        self._progress.report(step, f"loss {metrics['train/loss']:.4f}  {rate:,.0f} {self._problem.unit}/s{mfu}")
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         with self._clock.paused():
-            metrics = self._evaluate_state(state)
+            metrics = self._problem.evaluate(state)
             self._patience.see(metrics)
             self._writer.metrics(step, metrics)
-            self._progress.say(f"step {step}  " + self._describe(metrics))
+            self._progress.say(f"step {step}  " + self._problem.describe(metrics))
             if self._patience.is_over:
                 best_metric = self._config.training.best_metric
                 self._progress.say(
@@ -254,7 +243,7 @@ class Patience:
         """Starts from what a checkpoint held, or from nothing."""
         self._config, self.best, self.since_best = config, best, since_best
 
-    def score(self, metrics: dict[str, float]) -> float:
+    def score(self, metrics: Mapping[str, float]) -> float:
         """The metric that judges checkpoints, turned so that lower is better.
 
         Raises:

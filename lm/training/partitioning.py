@@ -22,9 +22,17 @@ from lm.types import Batch, HostBatch
 class Partitioner(Protocol):
     """Compiles steps and places arrays for one strategy."""
 
-    axis_name: str | None
-    batch_shards: int
-    mesh: Mesh | None
+    @property
+    def axis_name(self) -> str | None:
+        """The axis of `pmap` over which to sum, or None under `jit`."""
+
+    @property
+    def batch_shards(self) -> int:
+        """Over how many devices the rows of a batch are divided."""
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """Of the devices; None under `pmap`."""
 
     def compile_init(self, init: Callable[[Array], TrainState]) -> Callable[[Array], TrainState]:
         """Compiles a function that makes the state, each part of it where it belongs."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from lm.objectives.objective import PretrainingTask
 from lm.runs.config import OptimizerConfig
 from lm.runs.state import TrainState
 from lm.training.optimizers import penalty
@@ -19,16 +20,13 @@ from lm.types import Batch, Params
 
 
 class Task(Protocol):
-    """What a step needs of a task; `lm.objectives.causal_lm.CausalLM` is one."""
+    """What training needs of a task: every `PretrainingTask` and every `SupervisedTask` is one."""
 
     def init(self, key: Array) -> Params:
         """Random parameters."""
 
     def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
         """The objective's weighted sum, and weighted sums to report, `weight` among them."""
-
-    def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
-        """Weighted sums per row of the batch, and under `reliability` sums over the whole batch."""
 
 
 def init_state(task: Task, optimizer: optax.GradientTransformation, config: OptimizerConfig, key: Array) -> TrainState:
@@ -109,7 +107,9 @@ def _accumulate(
     return totals
 
 
-def make_evaluation_step(task: Task, *, axis_name: str | None = None) -> Callable[[TrainState, Batch], dict[str, Any]]:
+def make_evaluation_step(
+    task: PretrainingTask, *, axis_name: str | None = None
+) -> Callable[[TrainState, Batch], dict[str, Any]]:
     """A function of (state, batch) to weighted sums per row of the whole batch, [B], known to every device.
 
     Its `reliability` is a dict of `BinSums` over the whole batch.

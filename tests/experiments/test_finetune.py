@@ -11,6 +11,7 @@ from rich.console import Console
 
 from experiments import finetune
 from lm.calibration.predictions import Predictions
+from lm.data import rows
 from lm.data.tokenizers import Tokenizer
 from lm.modules.config import ModelConfig
 from lm.objectives.objective import ObjectiveConfig
@@ -90,6 +91,20 @@ def test_a_run_leaves_everything_in_its_directory(kind, finetuned, here):
         assert next(iter(found["metrics"])) == first_metric
         figure = found["metrics"][first_metric]
         assert figure["low"] <= figure["value"] <= figure["high"]
+
+
+def test_one_command_reads_its_rows_once(here, monkeypatch):
+    read, open_rows = [], rows.open_rows
+
+    def counted(source, key):
+        read.append(key)
+        return open_rows(source, key)
+
+    monkeypatch.setattr(rows, "open_rows", counted)
+    arguments = flags("classification", "runs/once", "--config.training.steps=1", "--config.buckets=(32,)")
+    assert command_line(finetune.main, finetune.define_flags, *arguments) == 0
+    assert sorted(read) == sorted(f"config.data.{part}" for part in PARTS)
+    assert (WorkDirectory(Path("runs/once")).predictions / "test.metrics.json").exists()
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -18,6 +18,7 @@ from lm.runs.config import FinetuneConfig, OptimizerConfig, PartitioningConfig, 
 from lm.runs.work_directory import WorkDirectory
 from lm.training.loop import Interval, Trainer, caught_signals
 from lm.training.partitioning import make_partitioner
+from lm.training.problem import Problem
 from lm.training.progress import read_metrics
 from tests.tiny import files_below, replace, run, tiny_config
 
@@ -251,19 +252,11 @@ def scripted(folder, script, metric="loss", learning_rate=0.1, initial_params=No
     def evaluate(state):
         return {"validation/accuracy": 0.5, f"validation/{metric}": script[int(state.step) - 1]}
 
-    trainer = Trainer(
-        config,
-        Mean(),
-        Values(),
-        evaluate,
-        make_partitioner(PartitioningConfig(data=8)),
-        WorkDirectory(folder),
-        Console(quiet=True),
-        describe=str,
-        initial_params=initial_params,
-        on_evaluation=on_evaluation,
-    )
-    return trainer.train()
+    rehearsed = {"validation/accuracy": 1.0, f"validation/{metric}": 1.0}
+    problem = Problem(Mean(), Values(), evaluate, rehearsed, describe=str, initial_params=initial_params)
+    partitioner = make_partitioner(PartitioningConfig(data=8))
+    directory, console = WorkDirectory(folder), Console(quiet=True)
+    return Trainer(config, problem, partitioner, directory, console, on_evaluation=on_evaluation).train()
 
 
 def best_step(folder):

@@ -1,0 +1,59 @@
+"""What a run begins with, where that isn't random: the parameters of another run, or word vectors.
+
+Axes: V vocabulary, D model width.
+"""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from lm.data.tokenizers import Tokenizer
+from lm.data.word_vectors import embedding_from_vectors
+from lm.runs.config import FinetuneConfig, RunConfig
+from lm.runs.trained_run import TrainedRun
+from lm.runs.transfer import transfer, with_embedding
+from lm.training.step import Task
+from lm.types import Params
+
+
+def params_of_source(config: RunConfig, task: Task, source: TrainedRun, console: Console) -> Params:
+    """The parameters of the run that `config.init_from` names, random where it has none; prints which is which.
+
+    Raises:
+      UserError: if they don't fit the task's model.
+    """
+    moved = transfer(_random_params(config, task), source.params, config.init_from)
+    moved.tell(console, f"{config.init_from}, step {source.step}")
+    return moved.params
+
+
+def params_with_word_vectors(
+    config: FinetuneConfig, task: Task, tokenizer: Tokenizer, texts: Sequence[str], console: Console
+) -> Params:
+    """Random parameters, but for a token embedding of `config.word_vectors`; prints how many words have one.
+
+    Args:
+      config: of the run, its vocabulary size known.
+      task: what is learned.
+      tokenizer: whose tokens to look up.
+      texts: for training, in which tokens are counted.
+      console: to print on.
+
+    Raises:
+      UserError: if the vectors can't be read or have another width than the model.
+    """
+    counts_V = np.bincount(
+        list(itertools.chain.from_iterable(tokenizer.encode_batch(texts))), minlength=config.model.vocab_size
+    )
+    table_VD, coverage = embedding_from_vectors(Path(config.word_vectors), tokenizer.vocabulary, counts_V, config.seed)
+    params = with_embedding(_random_params(config, task), table_VD)
+    console.print(f"word vectors: {coverage}", highlight=False, soft_wrap=True)
+    return params
+
+
+def _random_params(config: RunConfig, task: Task) -> Params:
+    return jax.jit(task.init)(jax.random.key(config.seed))

@@ -1,0 +1,68 @@
+"""Learning from text, as a problem for the training loop."""
+
+import dataclasses
+
+import jax
+
+from lm.data.store import Corpus, build_corpus
+from lm.data.windows import MixedBatches
+from lm.models.accounting import training_flops_per_token
+from lm.objectives.objective import PretrainingTask
+from lm.runs.config import PretrainConfig
+from lm.training.evaluation import describe, make_validation, rehearsed_metrics
+from lm.training.partitioning import Partitioner
+from lm.training.problem import Problem
+from lm.types import Batches, Params
+
+
+def pretraining_problem(
+    config: PretrainConfig,
+    task: PretrainingTask,
+    corpus: Corpus,
+    partitioner: Partitioner,
+    initial_params: Params | None = None,
+) -> Problem:
+    """The problem that a config describes.
+
+    Args:
+      config: its vocabulary size known.
+      task: of the config.
+      corpus: of the config.
+      partitioner: of the devices.
+      initial_params: to begin with, or None for random ones.
+
+    Raises:
+      UserError: if there is too little text, or text to be mixed in cannot be read.
+    """
+    rows = config.training.evaluation_batch_size or config.training.batch_size
+    batches = task.validation_batches(corpus, rows, host=jax.process_index(), hosts=jax.process_count())
+    num_bytes = corpus.validation.num_bytes if task.counts_bytes else None
+    # Where validation counts only a part of the bytes, so does training: a batch's weight is less than its tokens.
+    flops = training_flops_per_token(config.model, config.model.max_length) if task.counts_bytes else None
+    return Problem(
+        task,
+        _train_batches(config, task, corpus),
+        make_validation(task, batches, num_bytes, partitioner),
+        rehearsed_metrics(task, batches, num_bytes, partitioner),
+        describe,
+        flops_per_unit=flops,
+        initial_params=initial_params,
+    )
+
+
+def _train_batches(config: PretrainConfig, task: PretrainingTask, corpus: Corpus) -> Batches:
+    """This host's batches of the training text, and of the text mixed into it."""
+
+    def batches_of(corpus: Corpus) -> Batches:
+        shared = {"host": jax.process_index(), "hosts": jax.process_count()}
+        size, offsets = config.training.batch_size, config.data.random_offsets
+        return task.train_batches(corpus, size, config.seed, offsets, **shared)
+
+    data = config.data
+    if data.mixed_source is None:
+        return batches_of(corpus)
+    other = dataclasses.replace(
+        data, source=data.mixed_source, validation_source=data.mixed_source, mixed_source=None, mixed_share=0.0
+    )
+    mixed = build_corpus(other, config.tokenizer, corpus.tokenizer)
+    return MixedBatches(batches_of(corpus), batches_of(mixed), data.mixed_share)
