@@ -127,7 +127,7 @@ def test_a_finished_run_is_not_trained_further(whole):
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(whole, tmp_path, caplog):
     config, outcome, directory = whole
     run(config, tmp_path)
-    for data in (tmp_path / "checkpoints/6/state").rglob("d/*"):
+    for data in (tmp_path / "checkpoints/6/params").rglob("d/*"):
         middle = data.stat().st_size // 2
         data.write_bytes(data.read_bytes()[:middle] + b"damaged" + data.read_bytes()[middle + 7 :])
     resumed = run(config, tmp_path)
