@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from lm.data.files import decode, find_files, parse_object, read_lines
-from lm.data.sources import tfds_builder, tfds_rows
+from lm.data.tfds import tfds_builder, tfds_rows
 from lm.errors import UserError
 
 # A row's place, for messages, and its values by the file's names of columns.

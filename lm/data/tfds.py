@@ -1,0 +1,95 @@
+"""Prepared sets of tensorflow-datasets, read without TensorFlow."""
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lm.data.config import DataConfig, Split
+from lm.data.files import decode
+from lm.data.readers import no_field
+from lm.errors import UserError
+
+
+class TfdsReader:
+    """A prepared tensorflow-datasets set (array_record), read row by row without TensorFlow."""
+
+    has_splits = True
+
+    def __init__(self, name: str, config: DataConfig):
+        self._name = name
+        self._field = config.field
+        self._expressions = {"train": config.train_split, "validation": config.validation_split}
+        self._builder = tfds_builder(name)
+        self.files = sorted(file for file in map(Path, self._builder.data_path.iterdir()) if file.is_file())
+
+    def documents(self, split: Split) -> Iterator[str]:
+        """Yields the texts of the rows that the split expression selects."""
+        rows = self._rows(split)
+        for i in range(len(rows)):
+            row = rows[i]
+            text = row.get(self._field)
+            if not isinstance(text, bytes | str):
+                raise UserError(no_field(f"tfds:{self._name}", self._field, row))
+            yield decode(text, f"row {i} of tfds:{self._name}") if isinstance(text, bytes) else text
+
+    def _rows(self, split: Split) -> Sequence[dict]:
+        return tfds_rows(self._builder, self._name, self._expressions[split], f"config.data.{split}_split")
+
+
+def tfds_rows(builder, name: str, split: str, key: str) -> Sequence[dict]:
+    """Rows of the part of a set that a split expression selects, such as "train[:90%]".
+
+    Raises:
+      UserError: naming `key`, if the set has no such split.
+    """
+    try:
+        if not builder.info.splits[split].num_examples:
+            return ()  # as_data_source fails on an empty slice
+        return builder.as_data_source(split=split)
+    except (ValueError, KeyError) as error:
+        known = ", ".join(builder.info.splits)
+        raise UserError(f"{key}: tfds:{name} has no split {split!r}; it has {known}") from error
+
+
+def tfds_builder(name: str):
+    """The set's builder, prepared if TensorFlow is there to do it.
+
+    Raises:
+      UserError: if there is no such set, or none that is prepared in a format that TensorFlow isn't needed for.
+    """
+    import tensorflow_datasets as tfds  # takes a second, and only this source needs it
+
+    # Read here, not by the library: it looks at the environment only once, when it is imported.
+    data_dir = os.environ.get("TFDS_DATA_DIR")
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except (ValueError, ImportError) as error:
+        raise UserError(
+            f"tensorflow-datasets knows no set {name!r}, or it needs a configuration, as in glue/sst2: "
+            "see https://www.tensorflow.org/datasets/catalog"
+        ) from error
+    if builder.is_prepared():
+        return _array_record(builder, name)
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            f"tfds:{name} is not prepared in {builder.data_dir}: set TFDS_DATA_DIR to the folder that has it, "
+            "or pip install 'calibrated-lm[tfds]' and run again"
+        )
+    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # anything, from a lost connection to a missing checksum
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"tfds:{name} could not be prepared in {builder.data_dir}: {reason}") from error
+    return builder
+
+
+def _array_record(builder, name: str):
+    file_format = builder.info.file_format.value
+    if file_format not in ("array_record", "parquet"):
+        raise UserError(
+            f"tfds:{name} in {builder.data_dir} is prepared as {file_format}, which only TensorFlow reads: prepare it "
+            f"again with tfds.builder({name!r}, file_format='array_record').download_and_prepare()"
+        )
+    return builder
