@@ -11,7 +11,7 @@ from lm.data.tokenizers import Tokenizer, train_tokenizer
 from lm.models.build import make_language_model
 from lm.modules.config import ModelConfig
 from lm.objectives.objective import ObjectiveConfig
-from lm.objectives.registry import make_task, special_tokens
+from lm.objectives.registry import OBJECTIVES, make_task, special_tokens
 
 WORDS = [
     "the",
@@ -28,8 +28,6 @@ WORDS = [
     "measured",
     "is",
 ]
-ARCHITECTURES = {"causal": "decoder", "prefix": "decoder", "span_corruption": "encoder_decoder"}
-ARCHITECTURES |= {"denoising": "encoder_decoder"}
 
 
 @functools.cache
@@ -71,7 +69,7 @@ def counting_store(lengths: list[int], end: int | None) -> TokenStore:
 
 
 def toy_model(objective: ObjectiveConfig, length: int = 32, **values):
-    architecture = ARCHITECTURES.get(objective.name, "encoder")
+    architecture = OBJECTIVES[objective.name].architecture
     config = ModelConfig(
         architecture=architecture,
         vocab_size=tokenizer_for(objective).vocab_size,
