@@ -8,44 +8,51 @@ from lm.errors import UserError
 from lm.tasks.registry import TASKS, check_task, classes_of, columns_of, texts_of
 from lm.tasks.supervised import TaskConfig
 
-WITH_CLASSES, WRITING = {"classification", "tagging"}, {"sequence_to_sequence", "completion"}
+# For each setting a value that isn't its default.
 SETTINGS = {
-    "pair": (True, {"classification"}),
-    "classes": (("a", "b"), WITH_CLASSES),
-    "truncate": (True, set(TASKS)),
-    "label_smoothing": (0.1, WITH_CLASSES | WRITING),
-    "focal_gamma": (2.0, WITH_CLASSES),
-    "mixup": (0.2, {"classification"}),
-    "class_weights": ("balanced", WITH_CLASSES),
-    "stride": (8, {"question_answering"}),
-    "max_answer_length": (5, {"question_answering"}),
-    "unanswerable": (True, {"question_answering"}),
-    "prefix": ("translate: ", {"sequence_to_sequence"}),
-    "max_target_length": (9, WRITING),
-    "beams": (2, {"sequence_to_sequence"}),
-    "length_penalty": (2.0, {"sequence_to_sequence"}),
+    "pair": True,
+    "classes": ("a", "b"),
+    "truncate": True,
+    "label_smoothing": 0.1,
+    "focal_gamma": 2.0,
+    "mixup": 0.2,
+    "class_weights": "balanced",
+    "stride": 8,
+    "max_answer_length": 5,
+    "unanswerable": True,
+    "prefix": "translate: ",
+    "max_target_length": 9,
+    "beams": 2,
+    "length_penalty": 2.0,
 }
+# For each task a row, and the words of its texts.
 ROWS = {
-    "classification": {"text": "one", "label": "x"},
-    "tagging": {"words": ["one", "two"], "tags": ["O", "B-x"]},
-    "question_answering": {"context": "one", "question": "two", "answers": []},
-    "sequence_to_sequence": {"source": "one", "target": "two"},
-    "completion": {"prompt": "one", "completion": "two"},
+    "classification": ({"text": "one", "label": "x"}, ["one"]),
+    "tagging": ({"words": ["one", "two"], "tags": ["O", "B-x"]}, ["one", "two"]),
+    "question_answering": ({"context": "one", "question": "two", "answers": []}, ["one", "two"]),
+    "sequence_to_sequence": ({"source": "one", "target": "two"}, ["one", "two"]),
+    "completion": ({"prompt": "one", "completion": "two"}, ["one", "two"]),
 }
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_a_setting_that_a_task_does_not_use_is_refused(setting):
+@pytest.mark.parametrize("name", TASKS)
+def test_a_setting_is_refused_where_the_task_does_not_use_it(name):
     assert set(SETTINGS) == {field.name for field in dataclasses.fields(TaskConfig)} - {"name"}
-    value, users = SETTINGS[setting]
-    for name in TASKS:
+    assert set(TASKS[name].settings) <= set(SETTINGS)
+    for setting, value in SETTINGS.items():
         config = TaskConfig(name=name, **{setting: value})
-        if name in users:
+        if setting in TASKS[name].settings:
             check_task(config)
             continue
         with pytest.raises(UserError) as caught:
             check_task(config)
         assert f"config.task.{setting} does nothing with config.task.name={name}: leave it out" in str(caught.value)
+
+
+def test_every_setting_is_of_some_task_and_none_is_of_a_task_that_ignores_it():
+    assert {setting for task in TASKS.values() for setting in task.settings} == set(SETTINGS)
+    ignored = {"tagging": "mixup", "completion": "beams", "question_answering": "label_smoothing"}
+    assert not any(setting in TASKS[name].settings for name, setting in ignored.items())
 
 
 def test_an_unknown_task_is_refused_with_those_that_there_are():
@@ -55,12 +62,10 @@ def test_an_unknown_task_is_refused_with_those_that_there_are():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_rows_of_the_needed_columns_have_texts_and_perhaps_classes(name):
-    config, row = TaskConfig(name=name), ROWS[name]
+    config, (row, words) = TaskConfig(name=name), ROWS[name]
     assert set(columns_of(config).needed) == set(row)
-    words = " ".join(texts_of(config, [row])).split()
-    assert words == (["one"] if name == "classification" else ["one", "two"])
-    if name not in WITH_CLASSES:
+    assert " ".join(texts_of(config, [row])).split() == words
+    if "classes" in TASKS[name].settings:
+        assert classes_of(dataclasses.replace(config, classes=("b", "a")), [row]) == ("b", "a")
+    else:
         assert classes_of(config, [row]) == ()
-        return
-    given = dataclasses.replace(config, classes=("b", "a"))
-    assert classes_of(given, [row]) == ("b", "a")
