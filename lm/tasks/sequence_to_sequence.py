@@ -183,7 +183,7 @@ class SequenceToSequence:
         return BeamSearchConfig(self.config.beams, self.config.max_target_length, self.config.length_penalty)
 
     def _sources(self, rows: Sequence[Row]) -> list[str]:
-        return [self.config.prefix + row["source"] for row in rows]
+        return [self.config.prefix + row[self.text_columns[0]] for row in rows]
 
     def _cut_source(self, source: list[int], room: int) -> list[int]:
         return source[:room]
