@@ -7,7 +7,7 @@ import os
 import pytest
 
 from lm.data.config import DataConfig
-from lm.data.sources import Source, is_validation
+from lm.data.sources import READERS, Source, is_validation
 from lm.errors import UserError
 
 needs_tfds = pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR is not set")
@@ -109,7 +109,8 @@ def test_standard_library_has_no_tests():
 
 
 def test_unknown_scheme_lists_the_known_ones():
-    assert "config.data.source must start with one of python:, text:, jsonl:, tfds:" in error_of(DataConfig("csv:x"))
+    known = ", ".join(f"{scheme}:" for scheme in READERS)
+    assert f"config.data.source must start with one of {known}; got 'csv:x'" in error_of(DataConfig("csv:x"))
     message = error_of(DataConfig(validation_source="nothing"))
     assert "config.data.validation_source" in message
     assert "'nothing'" in message
