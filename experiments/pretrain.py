@@ -25,7 +25,7 @@ from lm.objectives.objective import PretrainingTask, TextProperties
 from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
 from lm.runs.host_memory import keep_freed_memory
-from lm.runs.trained_run import load_source
+from lm.runs.trained_run import TrainedRun, load_source
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.training.evaluation import describe
 from lm.training.initial_parameters import params_of_source

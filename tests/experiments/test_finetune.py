@@ -162,7 +162,7 @@ def test_word_vectors_become_the_embedding(here, capsys):
     said = capsys.readouterr().err
     assert "100.0% of running tokens" in said
     tokenizer = Tokenizer.load(Path("runs/vectors/tokenizer.json"))
-    table = trainer._initial_params["body"]["token_embedding"]["embedding"]
+    table = trainer._problem.initial_params["body"]["token_embedding"]["embedding"]
     for word, vector in zip(words, vectors, strict=True):
         np.testing.assert_allclose(table[tokenizer.encode(word)[0]], vector, rtol=1e-6)
 
@@ -204,7 +204,7 @@ def test_dying_in_an_evaluation_loses_nothing(finetuned, here):
 def test_long_texts_are_cut_and_counted_where_that_is_allowed(here, capsys):
     trainer = untrained("classification", "runs/short", "--config.model.max_length=4", "--config.task.truncate=True")
     assert "cut to 4 tokens: 24 rows for training, 16 for validation" in capsys.readouterr().err
-    assert trainer._train_batches[0]["tokens"].shape == (8, 4)
+    assert trainer._problem.train_batches[0]["tokens"].shape == (8, 4)
 
 
 def test_test_rows_that_are_known_from_training_are_counted(here, capsys):
