@@ -30,7 +30,7 @@ OLD = [
         FinetuneConfig(model=ModelConfig(architecture="lstm")),
         {"model__heads": 2, "model__positions": "rotary", "model__rotary_base": 500.0},
     ),
-    (FinetuneConfig(task=TaskConfig(name="tagging")), {"task__stride": 8, "model__tie_embeddings": False}),
+    (FinetuneConfig(task=TaskConfig(name="tagging")), {"task__stride": 8, "model__decoder_layers": 3}),
 ]
 
 
