@@ -8,6 +8,9 @@ from jax import Array
 # A tree of parameters, as Flax makes it.
 Params = Any
 
+# On a device or on the host: for functions that take either.
+AnyArray = Array | np.ndarray
+
 # Arrays by name: on devices, and this host's part of them before they get there.
 Batch = dict[str, Array]
 HostBatch = dict[str, np.ndarray]

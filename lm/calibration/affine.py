@@ -16,6 +16,7 @@ from jax import Array
 
 from lm.calibration.logits import FactoredLogits, Logits, sum_chunks, whole
 from lm.calibration.temperature import fit_temperature
+from lm.types import AnyArray
 
 Weights = dict[str, Array]
 
@@ -41,7 +42,7 @@ class AffineFit(NamedTuple):
 
 def fit_affine(
     logits: Logits,
-    labels_N: Array,
+    labels_N: AnyArray,
     *,
     free: tuple[str, ...],
     start: str = "temperature",
@@ -63,7 +64,7 @@ def fit_affine(
 
 @jax.jit(static_argnames=("free", "start", "penalty"))
 def _fit_affine(
-    logits: Logits, labels_N: Array, free: tuple[str, ...], start: str, penalty: Callable | None, strength: Array
+    logits: Logits, labels_N: AnyArray, free: tuple[str, ...], start: str, penalty: Callable | None, strength: Array
 ) -> AffineFit:
     items, classes = logits.shape
     first = fit_temperature(logits, labels_N)

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lm.types import AnyArray
+
 # A value in [0, 1] is an integer number of steps of 2^-24, the spacing of float32 just below 1. Sums of the upper and
 # of the lower 12 of these 24 bits fit an int32 for this many items:
 _LIMB_BITS = 12
@@ -40,7 +42,7 @@ class Binning:
         if self.edges is not None and (len(self.edges) != self.bins + 1 or np.any(np.diff(self.edges) <= 0)):
             raise ValueError(f"{self.bins} bins need {self.bins + 1} rising edges, not {self.edges}")
 
-    def index(self, confidence_N: Array) -> Array:
+    def index(self, confidence_N: AnyArray) -> Array:
         """The bin of each confidence, int32. Computed in float32: with 5 bins, 0.6 is in the third."""
         confidence_N = jnp.asarray(confidence_N, jnp.float32)
         if self.edges is not None:
@@ -57,7 +59,7 @@ class Binning:
         return {"bins": self.bins, "scheme": self.scheme, "edges": "(a, b], 0 in the first"}
 
 
-def equal_mass(confidence_N: np.ndarray, bins: int = 15) -> Binning:
+def equal_mass(confidence_N: AnyArray, bins: int = 15) -> Binning:
     """Bins with about the same number of these confidences each; fewer bins if ties span an edge."""
     ordered = np.sort(np.asarray(confidence_N, np.float32))
     if not ordered.size:
@@ -69,7 +71,7 @@ def equal_mass(confidence_N: np.ndarray, bins: int = 15) -> Binning:
     return Binning(len(edges) - 1, edges, "equal_mass")
 
 
-def near_edges(confidence_N: np.ndarray, binning: Binning) -> float:
+def near_edges(confidence_N: AnyArray, binning: Binning) -> float:
     """The share of confidences within 1e-6 of an inner edge, where libraries disagree on the bin.
 
     Votes (k/10) and verbalized confidences (0.8, 0.9) lie there. Above 1%, prefer `smooth_ece`.
@@ -89,7 +91,7 @@ class BinSums(NamedTuple):
       invalid: number of items with NaN, int32 [...]; any makes every error NaN.
     """
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     correct: Array
     confidence: Array
     invalid: Array
@@ -196,12 +198,12 @@ def _carry(limbs: Array) -> Array:
 class BinTotals(NamedTuple):
     """Sums over each bin as float64 numpy arrays [..., M], the input of `lm.calibration.errors`."""
 
-    count: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     correct: np.ndarray
     confidence: np.ndarray
 
 
-def bin_totals(confidence_N: np.ndarray, correct_N: np.ndarray, binning: Binning) -> BinTotals:
+def bin_totals(confidence_N: AnyArray, correct_N: AnyArray, binning: Binning) -> BinTotals:
     """Totals of items in memory."""
     return _update_jitted(BinSums.init(binning), jnp.asarray(confidence_N), jnp.asarray(correct_N), binning).totals()
 

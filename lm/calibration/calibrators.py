@@ -27,6 +27,7 @@ from lm.calibration.outcomes import outcomes
 from lm.calibration.temperature import fit_temperature
 from lm.errors import UserError
 from lm.files import write_atomically
+from lm.types import AnyArray
 
 Parameters = dict[str, Any]
 
@@ -44,7 +45,7 @@ class Calibrator:
     """
 
     label: str
-    fit: Callable[[Logits, Array], Parameters]
+    fit: Callable[[Logits, AnyArray], Parameters]
     apply: Callable[[Parameters, Logits], Logits]
     summary: Callable[[Parameters], str] = lambda parameters: ""
 
@@ -52,7 +53,7 @@ class Calibrator:
 # --- temperature and its ensemble ---
 
 
-def _fit_temperature(logits: Logits, labels_N: Array) -> Parameters:
+def _fit_temperature(logits: Logits, labels_N: AnyArray) -> Parameters:
     found = fit_temperature(logits, labels_N)
     return {
         "temperature": np.float32(found.temperature),
@@ -65,7 +66,7 @@ def _apply_temperature(parameters: Parameters, logits: Logits) -> Logits:
     return affine.apply_affine(1 / jnp.float32(parameters["temperature"]), jnp.float32(0), logits)
 
 
-def _fit_ensemble(logits: Logits, labels_N: Array) -> Parameters:
+def _fit_ensemble(logits: Logits, labels_N: AnyArray) -> Parameters:
     """Weights of softmax(z / T), softmax(z) and the uniform distribution (Zhang et al. 2020, section 4.1), by EM."""
     parameters = _fit_temperature(logits, labels_N)
     likelihood_N3 = _ensemble_likelihoods(logits, labels_N, parameters["temperature"])
@@ -79,7 +80,7 @@ def _fit_ensemble(logits: Logits, labels_N: Array) -> Parameters:
 
 
 @jax.jit
-def _ensemble_likelihoods(logits: Logits, labels_N: Array, temperature: Array) -> Array:
+def _ensemble_likelihoods(logits: Logits, labels_N: AnyArray, temperature: Array) -> Array:
     def of_chunk(logits_NC: Array, labels_N: Array) -> Array:
         scaled = [
             jnp.take_along_axis(jax.nn.softmax(logits_NC / t, axis=-1), labels_N[:, None], axis=-1)[:, 0]
@@ -99,7 +100,7 @@ def _apply_ensemble(parameters: Parameters, logits: Logits) -> Array:
 # --- affine maps ---
 
 
-def _fit_affine(logits: Logits, labels_N: Array, **how: Any) -> Parameters:
+def _fit_affine(logits: Logits, labels_N: AnyArray, **how: Any) -> Parameters:
     found = affine.fit_affine(logits, labels_N, **how)
     return {
         "scale": np.asarray(found.scale),
@@ -140,23 +141,23 @@ _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _MATRIX = ("diagonal", "off_diagonal", "bias")
 
 
-def _fit_penalized(logits: Logits, labels_N: Array, *, penalty: Callable) -> Parameters:
+def _fit_penalized(logits: Logits, labels_N: AnyArray, *, penalty: Callable) -> Parameters:
     """A matrix with a penalty whose strength is chosen on every fifth item, held out from the fit."""
     number = np.arange(len(labels_N))
-    held_out, labels_N = number % 5 == 4, np.asarray(labels_N)
+    held_out, host_labels_N = number % 5 == 4, np.asarray(labels_N)
 
     def held_out_nll(strength: float) -> float:
         parameters = _fit_affine(
-            take(logits, ~held_out), labels_N[~held_out], free=_MATRIX, penalty=penalty, strength=strength
+            take(logits, ~held_out), host_labels_N[~held_out], free=_MATRIX, penalty=penalty, strength=strength
         )
-        return _mean_nll(_apply_affine(parameters, take(logits, held_out)), labels_N[held_out])
+        return _mean_nll(_apply_affine(parameters, take(logits, held_out)), host_labels_N[held_out])
 
     strength = min(_STRENGTHS, key=held_out_nll)
     fitted = _fit_affine(logits, labels_N, free=_MATRIX, penalty=penalty, strength=strength)
     return {**fitted, "strength": strength}
 
 
-def _fit_scaling_binning(logits: Logits, labels_N: Array) -> Parameters:
+def _fit_scaling_binning(logits: Logits, labels_N: AnyArray) -> Parameters:
     parameters = _fit_temperature(logits, labels_N)
     return {**one_vs_rest.fit_scaling_binning(whole(_apply_temperature(parameters, logits)), labels_N), **parameters}
 
@@ -165,7 +166,7 @@ def _apply_scaling_binning(parameters: Parameters, logits: Logits) -> Array:
     return one_vs_rest.apply_steps(parameters, whole(_apply_temperature(parameters, logits)))
 
 
-def _on_arrays(function: Callable[[Array, Array], Parameters]) -> Callable[[Logits, Array], Parameters]:
+def _on_arrays(function: Callable[[Array, AnyArray], Parameters]) -> Callable[[Logits, AnyArray], Parameters]:
     return lambda logits, labels_N: function(whole(logits), labels_N)
 
 
@@ -320,7 +321,7 @@ def _from_json(value: Any) -> Any:
     return value
 
 
-def fit(name: str, logits: Logits, labels_N: Array) -> Fitted:
+def fit(name: str, logits: Logits, labels_N: AnyArray) -> Fitted:
     """Fits a calibrator.
 
     Args:
@@ -335,7 +336,7 @@ def fit(name: str, logits: Logits, labels_N: Array) -> Fitted:
     if name not in CALIBRATORS:
         raise ValueError(f"unknown calibrator {name!r}; known are {', '.join(CALIBRATORS)}")
     before_N = outcomes(labels_N, logits=logits).nll_N
-    ruled_out = [int(item) for item in np.flatnonzero(np.isinf(before_N)) if _is_ruled_out(logits, labels_N, item)]
+    ruled_out = [item for item in np.flatnonzero(np.isinf(before_N)).tolist() if _is_ruled_out(logits, labels_N, item)]
     if ruled_out:
         raise ValueError(f"the label of item {ruled_out[0]} ({len(ruled_out)} in all) has logit -inf")
     labels_N = jnp.asarray(labels_N, jnp.int32)
@@ -353,9 +354,9 @@ def fit(name: str, logits: Logits, labels_N: Array) -> Fitted:
     )
 
 
-def _is_ruled_out(logits: Logits, labels_N: Array, item: int) -> bool:
+def _is_ruled_out(logits: Logits, labels_N: AnyArray, item: int) -> bool:
     return bool(rows(logits, item, 1)[0, labels_N[item]] == -jnp.inf)
 
 
-def _mean_nll(logits: Logits, labels_N: Array) -> float:
+def _mean_nll(logits: Logits, labels_N: AnyArray) -> float:
     return float(np.mean(outcomes(labels_N, logits=logits).nll_N, dtype=np.float64))

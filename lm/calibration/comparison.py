@@ -125,7 +125,8 @@ def _message(fitted: Fitted) -> str:
 
 def _column(metric: Metric, settings: Settings) -> Metric:
     """The metric with these settings filled in."""
-    long, specification = metric.long, {"confidence": "probability of the predicted class"}
+    long = metric.long
+    specification: dict[str, object] = {"confidence": "probability of the predicted class"}
     if metric.binning:
         long = long.replace("bins", f"bins ({settings.bins})")
         specification |= {**Binning(settings.bins).specification(), "scheme": metric.binning}
@@ -171,10 +172,9 @@ class _Measured:
                 )
         elif name in self.resampled:
             resampled_R = self.resampled[name]
-            signed = floor is None or name == "signed_gap"
             interval = (
                 bias_corrected_interval(value, resampled_R, self.level)
-                if signed
+                if floor is None or name == "signed_gap"
                 else error_interval(value, resampled_R, floor, self.level)
             )
             if before is not None:
@@ -208,7 +208,7 @@ class _Measured:
 
     def risk_coverage(self) -> tuple[tuple[float, float], ...]:
         """At most 200 points of the curve."""
-        coverage, risk = scores.risk_coverage(scores.Ranking.of(self.found.confidence_N), self.found.correct_N)
+        coverage, risk = scores.risk_coverage(scores.Ranking.of(self.items.confidence_N), self.items.correct_N)
         chosen = np.unique(np.linspace(0, coverage.size - 1, 200).round().astype(int))
         return tuple((float(coverage[i]), float(risk[i])) for i in chosen)
 
@@ -223,10 +223,13 @@ class _Measurer:
     def __call__(self, logits: Logits) -> _Measured:
         settings = self._settings
         found = outcomes(self._labels_N, logits=logits)
-        confidence_N, correct_N = found.confidence_N, found.correct_N
+        confidence_N, correct_N = np.asarray(found.confidence_N), np.asarray(found.correct_N)
         binnings = {"equal_width": Binning(settings.bins), "equal_mass": equal_mass(confidence_N, settings.bins)}
         sums = [
-            *(binned_sums(confidence_N, correct_N, *each, settings.bins) for each in binnings.items()),
+            *(
+                binned_sums(confidence_N, correct_N, scheme, binning, settings.bins)
+                for scheme, binning in binnings.items()
+            ),
             smooth_sums(confidence_N, correct_N),
         ]
         binnings["fine"] = Binning(errors.GRID)
@@ -266,7 +269,7 @@ class _Measurer:
         # The grid only has the sum at its 1,024 edges, too coarse where confidences crowd; use it only for clusters.
         floors["ks"] = cumulative.floor
         if self._clusters_N is not None:
-            floors["ks"] = floor_of(_largest_sum(residuals_M), _largest_sum(residuals_RM))
+            floors["ks"] = floor_of(float(_largest_sum(residuals_M)), _largest_sum(residuals_RM))
         values |= {name: float(np.mean(getattr(found, field), dtype=np.float64)) for name, field in _MEANS.items()}
         sums += self._classwise(logits, values, floors)
         items = Resamplable(tuple(sums), confidence_N, correct_N)

@@ -12,13 +12,13 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from jax import Array
 from scipy import fft, special
 
 from lm.calibration.binning import Binning, BinTotals, bin_totals, equal_mass
 from lm.calibration.logits import Logits, whole
 from lm.calibration.noise_floor import Floor
 from lm.calibration.outcomes import top_label
+from lm.types import AnyArray
 
 
 def ece(totals: BinTotals) -> np.ndarray:
@@ -223,7 +223,7 @@ class Estimate:
 
 
 def calibration_error(
-    labels_N: Array,
+    labels_N: AnyArray,
     *,
     logits: Logits | None = None,
     log_probs: Logits | None = None,
@@ -256,7 +256,7 @@ def calibration_error(
 
 
 def expected_calibration_error(
-    labels_N: Array, *, logits: Logits | None = None, log_probs: Logits | None = None, bins: int = 15
+    labels_N: AnyArray, *, logits: Logits | None = None, log_probs: Logits | None = None, bins: int = 15
 ) -> Estimate:
     """ECE with equal-width bins as in Guo et al. (2017): `calibration_error` with its defaults."""
     return calibration_error(labels_N, logits=logits, log_probs=log_probs, bins=bins)
@@ -265,8 +265,7 @@ def expected_calibration_error(
 def class_bin_totals(labels_N: np.ndarray, probabilities_NC: np.ndarray, bins: int) -> BinTotals:
     """Totals over equal-width bins of each class's probability, [C, M]; `correct` counts items of the class."""
     items, classes = probabilities_NC.shape
-    cell_NC = Binning(bins).index(probabilities_NC)
-    cell_NC = np.asarray(cell_NC) + bins * np.arange(classes, dtype=np.int64)
+    cell_NC = np.asarray(Binning(bins).index(probabilities_NC)) + bins * np.arange(classes, dtype=np.int64)
     counted = [
         np.bincount(cell_NC.ravel(), weights, classes * bins).reshape(classes, bins)
         for weights in (None, np.asarray(probabilities_NC, np.float64).ravel())
@@ -276,7 +275,7 @@ def class_bin_totals(labels_N: np.ndarray, probabilities_NC: np.ndarray, bins: i
 
 
 def classwise_ece(
-    labels_N: Array, *, logits: Logits | None = None, log_probs: Logits | None = None, bins: int = 15
+    labels_N: AnyArray, *, logits: Logits | None = None, log_probs: Logits | None = None, bins: int = 15
 ) -> Estimate:
     """Classwise (static) calibration error: the ECE of each class's own probability, averaged over classes.
 
@@ -284,7 +283,9 @@ def classwise_ece(
     with many classes nearly all of them fall into the first bin. Needs [N, C] probabilities in memory.
     """
     top_label(labels_N, logits=logits, log_probs=log_probs)  # for its checks
-    logits_NC = np.asarray(whole(logits if log_probs is None else log_probs))
+    given = logits if log_probs is None else log_probs
+    assert given is not None
+    logits_NC = np.asarray(whole(given))
     totals = class_bin_totals(np.asarray(labels_N), special.softmax(logits_NC, axis=-1), bins)
     specification = {"error": "ece, mean over classes", "confidence": "probability of each class"}
     return Estimate(float(ece(totals).mean()), {**specification, **Binning(bins).specification()})

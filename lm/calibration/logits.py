@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
+
+from lm.types import AnyArray
 
 # Numbers in a chunk of logits: few enough for the processor's cache, enough to amortize the loop.
 CHUNK_NUMBERS = 2**15
@@ -23,8 +24,8 @@ class FactoredLogits(NamedTuple):
       output_CD: the output matrix.
     """
 
-    hidden_ND: Array | np.ndarray
-    output_CD: Array | np.ndarray
+    hidden_ND: AnyArray
+    output_CD: AnyArray
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -32,7 +33,7 @@ class FactoredLogits(NamedTuple):
         return self.hidden_ND.shape[0], self.output_CD.shape[0]
 
 
-Logits = Array | np.ndarray | FactoredLogits
+Logits = AnyArray | FactoredLogits
 
 
 def rows(logits: Logits, start: Array | int, size: int) -> Array:
@@ -48,20 +49,20 @@ def whole(logits: Logits) -> Array:
     return rows(logits, 0, logits.shape[0])
 
 
-def take(logits: Logits, index_N: np.ndarray) -> Logits:
+def take(logits: Logits, index_N: AnyArray) -> Logits:
     """The selected items, in the same form."""
     if isinstance(logits, FactoredLogits):
         return FactoredLogits(logits.hidden_ND[index_N], logits.output_CD)
     return logits[index_N]
 
 
-def _chunks(shape: tuple[int, int]) -> tuple[int, int]:
+def _chunks(shape: tuple[int, ...]) -> tuple[int, int]:
     items, classes = shape
     size = max(1, min(items, CHUNK_NUMBERS // classes))
     return -(-items // size), size
 
 
-def map_chunks(function: Callable[..., Any], logits: Logits, *per_item: Array) -> Any:
+def map_chunks(function: Callable[..., Any], logits: Logits, *per_item: AnyArray) -> Any:
     """Per-item results of `function(logits_chunk, *per_item_chunks)`, arrays with the chunk's items as first axis.
 
     Only one chunk of logits is formed at a time: memory is O(chunk * C).
@@ -83,7 +84,7 @@ def map_chunks(function: Callable[..., Any], logits: Logits, *per_item: Array) -
     return jax.lax.fori_loop(0, number, body, empty)
 
 
-def sum_chunks(function: Callable[..., Any], logits: Logits, *per_item: Array, every: int = 1) -> Any:
+def sum_chunks(function: Callable[..., Any], logits: Logits, *per_item: AnyArray, every: int = 1) -> Any:
     """Sum over chunks of `function(logits_chunk, counts_chunk, *per_item_chunks)`, in O(chunk * C) memory.
 
     `counts_chunk` is 1 for items to count and 0 for items that another chunk counts. With `every`, only every

@@ -8,7 +8,7 @@ Axes: N items, C classes, K fitted classes (C, or 1 of 2), F features, M bins.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,10 @@ from jax import Array
 from scipy import optimize, special
 
 from lm.calibration.binning import equal_mass
+from lm.types import AnyArray
 
 Parameters = dict[str, Any]
+ArrayT = TypeVar("ArrayT", Array, np.ndarray)
 
 
 @jax.jit
@@ -33,11 +35,11 @@ def log_odds(logits_NC: Array) -> Array:
     return jnp.clip(odds_NC, -80.0, 80.0)
 
 
-def _fitted_classes(values_NC: Array) -> Array:
+def _fitted_classes(values_NC: ArrayT) -> ArrayT:
     return values_NC[:, 1:] if values_NC.shape[1] == 2 else values_NC
 
 
-def _is_class(labels_N: Array, classes: int) -> np.ndarray:
+def _is_class(labels_N: AnyArray, classes: int) -> np.ndarray:
     return _fitted_classes(np.asarray(labels_N)[:, None] == np.arange(classes))
 
 
@@ -82,7 +84,7 @@ def _fit_logistic(features_NF: Array, targets_N: Array, used_F: Array) -> tuple[
     return weights_F * used_F, value, ~going_on
 
 
-def fit_platt(logits_NC: Array, labels_N: Array) -> Parameters:
+def fit_platt(logits_NC: Array, labels_N: AnyArray) -> Parameters:
     """sigmoid(a s + b) of the log-odds s, fitted to targets a little inside 0 and 1 (Platt 1999, section 2.2)."""
     odds_NK, is_class_NK = _fitted_classes(log_odds(logits_NC)), _is_class(labels_N, logits_NC.shape[1])
 
@@ -108,7 +110,7 @@ def _beta_features(odds_N: Array) -> Array:
     return jnp.stack([jax.nn.log_sigmoid(odds_N), -jax.nn.log_sigmoid(-odds_N), jnp.ones_like(odds_N)], axis=-1)
 
 
-def fit_beta(logits_NC: Array, labels_N: Array) -> Parameters:
+def fit_beta(logits_NC: Array, labels_N: AnyArray) -> Parameters:
     """sigmoid(a log p - b log(1 - p) + c) with a, b >= 0 (Kull et al. 2017)."""
     odds_NK, is_class_NK = _fitted_classes(log_odds(logits_NC)), _is_class(labels_N, logits_NC.shape[1])
     # A negative exponent would make the map decreasing; it is set to 0, as the authors do.
@@ -138,7 +140,7 @@ def apply_beta(parameters: Parameters, logits_NC: Array) -> Array:
 
 
 def _fit_curves(
-    logits_NC: Array, labels_N: Array, fit_curve: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    logits_NC: Array, labels_N: AnyArray, fit_curve: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 ) -> Parameters:
     probabilities_NK = _fitted_classes(np.asarray(jax.nn.softmax(logits_NC, axis=-1)))
     is_class_NK = _is_class(labels_N, logits_NC.shape[1])
@@ -163,7 +165,7 @@ def _step_function(p_N: Array, inner_edges: Array, values: Array) -> Array:
     return values[jnp.searchsorted(inner_edges, p_N, side="left")]
 
 
-def fit_isotonic(logits_NC: Array, labels_N: Array) -> Parameters:
+def fit_isotonic(logits_NC: Array, labels_N: AnyArray) -> Parameters:
     """Isotonic regression by pooling adjacent violators (Zadrozny & Elkan 2002)."""
 
     def fit_curve(p_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +185,7 @@ def apply_isotonic(parameters: Parameters, logits_NC: Array) -> Array:
     return _apply_curves(parameters, logits_NC, jnp.interp)
 
 
-def fit_histogram(logits_NC: Array, labels_N: Array, bins: int = 15) -> Parameters:
+def fit_histogram(logits_NC: Array, labels_N: AnyArray, bins: int = 15) -> Parameters:
     """The frequency of the class in each equal-width bin, or the bin's centre if empty (Zadrozny & Elkan 2001)."""
 
     def fit_curve(p_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -193,11 +195,11 @@ def fit_histogram(logits_NC: Array, labels_N: Array, bins: int = 15) -> Paramete
     return _fit_curves(logits_NC, labels_N, fit_curve)
 
 
-def fit_histogram_equal_mass(logits_NC: Array, labels_N: Array, bins: int = 15) -> Parameters:
+def fit_histogram_equal_mass(logits_NC: Array, labels_N: AnyArray, bins: int = 15) -> Parameters:
     """The frequency of the class in each equal-mass bin (Zadrozny & Elkan 2001)."""
 
     def fit_curve(p_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        edges = np.array(equal_mass(p_N, bins).edges[1:-1], np.float32)
+        edges = equal_mass(p_N, bins).all_edges()[1:-1].astype(np.float32)
         return edges, _shares(p_N, y_N, edges, np.zeros(edges.size + 1))
 
     return _fit_curves(logits_NC, labels_N, fit_curve)
@@ -209,7 +211,7 @@ def _shares(p_N: np.ndarray, y_N: np.ndarray, inner_edges: np.ndarray, if_empty:
     return np.where(count > 0, np.bincount(bin_N, y_N, if_empty.size) / np.maximum(count, 1), if_empty)
 
 
-def fit_bayesian_binning(logits_NC: Array, labels_N: Array) -> Parameters:
+def fit_bayesian_binning(logits_NC: Array, labels_N: AnyArray) -> Parameters:
     """Bayesian binning into quantiles (BBQ): equal-mass histograms of many sizes, averaged by their likelihood.
 
     Numbers of bins from n^(1/3) / 10 to 10 n^(1/3), with a Beta prior of total strength 2 centred on each bin (Naeini
@@ -237,7 +239,7 @@ def fit_bayesian_binning(logits_NC: Array, labels_N: Array) -> Parameters:
 
 def _binned_model(p_N: np.ndarray, y_N: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, float]:
     """An equal-mass histogram: inner edges, posterior means, log marginal likelihood."""
-    edges = np.array(equal_mass(p_N, bins).edges)
+    edges = equal_mass(p_N, bins).all_edges()
     bin_N = np.searchsorted(edges[1:-1], p_N, side="left")
     number = edges.size - 1
     count, ones = np.bincount(bin_N, None, number), np.bincount(bin_N, y_N, number)
@@ -253,7 +255,7 @@ def apply_steps(parameters: Parameters, logits_NC: Array) -> Array:
     return _apply_curves(parameters, logits_NC, _step_function)
 
 
-def fit_scaling_binning(logits_NC: Array, labels_N: Array, bins: int = 15) -> Parameters:
+def fit_scaling_binning(logits_NC: Array, labels_N: AnyArray, bins: int = 15) -> Parameters:
     """The mean scaled probability of each equal-mass bin (Kumar et al. 2019, section 4).
 
     `logits_NC` are those after temperature scaling. Bins output mean probabilities rather than label frequencies, which
@@ -261,7 +263,7 @@ def fit_scaling_binning(logits_NC: Array, labels_N: Array, bins: int = 15) -> Pa
     """
 
     def fit_curve(p_N: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        edges = np.array(equal_mass(p_N, bins).edges)
+        edges = equal_mass(p_N, bins).all_edges()
         bin_N = np.searchsorted(edges[1:-1], p_N, side="left")
         count = np.bincount(bin_N, None, edges.size - 1)
         return edges[1:-1], np.bincount(bin_N, p_N, edges.size - 1) / np.maximum(count, 1)

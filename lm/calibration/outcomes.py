@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from lm.calibration.logits import Logits, map_chunks
+from lm.types import AnyArray
 
 
 class Outcomes(NamedTuple):
@@ -25,14 +26,14 @@ class Outcomes(NamedTuple):
       entropy_N: of the probabilities, in nats.
     """
 
-    confidence_N: Array | np.ndarray
-    correct_N: Array | np.ndarray
-    nll_N: Array | np.ndarray
-    brier_N: Array | np.ndarray
-    entropy_N: Array | np.ndarray
+    confidence_N: AnyArray
+    correct_N: AnyArray
+    nll_N: AnyArray
+    brier_N: AnyArray
+    entropy_N: AnyArray
 
 
-def outcomes(labels_N: Array, *, logits: Logits | None = None, log_probs: Logits | None = None) -> Outcomes:
+def outcomes(labels_N: AnyArray, *, logits: Logits | None = None, log_probs: Logits | None = None) -> Outcomes:
     """Outcomes of each item.
 
     Args:
@@ -52,33 +53,38 @@ def outcomes(labels_N: Array, *, logits: Logits | None = None, log_probs: Logits
     return Outcomes(*_checked(labels_N, logits, log_probs, Outcomes._fields))
 
 
-def top_label(labels_N: Array, *, logits: Logits | None = None, log_probs: Logits | None = None) -> tuple[Array, Array]:
+def top_label(
+    labels_N: AnyArray, *, logits: Logits | None = None, log_probs: Logits | None = None
+) -> tuple[AnyArray, AnyArray]:
     """Only `confidence_N` and `correct_N` of `outcomes`, at a fraction of the cost."""
-    return _checked(labels_N, logits, log_probs, ("confidence_N", "correct_N"))
+    confidence_N, correct_N = _checked(labels_N, logits, log_probs, ("confidence_N", "correct_N"))
+    return confidence_N, correct_N
 
 
 def _checked(
-    labels_N: Array, logits: Logits | None, log_probs: Logits | None, fields: tuple[str, ...]
-) -> tuple[Array, ...]:
+    labels_N: AnyArray, logits: Logits | None, log_probs: Logits | None, fields: tuple[str, ...]
+) -> tuple[AnyArray, ...]:
     given = _exactly_one(logits, log_probs)
     labels_N = _checked_labels(labels_N, given.shape)
     found = _outcomes(given, labels_N, normalized=log_probs is not None, fields=fields)
-    if not isinstance(found[0], jax.core.Tracer):
-        found = tuple(np.asarray(values) for values in found)
-        _check_confidence(found[0])
-    return found
+    if isinstance(found[0], jax.core.Tracer):
+        return found
+    on_host = tuple(np.asarray(values) for values in found)
+    _check_confidence(on_host[0])
+    return on_host
 
 
 def _exactly_one(logits: Logits | None, log_probs: Logits | None) -> Logits:
     if (logits is None) == (log_probs is None):
         raise ValueError("give exactly one of logits= and log_probs=")
     given = logits if log_probs is None else log_probs
+    assert given is not None
     if len(given.shape) != 2 or given.shape[0] < 1 or given.shape[1] < 2:
         raise ValueError(f"logits must be [items, classes] with at least 1 item and 2 classes, not {given.shape}")
     return given
 
 
-def _checked_labels(labels_N: Array, shape: tuple[int, int]) -> Array:
+def _checked_labels(labels_N: AnyArray, shape: tuple[int, ...]) -> Array:
     if labels_N.shape != (shape[0],):
         raise ValueError(f"labels must have shape ({shape[0]},) like the logits' items, not {labels_N.shape}")
     if not jnp.issubdtype(labels_N.dtype, jnp.integer):

@@ -7,10 +7,11 @@ import dataclasses
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lm.calibration.logits import FactoredLogits, take
+from lm.calibration.logits import FactoredLogits, Logits, take
 from lm.errors import UserError
 from lm.files import written_atomically
 
@@ -66,7 +67,7 @@ class Predictions:
         clusters_N = None if self.clusters_N is None else self.clusters_N[index_N]
         return dataclasses.replace(
             self,
-            logits=take(self.logits, index_N),
+            logits=_on_host(take(self.logits, index_N)),
             labels_N=self.labels_N[index_N],
             ids_N=self.ids_N[index_N],
             clusters_N=clusters_N,
@@ -74,7 +75,7 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Writes an npz file, atomically."""
-        arrays = {"labels": self.labels_N.astype(np.int32), "ids": self.ids_N}
+        arrays: dict[str, Any] = {"labels": self.labels_N.astype(np.int32), "ids": self.ids_N}
         if isinstance(self.logits, FactoredLogits):
             arrays |= {"hidden": np.asarray(self.logits.hidden_ND), "output": np.asarray(self.logits.output_CD)}
         else:
@@ -119,6 +120,10 @@ class Predictions:
             clusters_N=arrays.get("clusters"),
             class_names=None if names is None else tuple(str(name) for name in names.ravel()),
         )
+
+
+def _on_host(logits: Logits) -> np.ndarray | FactoredLogits:
+    return logits if isinstance(logits, FactoredLogits) else np.asarray(logits)
 
 
 def _logits_of(arrays: dict[str, np.ndarray]) -> np.ndarray | FactoredLogits:
@@ -204,7 +209,7 @@ def check_disjoint(fit: Predictions, test: Predictions) -> None:
         raise UserError("either both fit and test predictions need `clusters`, or neither")
     pairs = (("ids", fit.ids_N, test.ids_N), ("clusters", fit.clusters_N, test.clusters_N))
     for name, ours, others in pairs:
-        shared = np.intersect1d(ours, others) if ours is not None else np.array([])
+        shared = np.array([]) if ours is None or others is None else np.intersect1d(ours, others)
         if shared.size:
             raise UserError(
                 f"fit and test share {shared.size} {name}, such as {shared[0]}: a calibrator must not be evaluated on "

@@ -13,12 +13,12 @@ import numpy as np
 from scipy import sparse
 
 from lm.calibration import errors, scores
-from lm.calibration.binning import Binning
+from lm.calibration.binning import Binning, BinTotals
 from lm.calibration.noise_floor import bin_features, totals_of_sums
 from lm.statistics.resampling import Resampler
 
 # Errors that are functions of bins, with the scheme of the bins.
-BINNED = {"ece_equal_mass": (errors.ece, "equal_mass")}
+BINNED: dict[str, tuple[Callable[[BinTotals], np.ndarray], str]] = {"ece_equal_mass": (errors.ece, "equal_mass")}
 BINNED |= {name: (function, "equal_width") for name, function in errors.BINNED_ERRORS.items()}
 
 

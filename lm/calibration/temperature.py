@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lm.calibration.logits import Logits, number_of_chunks, sum_chunks
+from lm.types import AnyArray
 
 # Temperatures between e^-12 and e^12 times the logits' scale. At a bound the likelihood has no optimum: every label is
 # the highest class, or confidence carries no information.
@@ -38,7 +39,7 @@ class TemperatureFit(NamedTuple):
 
 
 @jax.jit
-def fit_temperature(logits: Logits, labels_N: Array) -> TemperatureFit:
+def fit_temperature(logits: Logits, labels_N: AnyArray) -> TemperatureFit:
     """The temperature that minimizes the negative log-likelihood of the labels (Guo et al. 2017, section 4.2).
 
     A pure function, which can be jitted and vmapped. Classes at -inf have probability 0 and are ignored.

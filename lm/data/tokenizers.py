@@ -65,6 +65,17 @@ class Tokenizer:
         """Id of the token that stands between documents, or None."""
         return self._end_of_text
 
+    @property
+    def required_end_of_text(self) -> int:
+        """`end_of_text`, for what cannot do without.
+
+        Raises:
+          UserError: if there is none.
+        """
+        if self._end_of_text is None:
+            raise UserError("this needs a tokenizer with an end-of-text token: set config.tokenizer.end_of_text=True")
+        return self._end_of_text
+
     @functools.cached_property
     def vocabulary(self) -> dict[str, int]:
         """The id of each token, special ones included, by its spelling: for byte-level ones in their alphabet."""

@@ -34,12 +34,17 @@ class Continuation:
 
     def __add__(self, later: "Continuation") -> "Continuation":
         """This one and what follows it."""
-        joined = {
-            name: None if own is None else np.concatenate([own, getattr(later, name)])
-            for name, own in vars(self).items()
-            if name != "finished"
-        }
-        return Continuation(**joined, finished=later.finished)
+        return Continuation(
+            tokens=np.concatenate([self.tokens, later.tokens]),
+            log_probs=np.concatenate([self.log_probs, later.log_probs]),
+            calibrated_log_probs=_joined(self.calibrated_log_probs, later.calibrated_log_probs),
+            sampling_log_probs=_joined(self.sampling_log_probs, later.sampling_log_probs),
+            finished=later.finished,
+        )
+
+
+def _joined(earlier: np.ndarray | None, later: np.ndarray | None) -> np.ndarray | None:
+    return None if earlier is None or later is None else np.concatenate([earlier, later])
 
 
 @flax.struct.dataclass
@@ -81,8 +86,14 @@ class Decoded:
     def continuations(self) -> list[Continuation]:
         """One a row, without padding, on the host."""
         host = jax.device_get(self)
-        by_token = (host.tokens_BT, host.log_probs_BT, host.calibrated_log_probs_BT, host.sampling_log_probs_BT)
+        calibrated_BT, sampling_BT = host.calibrated_log_probs_BT, host.sampling_log_probs_BT
         return [
-            Continuation(*(None if array is None else array[row, :length] for array in by_token), bool(finished))
+            Continuation(
+                tokens=host.tokens_BT[row, :length],
+                log_probs=host.log_probs_BT[row, :length],
+                calibrated_log_probs=None if calibrated_BT is None else calibrated_BT[row, :length],
+                sampling_log_probs=None if sampling_BT is None else sampling_BT[row, :length],
+                finished=bool(finished),
+            )
             for row, (length, finished) in enumerate(zip(host.lengths_B, host.finished_B, strict=True))
         ]

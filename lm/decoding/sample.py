@@ -67,7 +67,8 @@ def generate(
         calibrator=calibrator,
     )
     texts, window = [list(prompt) for prompt in prompts], model.config.max_length
-    counts_B, done_B, pieces = np.zeros(len(texts), np.int32), np.zeros(len(texts), bool), [[] for _ in texts]
+    counts_B, done_B = np.zeros(len(texts), np.int32), np.zeros(len(texts), bool)
+    pieces: list[list[Continuation]] = [[] for _ in texts]
     slides = isinstance(model, DecoderLM)
     keep = window - 1 if slides else window
     while not done_B.all():
@@ -130,7 +131,8 @@ def sample(
         sampling_B = jnp.take_along_axis(sampling_BV, tokens_B[:, None], axis=1)[:, 0]
         decoded = _append(decoded, n, active_B, tokens_B, logits.log_probs().of_tokens(tokens_B), sampling_B)
         if end_of_text is not None:
-            decoded = decoded.replace(finished_B=decoded.finished_B | (active_B & (tokens_B == end_of_text)))
+            ends_B = active_B & (tokens_B == end_of_text)
+            decoded = dataclasses.replace(decoded, finished_B=decoded.finished_B | ends_B)
         return n + 1, tokens_B, caches, decoded
 
     nothing = Decoded.empty(batch, length, calibrated=calibrator is not None, sampled=True)
@@ -156,8 +158,17 @@ def _sampled(
     # As long as the model allows, whatever the limits: another limit is not compiled again.
     length = model.config.max_length
     start = begin(model, params, prompts_BP, lengths_B, length, end_of_text)
-    rows = {"length": length, "limits_B": limits_B, "counts_B": counts_B}
-    return sample(start, config, key, end_of_text, **rows, vocab_size=vocab_size, calibrator=calibrator)
+    return sample(
+        start,
+        config,
+        key,
+        end_of_text,
+        length=length,
+        limits_B=limits_B,
+        counts_B=counts_B,
+        vocab_size=vocab_size,
+        calibrator=calibrator,
+    )
 
 
 def _draw(keys_B: Array, counts_B: Array, log_probs_BV: Array) -> Array:
@@ -184,4 +195,4 @@ def _append(
         for name, values_B in values.items()
         if values_B is not None
     }
-    return decoded.replace(**written, lengths_B=decoded.lengths_B + active_B)
+    return dataclasses.replace(decoded, **written, lengths_B=decoded.lengths_B + active_B)

@@ -81,8 +81,8 @@ def continuation_log_probs(
     return [
         Continuation(
             tokens=np.asarray(tokens, np.int32),
-            log_probs=scores.own,
-            calibrated_log_probs=scores.calibrated,
+            log_probs=np.asarray(scores.own),
+            calibrated_log_probs=None if scores.calibrated is None else np.asarray(scores.calibrated),
             sampling_log_probs=None,
             finished=len(tokens) > 0 and tokens[-1] == end_of_text,
         )
@@ -108,7 +108,7 @@ def _read(model: Writer, prompt: Sequence[int], continuation: Sequence[int]) -> 
 
 
 def _nothing(calibrator: Calibrator | None) -> Scores:
-    nothing = np.zeros(0, np.float32)
+    nothing = jnp.zeros(0, jnp.float32)
     return Scores(nothing, None if calibrator is None else nothing)
 
 
@@ -140,6 +140,7 @@ def _log_probs(
     if isinstance(model, DecoderLM):
         hidden_BCD = _decoder_hidden(model, params, read_BP, lengths_B - counts_B, targets_BC.shape[1])
     else:
+        assert end_of_text is not None  # as `check_writer` makes sure
         hidden_BCD = _encoder_decoder_hidden(model, params, read_BP, lengths_B, targets_BC, end_of_text)
 
     def of_some(hidden_and_targets: tuple[Array, Array]) -> Scores:

@@ -186,6 +186,7 @@ def begin(
     window = model.config.max_length
     if isinstance(model, DecoderLM):
         return decoder_start(model, params, prompts_BP, lengths_B, min(prompts_BP.shape[1] + length, window))
+    assert end_of_text is not None  # as `check_writer` makes sure
     segments_BP = (jnp.arange(prompts_BP.shape[1])[None, :] < lengths_B[:, None]).astype(jnp.int32)
     return encoder_decoder_start(model, params, prompts_BP, segments_BP, min(length, window), end_of_text)
 

@@ -5,6 +5,7 @@ Axes: C classes (rows the true ones, columns the predicted ones).
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,7 +17,7 @@ from lm.errors import UserError
 from lm.files import written_atomically
 
 _INK, _MUTED, _LINES = "#1f2328", "#68707a", "#d3d8de"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": _INK,
     "text.parse_math": False,  # names in the data are never taken for mathematics
@@ -80,7 +81,7 @@ def _draw(confusion_CC: np.ndarray, class_names: Sequence[str]) -> Figure:
 
 
 def _name_classes(axes: Axes, names: Sequence[str], tilted: bool) -> None:
-    rotation = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if tilted else {}
+    rotation: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if tilted else {}
     axes.set_xticks(range(len(names)), names, **rotation)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="Predicted class", ylabel="True class")
@@ -94,7 +95,7 @@ def _name_classes(axes: Axes, names: Sequence[str], tilted: bool) -> None:
 def _write_cells(axes: Axes, confusion_CC: np.ndarray, share_CC: np.ndarray) -> None:
     few = len(confusion_CC) <= _FEW
     for (row, column), count in np.ndenumerate(confusion_CC):
-        share = share_CC[row, column]
+        share = float(share_CC[row, column])
         text = f"{count:,}\n{_percent(share, 1 if few else 0)}" if count else "0"
         colour = "white" if share > _DARK else _INK if count else _MUTED
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9 if few else 7.5)

@@ -52,14 +52,15 @@ def ratio_interval(total_G: np.ndarray, weight_G: np.ndarray, level: float = 0.9
 
 def mean_interval(values_N: np.ndarray, clusters_N: np.ndarray | None = None, level: float = 0.95) -> Interval:
     """`ratio_interval` of a mean over items, each a cluster of its own where `clusters_N` is not given."""
-    return ratio_interval(*_of_clusters(values_N, clusters_N), level)
+    total_G, weight_G = _of_clusters(values_N, clusters_N)
+    return ratio_interval(total_G, weight_G, level)
 
 
 def share_interval(right_N: np.ndarray, clusters_N: np.ndarray | None = None, level: float = 0.95) -> Interval:
     """`mean_interval` of values in [0, 1], such as an accuracy, kept `within_limits`."""
     total_G, weight_G = _of_clusters(right_N, clusters_N)
     interval = ratio_interval(total_G, weight_G, level)
-    return within_limits(interval, total_G.sum() / weight_G.sum(), (0.0, 1.0), np.count_nonzero(weight_G), level)
+    return within_limits(interval, total_G.sum() / weight_G.sum(), (0.0, 1.0), int(np.count_nonzero(weight_G)), level)
 
 
 def within_limits(
@@ -75,11 +76,14 @@ def within_limits(
     lowest, highest = limits
     if value in limits and math.isfinite(highest - lowest):
         low, high = wilson_interval((value - lowest) / (highest - lowest) * clusters, clusters, level)
-        return Interval(*(float(lowest + (highest - lowest) * end) for end in (low, high)), interval.standard_error)
+        low, high = (lowest + (highest - lowest) * end for end in (low, high))
+        return Interval(float(low), float(high), interval.standard_error)
     return Interval(max(interval.low, lowest), min(interval.high, highest), interval.standard_error)
 
 
-def wilson_interval(right: np.ndarray, count: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+def wilson_interval(
+    right: np.ndarray | float, count: np.ndarray | float, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
     """Interval of a proportion (Wilson 1927)."""
     z2 = stats.norm.ppf((1 + level) / 2) ** 2
     share = right / count

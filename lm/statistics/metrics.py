@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lm.statistics.intervals import NO_INTERVAL, Interval, bias_corrected_interval, ratio_interval, within_limits
 from lm.statistics.resampling import Resampler, sum_by_cluster
@@ -92,8 +93,8 @@ class Metric:
 
 
 def mean_metric(
-    values_N: np.ndarray,
-    weights_N: np.ndarray | None = None,
+    values_N: ArrayLike,
+    weights_N: ArrayLike | None = None,
     better: Better | None = None,
     limits: tuple[float, float] = UNLIMITED,
 ) -> Metric:
@@ -131,7 +132,7 @@ def _interval(metric: Metric, sums_RK: np.ndarray | None, level: float) -> Inter
     value, clusters = metric.value, len(metric.statistics_NK)
     if isinstance(metric.of_sums, Ratio):
         total_N, weight_N = metric.of_sums.parts(np.asarray(metric.statistics_NK))
-        interval, clusters = ratio_interval(total_N, weight_N, level), np.count_nonzero(weight_N)
+        interval, clusters = ratio_interval(total_N, weight_N, level), int(np.count_nonzero(weight_N))
     elif sums_RK is None or clusters < 2:
         return NO_INTERVAL
     else:

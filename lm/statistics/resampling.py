@@ -7,6 +7,7 @@ Axes: N items, G clusters, F features (whatever is summed), R resamples, S swaps
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -14,7 +15,8 @@ from scipy import sparse
 _CHUNK_NUMBERS = 2**19  # draws of clusters, or weights of items, held at a time
 _ENUMERATED = 12  # clusters up to which all swaps are tried: 2,048 of them
 
-Features = np.ndarray | sparse.csr_array
+# A NumPy array or one of SciPy's sparse ones, which have no types.
+Features = Any
 
 
 class Resampler:

@@ -8,6 +8,7 @@ import platform
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 # A worker on another machine signals that it is alive by touching its file. Clocks may differ by minutes.
 _HEARTBEAT_SECONDS = 30
@@ -22,7 +23,8 @@ class FileLock:
 
     def __init__(self, path: Path):
         """Does not lock yet."""
-        self._path, self._file = path, None
+        self._path = path
+        self._file: IO[str] | None = None
 
     def acquire(self) -> bool:
         """Waits for the lock."""
@@ -31,8 +33,9 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        """Releases it."""
-        self._file.close()
+        """Releases it, if it is held."""
+        if self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> None:
         self.acquire()
@@ -50,7 +53,8 @@ class WorkerLock:
 
     def __init__(self, path: Path):
         """Does not lock yet."""
-        self._path, self._file, self._ended = path, None, threading.Event()
+        self._path, self._ended = path, threading.Event()
+        self._file: IO[str] | None = None
 
     def acquire(self) -> bool:
         """Takes the lock unless a live process holds it; returns whether it was taken."""
@@ -68,7 +72,9 @@ class WorkerLock:
         return True
 
     def release(self) -> None:
-        """Releases it, for other machines at once."""
+        """Releases it, if it is held, for other machines at once."""
+        if self._file is None:
+            return
         self._ended.set()
         self._path.write_text("")
         self._file.close()

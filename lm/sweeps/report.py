@@ -7,6 +7,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -32,7 +33,7 @@ _STATES = {
 }
 _ORDER = ("complete", "pruned", "unfinished", "failed")
 _INK, _MUTED, _LINES = "#1f2328", "#68707a", "#d3d8de"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": _INK,
     "text.parse_math": False,  # names are never parsed as mathematics
@@ -144,19 +145,24 @@ def command(experiment: str, file: str, values: Values) -> str:
 
 def conclusion(rows: Sequence[Row], study: Study) -> str:
     """A sentence or two on how certain the choice is; empty if no trial is complete."""
-    complete = [row for row in rows if row.state == "complete"]
+    complete = _complete(rows)
     if not complete:
         return ""
-    best, metric = complete[0], study.search.metric
+    (best, best_mean), metric = complete[0], study.search.metric
     said = f"best of {len(complete)} complete: trial {best.trial}, {metric} "
-    said += format_mean(best.mean, best.standard_error)
+    said += format_mean(best_mean, best.standard_error)
     if best.standard_error is None:
         said += ", from one run: use config.seeds=(0,1,2) to see how much of it is chance"
-    elif near := [row for row in complete[1:] if abs(row.mean - best.mean) <= best.standard_error]:
+    elif near := [row for row, mean in complete[1:] if abs(mean - best_mean) <= best.standard_error]:
         said += f"; {len(near)} more within one standard error"
     if len(complete) > 1:
         said += ". The best of many trials is biased by selection: report its result on held-out data"
     return said
+
+
+def _complete(rows: Sequence[Row]) -> list[tuple[Row, float]]:
+    """The complete trials, each with its mean."""
+    return [(row, row.mean) for row in rows if row.state == "complete" and row.mean is not None]
 
 
 def save_picture(rows: Sequence[Row], study: Study, directory: Path) -> None:
@@ -177,7 +183,7 @@ def _draw(rows: Sequence[Row], study: Study) -> Figure:
     space, search = study.search.space, study.search
     figure = Figure(figsize=(max(5.0, 1.7 * (len(space) + 1)), 4.0), layout="constrained")
     axes = figure.subplots()
-    means = [row.mean for row in rows if row.state == "complete"]
+    means = [mean for _, mean in _complete(rows)]
     low, high = (min(means), max(means)) if means else (0.0, 1.0)
     if low == high:
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
@@ -212,15 +218,15 @@ def _draw_trial(
         _height(parameter, row.values[parameter.key]) + (rng.uniform(-0.012, 0.012) if parameter.choices else 0)
         for parameter in space
     ]
-    if row.state != "complete":
+    if row.state != "complete" or row.mean is None:
         colour = _MUTED if row.state == "pruned" else _UNFINISHED
         axes.plot(range(len(space)), heights, color=colour, linewidth=0.8, linestyle=_DASHES, zorder=1)
         return
     positions, heights = range(len(space) + 1), [*heights, _share(row.mean, *ends)]
     if best:  # a white edge separates it from the lines it crosses
         axes.plot(positions, heights, color="white", linewidth=6, zorder=3, solid_joinstyle="round")
-    colour, width = colours.to_rgba(row.mean), 4 if best else 1.3
-    axes.plot(positions, heights, color=colour, linewidth=width, zorder=4 if best else 2, solid_joinstyle="round")
+    shade, width = colours.to_rgba(np.array([row.mean]))[0], 4 if best else 1.3
+    axes.plot(positions, heights, color=shade, linewidth=width, zorder=4 if best else 2, solid_joinstyle="round")
 
 
 def _draw_axis(axes: Axes, position: int, name: str, ticks: Sequence[tuple[float, str]]) -> None:
@@ -235,11 +241,11 @@ def _draw_axis(axes: Axes, position: int, name: str, ticks: Sequence[tuple[float
 
 def _write_legend(figure: Figure, rows: Sequence[Row]) -> None:
     kinds = {"complete": "best", "pruned": "pruned", "unfinished": "unfinished", "failed": "failed"}
-    styles = {
+    styles: dict[str, dict[str, Any]] = {
         "complete": {"color": _INK, "linewidth": 4},
         "pruned": {"color": _MUTED, "linewidth": 0.8, "linestyle": _DASHES},
     }
-    rest = {"color": _UNFINISHED, "linewidth": 0.8, "linestyle": _DASHES}
+    rest: dict[str, Any] = {"color": _UNFINISHED, "linewidth": 0.8, "linestyle": _DASHES}
     states = {row.state for row in rows}
     handles = {label: Line2D([], [], **styles.get(state, rest)) for state, label in kinds.items() if state in states}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
@@ -249,8 +255,10 @@ def _height(parameter: Parameter, value: Value) -> float:
     """Position on its axis, between 0 and 1."""
     if parameter.choices:
         return _share(_choices(parameter).index(value), 0, max(len(parameter.choices) - 1, 1))
-    scale = math.log if parameter.log else float
-    return _share(scale(value), scale(parameter.low), scale(parameter.high))
+    place, low, high = (
+        math.log(end) if parameter.log else end for end in (float(value), parameter.low, parameter.high)
+    )
+    return _share(place, low, high)
 
 
 def _parameter_ticks(parameter: Parameter) -> list[tuple[float, str]]:

@@ -15,7 +15,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from ml_collections import ConfigDict
 
@@ -23,9 +23,12 @@ from lm.command_line import define_config_file, parse
 from lm.configuration import from_config_dict
 from lm.errors import UserError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Value = bool | int | float | str
 Values = dict[str, Value]
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound="DataclassInstance")
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})(\s+log)?")
@@ -101,13 +104,17 @@ def _read(text: str, file: str) -> Parameter:
 
 def _read_range(text: str, key: str, found: re.Match, file: str) -> Parameter:
     low, high = (_read_value(text, key, end, file) for end in found.group(1, 2))
-    if type(low) not in (int, float):
+    if not (_is_number(low) and _is_number(high)):
         raise UserError(f"config.parameters: {text!r}: {key} is not a number: list its values as KEY=A,B,C")
     if low >= high:
         raise UserError(f"config.parameters: {text!r}: {found[1]} must be less than {found[2]}")
     if found[3] and low <= 0:
         raise UserError(f"config.parameters: {text!r}: a logarithmic range must be above 0")
     return Parameter(key, low=low, high=high, log=bool(found[3]))
+
+
+def _is_number(value: Value) -> TypeGuard[int | float]:
+    return type(value) in (int, float)  # not bool
 
 
 def _read_value(text: str, key: str, value: str, file: str) -> Value:

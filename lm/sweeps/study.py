@@ -17,6 +17,7 @@ import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -26,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lm.errors import TrainingError, UserError
 from lm.sweeps.locks import FileLock, WorkerLock
-from lm.sweeps.search_space import Parameter, Values, format_values, grid, space_size
+from lm.sweeps.search_space import Parameter, Value, Values, format_values, grid, space_size
 
 METHODS = ("bayes", "random", "grid")
 PRUNINGS = ("none", "median", "hyperband")
@@ -119,7 +120,8 @@ class Study:
             with journal_lock:
                 _drop_torn_line(journal)
             try:
-                storage = JournalStorage(JournalFileBackend(str(journal), journal_lock))
+                lock: Any = journal_lock  # which acts like Optuna's locks, whose base class is private
+                storage = JournalStorage(JournalFileBackend(str(journal), lock))
                 self._study = optuna.create_study(
                     storage=storage,
                     study_name="sweep",
@@ -335,16 +337,20 @@ def _as_sampler_sees(trial: FrozenTrial) -> FrozenTrial:
 def _distribution(parameter: Parameter) -> BaseDistribution:
     if parameter.choices:
         return CategoricalDistribution(parameter.choices)
-    kind = IntDistribution if isinstance(parameter.low, int) else FloatDistribution
-    return kind(parameter.low, parameter.high, log=parameter.log)
+    low, high = parameter.low, parameter.high
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=parameter.log)
+    return FloatDistribution(low, high, log=parameter.log)
 
 
-def _suggest(trial: optuna.trial.Trial, parameter: Parameter) -> bool | int | float | str:
+def _suggest(trial: optuna.trial.Trial, parameter: Parameter) -> Value:
     """The proposed value; written to the study unless it already is."""
     if parameter.choices:
-        return trial.suggest_categorical(parameter.key, parameter.choices)
-    suggest = trial.suggest_int if isinstance(parameter.low, int) else trial.suggest_float
-    return suggest(parameter.key, parameter.low, parameter.high, log=parameter.log)
+        return cast(Value, trial.suggest_categorical(parameter.key, parameter.choices))  # None is never a choice
+    low, high = parameter.low, parameter.high
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(parameter.key, low, high, log=parameter.log)
+    return trial.suggest_float(parameter.key, low, high, log=parameter.log)
 
 
 def _make_pruner(search: Search) -> optuna.pruners.BasePruner:

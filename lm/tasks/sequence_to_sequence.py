@@ -57,11 +57,6 @@ class SequenceToSequence:
     padding: ClassVar[Mapping[str, int]] = {}
 
     def __post_init__(self):
-        if self.tokenizer.end_of_text is None:
-            raise UserError(
-                f"config.task.name={self.config.name} needs a tokenizer with an end-of-text token: set "
-                "config.tokenizer.end_of_text=True"
-            )
         if self._target_model.source_room(self.config.max_target_length) < 1:
             raise UserError(
                 f"config.task.max_target_length={self.config.max_target_length} leaves no room within "
@@ -175,7 +170,7 @@ class SequenceToSequence:
 
     @functools.cached_property
     def _target_model(self) -> TargetModel:
-        return target_model(self.model, self.tokenizer.end_of_text)
+        return target_model(self.model, self.tokenizer.required_end_of_text)
 
     @property
     def search(self) -> BeamSearchConfig:
@@ -198,7 +193,7 @@ class SequenceToSequence:
     def _target_ids(self, rows: Sequence[Row]) -> list[list[int]]:
         """Of the targets with the end-of-text token."""
         targets = self.tokenizer.encode_batch([row[self.text_columns[1]] for row in rows])
-        return [[*ids, self.tokenizer.end_of_text] for ids in targets]
+        return [[*ids, self.tokenizer.required_end_of_text] for ids in targets]
 
     def _check_lengths(
         self, rows: Sequence[Row], column: str, texts: Sequence[Sequence[int]], rooms: Sequence[int]

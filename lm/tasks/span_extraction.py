@@ -133,7 +133,7 @@ class SpanExtraction:
             answer = answer_tokens(context, row["answers"][0]) if row.get("answers") else None
             for first in self._window_starts(len(context.ids), size, row):
                 window = self._window(layout, question, context.ids[first : first + size], first, answer)
-                examples.append(window | {"row": np.int32(number)})
+                examples.append(window | {"row": np.array(number, np.int32)})
         if not has_column(rows, "answers"):
             examples = [{k: v for k, v in example.items() if k not in ("start", "end")} for example in examples]
         return Encoded(examples, sum(len(question) > room // 2 for question in questions))
@@ -269,7 +269,7 @@ class SpanExtraction:
         if answer is not None and first <= answer[0] and answer[1] < first + len(ids):
             start, end = (begin + token - first for token in answer)
         numbers = {"start": start, "end": end, "no_answer": no_answer, "first": first}
-        return example | {"allowed": allowed} | {name: np.int32(number) for name, number in numbers.items()}
+        return example | {"allowed": allowed} | {name: np.array(number, np.int32) for name, number in numbers.items()}
 
     def _answer(self, text: str, contexts: Mapping[str, Tokens], windows: Sequence[Window]) -> Answer:
         """The best candidate of the windows of a question about the context `text`."""

@@ -142,7 +142,7 @@ class DecoderTargets:
             "tokens": sequence[:-1],
             "targets": sequence[1:],
             "weights": weights,
-            "source_length": np.int32(len(head)),
+            "source_length": np.array(len(head), np.int32),
         }
 
     def prompt(self, source: Sequence[int]) -> list[int]:

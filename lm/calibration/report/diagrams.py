@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ COLOURS = {
 }
 _CURVES = ("after", "orange", "green", "pink", "sky", "before")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": COLOURS["ink"],
     "text.parse_math": False,
@@ -167,6 +168,7 @@ def risk_coverage(comparison: Comparison) -> Figure:
     axes = figure.subplots()
     for number, method in enumerate(methods):
         coverage, risk = zip(*method.risk_coverage, strict=True)
+        style: dict[str, Any]
         if method.name == "none":
             style = {"color": COLOURS["ink"], "linewidth": 2.2, "zorder": 3, "linestyle": (0, (4, 2))}
         else:
@@ -210,7 +212,7 @@ def forest(comparison: Comparison) -> Figure:
         "noise floor, 95%": floor,
     }
     if not all(method.accepted for method in methods):
-        hollow = {"color": COLOURS["muted"], "markerfacecolor": "none", "linewidth": 0}
+        hollow: dict[str, Any] = {"color": COLOURS["muted"], "markerfacecolor": "none", "linewidth": 0}
         handles["not accepted"] = Line2D([], [], marker="o", markersize=5, **hollow)
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=3, columnspacing=1, handlelength=1.4
@@ -253,8 +255,7 @@ def inline_svg(figure: Figure, name: str) -> str:
     svg = written.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>|\s*<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    box = re.search(r'viewBox="[^"]*"', svg).group()
-    svg = re.sub(r"<svg[^>]*>", f"<svg {box}>", svg, count=1)
+    svg = re.sub(r'<svg[^>]*(viewBox="[^"]*")[^>]*>', r"<svg \1>", svg, count=1)
     svg = svg.replace("xlink:href=", "href=")
     referenced = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in referenced else "", svg)

@@ -199,7 +199,7 @@ def _value_cell(entry: Entry, metric: Metric, more: str = "") -> str:
 def _difference(entry: Entry, metric: Metric, level: float) -> str:
     difference = entry.difference
     change = change_of(difference, metric.better, level)
-    if change is None:
+    if difference is None or change is None:
         return ""
     lines = [f"<span>{format_value(difference.value, metric.unit, signed=True)}</span>"]
     interval = format_interval(difference.value, difference, metric.unit, signed=True)

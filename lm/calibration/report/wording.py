@@ -172,8 +172,8 @@ def _against_before(difference: Difference | None, level: float) -> str:
         "worse": "significantly higher than before",
         "unclear": "not significantly different from before",
         "same": "the same as before",
-    }.get(change_of(difference, "lower", level), "")
-    if change and difference.value:
+    }.get(change_of(difference, "lower", level) or "", "")
+    if change and difference is not None and difference.value:
         interval = format_interval(difference.value, difference, "percent", signed=True)
         change += f" ({format_p(difference.p) or f'{format_level(level)} interval of the difference {interval}'})"
     return change
