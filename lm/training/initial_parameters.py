@@ -47,7 +47,7 @@ def params_with_word_vectors(
       UserError: if the vectors can't be read or have another width than the model.
     """
     counts_V = np.bincount(
-        list(itertools.chain.from_iterable(tokenizer.encode_batch(texts))), minlength=config.model.vocab_size
+        list(itertools.chain.from_iterable(tokenizer.encode_batch(texts))), minlength=config.model.size_of_vocabulary
     )
     table_VD, coverage = embedding_from_vectors(Path(config.word_vectors), tokenizer.vocabulary, counts_V, config.seed)
     params = with_embedding(_random_params(config, task), table_VD)
