@@ -10,6 +10,7 @@ from lm.inference.classifiers import Classifier, QuestionAnswerer, Tagger
 from lm.inference.language_models import LanguageModel, TaskLanguageModel
 from lm.inference.masked_language_model import MaskedLanguageModel
 from lm.inference.model_in_use import ModelInUse
+from lm.inference.task_model import TaskModel
 from lm.runs.config import PretrainConfig
 from lm.runs.trained_run import TrainedRun, load_run
 from lm.runs.work_directory import WorkDirectory
@@ -18,7 +19,7 @@ from lm.tasks.sequence_to_sequence import SequenceToSequence
 from lm.tasks.span_extraction import SpanExtraction
 from lm.tasks.token_classification import TokenClassification
 
-# How what was learned from rows is used; the first class that a task is of decides.
+# How what was learned from rows is used; the first class that a task is of decides. Any other task can be measured.
 _OF_TASKS: tuple[tuple[type, type[ModelInUse]], ...] = (
     (SequenceClassification, Classifier),
     (TokenClassification, Tagger),
@@ -50,7 +51,7 @@ def load(
 
     Returns:
       By what was learned: `LanguageModel` (decoders and encoder-decoders, pretrained or trained on a task),
-      `MaskedLanguageModel`, `Classifier`, `Tagger` or `QuestionAnswerer`.
+      `MaskedLanguageModel`, `Classifier`, `Tagger` or `QuestionAnswerer`; for a task of another kind, `TaskModel`.
 
     Raises:
       UserError: if there is no run, checkpoint or calibrator, or the calibrator is of another model.
@@ -74,7 +75,7 @@ def in_use(run: TrainedRun, calibrator: Fitted | None = None, mesh: Mesh | None 
     if isinstance(run.config, PretrainConfig):
         kind = _OF_TEXT[run.config.model.architecture]
     else:
-        kind = next(kind for task, kind in _OF_TASKS if isinstance(run.task, task))
+        kind = next((kind for task, kind in _OF_TASKS if isinstance(run.task, task)), TaskModel)
     return kind(run, calibrator, mesh)
 
 
