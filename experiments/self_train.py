@@ -33,7 +33,7 @@ from lm.inference.language_models import LanguageModel
 from lm.inference.load import load
 from lm.runs.config import FREE_TO_CHANGE, OptimizerConfig, PretrainConfig, TrainingConfig
 from lm.runs.state import TrainState
-from lm.runs.trained_run import TrainedRun, load_run, told_of_source
+from lm.runs.trained_run import TrainedRun, load_run, naming_source
 from lm.runs.work_directory import WorkDirectory
 from lm.statistics.comparisons import Difference, paired_difference
 from lm.training.evaluation import loss_by_window
@@ -128,7 +128,7 @@ def load_first(config: SelfTrainConfig) -> TrainedRun:
     Raises:
       UserError: if there is none, or it is none of a decoder.
     """
-    with told_of_source(config.init_from):
+    with naming_source(config.init_from):
         found = load_run(WorkDirectory(Path(config.init_from)), "last")
     if not isinstance(found.config, PretrainConfig) or found.config.objective.name != "causal":
         raise UserError(f"config.init_from={config.init_from} is no decoder pretrained to continue texts")

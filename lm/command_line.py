@@ -1,4 +1,4 @@
-"""What every experiment's command line does alike: flags, overrides, one clear line for each mistake.
+"""The command line that all experiments share: flags, overrides, one clear line for each mistake.
 
 Exit statuses: 0 done; 1 training failed; 2 a mistake in what the user gave; 128 + n stopped by signal n.
 """
@@ -50,7 +50,7 @@ def parse(define: Callable[[flags.FlagValues], None], argv: Sequence[str], usage
         define(values)
         rest = values(list(argv))
         config = values["config"].value if "config" in values else None
-        hasattr(config, "keys")  # ml_collections tells of a file that isn't there only when the config is looked at
+        hasattr(config, "keys")  # ml_collections reports a missing file only when the config is used
     except UserError:
         raise
     except Exception as error:  # absl and ml_collections raise many kinds; each becomes one line
@@ -89,7 +89,7 @@ def _explain(error: Exception, define: Callable[[flags.FlagValues], None], argv:
         inner = error.__cause__ or error
         if "No such file" in str(error):
             return f"there is no config file {file.split(':')[0]}"
-        return f"the config file {file} fails: {_one_line(inner)}"
+        return f"the config file {file} failed: {_one_line(inner)}"
     return _one_line(error)
 
 

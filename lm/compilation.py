@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that a second run of the same shapes does not compile again."""
+"""Compiled programs cached on disk, so that a second run with the same shapes does not compile again."""
 
 import hashlib
 import platform
@@ -6,22 +6,22 @@ from pathlib import Path
 
 from lm.files import cache_directory
 
-# When there is more, JAX deletes what was not used for longest.
+# Beyond this size JAX deletes the least recently used programs.
 MOST_BYTES = 2 * 2**30
-# What compiles faster than this is not worth a file.
+# Programs that compile faster than this are not worth a file.
 _LEAST_SECONDS = 0.2
 
 
 def keep_compiled_programs() -> Path | None:
-    """Turns on JAX's persistent compilation cache below the project's cache directory, unless the user chose another.
+    """Turns on JAX's persistent compilation cache in the project's cache directory, unless the user chose another.
 
     JAX's own settings stay in force: `JAX_COMPILATION_CACHE_DIR` names another folder, and
     `JAX_ENABLE_COMPILATION_CACHE=false` turns it off.
 
     Returns:
-      The folder, or None where JAX's settings decide or nothing can be written.
+      The folder, or None if JAX's settings decide or the folder cannot be written.
     """
-    import jax  # the command line answers mistakes without it
+    import jax  # mistakes on the command line are reported without it
 
     settings = jax.config.values
     if settings["jax_compilation_cache_dir"] or not settings["jax_enable_compilation_cache"]:
@@ -38,7 +38,7 @@ def keep_compiled_programs() -> Path | None:
 
 
 def _machine() -> str:
-    """The kind of processor: XLA writes code for just the instructions that it has, and its key does not name them."""
+    """The kind of processor: XLA compiles for its instruction set, which JAX's cache key does not include."""
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,7 +1,7 @@
-"""Configs between three forms: frozen dataclasses (validated), ConfigDicts (overridable by flags) and JSON.
+"""Configs in three forms: frozen dataclasses (validated), ConfigDicts (overridable by flags) and JSON.
 
 The dataclasses are the truth. A config file returns one of them as a ConfigDict, flags change single values, and the
-experiment turns the result back, which validates it.
+experiment converts the result back, which validates it.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ def to_config_dict(config: Any) -> ConfigDict:
         if dataclasses.is_dataclass(value):
             value = to_config_dict(value)
         elif value is None:
-            value = config_dict.placeholder(_type_besides_none(hints[field.name]))
+            value = config_dict.placeholder(_type_without_none(hints[field.name]))
         values[field.name] = value
     return ConfigDict(values).lock()
 
 
 def from_config_dict(cls: type[Config], values: Any, prefix: str = "config") -> Config:
-    """The dataclass with these values; what is missing takes its default.
+    """The dataclass with these values; missing ones take their defaults.
 
     Args:
       cls: which dataclass.
@@ -40,13 +40,13 @@ def from_config_dict(cls: type[Config], values: Any, prefix: str = "config") -> 
       prefix: how to name the values in messages.
 
     Raises:
-      UserError: for a key that the dataclass doesn't have, a value of another type, or one that it rejects.
+      UserError: for an unknown key, a value of the wrong type, or one that the dataclass rejects.
     """
     hints = typing.get_type_hints(cls)
     arguments = {}
     for name, value in values.items():
         if name not in hints:
-            raise UserError(f"{prefix}.{name} is not a known config key; known here: {', '.join(hints)}")
+            raise UserError(f"{prefix}.{name} is not a known config key; known keys: {', '.join(hints)}")
         arguments[name] = _convert(hints[name], value, f"{prefix}.{name}")
     return cls(**arguments)
 
@@ -58,7 +58,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         return from_config_dict(hint, value, name)
     if value is None and type(None) in typing.get_args(hint):
         return None
-    kind = _type_besides_none(hint)
+    kind = _type_without_none(hint)
     if kind is tuple and isinstance(value, list | tuple):
         return tuple(value)
     if kind is float and type(value) is int:
@@ -68,19 +68,19 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     return value
 
 
-def _type_besides_none(hint: Any) -> type:
+def _type_without_none(hint: Any) -> type:
     if isinstance(hint, types.UnionType):
         hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
     return typing.get_origin(hint) or hint
 
 
 def refuse_idle(config: Any, prefix: str, idle: Mapping[str, str]) -> None:
-    """Checks that settings without effect are left as they are.
+    """Checks that settings without effect have their defaults.
 
     Args:
       config: a dataclass.
-      prefix: of its settings, such as "config.model".
-      idle: names of the settings without effect, each with the name of the setting that makes it so.
+      prefix: of its settings' names, such as "config.model".
+      idle: names of the settings without effect, each with the name of the setting that disables it.
 
     Raises:
       UserError: if one of them is not at its default.
@@ -89,13 +89,13 @@ def refuse_idle(config: Any, prefix: str, idle: Mapping[str, str]) -> None:
         cause = idle.get(field.name)
         if cause is not None and getattr(config, field.name) != field.default:
             raise UserError(
-                f"{prefix}.{field.name} does nothing with {prefix}.{cause}={getattr(config, cause)}: leave it out "
+                f"{prefix}.{field.name} has no effect with {prefix}.{cause}={getattr(config, cause)}: leave it out "
                 f"(default: {field.default!r})"
             )
 
 
 def idle_beside(name: str, settings: Mapping[str, Collection[str]]) -> dict[str, str]:
-    """The settings that others of a table use and `name` does not, as `refuse_idle` takes them; none for a new name."""
+    """The settings in a table that `name` does not use, for `refuse_idle`; none for a name that is not in the table."""
     own = settings.get(name)
     if own is None:
         return {}
@@ -103,7 +103,7 @@ def idle_beside(name: str, settings: Mapping[str, Collection[str]]) -> dict[str,
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """The values of a (nested) dataclass or dict by dotted name, tuples as lists so that JSON compares equal."""
+    """The values of a (nested) dataclass or dict by dotted name; tuples become lists, to compare equal to JSON."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         config = dataclasses.asdict(config)
     flat = {}
@@ -116,7 +116,7 @@ def flatten(config: Any) -> dict[str, Any]:
 
 
 def differences(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
-    """The dotted names under which two configs differ, with both values; None stands for a missing one."""
+    """The dotted names where two configs differ, with both values; None for a missing one."""
     flat_one, flat_other = flatten(one), flatten(other)
     names = list(flat_one) + [name for name in flat_other if name not in flat_one]
     pairs = {name: (flat_one.get(name), flat_other.get(name)) for name in names}

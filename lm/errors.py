@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""Errors that experiments report in one line: the user's mistakes, and training that failed."""
 
 
 class UserError(Exception):
@@ -10,4 +10,4 @@ class UserError(Exception):
 
 
 class TrainingError(Exception):
-    """Training cannot go on, such as when the loss is not finite. Experiments print it and exit with status 1."""
+    """Training cannot continue, as when the loss is not finite. Experiments print it and exit with status 1."""

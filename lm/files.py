@@ -1,4 +1,4 @@
-"""Files that are whole or not there, JSON read with a message that names the file, and where caches are."""
+"""Atomic writing of files, JSON with error messages that name the file, and the cache directory."""
 
 import contextlib
 import json
@@ -16,9 +16,9 @@ from lm.errors import UserError
 
 
 def cache_directory() -> Path:
-    """Where what can be made again is kept: `$LM_CACHE_DIR`, else `~/.cache/calibrated_lm`.
+    """The folder for files that can be regenerated: `$LM_CACHE_DIR`, else `~/.cache/calibrated_lm`.
 
-    A user without a home directory gets a folder of their own among the temporary files.
+    A user without a home directory gets a folder of their own in the temporary directory.
     """
     if configured := os.environ.get("LM_CACHE_DIR"):
         return Path(configured).expanduser()
@@ -30,10 +30,10 @@ def cache_directory() -> Path:
 
 @contextlib.contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Gives another path to write to, which takes the place of `path` when all went well and is removed otherwise.
+    """Yields a temporary path to write to, which replaces `path` on success and is removed otherwise.
 
-    At no moment can a part of the file be seen, and two writers never share a temporary file. The temporary path has
-    the suffix of `path`, by which some libraries choose a format.
+    A partial file is never visible, and two writers never share a temporary file. The temporary path has the suffix of
+    `path`, because some libraries choose a format by it.
     """
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     try:
@@ -44,18 +44,18 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a whole file, or nothing; text as UTF-8."""
+    """Writes a file atomically; text as UTF-8."""
     with written_atomically(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value as indented JSON, atomically, as `json_value` makes it."""
+    """Writes a value, converted by `json_value`, as indented JSON, atomically."""
     write_atomically(path, json.dumps(json_value(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def json_value(value: Any) -> Any:
-    """The same value of JSON's own types: null for numbers that are not finite, and plain numbers for NumPy's."""
+    """The value in JSON's types: null for numbers that are not finite, plain numbers for NumPy's."""
     if isinstance(value, dict):
         return {name: json_value(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -66,7 +66,7 @@ def json_value(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The value that a JSON file holds.
+    """Reads the value in a JSON file.
 
     Raises:
       UserError: if the file cannot be read or is not JSON.

@@ -1,11 +1,11 @@
-"""Names for what passes between rooms."""
+"""Types that several packages share."""
 
 from typing import Any, Protocol
 
 import numpy as np
 from jax import Array
 
-# A tree of parameters, as Flax makes it.
+# A tree of parameters, as Flax creates it.
 Params = Any
 
 # On a device or on the host: for functions that take either.
@@ -17,7 +17,7 @@ HostBatch = dict[str, np.ndarray]
 
 
 class Batches(Protocol):
-    """Batches of which each is a function of its number."""
+    """A sequence of batches, each a function of its index."""
 
     def __len__(self) -> int:
         """How many there are."""

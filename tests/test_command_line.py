@@ -140,7 +140,7 @@ def test_a_catalogue_set_that_is_not_there_says_how_to_get_it(small, tmp_path, c
 
 def test_generate_needs_a_run(tmp_path, capsys):
     line = refused(capsys, f"--workdir={tmp_path}", by=generate)
-    assert f"--workdir={tmp_path} holds no run" in line
+    assert f"--workdir={tmp_path} has no run" in line
     line = refused(capsys, f"--workdir={tmp_path}", "--config.top_p=3.0", by=generate)
     assert "top_p must be in (0, 1]" in line
 

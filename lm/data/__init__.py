@@ -1,6 +1,6 @@
 """Text to token ids to batches, where every batch is a pure function of (seed, step).
 
-`sources` reads documents, `cleaning` mends them, `tokenizers` turns them into ids, `store` keeps the ids in a
+`sources` reads documents, `cleaning` cleans them, `tokenizers` turns them into ids, `store` keeps the ids in a
 memory-mapped file, `windows` cuts that file into batches.
 """
 

@@ -1,7 +1,7 @@
-"""Self-training on generated text: what a model wrote, slightly damaged, as text for its next round of training.
+"""Self-training on generated text: what a model wrote, lightly corrupted, as training text for the next round.
 
-The damage keeps rounds from only sharpening what the model already says (noise in self-training: He et al. 2020,
-Revisiting Self-Training for Neural Sequence Generation; the three edits: Wei & Zou 2019, EDA).
+The corruption keeps each round from merely sharpening what the model already says (noise in self-training: He et al.
+2020, Revisiting Self-Training for Neural Sequence Generation; the three edits: Wei & Zou 2019, EDA).
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ class AugmentationConfig:
     """How much of a text is changed.
 
     Attributes:
-      replace_rate: probability with which each token becomes another, drawn from the text itself.
-      insert_rate: probability with which a token drawn from the text is put after each token.
-      delete_rate: probability with which each token is dropped.
+      replace_rate: probability that a token is replaced by one drawn from the same text.
+      insert_rate: probability that a token drawn from the same text is inserted after a token.
+      delete_rate: probability that a token is dropped.
     """
 
     replace_rate: float = 0.02
@@ -32,10 +32,10 @@ class AugmentationConfig:
 
 
 def augment(tokens: np.ndarray, config: AugmentationConfig, rng: np.random.Generator) -> np.ndarray:
-    """A text with some tokens replaced, then some dropped, then some added.
+    """Replaces some tokens of a text, then drops some, then inserts some.
 
-    New tokens are drawn from the text's own, so that frequent ones come often. A text that would lose all its tokens
-    keeps its first.
+    New tokens are drawn from the text itself, so they follow its frequencies. A text that would lose all its tokens
+    keeps the first.
 
     Args:
       tokens: ids, [n].

@@ -1,7 +1,7 @@
 """Named cleaning steps: small, pure, composable, and off unless asked for.
 
-A step that changes one document is a function from text to text in `STEPS`. `exact_duplicates` looks at the stream of
-documents instead, at its own place among the other steps.
+A step that changes one document is a function from text to text in `STEPS`. `exact_duplicates` filters the stream of
+documents instead, in its place among the other steps.
 """
 
 import functools
@@ -15,7 +15,7 @@ from lm.errors import UserError
 _BLANKS = re.compile(r"[^\S\n]+")
 _TRAILING_BLANKS = re.compile(r" +(?=\n|\Z)")
 _BLANK_LINES = re.compile(r"\n{3,}")
-# Zero-width joiners and non-joiners spell words in Persian and Indic scripts and join emoji, so they stay.
+# Zero-width joiners and non-joiners are part of words in Persian and Indic scripts and of emoji, so they stay.
 _JOINERS = "\u200c\u200d"
 _WORD = r"(?<!\w)[^\W_](?:[\w']*\w)?"
 _WORD_AND_BLANKS = re.compile(rf"({_WORD})[^\S\n]*")
@@ -24,7 +24,7 @@ _NUMBERS = re.compile(r"(?<!\w)(?<!\w[.,])\d+(?:[.,]\d+)*(?![.,]?\w)")
 
 
 def nfc(text: str) -> str:
-    """Canonical composition (Unicode Annex 15): one code for a letter with its accent. Changes no meaning."""
+    """Canonical composition (Unicode Annex 15): one code point per accented letter. The meaning stays."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -34,36 +34,36 @@ def nfkc(text: str) -> str:
 
 
 def control_characters(text: str) -> str:
-    """Drops control characters (Cc) but newline and tab, and invisible format characters (Cf) but the two joiners.
+    """Drops control (Cc) and invisible format (Cf) characters, except newline, tab and the two joiners.
 
-    So a carriage return, a byte-order mark, a soft hyphen, a zero-width space (Cf) and direction marks go; U+200C and
-    U+200D stay, since words and emoji are spelt with them.
+    This removes carriage returns, byte-order marks, soft hyphens, zero-width spaces and direction marks. U+200C and
+    U+200D stay, since some words and emoji need them.
     """
     dropped = {ord(character) for character in set(text) if _is_invisible(character)}
     return text.translate(dict.fromkeys(dropped))
 
 
 def whitespace(text: str) -> str:
-    """Makes runs of blanks one space, strips blanks at line ends, and keeps at most one blank line in a row.
+    """Collapses runs of blanks to one space, strips trailing blanks, and keeps at most one blank line in a row.
 
-    A no-break space or a tab is a blank too, so indentation is lost: this is for prose, not for code.
+    No-break spaces and tabs count as blanks, so indentation is lost: use this for prose, not for code.
     """
     text = _TRAILING_BLANKS.sub("", _BLANKS.sub(" ", text))
     return _BLANK_LINES.sub("\n\n", text)
 
 
 def lowercase(text: str) -> str:
-    """Lower case by Unicode's default mapping, without regard to language."""
+    """Lower case by Unicode's default mapping, whatever the language."""
     return text.lower()
 
 
 def numbers(text: str) -> str:
-    """Drops numbers that stand alone, with the points and commas in them; "b2b" and "1990s" stay."""
+    """Drops standalone numbers, including their points and commas; "b2b" and "1990s" stay."""
     return _NUMBERS.sub("", text)
 
 
 def punctuation(text: str) -> str:
-    """Makes each mark and symbol (Unicode's P and S) a space, apostrophes and hyphens too."""
+    """Replaces each punctuation mark and symbol (Unicode's P and S) by a space, including apostrophes and hyphens."""
     marks = {ord(character) for character in set(text) if unicodedata.category(character)[0] in "PS"}
     return text.translate(dict.fromkeys(marks, " "))
 
@@ -75,7 +75,7 @@ def english_stop_words(text: str) -> str:
 
 
 def english_stemming(text: str) -> str:
-    """Makes each word its stem in lower case, by the Snowball stemmer for English (Porter 2001)."""
+    """Replaces each word by its lower-case stem, using the Snowball stemmer for English (Porter 2001)."""
     return _WORDS.sub(lambda found: _english_stem(found[0].lower()), text)
 
 
@@ -94,13 +94,13 @@ STREAM_STEPS = ("exact_duplicates",)
 
 
 def clean(documents: Iterable[str], steps: Iterable[str], seen: set[bytes] | None = None) -> Iterator[str]:
-    """Applies the steps in order to every document, and drops the documents that are left empty.
+    """Applies the steps in order to every document and drops documents that end up empty.
 
     Args:
       documents: texts.
       steps: names of `STEPS` or `exact_duplicates`, which keeps the first of equal documents.
-      seen: digests of documents already met, shared and added to by `exact_duplicates`. Passing the set that the
-        training split filled drops from validation what training has.
+      seen: digests of documents seen so far, which `exact_duplicates` reads and extends. Pass the training split's set
+        to drop training documents from validation.
 
     Yields:
       The cleaned documents that are not empty, in order.
@@ -138,7 +138,7 @@ def _english_stemmer():
     return snowballstemmer.stemmer("english")
 
 
-@functools.lru_cache(maxsize=2**16)  # a stem takes the library 0.1 ms, and most words have been seen before
+@functools.lru_cache(maxsize=2**16)  # the library takes 0.1 ms for a stem, and most words repeat
 def _english_stem(word: str) -> str:
     return _english_stemmer().stemWord(word)
 

@@ -22,18 +22,18 @@ class DataConfig:
 
     Attributes:
       source: `python:stdlib`, `text:GLOB`, `jsonl:GLOB` or `tfds:NAME[/CONFIG]` (see `lm.data.sources`).
-      validation_source: another source, used whole for validation; `source` is then used whole for training. None
-        holds out a part of `source`: the set's own split for tfds, else `validation_fraction` of the documents.
-      mixed_source: another source, used for training alone: in every batch `mixed_share` of the windows are of it. Its
-        documents are read as those of `source`.
+      validation_source: another source, all of it for validation; then all of `source` is for training. None holds out
+        a part of `source`: the set's own split for tfds, else `validation_fraction` of the documents.
+      mixed_source: another source, for training only: `mixed_share` of the windows in every batch come from it. Its
+        documents are read like those of `source`.
       mixed_share: the share of windows from `mixed_source`, in [0, 1); rounded to whole windows of a batch.
       train_split: split expression of a tfds set for training, such as `train` or `train[:90%]`.
       validation_split: split expression of a tfds set for validation, such as `validation+test`.
       validation_fraction: expected fraction of the documents, in [0, 1], held out of a source that has no splits.
       field: field that holds the text, for jsonl and tfds.
-      document_separator: for `text:`, `file` (one document a file) or `blank_line`.
+      document_separator: for `text:`, `file` (one document per file) or `blank_line`.
       cleaning: names of `lm.data.cleaning.STEPS`, applied in this order. None by default.
-      random_offsets: shift every training window by a random offset, new each epoch, so that window borders vary.
+      random_offsets: shift every training window by a random offset, redrawn each epoch, so that window borders vary.
       cache_dir: folder of the token store. None: `$LM_CACHE_DIR`, else `~/.cache/calibrated_lm`.
     """
 
@@ -56,7 +56,7 @@ class DataConfig:
         if not 0 <= self.mixed_share < 1:
             raise UserError(f"config.data.mixed_share must be in [0, 1), got {self.mixed_share}")
         if (self.mixed_source is None) != (self.mixed_share == 0):
-            raise UserError("config.data.mixed_source and config.data.mixed_share need each other")
+            raise UserError("config.data.mixed_source and config.data.mixed_share go together: set both or neither")
         _check_choice("config.data.document_separator", self.document_separator, DOCUMENT_SEPARATORS)
         for name in ("source", "train_split", "validation_split", "field"):
             if not getattr(self, name):
@@ -67,22 +67,23 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ExamplesConfig:
-    """Which rows to learn from, to choose by and to test on, for tasks with examples.
+    """Which rows to train, validate and test on, for tasks with examples.
 
     Attributes:
       train: `jsonl:FILE`, `csv:FILE`, `conll:FILE`, `squad:FILE` or `tfds:NAME[/CONFIG]:SPLIT` (see `lm.data.rows`).
       validation: another source. Empty: held out of `train`.
       test: another source. Empty: none.
-      columns: what the task's columns are called in the files, as "text=sentence". Those not named here are called the
-        same.
+      columns: what the files call the task's columns, as in "text=sentence". Columns not listed have the same name in
+        both.
       cleaning: names of `lm.data.cleaning.STEPS`, applied to texts in this order.
-      validation_fraction: the share of `train` held out where `validation` is empty, of each label the same. A hash of
-        the texts chooses, whatever their order, and equal texts stay together. 0: hold out nothing.
-      folds: into how many parts to cut `train` for cross-validation, of each label the same share; 0: don't.
-      fold: which of the parts is for validation, from 0; the others are for training.
-      train_rows: how many of the training rows to use, drawn at random, for learning curves: of two numbers the smaller
-        draws a part of what the larger draws. 0: all.
-      split_seed: of the folds and of the choice of `train_rows`.
+      validation_fraction: the share of `train` to hold out if `validation` is empty, stratified by label. Rows are
+        chosen by a hash of their texts, so their order does not matter and equal texts stay together. 0: hold out
+        nothing.
+      folds: number of parts of `train` for cross-validation, stratified by label; 0: no cross-validation.
+      fold: index of the part used for validation, from 0; the others are for training.
+      train_rows: how many training rows to use, drawn at random, for learning curves: a smaller number draws a subset
+        of what a larger one draws. 0: all.
+      split_seed: for the folds and the choice of `train_rows`.
     """
 
     train: str = ""
@@ -106,12 +107,12 @@ class ExamplesConfig:
         _check_tuple("config.data.cleaning", self.cleaning)
         check_steps(self.cleaning)
         for name in set(self.cleaning) & set(STREAM_STEPS):
-            raise UserError(f"config.data.cleaning: {name} is for documents, not for rows: leave it out")
+            raise UserError(f"config.data.cleaning: {name} works on documents, not rows: leave it out")
         self._check_columns()
 
     @property
     def column_names(self) -> dict[str, str]:
-        """The files' names by the task's, as far as `columns` gives them."""
+        """The names in the files by the task's names, for the columns that `columns` lists."""
         return dict(pair.split("=", 1) for pair in self.columns)
 
     def _check_folds(self):
@@ -139,19 +140,19 @@ class ExamplesConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Which tokenizer to make, or to read.
+    """Which tokenizer to train or to read.
 
     Attributes:
       kind: `bytes` (256 tokens), `characters` (the corpus's own), `bpe` (byte-level, lossless), `wordpiece` (BERT's
-        splitting, lossy in white space), `unigram` (byte-level, lossless), `words` (the most frequent words and marks;
-        the others are unknown), or `file`.
+        splitting, lossy in white space), `unigram` (byte-level, lossless), `words` (the most frequent words and
+        punctuation marks; others are unknown), or `file`.
       vocab_size: size of the vocabulary of the trained kinds (bpe, wordpiece, unigram, words), special tokens included.
         A small corpus may give a smaller one.
-      lowercase: for wordpiece and words: make text lower case. Accents stay.
-      split_punctuation: for wordpiece and words: part marks from words, as BERT does. Otherwise text is split at white
-        space only: for text that comes as words with spaces between.
+      lowercase: for wordpiece and words: convert text to lower case. Accents stay.
+      split_punctuation: for wordpiece and words: split punctuation from words, as BERT does. Otherwise text is split at
+        white space only, for text that is already tokenized into words.
       path: for kind `file`, any `tokenizer.json` of the tokenizers library.
-      end_of_text: put a special token between documents. With kind `file` it is one that the file already has, if any.
+      end_of_text: put a special token between documents. With kind `file`, one that the file already has, if any.
     """
 
     kind: str = "bpe"
@@ -177,7 +178,7 @@ class TokenizerConfig:
 
 def _check_tuple(name: str, values: tuple[str, ...]):
     if isinstance(values, str):
-        raise UserError(f"{name} must be a tuple of names, got {values!r}: write a comma after it")
+        raise UserError(f"{name} must be a tuple of names, got {values!r}: add a trailing comma")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]):

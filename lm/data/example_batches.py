@@ -1,14 +1,14 @@
-"""Batches of examples of unequal length: a batch is a pure function of (seed, step), and few shapes occur.
+"""Batches of examples of different lengths: a batch is a pure function of (seed, step), and there are few shapes.
 
-The lengths of an example are rounded up to buckets (Khomenko et al. 2016), and each batch is of examples with the same
-rounded lengths. So little is padding, and a model is compiled only once for each combination of buckets.
+The lengths of an example are rounded up to buckets (Khomenko et al. 2016), and each batch holds examples with the same
+rounded lengths. So there is little padding, and a model is compiled only once for each combination of buckets.
 
-Axes: b rows of this host's batch; the names of other axes are the task's own.
+Axes: b rows of this host's batch; the task names the other axes.
 
-An example is a dict of arrays: those that the task's `axes` name are 1-D, such as {"tokens": [T]}, the others scalars.
-A batch stacks them, padded, and adds
-    row_weights  [b] float32  1, or 0 for a row that only fills the batch: it holds padding, and zeros for scalars
-    index        [b] int32    which of the examples it is, or -1
+An example is a dict of arrays: those named in the task's `axes` are 1-D, such as {"tokens": [T]}, the others are
+scalars. A batch stacks them, padded, and adds
+    row_weights  [b] float32  1, or 0 for a filler row, which holds padding, and zeros for scalars
+    index        [b] int32    index of the example, or -1
 """
 
 import bisect
@@ -43,7 +43,7 @@ class _ExampleBatches:
         hosts: int,
     ):
         if not examples:
-            raise UserError("there are no examples to make batches of: name a source that has rows")
+            raise UserError("there are no examples to batch: name a source that has rows")
         self._examples = examples
         self._axes = axes
         self._axis_names = tuple(sorted(set(axes.values())))
@@ -56,7 +56,7 @@ class _ExampleBatches:
 
     @property
     def shapes(self) -> list[dict[str, int]]:
-        """The padded lengths by axis that batches come in."""
+        """The padded lengths of batches, by axis."""
         return [dict(zip(self._axis_names, shape, strict=True)) for shape in self._groups]
 
     @property
@@ -66,7 +66,7 @@ class _ExampleBatches:
 
     @property
     def padding_share(self) -> float:
-        """Which part of an epoch's batches is padding, rows that only fill batches included."""
+        """The share of an epoch's batches that is padding, filler rows included."""
         cells = sum(
             self._batches_of(members) * self._batch_size * sum(shape) for shape, members in self._groups.items()
         )
@@ -86,7 +86,7 @@ class _ExampleBatches:
         return tuple(longest.values())
 
     def _plan(self, random: np.random.Generator | None = None) -> list[tuple[Shape, np.ndarray]]:
-        """The shape and the examples of each batch of an epoch, [batch_size], -1 where a group has no more."""
+        """The shape and the example indices of each batch of an epoch, [batch_size], -1 for filler rows."""
         plan = []
         for shape, members in self._groups.items():
             order = np.full(self._batches_of(members) * self._batch_size, -1)
@@ -113,19 +113,19 @@ class _ExampleBatches:
 
 
 class TrainExampleBatches(_ExampleBatches):
-    """Shuffled examples for training, without end; every example comes once an epoch.
+    """Shuffled examples for training, endless; every example comes once per epoch.
 
-    Each epoch draws anew which examples of a group are together, and the order of the batches.
+    Each epoch redraws which examples of a group share a batch, and the order of the batches.
 
     Args:
       examples: dicts with the same names.
-      axes: the axis of each 1-D array, such as {"tokens": "T", "segments": "T"}; arrays that share one are padded to
-        the same length.
-      padding: what to pad arrays with; 0 where nothing is said.
+      axes: the axis of each 1-D array, such as {"tokens": "T", "segments": "T"}; arrays that share an axis are padded
+        to the same length.
+      padding: value to pad each array with; 0 by default.
       batch_size: rows of the global batch.
       seed: at least 0.
-      buckets: lengths, rising; longer examples are padded to a multiple of the last. Where fewer examples than a batch
-        would have some shape, they join longer ones.
+      buckets: lengths, increasing; longer examples are padded to a multiple of the last. Where a shape would have fewer
+        examples than a batch, they join longer ones.
       host: index of this host; it gets the `host`-th part of the rows of each global batch.
       hosts: number of hosts.
 
@@ -146,16 +146,16 @@ class TrainExampleBatches(_ExampleBatches):
     ):
         super().__init__(examples, axes, padding, batch_size, buckets, host, hosts)
         self._seed = seed
-        # Two epochs, for threads that read ahead; a method's own cache would keep the object alive.
+        # Two epochs, for threads that read ahead; a cache on the method would keep the object alive.
         self._epoch_plan = functools.lru_cache(maxsize=2)(self._make_epoch_plan)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in which every example comes once."""
+        """Number of batches in which every example comes once."""
         return self._batches_per_epoch
 
     def __len__(self) -> int:
-        """As good as endless: the order goes on for as long as anyone trains."""
+        """Practically endless: larger than any training run needs."""
         return _ENDLESS // self._batch_size
 
     def __getitem__(self, step: int) -> HostBatch:
@@ -167,7 +167,7 @@ class TrainExampleBatches(_ExampleBatches):
 
 
 class EvaluationExampleBatches(_ExampleBatches):
-    """Every example once, those of like length together; `index` says which is which.
+    """Every example once, those of similar length together; `index` identifies them.
 
     Arguments and errors are those of `TrainExampleBatches`, without its seed.
     """
@@ -203,11 +203,11 @@ def bucketed(length: int, buckets: Sequence[int]) -> int:
 
 
 def grouped(shapes: Sequence[Shape], least: int) -> dict[Shape, np.ndarray]:
-    """Which examples are padded to which shape, so that few shapes have fewer examples than a batch.
+    """Groups examples by padded shape, so that few groups are smaller than a batch.
 
     Args:
       shapes: of each example.
-      least: a group of fewer joins the smallest group that is as long on every axis, if there is one.
+      least: a smaller group joins the smallest group that is at least as long on every axis, if there is one.
 
     Returns:
       Indices of examples by shape, the smaller shapes first, in the order of the examples.

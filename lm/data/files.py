@@ -1,4 +1,4 @@
-"""Files of text: finding them by a pattern, and reading them with messages that name the place of a fault."""
+"""Text files: finding them by a pattern, and reading them with messages that name the place of an error."""
 
 import glob
 import gzip
@@ -13,7 +13,7 @@ from lm.errors import UserError
 
 
 def find_files(spec: str, pattern: str) -> list[Path]:
-    """Files whose names match a pattern, sorted.
+    """Files that match a pattern, sorted.
 
     Args:
       spec: what to call it in messages.
@@ -50,11 +50,11 @@ def read_lines(file: Path) -> Iterator[str]:
                 yield decode(line, file, offset)
                 offset += len(line)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}; mend it") from error
+        raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}; fix it") from error
 
 
 def decode(data: bytes, place: Path | str, offset: int = 0) -> str:
-    """Text of UTF-8 bytes that begin at byte `offset` of a place.
+    """Decodes UTF-8 bytes that begin at byte `offset` of a place.
 
     Raises:
       UserError: if they are not UTF-8.
@@ -67,24 +67,24 @@ def decode(data: bytes, place: Path | str, offset: int = 0) -> str:
 
 
 def parse_object(text: str, place: str) -> dict:
-    """The object that a line or a file of JSON holds.
+    """Parses the JSON object in a line or a file.
 
     Raises:
-      UserError: if it is not JSON, or another value than an object.
+      UserError: if it is not JSON, or not an object.
     """
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, " * ("\n" in text.rstrip()) + f"column {error.colno}"
-        raise UserError(f"{place} is not JSON ({error.msg} at {where}): mend or remove it") from error
-    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
-        raise UserError(f"{place} cannot be read as JSON ({error}): mend or remove it") from error
+        raise UserError(f"{place} is not JSON ({error.msg} at {where}): fix or remove it") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number with thousands of digits
+        raise UserError(f"{place} cannot be read as JSON ({error}): fix or remove it") from error
     if not isinstance(value, dict):
         raise UserError(f"{place} must be a JSON object, got {type(value).__name__}")
     return value
 
 
 def check_surrogates(text: str, field: str, place: str):
-    """Raises UserError if a text has half a surrogate pair, as JSON may spell and no file of text can hold."""
+    """Raises UserError if a text has half a surrogate pair, which JSON allows and UTF-8 cannot encode."""
     if re.search("[\ud800-\udfff]", text):
-        raise UserError(f"{place} has half a surrogate pair in {field!r}, which UTF-8 cannot hold: mend or remove it")
+        raise UserError(f"{place} has half a surrogate pair in {field!r}, which UTF-8 cannot hold: fix or remove it")

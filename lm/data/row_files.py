@@ -1,14 +1,14 @@
-"""Where rows of labelled data are, named by one string, `SCHEME:REST`, and how they are read.
+"""Sources of labelled rows, each named by one string, `SCHEME:REST`, and how they are read.
 
     jsonl:FILE                     JSON lines
-    csv:FILE                       comma-separated values with a header, where quotation marks may enclose a value; of a
-                                   name in .tsv, values with tabs between and quotation marks like any other character
-    conll:FILE                     a word and its tag on a line (the first and the last of its fields), a blank line
+    csv:FILE                       comma-separated values with a header, where quotation marks may enclose a value; for
+                                   .tsv, tab-separated values with quotation marks like any other character
+    conll:FILE                     a word and its tag per line (the first and the last field), a blank line
                                    between sentences (Tjong Kim Sang and De Meulder 2003)
     squad:FILE                     contexts, questions and answers as JSON (Rajpurkar et al. 2016; 2018)
     tfds:NAME[/CONFIG]:SPLIT       a part of a tensorflow-datasets set, such as tfds:glue/sst2:train[:90%]
 
-FILE may be a pattern (`*`), start with `~` or a variable such as `$LM_DATA_DIR`, and end in .gz.
+FILE may contain `*`, start with `~` or a variable such as `$LM_DATA_DIR`, and end in .gz.
 """
 
 import csv
@@ -23,16 +23,16 @@ from lm.data.files import decode, find_files, parse_object, read_lines
 from lm.data.tfds import tfds_builder, tfds_rows
 from lm.errors import UserError
 
-# A row's place, for messages, and its values by the file's names of columns.
+# A row's place, for messages, and its values by the file's column names.
 FileRow = tuple[str, dict[str, Any]]
 
 
 def open_rows(source: str, key: str) -> Iterator[FileRow]:
-    """Yields the rows of a source in its order, read when they are asked for.
+    """Yields the rows of a source in order, reading them lazily.
 
     Args:
       source: as above.
-      key: the config key that the source is from, for messages.
+      key: the config key that names the source, for messages.
 
     Raises:
       UserError: naming the key, or the file and the line, if something cannot be read.
@@ -64,19 +64,19 @@ def _read_csv(file: Path, name: str) -> Iterator[FileRow]:
         if not header:
             header = _header(cells, place)
         elif len(cells) != len(header):
-            raise UserError(f"{place} has {len(cells)} values, the header {len(header)}: mend or remove the line")
+            raise UserError(f"{place} has {len(cells)} values, the header {len(header)}: fix or remove this line")
         else:
             yield place, dict(zip(header, cells, strict=True))
 
 
 def _records(reader, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Records that aren't blank, each with the number of the line where it begins."""
+    """Non-blank records, each with the number of the line where it begins."""
     while True:
         number = reader.line_num + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise UserError(f"{name}:{number} is not CSV ({error}): mend or remove the line") from error
+            raise UserError(f"{name}:{number} is not CSV ({error}): fix or remove this line") from error
         if cells is None:
             return
         if cells:
@@ -111,7 +111,7 @@ def _read_conll(file: Path, name: str) -> Iterator[FileRow]:
 def _word_and_tag(line: str, place: str) -> tuple[str, str]:
     fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
     if len(fields) < 2 or not fields[0] or not fields[-1].strip():
-        raise UserError(f"{place} must have a word and its tag with a tab or a space between, got {line.strip()!r}")
+        raise UserError(f"{place} must have a word and its tag separated by a tab or a space, got {line.strip()!r}")
     return fields[0], fields[-1].strip()
 
 
@@ -126,8 +126,8 @@ def _read_squad(file: Path, name: str) -> Iterator[FileRow]:
                     yield f"{name} question {question['id']}", row | {"answers": answers}
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{name} is not laid out as SQuAD is, data > paragraphs > context and qas > id, question and answers"
-            f" ({type(error).__name__}: {error}): mend it, or name a file of another scheme"
+            f"{name} does not have SQuAD's layout, data > paragraphs > context and qas > id, question and answers"
+            f" ({type(error).__name__}: {error}): fix it, or use another scheme"
         ) from error
 
 
@@ -140,13 +140,13 @@ _READERS: dict[str, Callable[[Path, str], Iterator[FileRow]]] = {
 
 
 def _numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers from 1, without the byte-order mark that spreadsheets put first."""
+    """Lines with their numbers from 1, without the byte-order mark that spreadsheet programs write."""
     for number, line in enumerate(read_lines(file), start=1):
         yield number, line.removeprefix("\ufeff") if number == 1 else line
 
 
 def _short(file: Path) -> str:
-    """The path from here, if it is below; otherwise its last two parts."""
+    """The path relative to the working directory, if it is inside; otherwise its last two parts."""
     inside = Path(os.path.abspath(file))
     return str(inside.relative_to(Path.cwd()) if inside.is_relative_to(Path.cwd()) else Path(*inside.parts[-2:]))
 
@@ -154,7 +154,7 @@ def _short(file: Path) -> str:
 def _read_tfds(rest: str, key: str) -> Iterator[FileRow]:
     name, _, split = rest.partition(":")
     if not (name and split):
-        raise UserError(f"{key}: a set is named with its split, as in tfds:glue/sst2:train; got 'tfds:{rest}'")
+        raise UserError(f"{key}: name a set together with its split, as in tfds:glue/sst2:train; got 'tfds:{rest}'")
     builder = tfds_builder(name)
     rows = tfds_rows(builder, name, split, key)
     for i in range(len(rows)):
@@ -163,7 +163,7 @@ def _read_tfds(rest: str, key: str) -> Iterator[FileRow]:
 
 
 def _plain(value: Any, feature: Any, place: str) -> Any:
-    """A value of a tensorflow-datasets feature as JSON would hold it, numbers of classes as their names."""
+    """A value of a tensorflow-datasets feature as JSON would hold it, class labels as their names."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, bytes):
@@ -174,5 +174,5 @@ def _plain(value: Any, feature: Any, place: str) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(inner, feature, place) for inner in value]
     if hasattr(feature, "int2str"):
-        return feature.int2str(value) if value >= 0 else None  # -1 stands for a label that is kept secret
+        return feature.int2str(value) if value >= 0 else None  # -1 marks a withheld label
     return value

@@ -1,13 +1,13 @@
 """Rows of labelled data: read from their sources (`lm.data.row_files`), checked, and split.
 
-A row is a dict by the task's names of columns. What a column must hold follows from its name:
+A row is a dict by the task's column names. The name determines what a column must hold:
 
-    label, id          str; the file may have a whole number
-    words, tags        as many str of the one as of the other
-    answers            [{"text": str, "start": int}, ...], each found at its character in `context`; none where there is
+    label, id          str; files may also hold an integer
+    words, tags        lists of str, equally long
+    answers            [{"text": str, "start": int}, ...], each found at its character in `context`; empty if there is
                        no answer. Files may also say `answer_start`, and give a list of each instead.
-    place              where the row is from, for messages
-    any other name     str that isn't empty
+    place              where the row comes from, for messages
+    any other name     non-empty str
 """
 
 import hashlib
@@ -28,16 +28,16 @@ Row = dict[str, Any]
 
 
 def read_rows(source: str, columns: Mapping[str, str], key: str, optional: Collection[str] = ()) -> list[Row]:
-    """Reads the rows of a source, in its order.
+    """Reads the rows of a source, in order.
 
     Args:
       source: as `lm.data.row_files` reads it.
-      columns: the file's names of columns by the task's.
-      key: the config key that the source is from, for messages.
-      optional: names of the task's columns that may be missing.
+      columns: the file's column names by the task's.
+      key: the config key that names the source, for messages.
+      optional: the task's columns that may be missing.
 
     Raises:
-      UserError: naming the key, or the file and the line, if something cannot be read or is not as it should be.
+      UserError: naming the key, or the file and the line, if something cannot be read or is invalid.
     """
     rows = [_row(place, values, columns, optional, key) for place, values in open_rows(source, key)]
     if not rows:
@@ -46,7 +46,7 @@ def read_rows(source: str, columns: Mapping[str, str], key: str, optional: Colle
 
 
 class Splits(NamedTuple):
-    """Rows to learn from, to choose by and to test on."""
+    """Rows for training, validation and testing."""
 
     train: list[Row]
     validation: list[Row]
@@ -54,7 +54,7 @@ class Splits(NamedTuple):
 
     @property
     def test_rows_in_train(self) -> int:
-        """How many test rows stand among the training rows too, with whatever label or target."""
+        """How many test rows are also in the training rows, whatever their label or target."""
         known = {_content(row) for row in self.train}
         return sum(_content(row) in known for row in self.test)
 
@@ -64,17 +64,17 @@ def read_examples(config: ExamplesConfig, columns: Iterable[str], optional: Coll
 
     Args:
       config: what to read.
-      columns: the task's names of the columns that rows need.
-      optional: names of columns that rows may have; one that the config names must be there.
+      columns: the columns that the task needs, by its names.
+      optional: columns that rows may have; those that the config lists must be there.
 
     Raises:
-      UserError: naming the config key, or the file and the line, if something is not as it should be.
+      UserError: naming the config key, or the file and the line, if something is invalid.
     """
     names = (*columns, *optional)
     for name in config.column_names:
         if name not in names:
             raise UserError(
-                f"config.data.columns: the task has no column {name!r}; it has {', '.join(names)}: such a name "
+                f"config.data.columns: the task has no column {name!r}; it has {', '.join(names)}: that name "
                 f"comes first, as in ('{names[0]}=COLUMN',)"
             )
     if not config.train:
@@ -86,21 +86,21 @@ def read_examples(config: ExamplesConfig, columns: Iterable[str], optional: Coll
 
     train, validation, test = read("train"), read("validation"), read("test")
     if not config.validation:
-        train, validation = _parted(train, held_out(train, config))
+        train, validation = _split(train, held_out(train, config))
     return Splits(_some_rows(train, config), validation, test)
 
 
 def read_source(
     source: str, key: str, config: ExamplesConfig, columns: Iterable[str], optional: Collection[str] = ()
 ) -> list[Row]:
-    """Reads and cleans the rows of one source, by the names of columns and the cleaning of a config.
+    """Reads and cleans the rows of one source, with a config's column names and cleaning.
 
     Args:
       source: as `lm.data.row_files` reads it.
-      key: the config key that the source is from, for messages.
-      config: of the data; its own sources are left alone.
-      columns: the task's names of the columns that rows need.
-      optional: names of columns that rows may have; one that the config names must be there.
+      key: the config key that names the source, for messages.
+      config: column names and cleaning; its own sources are not read.
+      columns: the columns that the task needs, by its names.
+      optional: columns that rows may have; those that the config lists must be there.
 
     Raises:
       UserError: as `read_rows` and `clean_row`.
@@ -111,7 +111,7 @@ def read_source(
 
 
 def clean_row(row: Row, steps: Sequence[str]) -> Row:
-    """The row with the steps of `lm.data.cleaning` applied to its texts, which they may leave empty.
+    """The row with the steps of `lm.data.cleaning` applied to its texts, which may become empty.
 
     Raises:
       UserError: if the row has words or answers, which would no longer fit their tags and their context.
@@ -120,7 +120,7 @@ def clean_row(row: Row, steps: Sequence[str]) -> Row:
         return row
     fixed = next((name for name in ("words", "answers") if name in row), None)
     if fixed:
-        raise UserError(f"config.data.cleaning is for texts, and these rows have {fixed}: leave it empty")
+        raise UserError(f"config.data.cleaning does not apply to rows with {fixed}: leave it empty")
     cleaned = dict(row)
     for name in row.keys() - _CHECKS.keys() - {"place"}:
         for step in steps:
@@ -129,12 +129,12 @@ def clean_row(row: Row, steps: Sequence[str]) -> Row:
 
 
 def held_out(rows: Sequence[Row], config: ExamplesConfig) -> set[int]:
-    """Indices of the rows that serve for validation: a fold, or a fraction, of each label the same share.
+    """Indices of the validation rows: a fold, or a fraction, stratified by label.
 
-    Rows of the same texts, or of the same context, stay together, so that none is known from training.
+    Rows with the same texts, or the same context, stay together, so that no validation row is seen in training.
 
     Raises:
-      UserError: if nothing would be left for validation or for training.
+      UserError: if no rows would be left for validation or for training.
     """
     groups: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
@@ -149,31 +149,31 @@ def held_out(rows: Sequence[Row], config: ExamplesConfig) -> set[int]:
 
 
 def _fold(labels: Sequence[str], config: ExamplesConfig) -> np.ndarray:
-    """Indices of the labels that a fold has."""
+    """Indices of the labels in a fold."""
     from sklearn.model_selection import KFold, StratifiedKFold  # takes a second, and only folds need it
 
     kind = StratifiedKFold if len(set(labels)) > 1 else KFold
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of rare labels, which not every fold can have
+        warnings.simplefilter("ignore", UserWarning)  # about rare labels, which not every fold can have
         try:
             folds = list(kind(config.folds, shuffle=True, random_state=config.split_seed).split(labels, labels))
         except ValueError as error:
             raise UserError(
-                f"config.data.folds={config.folds} is more than config.data.train has different rows of any one label: "
-                "set fewer folds"
+                f"config.data.folds={config.folds} exceeds the number of distinct rows of any label in "
+                "config.data.train: set fewer folds"
             ) from error
     return folds[config.fold][1]
 
 
 def _fraction(contents: Sequence[str], labels: Sequence[str], fraction: float) -> list[int]:
-    """Indices of the contents that a hash chooses among those of each label."""
+    """Indices of the contents chosen by a hash, separately for each label."""
     by_label: dict[str, list[int]] = {}
     for i in sorted(range(len(contents)), key=lambda i: _hash(contents[i])):
         by_label.setdefault(labels[i], []).append(i)
     chosen = [i for members in by_label.values() for i in members[: round(fraction * len(members))]]
     if fraction and not chosen:
         raise UserError(
-            f"config.data.validation_fraction={fraction} of {len(contents)} different rows in config.data.train leaves "
+            f"config.data.validation_fraction={fraction} of {len(contents)} distinct rows in config.data.train leaves "
             "none for validation: set a larger one, or config.data.validation"
         )
     return chosen
@@ -199,9 +199,9 @@ def _row(place: str, values: Row, columns: Mapping[str, str], optional: Collecti
 
 def _text(value: Any, column: str, place: str) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{place}: {column!r} must be text, got {_kind(value)}: mend or remove the row")
+        raise UserError(f"{place}: {column!r} must be text, got {_kind(value)}: fix or remove this row")
     if not value.strip():
-        raise UserError(f"{place}: {column!r} is empty: mend or remove the row")
+        raise UserError(f"{place}: {column!r} is empty: fix or remove this row")
     check_surrogates(value, column, place)
     return value
 
@@ -211,16 +211,16 @@ def _label(value: Any, column: str, place: str) -> str:
         return str(value)
     if not isinstance(value, str) or not value:
         got = "nothing" if value in ("", None) else _kind(value)
-        raise UserError(f"{place}: {column!r} must be text or a whole number, got {got}: mend or remove the row")
+        raise UserError(f"{place}: {column!r} must be text or an integer, got {got}: fix or remove this row")
     check_surrogates(value, column, place)
     return value
 
 
 def _words(value: Any, column: str, place: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
-        raise UserError(f"{place}: {column!r} must be a list of words, none of them empty: mend or remove the row")
+        raise UserError(f"{place}: {column!r} must be a list of non-empty words: fix or remove this row")
     if not value:
-        raise UserError(f"{place}: {column!r} is empty: mend or remove the row")
+        raise UserError(f"{place}: {column!r} is empty: fix or remove this row")
     for word in value:
         check_surrogates(word, column, place)
     return value
@@ -237,7 +237,7 @@ def _answers(value: Any, column: str, place: str) -> list[Row]:
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{place}: {column!r} must be a list such as [{{'text': 'Paris', 'start': 17}}]: mend or remove the row"
+            f"{place}: {column!r} must be a list such as [{{'text': 'Paris', 'start': 17}}]: fix or remove this row"
         ) from error
     return [{"text": text, "start": start} for text, start in answers]
 
@@ -247,8 +247,8 @@ def _check_answer(answer: Row, context: str, place: str):
     if start < 0 or not context.startswith(text, start):
         found = context[max(start, 0) : max(start, 0) + len(text)]
         raise UserError(
-            f"{place}: the answer {text!r} is not at character {start} of the context, where there is {found!r}: mend "
-            "or remove the row"
+            f"{place}: the answer {text!r} is not at character {start} of the context, where there is {found!r}: fix "
+            "or remove this row"
         )
 
 
@@ -265,8 +265,8 @@ _CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
 }
 
 
-def _parted(rows: Sequence[Row], chosen: set[int]) -> tuple[list[Row], list[Row]]:
-    """The rows that aren't chosen, and those that are."""
+def _split(rows: Sequence[Row], chosen: set[int]) -> tuple[list[Row], list[Row]]:
+    """The rows that are not chosen, and those that are."""
     others = [row for i, row in enumerate(rows) if i not in chosen]
     return others, [row for i, row in enumerate(rows) if i in chosen]
 
@@ -274,7 +274,8 @@ def _parted(rows: Sequence[Row], chosen: set[int]) -> tuple[list[Row], list[Row]
 def _some_rows(rows: list[Row], config: ExamplesConfig) -> list[Row]:
     if config.train_rows > len(rows):
         raise UserError(
-            f"config.data.train_rows={config.train_rows}, but there are {len(rows)} training rows: set fewer, or 0"
+            f"config.data.train_rows={config.train_rows}, but there are {len(rows)} training rows: lower it, or "
+            "set 0 for all"
         )
     if not config.train_rows:
         return rows
@@ -283,7 +284,7 @@ def _some_rows(rows: list[Row], config: ExamplesConfig) -> list[Row]:
 
 
 def _content(row: Row) -> str:
-    """What a model is given of a row, in one string."""
+    """The input that a model gets from a row, as one string."""
     return json.dumps([row[name] for name in sorted(row) if name not in _NOT_GIVEN])
 
 

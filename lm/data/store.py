@@ -2,9 +2,9 @@
 
 With an end-of-text token E the stream is `E doc1 E doc2 ... E docN E`: every document begins with E, and the E that
 begins the next document is also the target that ends the previous one, so every token but the first is a target once.
-Without it the documents just follow one another.
+Without it documents simply follow one another.
 
-A store is a folder that is never changed once it is there, named by a hash of everything that its content depends on.
+A store is an immutable folder, named by a hash of everything that its content depends on.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from lm.errors import UserError
 from lm.files import cache_directory
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
-_FORMAT = 1  # part of every cache key: raise it when the files' layout or content changes
+_FORMAT = 1  # part of every cache key: increase it when the files' layout or content changes
 _BATCH_CHARACTERS = 1_000_000  # documents are encoded in batches of this much text
 
 
@@ -41,7 +41,7 @@ class TokenStore:
     Attributes:
       tokens: the stream, a memory map of uint16 or uint32, [num_tokens].
       document_starts: position in the stream at which each document starts, int64, [num_documents], increasing from 0.
-      num_bytes: bytes of the documents' text in UTF-8, after cleaning: what bits per byte are counted by.
+      num_bytes: UTF-8 bytes of the documents' text after cleaning, the denominator of bits per byte.
       end_of_text: id of the token that stands between documents, or None.
     """
 
@@ -84,12 +84,12 @@ class TokenStore:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A tokenizer and the two splits that it made.
+    """A tokenizer and the two splits that it tokenized.
 
     Attributes:
-      tokenizer: what made the ids.
-      train: tokens to learn from.
-      validation: tokens to measure on.
+      tokenizer: the source of the ids.
+      train: training tokens.
+      validation: validation tokens.
     """
 
     tokenizer: Tokenizer
@@ -107,9 +107,9 @@ def build_corpus(
 
     Args:
       data: what to read.
-      tokenizer: the tokenizer to make.
-      kept: a tokenizer, as that of a work directory, to use instead of making one.
-      special_tokens: that the tokenizer must know besides its end-of-text token; added where it doesn't.
+      tokenizer: the tokenizer to train.
+      kept: a tokenizer to use instead of training one, such as that of a work directory.
+      special_tokens: tokens that the tokenizer needs in addition to its end-of-text token; missing ones are added.
 
     Raises:
       UserError: if the source cannot be read, a split is empty, or the cache cannot be written.
@@ -149,7 +149,7 @@ def _check_splits(source: Source):
 
 def _write_splits(folder: Path, source: Source, data: DataConfig, tokenizer: Tokenizer):
     _check_splits(source)
-    seen: set[bytes] = set()  # shared, so that validation keeps no exact duplicate of training
+    seen: set[bytes] = set()  # shared, so that validation has no exact duplicates of training documents
     with _progress_bar(source.num_bytes) as advance:
         for split in SPLITS:
             documents = clean(source.documents(split), data.cleaning, seen)
@@ -173,7 +173,7 @@ def _write_store(
     with open(folder / "tokens.bin", "wb") as stream:
         for texts in _batches(documents):
             for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
-                if not ids:  # white space alone has no tokens in WordPiece
+                if not ids:  # WordPiece has no tokens for white space
                     continue
                 starts.append(num_tokens)
                 np.array(prefix + ids, dtype).tofile(stream)
@@ -200,7 +200,7 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def _progress_bar(num_bytes: int) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and time left on standard error, or nothing where that is no terminal."""
+    """A bar with rate and time left on standard error; none if that is not a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
@@ -208,10 +208,10 @@ def _progress_bar(num_bytes: int) -> Iterator[Callable[[int], None]]:
 
 
 def _cached(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Returns `folder`, made by `write` if it is not there yet.
+    """Returns `folder`, created by `write` if it does not exist yet.
 
-    It is written under another name and then renamed: an interrupted build leaves nothing under its own name, and of
-    two processes that build at once the later one keeps the earlier one's work.
+    It is written under a temporary name and then renamed: an interrupted build leaves nothing under the final name, and
+    if two processes build at once, the later one uses the earlier one's result.
     """
     if folder.exists():
         return folder
@@ -220,8 +220,8 @@ def _cached(folder: Path, write: Callable[[Path], None]) -> Path:
         temporary.mkdir(parents=True)
     except OSError as error:
         raise UserError(
-            f"config.data.cache_dir: cannot write in {folder.parent} ({error.strerror}): set it, or $LM_CACHE_DIR, "
-            "to a folder that can be written"
+            f"config.data.cache_dir: cannot write to {folder.parent} ({error.strerror}): set it, or $LM_CACHE_DIR, "
+            "to a writable folder"
         ) from error
     try:
         write(temporary)

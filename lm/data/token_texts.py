@@ -1,4 +1,4 @@
-"""What the text of each token says of its place: whether it goes on with a word, whether it ends a sentence.
+"""What each token's text says about its place: whether it continues a word, whether it ends a sentence.
 
 Tokenizers write tokens in three ways: as text, as bytes in GPT-2's alphabet (Radford et al. 2019), or as words and, in
 WordPiece, their continuations, which begin with ## (Devlin et al. 2019).
@@ -18,10 +18,10 @@ _SENTENCE_ENDS = (".", "!", "?", "\n")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WordBorders:
-    """Which tokens stick together. Two that follow one another are of one word if both ends of the seam are sticky.
+    """Which tokens stick together. Two adjacent tokens belong to one word if both sides of the seam are sticky.
 
     Attributes:
-      sticky_start_V: whether a token can go on with a word that the token before it left open.
+      sticky_start_V: whether a token can continue a word that the previous token left open.
       sticky_end_V: whether a token leaves its word open.
     """
 
@@ -30,10 +30,10 @@ class WordBorders:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "WordBorders":
-        """The borders that a tokenizer's vocabulary tells.
+        """The borders that follow from a tokenizer's vocabulary.
 
-        In WordPiece the tokens say so themselves. Elsewhere words are runs of letters and digits; white space and
-        punctuation separate them, and are words of their own.
+        WordPiece marks them in its tokens. Otherwise words are runs of letters and digits; white space and punctuation
+        separate them, and are words of their own.
         """
         texts = token_texts(tokenizer)
         if not _is_byte_level(tokenizer) and _has_words_without_spaces(texts):
@@ -56,7 +56,7 @@ def sentence_ends(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def ordinary_tokens(tokenizer: Tokenizer) -> np.ndarray:
-    """Whether each id is of text, [V]: neither special nor without a token."""
+    """Whether each id stands for text, [V]: it has a token, and the token is not special."""
     ordinary_V = np.zeros(tokenizer.vocab_size, bool)
     for token, id_ in tokenizer.vocabulary.items():
         ordinary_V[id_] = tokenizer.special_id(token) is None
@@ -64,7 +64,7 @@ def ordinary_tokens(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def token_texts(tokenizer: Tokenizer) -> list[str]:
-    """The text of each id, "" for ids that no token has. Bytes that are not a character become U+FFFD."""
+    """The text of each id, "" for ids without a token. Bytes that are not a character become U+FFFD."""
     texts = [""] * tokenizer.vocab_size
     decode = decoders.ByteLevel().decode if _is_byte_level(tokenizer) else "".join
     for token, id_ in tokenizer.vocabulary.items():
@@ -73,12 +73,12 @@ def token_texts(tokenizer: Tokenizer) -> list[str]:
 
 
 def _is_byte_level(tokenizer: Tokenizer) -> bool:
-    # The whole alphabet is there, whatever the text was, so that no text is unknown.
+    # The whole byte alphabet is in the vocabulary, so that no text is unknown.
     return set(pre_tokenizers.ByteLevel.alphabet()) <= tokenizer.vocabulary.keys()
 
 
 def _has_words_without_spaces(texts: list[str]) -> bool:
-    """Whether a seam of words is not written: tokens are longer than characters, yet none begins with a space."""
+    """Whether word boundaries are implicit: tokens are longer than characters, yet none begins with a space."""
     return any(len(text) > 1 and text.isalnum() for text in texts) and not any(
         text.startswith((" ", "\u2581")) for text in texts
     )

@@ -1,8 +1,8 @@
 """Tokenizers: every kind is a `tokenizers.Tokenizer`, saved as the library's own tokenizer.json.
 
-Bytes, characters, BPE and unigram are lossless: decoding gives back the text. BPE (Sennrich et al. 2016) and unigram
-(Kudo 2018) work on bytes (Radford et al. 2019), so no text is unknown to them. WordPiece (Devlin et al. 2019) and whole
-words are not lossless and map words they do not know to [UNK].
+Bytes, characters, BPE and unigram are lossless: decoding restores the text. BPE (Sennrich et al. 2016) and unigram
+(Kudo 2018) work on bytes (Radford et al. 2019), so they have no unknown text. WordPiece (Devlin et al. 2019) and whole
+words are lossy and map unknown words to [UNK].
 """
 
 import functools
@@ -23,7 +23,7 @@ from lm.files import write_atomically
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "[UNK]"
-# Names under which other tokenizers keep the token that ends a document, the likeliest first.
+# What other tokenizers call the token that ends a document, the likeliest first.
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>", "[SEP]")
 
 DocumentsFactory = Callable[[Split], Iterable[str]]
@@ -32,20 +32,20 @@ DocumentsFactory = Callable[[Split], Iterable[str]]
 class Tokenizer:
     """Text to token ids and back.
 
-    Text never becomes a special token, not even text that spells one: a document cannot end another.
+    Text never becomes a special token, even if it spells one, so text cannot end a document.
 
     Args:
       backend: a tokenizer of the tokenizers library. Its truncation and padding are switched off.
       end_of_text: whether to use its end-of-text token, if it has one.
-      content: the tokenizer.json it was read from, if any: it is saved as it was, since the library's parser rounds the
-        scores of unigram and would write others.
+      content: the tokenizer.json it was read from, if any. It is saved unchanged, because the library's parser rounds
+        unigram scores.
     """
 
     def __init__(self, backend: Backend, end_of_text: bool = True, content: str | None = None):
         self._content = backend.to_str() if content is None else content
         backend.no_truncation()
         backend.no_padding()
-        backend.encode_special_tokens = True  # tokenizer.json does not hold this setting
+        backend.encode_special_tokens = True  # tokenizer.json does not store this setting
         self._backend = backend
         self._state = json.loads(self._content)
         self._special = _special_ids(backend)
@@ -57,7 +57,7 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """Number of token ids, special tokens included."""
-        # Ids of a foreign file may have gaps, and a model needs a row for the largest.
+        # The ids of an external file may have gaps, and a model needs a row for the largest.
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
     @property
@@ -78,18 +78,18 @@ class Tokenizer:
 
     @functools.cached_property
     def vocabulary(self) -> dict[str, int]:
-        """The id of each token, special ones included, by its spelling: for byte-level ones in their alphabet."""
+        """Ids by token, special tokens included; byte-level tokens are spelled in GPT-2's alphabet."""
         return self._backend.get_vocab(with_added_tokens=True)
 
     def special_id(self, name: str) -> int | None:
-        """Id of a special token, or None if there is none of that name: a plain token, text could spell."""
+        """Id of a special token, or None. A plain token of that name does not count, because text could spell it."""
         return self._special.get(name)
 
     def with_special_tokens(self, names: Iterable[str]) -> "Tokenizer":
-        """This tokenizer with these special tokens; those it doesn't have yet get the ids after its last.
+        """This tokenizer with these special tokens; missing ones get the ids after the last.
 
         Raises:
-          UserError: if the library would give one of them an id that another token has.
+          UserError: if the library would assign an id that another token already has.
         """
         missing = [name for name in names if name not in self._special]
         if not missing:
@@ -98,8 +98,10 @@ class Tokenizer:
         backend.add_special_tokens(missing)
         ids = backend.get_vocab(with_added_tokens=True)
         if len(set(ids.values())) < len(ids):
-            raise UserError(f"the tokenizer has gaps among its ids and cannot take {', '.join(missing)}: use another")
-        # Written into the content as it was, since the library's parser rounds the scores of unigram.
+            raise UserError(
+                f"the tokenizer's ids have gaps, so {', '.join(missing)} cannot be added: use another tokenizer"
+            )
+        # Written into the original content, because the library's parser rounds unigram scores.
         state = self._state | {"added_tokens": json.loads(backend.to_str())["added_tokens"]}
         return Tokenizer(backend, self._end_of_text is not None, json.dumps(state, ensure_ascii=False))
 
@@ -117,19 +119,19 @@ class Tokenizer:
         """Token ids of each text, encoded on all cores.
 
         Raises:
-          UserError: if a character tokenizer meets a character that is not in its vocabulary.
+          UserError: if a character tokenizer finds a character that is not in its vocabulary.
         """
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._checked(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
 
     def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Token ids of a text that comes as words, each of which yields one token or more.
+        """Token ids of a text that is given as words, each of which yields at least one token.
 
-        A word that the tokenizer makes nothing of is unknown. For byte-level tokenizers words after the first begin
-        with a space, as they do in text.
+        A word without tokens becomes the unknown token. For byte-level tokenizers all words but the first begin with a
+        space, as they do in text.
 
         Returns:
-          The ids, and for each the number of its word, from 0.
+          The ids, and the index of the word that each belongs to.
 
         Raises:
           UserError: if a word yields nothing and the tokenizer has no unknown token.
@@ -146,21 +148,21 @@ class Tokenizer:
         return ids, word_numbers
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of a text and where in it each token is.
+        """Token ids of a text and where each token is in the text.
 
         Returns:
-          The ids, and for each the first character of the text that it is of and the one after the last, white space
-          around it left out. Tokens that are bytes of one character all have the whole character.
+          The ids, and for each the start and end (exclusive) of its characters, without surrounding white space. Tokens
+          that are bytes of one character all span the whole character.
         """
         encoding = self._backend.encode(text, add_special_tokens=False)
         return self._checked(text, encoding.ids), [_without_blanks(text, *place) for place in encoding.offsets]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Text of token ids. Bytes that are not UTF-8, as half a character, become U+FFFD."""
+        """Text of token ids. Invalid UTF-8, such as half a character, becomes U+FFFD."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
 
     def save(self, path: str | os.PathLike):
-        """Writes tokenizer.json: whole, or not at all."""
+        """Writes tokenizer.json atomically."""
         write_atomically(Path(path), self._content)
 
     @classmethod
@@ -196,27 +198,28 @@ class Tokenizer:
         return [self._unknown if i in self._never else i for i in ids]
 
     def _check_characters(self, text: str, ids: list[int]):
-        # The library drops unknown characters silently; counting is the cheap way to notice.
+        # The library drops unknown characters silently; counting is a cheap way to notice.
         if len(ids) != len(text):
             known = self._backend.get_vocab(with_added_tokens=False)
             unknown = next(character for character in text if character not in known)
             raise UserError(
                 f"the character {unknown!r} (U+{ord(unknown):04X}) is not in the character tokenizer's vocabulary: "
-                "use config.tokenizer.kind=bytes, or train on text that has it"
+                "use config.tokenizer.kind=bytes, or train on text that contains it"
             )
 
 
 def train_tokenizer(config: TokenizerConfig, documents: DocumentsFactory | Iterable[str]) -> Tokenizer:
-    """Makes the tokenizer that a config asks for.
+    """Trains or reads the tokenizer that a config describes.
 
     Training BPE twice on the same documents gives the same merges. WordPiece and unigram training in the tokenizers
     library depends on the order of its hash tables (huggingface/tokenizers issue 1794), so their vocabularies may
-    differ a little from one training to the next: keep the tokenizer.json, as every work directory does.
+    differ slightly between trainings: keep the tokenizer.json, as every work directory does.
 
     Args:
-      config: what to make.
-      documents: gives the documents of "train" or "validation", anew at each call. Subwords are learned from training
-        only; `characters` takes its vocabulary from both, so that nothing is unknown. Or the training documents.
+      config: which tokenizer.
+      documents: yields the documents of "train" or "validation" each time it is called, or the training documents
+        themselves. Subwords are learned from training only; `characters` takes its vocabulary from both, so that
+        nothing is unknown.
 
     Raises:
       UserError: if kind is `file` and the file cannot be read.
@@ -224,7 +227,7 @@ def train_tokenizer(config: TokenizerConfig, documents: DocumentsFactory | Itera
     if not callable(documents):
         texts = documents
         documents = lambda split: texts if split == "train" else ()  # noqa: E731
-    if config.kind == "file" and config.path is not None:  # the config has made sure of it
+    if config.kind == "file" and config.path is not None:  # the config has checked this
         return Tokenizer.load(config.path, config.end_of_text)
     backend = _KINDS[config.kind](config, documents)
     if config.end_of_text:
@@ -242,7 +245,7 @@ def _characters(config: TokenizerConfig, documents: DocumentsFactory) -> Backend
     for document in itertools.chain(documents("train"), documents("validation")):
         characters.update(document)
     vocabulary = {character: i for i, character in enumerate(sorted(characters))}
-    # BPE without merges takes each character for itself, five times faster than splitting into words of one.
+    # BPE without merges treats each character separately, five times faster than splitting into one-letter words.
     backend = Backend(models.BPE(vocab=vocabulary, merges=[]))
     backend.decoder = decoders.Fuse()
     return backend
@@ -327,7 +330,7 @@ def _special_tokens(config: TokenizerConfig) -> list[str]:
 
 
 def _special_ids(backend: Backend) -> dict[str, int]:
-    # Only tokens that are marked special: any other, text could spell.
+    # Only tokens marked as special: text could spell the others.
     return {token.content: i for i, token in backend.get_added_tokens_decoder().items() if token.special}
 
 
@@ -336,7 +339,7 @@ def _find_end_of_text(special: dict[str, int]) -> int | None:
 
 
 def _unknown_id(model: dict, backend: Backend) -> int | None:
-    """The id that a model of tokenizer.json has for what it doesn't know: named by most kinds, numbered by unigram."""
+    """Id of the unknown token of a model in tokenizer.json: most kinds give its name, unigram its number."""
     if model.get("unk_token") is not None:
         return backend.token_to_id(model["unk_token"])
     return model.get("unk_id")

@@ -1,16 +1,16 @@
 """Windows of a token store and batches of them: a batch is a pure function of (seed, step).
 
-So a run resumes from its step alone, exactly, without seeking, and on another number of hosts.
+So a run resumes exactly from its step alone, without seeking, and on a different number of hosts.
 
 Axes: b rows of this host's batch, T positions in a window.
 
 Every batch is a dict of [b, T] arrays:
     tokens     int32    what the model sees
     targets    int32    the stream's next token
-    weights    float32  1 where the target counts, 0 at padding and where the target begins another document and there
-                        is no end-of-text token to predict
+    weights    float32  1 where the target counts, 0 at padding and where the target begins another document and no
+                        end-of-text token comes between
     positions  int32    position in the segment, from 0 at each document's start and at the window's start
-    segments   int32    which document of the window a token is of, from 1; 0 at padding
+    segments   int32    the document of the window that a token belongs to, from 1; 0 at padding
 """
 
 import functools
@@ -24,7 +24,7 @@ from lm.data.store import TokenStore
 from lm.errors import UserError
 from lm.types import Batches, HostBatch
 
-ENDLESS = 2**62  # rows of what has no end: len() must fit a machine word
+ENDLESS = 2**62  # rows of an endless sequence: len() must fit a machine word
 
 
 def window(store: TokenStore, start: int, length: int) -> HostBatch:
@@ -33,13 +33,13 @@ def window(store: TokenStore, start: int, length: int) -> HostBatch:
     Args:
       store: the stream.
       start: position of the window's first token.
-      length: T. What reaches beyond the last target of the stream is padding.
+      length: T. Positions beyond the last target of the stream are padding.
     """
     return {name: rows[0] for name, rows in _gather(store, np.array([start]), length).items()}
 
 
 class TrainBatches:
-    """Shuffled windows for training, without end; every window comes once an epoch.
+    """Shuffled windows for training, endless; every window comes once per epoch.
 
     `batches[step]` is a dict of [b, T] arrays with b = batch_size / hosts. The windows of the global batch are rows
     step * batch_size to (step + 1) * batch_size of an endless order, each epoch of which is a permutation of its own.
@@ -49,8 +49,8 @@ class TrainBatches:
       length: T.
       batch_size: rows of the global batch.
       seed: at least 0.
-      random_offsets: shift each window by an offset in [0, T), drawn anew each epoch, so that the borders differ from
-        epoch to epoch and the end of the stream, shorter than a window, is reached too.
+      random_offsets: shift each window by an offset in [0, T), redrawn each epoch, so that borders vary between epochs
+        and the end of the stream, shorter than a window, is covered too.
       host: index of this host; it gets the `host`-th part of the rows of each global batch.
       hosts: number of hosts.
 
@@ -70,7 +70,7 @@ class TrainBatches:
     ):
         if store.num_tokens < length + 1:
             raise UserError(
-                f"the training split has {store.num_tokens} tokens, fewer than a window of {length} and its last target"
+                f"the training split has {store.num_tokens} tokens, fewer than a window of {length} and its target"
                 f" ({length + 1}): set a smaller config.model.max_length or a larger config.data.source"
             )
         self._store = store
@@ -79,7 +79,7 @@ class TrainBatches:
         self._seed = seed
         self._random_offsets = random_offsets
         self._host_rows = host_rows(batch_size, host, hosts)
-        # Two epochs, for the batch that straddles them; a method's own cache would keep the object alive.
+        # Two epochs, for a batch that straddles them; a cache on the method would keep the object alive.
         self._epoch_starts = functools.lru_cache(maxsize=2)(self._make_epoch_starts)
 
     @property
@@ -88,7 +88,7 @@ class TrainBatches:
         return (self._store.num_tokens - 1) // self._length
 
     def __len__(self) -> int:
-        """As good as endless: the order goes on for as long as anyone trains."""
+        """Practically endless: larger than any training run needs."""
         return ENDLESS // self._batch_size
 
     def __getitem__(self, step: int) -> HostBatch:
@@ -106,7 +106,7 @@ class TrainBatches:
 
     def _make_epoch_starts(self, epoch: int) -> np.ndarray:
         # grain's stateless shuffle would save the memory (8 bytes a window), but from Python it costs 16 microseconds
-        # a row: more than everything else here together.
+        # a row: more than everything else here combined.
         random = np.random.default_rng((self._seed, epoch))
         starts = random.permutation(self.num_windows) * self._length
         if self._random_offsets:
@@ -115,7 +115,7 @@ class TrainBatches:
 
 
 class ValidationBatches:
-    """Consecutive windows in order: every target of the stream is in exactly one, with weight 1.
+    """Consecutive windows in order: every target of the stream occurs exactly once, with weight 1.
 
     The last window is padded, and rows missing from the last batch are padding throughout, so that all hosts have the
     same number of batches of the same shape.
@@ -134,7 +134,7 @@ class ValidationBatches:
     def __init__(self, store: TokenStore, length: int, batch_size: int, host: int = 0, hosts: int = 1):
         if store.num_tokens < 2:
             raise UserError(
-                "the validation split has fewer than 2 tokens, so nothing to predict: set a larger "
+                "the validation split has fewer than 2 tokens, so there is nothing to predict: set a larger "
                 "config.data.validation_fraction or config.data.validation_source"
             )
         self._store = store
@@ -154,15 +154,15 @@ class ValidationBatches:
 
 
 class MixedBatches:
-    """Batches of one text with a share of their rows from another.
+    """Batches of one text in which a share of the rows comes from another.
 
     Args:
       first: batches for training.
-      second: of as many rows and the same arrays.
-      share: of the rows that are from `second`; rounded to whole rows of this host's part.
+      second: with equally many rows and the same arrays.
+      share: of the rows that come from `second`; rounded to whole rows of this host's part.
 
     Raises:
-      UserError: if one of the texts would have no row.
+      UserError: if one of the texts would have no rows.
     """
 
     def __init__(self, first: Batches, second: Batches, share: float):
@@ -170,7 +170,7 @@ class MixedBatches:
         self._rows = mixed_rows(share, len(next(iter(first[0].values()))))
 
     def __len__(self) -> int:
-        """As good as endless, as its parts are."""
+        """Practically endless, like its parts."""
         return min(len(self._first), len(self._second))
 
     def __getitem__(self, step: int) -> HostBatch:
@@ -181,10 +181,10 @@ class MixedBatches:
 
 
 def mixed_rows(share: float, rows: int, field: str = "config.data.mixed_share") -> int:
-    """How many of a batch's rows are from the other text.
+    """How many rows of a batch come from the other text.
 
     Raises:
-      UserError: if one of the texts would have no row; names the field.
+      UserError: if one of the texts would have no rows; the message names the field.
     """
     mixed = round(share * rows)
     if not 0 < mixed < rows:
@@ -196,12 +196,12 @@ def mixed_rows(share: float, rows: int, field: str = "config.data.mixed_share") 
 
 
 def prefetch(batches: Batches, start: int = 0, threads: int = 1, buffer: int = 4) -> Iterator[HostBatch]:
-    """Yields batches[start], batches[start + 1], ... made ahead of time in threads.
+    """Yields batches[start], batches[start + 1], ... prepared ahead of time by threads.
 
     Args:
       batches: `TrainBatches`, `ValidationBatches` or any other sequence.
       start: first index, as the step to resume from.
-      threads: how many make batches; 0 makes each when it is asked for.
+      threads: how many prepare batches; 0 prepares each one on demand.
       buffer: how many batches to keep ready.
     """
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer if threads else 0)
@@ -209,7 +209,7 @@ def prefetch(batches: Batches, start: int = 0, threads: int = 1, buffer: int = 4
 
 
 def host_rows(batch_size: int, host: int, hosts: int) -> slice:
-    """The rows of a global batch that one of several hosts has.
+    """The rows of a global batch that belong to one of several hosts.
 
     Raises:
       UserError: if hosts does not divide batch_size.

@@ -1,7 +1,7 @@
 """Pretrained word vectors (GloVe: Pennington et al. 2014; word2vec: Mikolov et al. 2013) as a token embedding.
 
-A file has a line for each word, `word v1 ... vD`, and may begin with a line of two numbers, how many words there are
-and D, as word2vec and fastText write it. It is read line by line, and only what was asked for is kept.
+A file has a line per word, `word v1 ... vD`, and may begin with a line of two numbers, the word count and D, as
+word2vec and fastText write it. It is read line by line, and only the requested words are kept.
 
 Axes: V rows of the token embedding, D numbers of a vector.
 """
@@ -43,20 +43,20 @@ def embedding_from_vectors(
 ) -> tuple[np.ndarray, Coverage]:
     """A token embedding that starts from word vectors.
 
-    A token takes the vector of the word that it spells, else that of its lower-case form. All others, such as [UNK],
-    get normal numbers of the standard deviation that the vectors have.
+    A token takes the vector of its word, else that of the lower-case form. All others, such as [UNK], are drawn from a
+    normal distribution with the standard deviation of the vectors.
 
     Args:
       path: file of vectors.
       vocabulary: id of each token, below V. Tokens should be words: config.tokenizer.kind=words.
-      counts_V: how often each id occurs in the texts at hand, 0 where it doesn't.
+      counts_V: how often each id occurs in the texts.
       seed: of the random rows.
 
     Returns:
       The table [V, D] in float32, and what it covers.
 
     Raises:
-      UserError: if the file cannot be read, or holds none of the vocabulary.
+      UserError: if the file cannot be read, or has no word of the vocabulary.
       ValueError: if an id has no count.
     """
     if max(vocabulary.values()) >= len(counts_V):
@@ -66,8 +66,8 @@ def embedding_from_vectors(
     missing = [token for token, vector in found.items() if vector is None]
     if len(missing) == len(found):
         raise UserError(
-            f"{path} has a vector for none of the vocabulary's {len(vocabulary):,} tokens: use "
-            "config.tokenizer.kind=words, or vectors of this language"
+            f"{path} has no vector for any of the vocabulary's {len(vocabulary):,} tokens: use "
+            "config.tokenizer.kind=words, or vectors for this language"
         )
     ids = [vocabulary[token] for token, vector in found.items() if vector is not None]
     known = np.stack([vector for vector in found.values() if vector is not None])
@@ -80,11 +80,11 @@ def embedding_from_vectors(
 
 
 def read_word_vectors(path: str | os.PathLike, words: Iterable[str]) -> dict[str, np.ndarray]:
-    """The vectors of some words.
+    """Reads the vectors of the given words.
 
     Args:
-      path: a text file, plain or .gz. A word may have spaces in it, as some of GloVe's 840 billion tokens do; of a word
-        that comes twice the first vector counts.
+      path: a text file, plain or .gz. A word may contain spaces, as some in GloVe's 840B file do; if a word occurs
+        twice, the first vector counts.
       words: whose vectors to keep, spelled as in the file.
 
     Returns:
@@ -98,7 +98,7 @@ def read_word_vectors(path: str | os.PathLike, words: Iterable[str]) -> dict[str
     found: dict[str, np.ndarray] = {}
     width, promised, lines = 0, None, 0
     for number, line in enumerate(_lines(path), start=1):
-        # Only plain spaces part the fields: some words hold other white space.
+        # Only plain spaces separate the fields: some words contain other white space.
         line = line.rstrip(b" \r\n")
         if number == 1 and (header := _header(line)):
             promised, width = header
@@ -109,14 +109,14 @@ def read_word_vectors(path: str | os.PathLike, words: Iterable[str]) -> dict[str
         if word in wanted and wanted[word] not in found:
             found[wanted[word]] = _vector(path, number, numbers)
     if promised is not None and promised != lines:
-        raise UserError(f"{path} has {lines:,} vectors and says {promised:,} in its first line: fetch it again")
+        raise UserError(f"{path} has {lines:,} vectors but its first line says {promised:,}: download it again")
     if not lines:
-        raise UserError(f"{path} holds no word vectors: it should have lines of a word and its numbers")
+        raise UserError(f"{path} has no word vectors: each line should be a word and its numbers")
     return found
 
 
 def first_words(path: str | os.PathLike, count: int) -> list[str]:
-    """The first words of a file of word vectors, which in the usual files are the most frequent.
+    """The first words of a file of word vectors, usually the most frequent.
 
     Raises:
       UserError: if the file cannot be read, or a line of it is not a word and D numbers.
@@ -131,7 +131,7 @@ def first_words(path: str | os.PathLike, count: int) -> list[str]:
         if number == 1 and _header(line):
             continue
         width = width or _width_of_first(path, line)
-        # What is no UTF-8 is no word of a text.
+        # Invalid UTF-8 never matches a word of a text.
         words.append(_fields(path, number, line, width)[0].decode(errors="replace"))
     return words
 
@@ -149,16 +149,18 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _header(line: bytes) -> tuple[int, int] | None:
-    """The numbers of words and of dimensions, if the first line gives these rather than a word's vector."""
+    """The word count and the dimension, if the first line holds these rather than a word's vector."""
     fields = line.split(b" ")
     return (int(fields[0]), int(fields[1])) if len(fields) == 2 and all(field.isdigit() for field in fields) else None
 
 
 def _width_of_first(path: Path, line: bytes) -> int:
-    """D, by a first line whose word has no space."""
+    """D, from a first line whose word has no spaces."""
     width = line.count(b" ")
     if not width:
-        raise UserError(f"{path}:1: expected a word and its numbers, parted by spaces: is it a text file of vectors?")
+        raise UserError(
+            f"{path}:1: expected a word and its numbers, separated by spaces: is this a text file of vectors?"
+        )
     return width
 
 
@@ -182,8 +184,8 @@ def _vector(path: Path, number: int, numbers: bytes) -> np.ndarray:
         vector = np.array([float(each) for each in numbers.split(b" ")], np.float32)
     except ValueError as error:
         raise UserError(
-            f"{path}:{number}: {error}: expected a word and its numbers, parted by single spaces"
+            f"{path}:{number}: {error}: expected a word and its numbers, separated by single spaces"
         ) from error
     if not np.isfinite(vector).all():
-        raise UserError(f"{path}:{number}: a number of this vector is not finite: mend or remove the line")
+        raise UserError(f"{path}:{number}: this vector has a number that is not finite: fix or remove this line")
     return vector

@@ -15,7 +15,7 @@ def by_path(params: Any) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
-def told_misfits(misfits: list[str], most: int = 3) -> str:
+def shortened_list(misfits: list[str], most: int = 3) -> str:
     """What doesn't fit, in one line that stays readable for a whole model."""
     more = f"; and {len(misfits) - most} more" if len(misfits) > most else ""
     return "; ".join(misfits[:most]) + more

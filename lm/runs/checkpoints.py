@@ -1,13 +1,13 @@
-"""Checkpoints: written in the background by Orbax, the newest and the best kept, a damaged one passed over.
+"""Checkpoints, written in the background by Orbax; the newest and the best are kept, damaged ones are skipped.
 
-A checkpoint is a folder of items, so that a model can be read without what only its training needs:
+A checkpoint is a folder of items, so that a model can be read without its training state:
 
     params            the parameters
-    averaged_params   their moving average, where the run keeps one
+    averaged_params   their moving average, if the run keeps one
     optimizer         the step and the optimizer's state
-    progress          JSON: whatever else a run must know to go on as if it had never stopped, and the checksums
+    progress          JSON: whatever else a run needs to resume as if it had never stopped, and the checksums
 
-Checkpoints of earlier versions hold the first three in one item, `state`. They are read too.
+Checkpoints of earlier versions hold the first three in one item, `state`. These can be read too.
 """
 
 import functools
@@ -25,14 +25,14 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm.errors import UserError
-from lm.models.parameter_paths import by_path, told_misfits
+from lm.models.parameter_paths import by_path, shortened_list
 from lm.runs.host_memory import return_freed_memory
 from lm.runs.state import TrainState
 from lm.types import Params
 
 logger = logging.getLogger(__name__)
 
-# Orbax reports every file; what a damaged file means for the run is said below, in one line.
+# Orbax reports every file; below, one line says what a damaged file means for the run.
 for _noisy in ("absl", "asyncio", "orbax"):
     logging.getLogger(_noisy).setLevel(logging.CRITICAL)
 
@@ -46,9 +46,9 @@ class Checkpoints:
         """Opens the directory.
 
         Args:
-          directory: where; made when missing, unless it is only read.
-          keep: how many of the newest to keep, besides the one with the lowest score.
-          read_only: changes nothing, so that a run can be read while it is being trained.
+          directory: where; created if missing, unless `read_only`.
+          keep: how many of the newest to keep, in addition to the one with the lowest score.
+          read_only: change nothing, so that a run can be read while it trains.
         """
         self.directory = directory
         newest = preservation_policy.LatestN(keep)
@@ -72,7 +72,7 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The step with the lowest score of those kept, or None if none was evaluated."""
+        """The step with the lowest score among the checkpoints kept, or None if none was evaluated."""
         return self._manager.best_step()
 
     def save(self, state: TrainState, progress: dict[str, Any], score: float | None = None) -> None:
@@ -81,7 +81,7 @@ class Checkpoints:
         Args:
           state: its own step names the checkpoint.
           progress: JSON.
-          score: of this state, if it was evaluated; the lowest is the best.
+          score: validation score of this state, if it was evaluated; lower is better.
         """
         trees = _items(state)
         checksums = {name: checksum(tree) for name, tree in trees.items()}
@@ -99,14 +99,14 @@ class Checkpoints:
         """The state and progress record of one checkpoint.
 
         Args:
-          like: arrays or shapes, with the shardings to restore to, whatever they were when it was saved.
+          like: arrays or shapes, with the shardings to restore to, which may differ from those at saving.
           step: one of `steps`.
 
         Raises:
-          UserError: if parameters have other names or shapes than here.
-          ValueError: if it holds something else than was saved. Whatever else is broken makes Orbax raise.
+          UserError: if the parameters' names or shapes differ from `like`.
+          ValueError: if its content differs from what was saved. Other damage makes Orbax raise.
         """
-        self.wait()  # one that is being written cannot be looked at
+        self.wait()  # a checkpoint cannot be read while it is being written
         if self._is_former(step):
             self._check_parameters(like.params, step, _FORMER, "params")
             return self._restore_former(like, step)
@@ -117,7 +117,7 @@ class Checkpoints:
         ), progress
 
     def restore_params(self, like: Params, step: int) -> Params:
-        """The parameters to use of one checkpoint: their average where there is one. Nothing else is read.
+        """The parameters of one checkpoint for use, their average if there is one. Nothing else is read.
 
         Args:
           like: arrays or shapes, with the shardings to restore to.
@@ -135,12 +135,12 @@ class Checkpoints:
             return self._restore_items({name: like}, step)[0][name]
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint that can be read, or None if there is none at all.
+        """The newest checkpoint that can be read, or None if there are no checkpoints.
 
-        A damaged one is renamed to `damaged-STEP` and passed over with a warning.
+        A damaged one is renamed to `damaged-STEP` and skipped with a warning.
 
         Raises:
-          UserError: if there are checkpoints and none can be read, or one is of another model.
+          UserError: if there are checkpoints and none can be read, or one belongs to another model.
         """
         failure = None
         for step in reversed(self.steps):
@@ -148,11 +148,16 @@ class Checkpoints:
                 return self.restore(like, step)
             except UserError:
                 raise
-            except Exception as error:  # whatever a broken file makes the readers below raise
+            except Exception as error:  # a broken file can raise anything
                 failure = error
                 aside = self._set_aside(step)
                 reason = str(error).splitlines()[0][:200]
-                logger.warning("checkpoint %d cannot be read (%s); it is now %s; falling back", step, reason, aside)
+                logger.warning(
+                    "checkpoint %d cannot be read (%s); renamed to %s; falling back to an older one",
+                    step,
+                    reason,
+                    aside,
+                )
         if failure is not None:
             raise UserError(f"none of the checkpoints in {self.directory} can be read: {str(failure).splitlines()[0]}")
         return None
@@ -162,7 +167,7 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, then frees threads."""
+        """Waits for pending writes, then stops the threads."""
         self.wait()
         self._manager.close()
 
@@ -178,7 +183,7 @@ class Checkpoints:
         trees = {name: found[name] for name in like}
         for name, tree in trees.items():
             if checksum(tree) != record["checksums"][name]:
-                raise ValueError(f"its {name} differ from those that were saved")
+                raise ValueError(f"its {name} differ from what was saved")
         return trees, record["progress"]
 
     def _check_parameters(self, like: Params, step: int, item: str, *inside: str) -> None:
@@ -198,7 +203,7 @@ class Checkpoints:
         ]
         if misfits:
             raise UserError(
-                f"checkpoint {step} in {self.directory} is of another model than the config: {told_misfits(misfits)}"
+                f"checkpoint {step} in {self.directory} does not match the config's model: {shortened_list(misfits)}"
             )
 
     def _set_aside(self, step: int) -> Path:
@@ -216,14 +221,16 @@ class Checkpoints:
         arguments = {_FORMER: _restore_arguments(like), "progress": ocp.args.JsonRestore()}
         found = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         if int(former_checksum(found[_FORMER])) != found["progress"].pop("fingerprint"):
-            raise ValueError("its arrays differ from those that were saved")
+            raise ValueError("its arrays differ from what was saved")
         return found[_FORMER], found["progress"]
 
     def _restore_former_params(self, like: Params, step: int) -> Params:
         stored = ocp.StandardCheckpointer().metadata(self._folder(step) / _FORMER).item_metadata
         name = "params" if stored["averaged_params"] is None else "averaged_params"
         self._check_parameters(like, step, _FORMER, name)
-        logger.warning("checkpoint %d is of an earlier version: its parameters have no checksum of their own", step)
+        logger.warning(
+            "checkpoint %d was written by an earlier version: its parameters have no separate checksum", step
+        )
         item = {name: _shapes(like)}
         arguments = ocp.args.PyTreeRestore(
             item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
@@ -236,7 +243,7 @@ def _score(metrics: dict[str, float]) -> float:
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """The trees that a state is stored as."""
+    """The trees in which a state is stored."""
     trees = {
         "params": state.params,
         "averaged_params": state.averaged_params,
@@ -263,12 +270,12 @@ def _digest(record: dict[str, Any]) -> str:
 
 
 def checksum(tree: Any) -> int:
-    """A checksum of every bit of a tree and of where it stands, the same on any number of devices.
+    """A checksum of all bits of a tree and their positions, the same on any number of devices.
 
-    Integer sums don't depend on their order. The storage below Orbax notices damage to its indices but not to the
+    Integer sums do not depend on their order. The storage that Orbax uses notices damage to its indices but not to the
     arrays themselves.
     """
-    # Of one device XLA would first write all that is to be added; of many, each has only its part.
+    # On one device XLA would first materialize all terms of the sum; on many, each holds only its part.
     sums = [_mixed_sum(leaf, len(leaf.sharding.device_set) == 1) for leaf in map(jnp.asarray, jax.tree.leaves(tree))]
     total = 0
     for of_leaf in sums:
@@ -278,7 +285,7 @@ def checksum(tree: Any) -> int:
 
 @functools.partial(jax.jit, static_argnames="row_by_row")
 def _mixed_sum(leaf: jax.Array, row_by_row: bool) -> jax.Array:
-    """The sum of all numbers of an array, each mixed with its place."""
+    """The sum of all numbers of an array, each mixed with its position."""
     if leaf.ndim < 2 or not row_by_row:
         return _mixed(_bits(leaf), _places(leaf.shape)).sum(dtype=jnp.uint32)
     inner = _places(leaf.shape[1:])
@@ -291,7 +298,7 @@ def _mixed_sum(leaf: jax.Array, row_by_row: bool) -> jax.Array:
 
 
 def _places(shape: tuple[int, ...]) -> jax.Array:
-    """Where each number stands in an array, counted row by row."""
+    """The position of each number in an array, counted row by row."""
     places, stride = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(len(shape))):
         places += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
@@ -300,7 +307,7 @@ def _places(shape: tuple[int, ...]) -> jax.Array:
 
 
 def _mixed(bits: jax.Array, places: jax.Array) -> jax.Array:
-    """The finalizer of MurmurHash3 (Appleby 2011): every bit changes about half of those that come out."""
+    """The finalizer of MurmurHash3 (Appleby 2011): each input bit flips about half of the output bits."""
     mixed = bits ^ (places * jnp.uint32(0x9E3779B1))
     mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EBCA6B)
     mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35)
@@ -309,7 +316,7 @@ def _mixed(bits: jax.Array, places: jax.Array) -> jax.Array:
 
 @jax.jit
 def former_checksum(state: TrainState) -> jax.Array:
-    """The checksum of earlier versions, which doesn't see the order within an array."""
+    """The checksum of earlier versions, which ignores the order within an array."""
     total = jnp.zeros((), jnp.uint32)
     for leaf in jax.tree.leaves(state):
         total = total * jnp.uint32(31) + _bits(leaf).sum(dtype=jnp.uint32)

@@ -1,4 +1,4 @@
-"""Everything that determines a pretraining run, in one frozen dataclass."""
+"""Everything that determines a run, in one frozen dataclass for pretraining and one for fine-tuning."""
 
 import dataclasses
 import re
@@ -25,32 +25,32 @@ STRATEGIES = ("jit", "pmap")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """How parameters move, validated when made.
+    """How parameters are updated, validated on construction.
 
     Attributes:
       name: "sgd", "momentum", "adam", "adamw", "adafactor", "lion" or "muon" (Muon for the matrices inside the stack,
         Adam for everything else).
-      learning_rate: the highest that the schedule reaches.
+      learning_rate: the peak of the schedule.
       schedule: "constant", "cosine", "linear", "warmup_stable_decay" or "inverse_square_root", each after a linear
         warm-up from 0.
       warmup_steps: optimizer steps of warm-up.
-      decay_fraction: the last part of training in which "warmup_stable_decay" falls linearly.
+      decay_fraction: the final fraction of training, in which "warmup_stable_decay" decays linearly.
       final_learning_rate: where "cosine", "linear" and "warmup_stable_decay" end, as a fraction of `learning_rate`.
       b1: decay of the first moment; also the momentum of "momentum" and "muon".
       b2: decay of the second moment.
       epsilon: added to the root of the second moment.
-      weight_decay: decoupled: per step, parameters shrink by learning rate times this. Not for "adam".
-      decay_embeddings: whether weight decay and the penalties also act on embeddings and the output matrix. They never
-        act on norms and biases.
-      adam_learning_rate: for "muon", that of the parameters which Adam moves, as a fraction of `learning_rate`.
+      weight_decay: decoupled: each step shrinks parameters by the learning rate times this. Not for "adam".
+      decay_embeddings: whether weight decay and the penalties also apply to embeddings and the output matrix. They
+        never apply to norms and biases.
+      adam_learning_rate: for "muon", the rate of the parameters that Adam updates, as a fraction of `learning_rate`.
       clip_norm: gradients with a larger global norm are scaled down to it; 0: never.
       l1: weight of the sum of absolute values, added to the objective per step.
       l2: weight of half the sum of squares, added to the objective per step.
-      layer_decay: each layer's learning rate is that of the layer above it times this, down to the embeddings; heads
-        learn at the full rate (Howard & Ruder 2018; Clark et al. 2020); 1: all learn alike.
-      freeze: patterns (regular expressions) of paths of parameters that stay as they are, such as "body/.*embedding".
-      ema_decay: keeps an exponential moving average of the parameters, with which evaluation and generation work;
-        0: none.
+      layer_decay: each layer's learning rate is this times that of the layer above, down to the embeddings; heads use
+        the full rate (Howard & Ruder 2018; Clark et al. 2020); 1: the same rate for all.
+      freeze: regular expressions for paths of parameters that are not trained, such as "body/.*embedding".
+      ema_decay: decay of an exponential moving average of the parameters, which evaluation and generation use; 0: no
+        average.
     """
 
     name: str = "adamw"
@@ -87,12 +87,14 @@ class OptimizerConfig:
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"config.optimizer.layer_decay must be in (0, 1], got {self.layer_decay}")
         if isinstance(self.freeze, str):
-            raise UserError(f"config.optimizer.freeze must be a tuple of patterns, got {self.freeze!r}: write a comma")
+            raise UserError(
+                f"config.optimizer.freeze must be a tuple of patterns, got {self.freeze!r}: add a trailing comma"
+            )
         for pattern in self.freeze:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise UserError(f"config.optimizer.freeze: {pattern!r} is no regular expression: {error}") from error
+                raise UserError(f"config.optimizer.freeze: {pattern!r} is not a regular expression: {error}") from error
         if not 0 < self.decay_fraction <= 1:
             raise UserError(f"config.optimizer.decay_fraction must be in (0, 1], got {self.decay_fraction}")
         if self.learning_rate <= 0:
@@ -101,11 +103,11 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PartitioningConfig:
-    """How devices share the work.
+    """How the work is divided among devices.
 
     Attributes:
       strategy: "jit" (a mesh) or "pmap" (data parallel, parameters replicated).
-      data: devices along the axis `data`; -1: all that the other axes leave.
+      data: devices along the axis `data`; -1: all that remain.
       fsdp: devices along the axis `fsdp`.
       tensor: devices along the axis `tensor`.
     """
@@ -130,21 +132,21 @@ class PartitioningConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """How long to train, in what portions, and when to look up from it.
+    """How long to train, in what batches, and how often to evaluate, save and log.
 
     Attributes:
       steps: optimizer steps.
-      batch_size: windows in a step, over all devices.
-      micro_batches: the batch is worked off in so many parts to save memory; it is the same step.
-      evaluation_batch_size: windows at a time in evaluation. None: `batch_size`.
-      evaluate_every: steps between full passes over the validation split; the last step always has one.
-      checkpoint_every: steps between checkpoints; the last step always has one.
-      keep_checkpoints: how many of the newest to keep, besides the best.
-      best_metric: of the validation split, by which checkpoints are judged: "loss", or another that the run logs, such
-        as "accuracy", "f1_macro" or "bleu".
-      patience: stop early when so many evaluations in a row brought no better one; 0: never.
+      batch_size: windows per step, over all devices.
+      micro_batches: number of parts in which a batch is processed, to save memory; the step is the same.
+      evaluation_batch_size: windows per batch in evaluation. None: `batch_size`.
+      evaluate_every: steps between full passes over the validation split; the last step is always evaluated.
+      checkpoint_every: steps between checkpoints; the last step is always saved.
+      keep_checkpoints: how many of the newest to keep, in addition to the best.
+      best_metric: validation metric by which checkpoints are compared: "loss", or another that the run logs, such as
+        "accuracy", "f1_macro" or "bleu".
+      patience: stop early after this many evaluations in a row without improvement; 0: never.
       log_every: steps between lines of training metrics.
-      loader_threads: threads that prepare batches ahead.
+      loader_threads: threads that prepare batches ahead of time.
     """
 
     steps: int = 1000
@@ -178,8 +180,8 @@ class SamplesConfig:
     """The samples written when training ends.
 
     Attributes:
-      prompts: one sample continues each of these texts.
-      sampling: how.
+      prompts: texts to continue, one sample each.
+      sampling: how to sample.
     """
 
     prompts: tuple[str, ...] = ("",)
@@ -191,8 +193,8 @@ class PredictionsConfig:
     """The predictions written when training ends, for `experiments.calibrate`.
 
     Attributes:
-      tokens: how many tokens of the validation split to predict, about; 0: none. A finished run writes them when it is
-        started again with another number.
+      tokens: roughly how many tokens of the validation split to predict; 0: none. Restarting a finished run with
+        another number rewrites them.
     """
 
     tokens: int = 0
@@ -207,16 +209,17 @@ class PretrainConfig:
     """A pretraining run.
 
     Attributes:
-      seed: of the initial weights, the order of the data, and dropout.
-      init_from: work directory of a pretraining run, with whose parameters and tokenizer to begin. Empty: begin anew.
-      init_checkpoint: which checkpoint of it: "best", "last" or a step.
+      seed: for the initial weights, the order of the data, and dropout.
+      init_from: work directory of a pretraining run whose parameters and tokenizer to start from. Empty: start from
+        scratch.
+      init_checkpoint: which of its checkpoints: "best", "last" or a step.
       model: the network.
       data: the text.
       tokenizer: how text becomes tokens.
       objective: what is minimized.
       optimizer: how.
       training: how long.
-      partitioning: over which devices.
+      partitioning: on which devices.
       samples: what to write at the end.
       predictions: what to predict at the end.
     """
@@ -240,27 +243,29 @@ class PretrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """Training on a task with examples, from another run's parameters or from random ones.
+    """Training on a task with examples, starting from another run's parameters or random ones.
 
     Attributes:
-      seed: of the initial weights, the order of the data, and dropout.
-      init_from: work directory of a run of ours. Its tokenizer and the shape of its model are used; of `model`, how to
-        execute it (`lm.modules.config.EXECUTION`). Empty: begin anew.
-      init_checkpoint: which checkpoint of it: "best", "last" or a step.
-      random_weights: with `init_from`, take its tokenizer and shape and leave its parameters: what did they bring?
-      word_vectors: file of word vectors in the text format of GloVe or word2vec, from which the token embedding starts.
-      word_vectors_kept: how many of the file's first words, the most frequent in the usual files, a vocabulary of words
-        gets besides those of the training rows: so words that no training row has are known by their vectors.
+      seed: for the initial weights, the order of the data, and dropout.
+      init_from: work directory of a run. Its tokenizer and model shape are used; `model` then only says how to execute
+        it (`lm.modules.config.EXECUTION`). Empty: start from scratch.
+      init_checkpoint: which of its checkpoints: "best", "last" or a step.
+      random_weights: with `init_from`, use its tokenizer and shape but not its parameters, to measure what they
+        contribute.
+      word_vectors: file of word vectors in the text format of GloVe or word2vec, used to initialize the token
+        embedding.
+      word_vectors_kept: how many of the file's first words (usually the most frequent) to add to a vocabulary of words
+        from the training rows, so that words outside the training rows have vectors too.
       epochs: passes over the training rows, each with an evaluation and a checkpoint at its end; 0: `training.steps`,
         `training.evaluate_every` and `training.checkpoint_every` count.
-      buckets: lengths to which examples are padded, in tokens; longer ones to multiples of the last.
+      buckets: lengths to which examples are padded, in tokens; longer ones are padded to multiples of the last.
       model: the network.
       data: the rows.
       tokenizer: how text becomes tokens, without `init_from`.
       task: what to learn from the rows.
       optimizer: how parameters move.
       training: how long.
-      partitioning: over which devices.
+      partitioning: on which devices.
     """
 
     seed: int = 0
@@ -284,18 +289,18 @@ class FinetuneConfig:
             if getattr(self, name) < 0:
                 raise UserError(f"config.{name} must not be negative, got {getattr(self, name)}")
         if self.random_weights and not self.init_from:
-            raise UserError("config.random_weights says not to load the parameters of config.init_from: name one")
+            raise UserError("config.random_weights needs config.init_from, whose parameters it leaves out: set it")
         if self.word_vectors and self.init_from and not self.random_weights:
             raise UserError(
-                "config.word_vectors and config.init_from both give a token embedding to begin with: leave one out"
+                "config.word_vectors and config.init_from both initialize the token embedding: set only one"
             )
         check_task(self.task)
         if not self.buckets or min(self.buckets) < 1 or list(self.buckets) != sorted(set(self.buckets)):
-            raise UserError(f"config.buckets must be lengths in rising order, got {self.buckets}")
+            raise UserError(f"config.buckets must be increasing lengths, got {self.buckets}")
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The buckets, none of them longer than the model's longest sequence."""
+        """The buckets, capped at the model's longest sequence."""
         return tuple(sorted({min(length, self.model.max_length) for length in self.buckets}))
 
 
@@ -303,16 +308,16 @@ RunConfig = PretrainConfig | FinetuneConfig
 
 
 def stored_config(values: Mapping[str, Any], prefix: str) -> RunConfig:
-    """The config of a run, as its work directory holds it.
+    """The config of a run, as stored in its work directory.
 
-    Runs of earlier versions may have settings without effect, which a new run may not: they are left out.
+    Runs of earlier versions may have settings without effect, which new runs may not. These are dropped.
 
     Args:
       values: from JSON.
       prefix: how to name the values in messages.
 
     Raises:
-      UserError: if they are no config.
+      UserError: if they do not form a config.
     """
     cleaned = dict(values)
     for group, idle in (("model", idle_model_settings), ("objective", _idle_objective), ("task", _idle_task)):
@@ -331,7 +336,7 @@ def _idle_task(values: Mapping[str, Any]) -> Mapping[str, str]:
     return idle_task_settings(values.get("name", TaskConfig.name))
 
 
-# A run may go on with other values of these: they change where and how often, not what.
+# A run may resume with other values of these: they change where and how often, not what is computed.
 FREE_TO_CHANGE: tuple[str, ...] = (
     "partitioning.",
     "samples.",

@@ -1,4 +1,4 @@
-"""What an evaluation found, and the files that hold it.
+"""Results of an evaluation, and the files that hold them.
 
 predictions/SPLIT.metrics.json  SPLIT.jsonl  SPLIT.npz  SPLIT.confusion.svg
 """
@@ -25,7 +25,7 @@ BINNING = Binning(15)
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A metric as it was found.
+    """A measured metric.
 
     Attributes:
       value: NaN where it is not defined.
@@ -44,7 +44,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The figures of one model on some rows.
+    """The metrics of one model on some rows.
 
     Attributes:
       split: name of the rows.
@@ -52,7 +52,7 @@ class Evaluation:
       rows: how many.
       metrics: by name, the most important first.
       signatures: exactly how a metric was computed, where the field has a notation for it.
-      cut: how many rows were too long for the model and lost tokens.
+      cut: how many rows were too long for the model and were truncated.
     """
 
     split: str
@@ -76,7 +76,7 @@ class Evaluation:
 def write_results(
     results: Results, directory: WorkDirectory, split: str, resamples: int, step: int, cut: int = 0
 ) -> Evaluation:
-    """Writes predictions/SPLIT.jsonl, .metrics.json and, for classes, .npz and a picture of the confusion matrix.
+    """Writes predictions/SPLIT.jsonl, .metrics.json and, for classes, .npz and a plot of the confusion matrix.
 
     Args:
       results: of the rows.
@@ -84,7 +84,7 @@ def write_results(
       split: the beginning of the files' names.
       resamples: for the intervals.
       step: of the checkpoint.
-      cut: how many rows lost tokens.
+      cut: how many rows were truncated.
 
     Returns:
       The figures: metrics with a 95% interval over items, and ECE without one.
@@ -97,7 +97,7 @@ def write_results(
     found = intervals(metrics, resamples)
     figures = {name: Figure(metric.value, found[name]) for name, metric in metrics.items()}
     if results.predictions is not None:
-        # Without an interval: a binned error needs more than a bootstrap, and `experiments.calibrate` gives it.
+        # Without an interval: a binned error needs more than a bootstrap; `experiments.calibrate` computes one.
         of_all = calibration_metrics(results.predictions)
         figures |= {name: Figure(of_all[name]) for name in ("ece", "ece_floor")}
         results.predictions.save(folder / f"{split}.npz")
@@ -123,7 +123,7 @@ def calibration_metrics(predictions: Predictions) -> dict[str, float]:
 
 
 def probability_metrics(predictions: Predictions) -> dict[str, Metric]:
-    """`loss` and `confidence` as figures that know their uncertainty; items of one cluster are resampled together."""
+    """`loss` and `confidence` as metrics with intervals; items of one cluster are resampled together."""
     found = outcomes(predictions.labels_N, logits=predictions.logits)
     metrics = {
         "loss": mean_metric(found.nll_N, better="lower"),

@@ -1,4 +1,4 @@
-"""What a training step changes, and what a checkpoint therefore holds."""
+"""The state that a training step updates and a checkpoint stores."""
 
 import flax.struct
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from lm.types import Params
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a step changes.
+    """Everything that a step updates.
 
     Attributes:
       step: optimizer steps taken.
@@ -26,10 +26,10 @@ class TrainState:
 
     @property
     def evaluation_params(self) -> Params:
-        """The averaged parameters where there are any, else the parameters."""
+        """The averaged parameters if there are any, else the parameters."""
         return self.params if self.averaged_params is None else self.averaged_params
 
     @classmethod
     def of_params(cls, params: Params) -> "TrainState":
-        """A state to evaluate, which cannot be trained: it has no optimizer."""
+        """A state for evaluation only: it has no optimizer."""
         return cls(jnp.zeros((), jnp.int32), params, (), None)

@@ -24,14 +24,14 @@ from lm.types import Params
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """What a work directory holds of a model.
+    """The model in a work directory.
 
     Attributes:
-      config: of the run, its vocabulary size known.
-      tokenizer: its own.
+      config: of the run, with its vocabulary size.
+      tokenizer: of the run.
       classes: names of the classes, of a fine-tuned classifier.
       task: what was learned, for one device.
-      params: of the chosen checkpoint: their moving average, if the run kept one.
+      params: of the chosen checkpoint; their moving average, if the run kept one.
       step: of the checkpoint.
     """
 
@@ -56,7 +56,7 @@ def load_run(
     Args:
       directory: of the run.
       which: the "best" checkpoint by its validation metric, the "last", or a step.
-      flag: how the user chose it, for messages.
+      flag: the flag that chose it, for messages.
       mesh: of the devices that share the parameters; None: the first device holds them.
 
     Raises:
@@ -71,7 +71,7 @@ def load_run(
         task = make_supervised_task(config.task, config.model, tokenizer, classes, mesh=mesh)
     else:
         task = make_task(config.objective, config.model, tokenizer, mesh)
-    none_yet = UserError(f"{directory.path} holds no checkpoint yet: train first")
+    none_yet = UserError(f"{directory.path} has no checkpoint yet: train first")
     if not directory.checkpoints.exists():
         raise none_yet
     checkpoints = Checkpoints(directory.checkpoints, read_only=True)
@@ -82,18 +82,18 @@ def load_run(
     if which not in ("best", "last"):
         if not which.isdigit() or int(which) not in steps:
             known = ", ".join(str(step) for step in steps)
-            raise UserError(f"{flag}={which} is not there: choose best, last or one of {known}")
+            raise UserError(f"{flag}={which} does not exist: choose best, last or one of {known}")
         step = int(which)
     like = _placed(jax.eval_shape(task.init, jax.random.key(0)), mesh)
     try:
         params = checkpoints.restore_params(like, step)
     except UserError:
         raise
-    except Exception as error:  # whatever a broken file makes the readers below raise
+    except Exception as error:  # a broken file can raise anything
         reason = str(error).splitlines()[0][:200]
         others = ", ".join(str(other) for other in steps if other != step) or "none"
         raise UserError(
-            f"checkpoint {step} in {directory.checkpoints} cannot be read ({reason}); others, for {flag}: {others}"
+            f"checkpoint {step} in {directory.checkpoints} cannot be read ({reason}); other values for {flag}: {others}"
         ) from error
     finally:
         checkpoints.close()
@@ -101,15 +101,15 @@ def load_run(
 
 
 def _placed(shapes: Params, mesh: Mesh | None) -> Params:
-    """Shapes that say where each array is to be."""
+    """The shapes with the sharding of each array."""
     one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shardings = jax.tree.map(lambda _: one_device, shapes) if mesh is None else tree_shardings(shapes, mesh)
     return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings)
 
 
 @contextlib.contextmanager
-def told_of_source(init_from: str) -> Iterator[None]:
-    """Names the run to begin from, if there is one, in whatever is wrong inside."""
+def naming_source(init_from: str) -> Iterator[None]:
+    """Adds the name of the source run, if there is one, to errors raised inside."""
     try:
         yield
     except UserError as error:
@@ -119,12 +119,12 @@ def told_of_source(init_from: str) -> Iterator[None]:
 
 
 def load_source(config: RunConfig) -> TrainedRun | None:
-    """The run to begin from, if the config names one.
+    """The run to start from, if the config names one.
 
     Raises:
       UserError: if it can't be read.
     """
     if not config.init_from:
         return None
-    with told_of_source(config.init_from):
+    with naming_source(config.init_from):
         return load_run(WorkDirectory(Path(config.init_from)), config.init_checkpoint, "config.init_checkpoint")

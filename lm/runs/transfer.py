@@ -1,4 +1,4 @@
-"""Parameters from another run: which fit, which are new, which are left."""
+"""Parameters from another run: which are loaded, which are new, which are left over."""
 
 import dataclasses
 import re
@@ -10,19 +10,19 @@ import numpy as np
 from rich.console import Console
 
 from lm.errors import UserError
-from lm.models.parameter_paths import by_path, path_name, told_misfits
+from lm.models.parameter_paths import by_path, path_name, shortened_list
 from lm.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """What became of the parameters.
+    """The outcome of a transfer of parameters.
 
     Attributes:
-      params: to begin with: loaded where they could be, else fresh.
-      loaded: paths of those taken over.
-      new: paths of those that the source doesn't have.
-      left: paths of the source's that nothing here uses.
+      params: initial parameters: loaded where possible, else fresh.
+      loaded: paths of loaded parameters.
+      new: paths of parameters that the source doesn't have.
+      left: paths of the source's parameters that are not used.
     """
 
     params: Params
@@ -30,8 +30,8 @@ class Transfer:
     new: tuple[str, ...]
     left: tuple[str, ...]
 
-    def tell(self, console: Console, source: str) -> None:
-        """Prints the lists, layers of one stack as one line."""
+    def print(self, console: Console, source: str) -> None:
+        """Prints the lists, grouping the layers of a stack."""
         console.print(f"parameters from {source}:", highlight=False, soft_wrap=True)
         for name in ("loaded", "new", "left"):
             paths = getattr(self, name)
@@ -41,18 +41,18 @@ class Transfer:
 
 
 def transfer(fresh: Params, source: Params, name: str) -> Transfer:
-    """Takes over the parameters of a source whose paths agree, with the body of a model and its head told apart.
+    """Takes the parameters of a source whose paths match, distinguishing a model's body from its head.
 
-    A path fits with or without a leading `body/`: a pretrained model is the body of a fine-tuned one. A head of another
-    shape is new, since other classes need another head.
+    A path matches with or without a leading `body/`: a pretrained model is the body of a fine-tuned one. A head of
+    another shape is new, since other classes need another head.
 
     Args:
       fresh: random parameters of the model to train.
-      source: parameters of the run to begin from.
+      source: parameters of the source run.
       name: of the source, for messages.
 
     Raises:
-      UserError: if parameters of a body have other shapes, or no parameter fits at all.
+      UserError: if parameters of the body have other shapes, or none match.
     """
     theirs = {_without_body(path): (path, leaf) for path, leaf in by_path(source).items()}
     loaded, new, misfits, used = [], [], [], set()
@@ -69,7 +69,7 @@ def transfer(fresh: Params, source: Params, name: str) -> Transfer:
         chosen[path] = leaf
         new.append(path)
     if misfits:
-        raise UserError(f"config.init_from={name} doesn't fit this model: {told_misfits(misfits)}")
+        raise UserError(f"config.init_from={name} doesn't fit this model: {shortened_list(misfits)}")
     if not loaded:
         raise UserError(f"config.init_from={name} has no parameter of this model: is it of another architecture?")
     left = tuple(path for path in by_path(source) if path not in used)
@@ -78,7 +78,7 @@ def transfer(fresh: Params, source: Params, name: str) -> Transfer:
 
 
 def grouped(paths: tuple[str, ...]) -> list[str]:
-    """Paths with the numbers of layers made ranges, so that a stack of twelve reads as one."""
+    """Paths with layer numbers merged into ranges, so that a stack of twelve layers is one entry."""
     numbers: dict[str, list[int]] = {}
     for path in paths:
         match = re.search(r"layer_(\d+)", path)
@@ -95,7 +95,7 @@ def with_embedding(params: Params, table_VD: np.ndarray) -> Params:
     """The parameters with this token embedding.
 
     Raises:
-      UserError: if the model's is of another width.
+      UserError: if the model has another width.
     """
 
     def replaced(path: tuple, leaf: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A work directory: everything about one run, and enough to go on from it or to use its model.
+"""A work directory: everything about one run, enough to resume it or to use its model.
 
 config.json  tokenizer.json  classes.json  checkpoints/  metrics.jsonl  speed.jsonl  tensorboard/  samples.txt
 predictions/  calibration/
@@ -37,22 +37,22 @@ class WorkDirectory:
 
     @property
     def classes(self) -> Path:
-        """Names of the classes that a fine-tuned model chooses among, JSON."""
+        """Names of a fine-tuned model's classes, JSON."""
         return self.path / "classes.json"
 
     @property
     def checkpoints(self) -> Path:
-        """Orbax checkpoints, a folder a step."""
+        """Orbax checkpoints, one folder per step."""
         return self.path / "checkpoints"
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line; the same bytes for the same config, seed and device count."""
+        """One JSON object per line; the same bytes for the same config, seed and device count."""
         return self.path / "metrics.jsonl"
 
     @property
     def speed(self) -> Path:
-        """One JSON object a line: what depends on the machine and the moment."""
+        """One JSON object per line: measurements that depend on the machine."""
         return self.path / "speed.jsonl"
 
     @property
@@ -72,16 +72,16 @@ class WorkDirectory:
 
     @property
     def calibration(self) -> Path:
-        """Folder of calibrators, tables, pictures and the report."""
+        """Folder of calibrators, tables, plots and the report."""
         return self.path / "calibration"
 
     @property
     def samples(self) -> Path:
-        """What the model wrote when training ended."""
+        """Texts generated at the end of training."""
         return self.path / "samples.txt"
 
     def check(self, config: RunConfig) -> None:
-        """Checks, writing nothing, that this run can live here.
+        """Checks, without writing anything, that this run can use the directory.
 
         Raises:
           UserError: if the directory can't be written, or holds a run with another config.
@@ -106,10 +106,10 @@ class WorkDirectory:
             raise UserError(f"{self.path} holds a run with another config ({listed}): use another --workdir")
 
     def claim(self, config: RunConfig, tokenizer: Tokenizer, classes: Sequence[str] = ()) -> None:
-        """Makes the directory, if it isn't there yet, with the config, the tokenizer and the names of the classes.
+        """Creates the directory, if it doesn't exist yet, with the config, the tokenizer and the class names.
 
         Raises:
-          UserError: if it can't be written.
+          UserError: if it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -117,35 +117,35 @@ class WorkDirectory:
                 tokenizer.save(self.tokenizer)
             if classes:
                 write_json(self.classes, list(classes))
-            # Last: a directory with a config is a whole one.
+            # Last: a directory with a config is complete.
             write_json(self.config, dataclasses.asdict(config))
         except OSError as error:
             raise UserError(f"--workdir={self.path} cannot be written: {error.strerror}") from error
 
     def load_classes(self) -> tuple[str, ...]:
-        """Names of the classes; none for a task without.
+        """Names of the classes; empty for a task without classes.
 
         Raises:
-          UserError: if the file is no JSON.
+          UserError: if the file is not JSON.
         """
         return tuple(read_json(self.classes)) if self.classes.exists() else ()
 
     def load_config(self) -> RunConfig:
-        """The config of the run that lives here.
+        """The config of the run in this directory.
 
         Raises:
-          UserError: if none does.
+          UserError: if there is none.
         """
         if not self.config.exists():
-            raise UserError(f"--workdir={self.path} holds no run: there is no {self.config.name} in it")
+            raise UserError(f"--workdir={self.path} has no run: it has no {self.config.name}")
         return stored_config(read_json(self.config), prefix=str(self.config))
 
 
 def with_vocabulary(config: AnyConfig, tokenizer: Tokenizer) -> AnyConfig:
-    """The config with `model.vocab_size` known.
+    """The config with `model.vocab_size` filled in.
 
     Raises:
-      UserError: if it was given and is too small for the tokenizer.
+      UserError: if it is set and too small for the tokenizer.
     """
     size = config.model.vocab_size or tokenizer.vocab_size
     if size < tokenizer.vocab_size:

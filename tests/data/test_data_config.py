@@ -39,7 +39,7 @@ def test_columns_are_pairs():
         ),
         (ExamplesConfig, {"columns": ("a=b", "a=c")}, "config.data.columns names 'a' twice"),
         (ExamplesConfig, {"cleaning": ("stem",)}, "config.data.cleaning has no step 'stem'"),
-        (ExamplesConfig, {"cleaning": ("exact_duplicates",)}, "exact_duplicates is for documents, not for rows"),
+        (ExamplesConfig, {"cleaning": ("exact_duplicates",)}, "exact_duplicates works on documents, not rows"),
         (
             TokenizerConfig,
             {"lowercase": True},

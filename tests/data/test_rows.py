@@ -152,10 +152,10 @@ def test_patterns_and_variables(folder, monkeypatch):
         ({"text": None, "label": 1}, "'text' must be text, got nothing (null)"),
         ({"text": ["x"], "label": 1}, "'text' must be text, got ['x'] (list)"),
         ({"text": "\ud800", "label": 1}, "half a surrogate pair in 'text'"),
-        ({"text": "x", "label": 1.5}, "'label' must be text or a whole number, got 1.5 (float)"),
-        ({"text": "x", "label": True}, "'label' must be text or a whole number, got True (bool)"),
-        ({"text": "x", "label": None}, "'label' must be text or a whole number, got nothing"),
-        ({"text": "x", "label": ""}, "'label' must be text or a whole number, got nothing"),
+        ({"text": "x", "label": 1.5}, "'label' must be text or an integer, got 1.5 (float)"),
+        ({"text": "x", "label": True}, "'label' must be text or an integer, got True (bool)"),
+        ({"text": "x", "label": None}, "'label' must be text or an integer, got nothing"),
+        ({"text": "x", "label": ""}, "'label' must be text or an integer, got nothing"),
         ({"text": "x", "label": "\udfff"}, "half a surrogate pair in 'label'"),
     ],
 )
@@ -169,9 +169,9 @@ def test_bad_texts_and_labels_are_located(row, words):
     ("row", "words"),
     [
         ({"words": ["a", "b"], "tags": ["O"]}, "2 words and 1 tags"),
-        ({"words": "a b", "tags": ["O"]}, "'words' must be a list of words"),
-        ({"words": ["a", ""], "tags": ["O", "O"]}, "'words' must be a list of words, none of them empty"),
-        ({"words": ["a"], "tags": [0]}, "'tags' must be a list of words"),
+        ({"words": "a b", "tags": ["O"]}, "'words' must be a list of non-empty words"),
+        ({"words": ["a", ""], "tags": ["O", "O"]}, "'words' must be a list of non-empty words"),
+        ({"words": ["a"], "tags": [0]}, "'tags' must be a list of non-empty words"),
         ({"words": [], "tags": []}, "'words' is empty"),
         ({"words": ["\ud800"], "tags": ["O"]}, "half a surrogate pair"),
     ],
@@ -219,12 +219,12 @@ def test_bad_answers_are_located(answers, words):
         ("csv:a", 'text,label\n"x,y\n', "a:2 is not CSV (unexpected end of data)"),
         ("csv:a", "text,text\n", "a:1: the header has two columns 'text'"),
         ("csv:a", "text,label\n", "config.data.train: csv:a has no rows"),
-        ("conll:a", "EU\tB\nOslo\n", "a:2 must have a word and its tag with a tab or a space between, got 'Oslo'"),
+        ("conll:a", "EU\tB\nOslo\n", "a:2 must have a word and its tag separated by a tab or a space, got 'Oslo'"),
         ("conll:a", "EU\t\n", "a:1 must have a word and its tag"),
         ("conll:a", "\tO\n", "a:1 must have a word and its tag"),
         ("squad:a", '{"data":\n [}', "a is not JSON (Expecting value at line 2, column 3)"),
-        ("squad:a", '{"data": [{}]}', "a is not laid out as SQuAD is"),
-        ("squad:a", squad({"id": "1", "question": "?"}), "a is not laid out as SQuAD is"),
+        ("squad:a", '{"data": [{}]}', "a does not have SQuAD's layout"),
+        ("squad:a", squad({"id": "1", "question": "?"}), "a does not have SQuAD's layout"),
         ("squad:a", "[]", "a must be a JSON object, got list"),
         ("jsonl:b", "", "config.data.train=jsonl:b matches no file"),
         ("xml:a", "", "config.data.train must start with one of jsonl:, csv:, conll:, squad:, tfds:; got 'xml:a'"),
@@ -323,7 +323,7 @@ def test_cleaning_is_of_texts_only():
         {"text": "", "label": "1"},
     ]
     source = write("a.conll", "EU\tB\n")
-    with pytest.raises(UserError, match=r"config\.data\.cleaning is for texts, and these rows have words"):
+    with pytest.raises(UserError, match=r"config\.data\.cleaning does not apply to rows with words"):
         read(source, TAGGING, cleaning=("lowercase",))
 
 
@@ -335,7 +335,7 @@ def test_bad_configs_are_named():
         read_examples(ExamplesConfig(train=source, columns=("txt=text",)), ("text", "label"))
     with pytest.raises(UserError, match="no column 'second'"):
         read_examples(ExamplesConfig(train=source, columns=("pair=second",)), ("text", "label"), optional=("pair",))
-    with pytest.raises(UserError, match=r"validation_fraction=0\.1 of 3 different rows"):
+    with pytest.raises(UserError, match=r"validation_fraction=0\.1 of 3 distinct rows"):
         read(source)
 
 
@@ -359,7 +359,7 @@ def test_tfds_gives_names_of_classes_and_answers():
     assert rows[4]["place"] == "tfds:trec:test[:5] row 4"
     answers = read_rows("tfds:xquad/en:test[:5]", QUESTIONS, "k")[0]["answers"]
     assert type(answers[0]["start"]) is int
-    assert "'label' must be text or a whole number, got nothing" in error_of(
+    assert "'label' must be text or an integer, got nothing" in error_of(
         "tfds:glue/sst2:test[:5]", {"text": "sentence", "label": "label"}
     )
     assert "config.data.train: tfds:trec has no split 'nothing'; it has train, test" in error_of("tfds:trec:nothing")

@@ -178,7 +178,7 @@ def test_duplicates_of_training_leave_validation(tmp_path):
 
 def test_unwritable_cache_is_named(data, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"config.data.cache_dir: cannot write in .*/file/cache .*LM_CACHE_DIR"):
+    with pytest.raises(UserError, match=r"config.data.cache_dir: cannot write to .*/file/cache .*LM_CACHE_DIR"):
         build_corpus(DataConfig(**data | {"cache_dir": f"{tmp_path}/file/cache"}), BYTES)
 
 

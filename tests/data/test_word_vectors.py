@@ -46,8 +46,8 @@ def test_the_first_vector_of_a_word_counts(tmp_path):
         ("a 1 2\nb 1 x\n", r"{path}:2: could not convert .*'x'"),
         ("a 1 2\nb 1 nan\n", r"{path}:2: .*not finite"),
         ("a\n", r"{path}:1: expected a word and its numbers"),
-        ("", r"{path} holds no word vectors"),
-        ("3 2\na 1 2\nb 1 2\n", r"{path} has 2 vectors and says 3 in its first line: fetch it again"),
+        ("", r"{path} has no word vectors"),
+        ("3 2\na 1 2\nb 1 2\n", r"{path} has 2 vectors but its first line says 3: download it again"),
         (b"3 2\na \x00\x01\x02\x03", r"{path}:2: 1 numbers after the word, expected 2: .* not in the text format"),
     ],
 )
@@ -96,7 +96,7 @@ def test_other_rows_are_random_like_the_vectors_and_a_function_of_the_seed(tmp_p
 
 
 def test_vectors_of_no_token_at_all_are_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"has a vector for none of the vocabulary's 2 tokens: use .*kind=words"):
+    with pytest.raises(UserError, match=r"has no vector for any of the vocabulary's 2 tokens: use .*kind=words"):
         embedding_from_vectors(write(tmp_path, GLOVE), {"\u0120the": 0, "x": 1}, np.ones(2), 0)
 
 

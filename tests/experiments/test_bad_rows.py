@@ -130,7 +130,7 @@ MISTAKES = {
         "completion",
         None,
         ("--config.task.mixup=0.2",),
-        ("config.task.mixup does nothing with config.task.name=completion: leave it out",),
+        ("config.task.mixup has no effect with config.task.name=completion: leave it out",),
     ),
     "classes of an encoder-decoder": (
         "classification",
@@ -199,7 +199,7 @@ MISTAKES = {
         "classification",
         None,
         ("--config.init_from=nowhere",),
-        ("config.init_from=nowhere: nowhere holds no run",),
+        ("config.init_from=nowhere: nowhere has no run",),
     ),
 }
 
@@ -276,9 +276,9 @@ def of_another_kind(folder):
 DAMAGES = {
     "config": (damage("config.json"), "config.json is not JSON"),
     "tokenizer": (damage("tokenizer.json"), "tokenizer.json is not a tokenizer.json"),
-    "no checkpoint": (lose_checkpoints, "holds no checkpoint yet"),
+    "no checkpoint": (lose_checkpoints, "has no checkpoint yet"),
     "arrays": (spoil_checkpoints, "cannot be read"),
-    "layers": (deepen, "is of another model than the config: body/encoder/layer_1/attention/output/kernel is"),
+    "layers": (deepen, "does not match the config's model: body/encoder/layer_1/attention/output/kernel is"),
     "architecture": (of_another_kind, "config.model.architecture=encoder_decoder"),
 }
 

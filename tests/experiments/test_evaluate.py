@@ -78,7 +78,7 @@ def test_a_checkpoint_is_chosen_by_name_or_step(finetuned, here, capsys):
         assert found["checkpoint"] == step
         assert f"checkpoint {step}" in capsys.readouterr().out
     assert evaluate_run(workdir, "--checkpoint=3") == 2
-    assert "--checkpoint=3 is not there: choose best, last or one of 2, 4" in capsys.readouterr().err
+    assert "--checkpoint=3 does not exist: choose best, last or one of 2, 4" in capsys.readouterr().err
 
 
 def test_runs_are_calibrated_together_and_evaluated_with_the_calibrator(finetuned, here, tmp_path, capsys, monkeypatch):

@@ -87,4 +87,4 @@ def test_a_checkpoint_is_chosen_by_name_or_step(trained):
         assert json.loads(result.stdout)["checkpoint"] == 4
     result = command("experiments.generate", *flags, "--checkpoint=3")
     assert result.returncode == 2
-    assert "--checkpoint=3 is not there: choose best, last or one of 4" in result.stderr
+    assert "--checkpoint=3 does not exist: choose best, last or one of 4" in result.stderr

@@ -102,7 +102,7 @@ def test_rounds_of_another_config_are_refused(trained, capsys):
 
 
 MISTAKES = {
-    "no run": ("--config.init_from=nowhere", "config.init_from=nowhere: nowhere holds no run"),
+    "no run": ("--config.init_from=nowhere", "config.init_from=nowhere: nowhere has no run"),
     "none named": ("--config.init_from=", "config.init_from is missing"),
     "share": ("--config.share=1.0", "config.share must be between 0 and 1, got 1.0"),
     "augmentation": (

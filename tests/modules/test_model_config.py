@@ -140,7 +140,7 @@ def test_a_setting_without_effect_is_refused_and_all_others_are_not(beside, name
             ModelConfig(**beside, **{name: value})
         cause = idle_settings(beside)[name]
         value = getattr(ModelConfig(**beside), cause)
-        assert f"config.model.{name} does nothing with config.model.{cause}={value}: leave it out" in str(caught.value)
+        assert f"config.model.{name} has no effect with config.model.{cause}={value}: leave it out" in str(caught.value)
 
 
 def test_the_way_to_execute_a_model_comes_from_another_config_and_its_shape_does_not():

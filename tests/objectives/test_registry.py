@@ -215,7 +215,7 @@ def test_a_setting_is_refused_where_the_objective_does_not_use_it(name):
             continue
         with pytest.raises(UserError) as caught:
             check_objective(config)
-        assert f"config.objective.{setting} does nothing with config.objective.name={name}: leave it out" in str(
+        assert f"config.objective.{setting} has no effect with config.objective.name={name}: leave it out" in str(
             caught.value
         )
 

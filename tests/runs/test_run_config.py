@@ -40,7 +40,7 @@ def test_a_stored_config_may_have_settings_without_effect_and_a_new_one_may_not(
     assert stored_config(stored(config, **changes), "config") == config
     for name, value in changes.items():
         group, key = name.split("__")
-        with pytest.raises(UserError, match=f"config.{group}.{key} does nothing with config.{group}."):
+        with pytest.raises(UserError, match=f"config.{group}.{key} has no effect with config.{group}."):
             dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **{key: value})})
 
 

@@ -100,7 +100,7 @@ def test_layers_read_as_one():
 
 def test_it_tells_what_became_of_the_parameters():
     console = Console(record=True, width=200, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    Transfer({}, ("body/layer_0/a", "body/layer_1/a"), ("head/bias",), ()).tell(console, "runs/bert, step 7")
+    Transfer({}, ("body/layer_0/a", "body/layer_1/a"), ("head/bias",), ()).print(console, "runs/bert, step 7")
     assert console.export_text() == (
         "parameters from runs/bert, step 7:\n  loaded 2: body/layer_0-1/a\n  new 1: head/bias\n  left 0: none\n"
     )

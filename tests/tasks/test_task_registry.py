@@ -46,7 +46,7 @@ def test_a_setting_is_refused_where_the_task_does_not_use_it(name):
             continue
         with pytest.raises(UserError) as caught:
             check_task(config)
-        assert f"config.task.{setting} does nothing with config.task.name={name}: leave it out" in str(caught.value)
+        assert f"config.task.{setting} has no effect with config.task.name={name}: leave it out" in str(caught.value)
 
 
 def test_every_setting_is_of_some_task_and_none_is_of_a_task_that_ignores_it():

@@ -212,7 +212,7 @@ def test_an_unknown_tag_is_named():
     with pytest.raises(UserError) as caught:
         make_task().encode([row])
     assert str(caught.value).startswith(
-        "dev.conll:7: the tag 'B-person' is none of the known B-loc, B-per, I-loc, O: mend the row"
+        "dev.conll:7: the tag 'B-person' is none of the known B-loc, B-per, I-loc, O: fix the row"
     )
 
 

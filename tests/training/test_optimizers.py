@@ -424,7 +424,7 @@ def test_the_optimizer_follows_the_schedule():
         ({"layer_decay": 0.0}, "config.optimizer.layer_decay must be in (0, 1], got 0.0"),
         ({"layer_decay": 1.5}, "config.optimizer.layer_decay must be in (0, 1], got 1.5"),
         ({"freeze": "body"}, "config.optimizer.freeze must be a tuple of patterns, got 'body'"),
-        ({"freeze": ("bo(dy",)}, "config.optimizer.freeze: 'bo(dy' is no regular expression"),
+        ({"freeze": ("bo(dy",)}, "config.optimizer.freeze: 'bo(dy' is not a regular expression"),
     ],
 )
 def test_bad_values_are_named(values, words):
