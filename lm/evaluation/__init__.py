@@ -1,1 +1,1 @@
-"""Running statistics that merge by addition, and the statistics of predicted tokens."""
+"""Metrics of predictions: tokens, classes, tags, spans and generated texts."""

@@ -1,4 +1,4 @@
-"""Metrics of a choice among classes, and the confusion matrix.
+"""Classification metrics, and the confusion matrix.
 
 Axes: N items, C classes, K sums.
 """
@@ -13,7 +13,7 @@ from lm.errors import UserError
 from lm.statistics.metrics import SHARE, Metric, Ratio, divide
 from lm.statistics.resampling import sum_by_cluster
 
-# Scores by name, each from counts [...]: matched, predicted, true.
+# Scores by name, as functions of counts [...]: matched, predicted, true.
 SCORES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "precision": lambda matched, predicted, true: divide(matched, predicted, 0.0),
     "recall": lambda matched, predicted, true: divide(matched, true, 0.0),
@@ -39,7 +39,7 @@ def classification_metrics(
       `precision/NAME`, `recall/NAME`, `f1/NAME` of each class.
 
     Raises:
-      UserError: where labels and predictions don't match in number, or are no classes.
+      UserError: if labels and predictions differ in number, or are not valid classes.
     """
     classes = len(class_names)
     labels_N, predicted_N = _checked(labels_N, predicted_N, classes)
@@ -61,10 +61,10 @@ def classification_metrics(
 
 
 def confusion_matrix(labels_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> np.ndarray:
-    """How often class i (row) was taken for class j (column), [C, C].
+    """How often class i (row) was predicted as class j (column), [C, C].
 
     Raises:
-      UserError: where labels and predictions don't match in number, or are no classes.
+      UserError: if labels and predictions differ in number, or are not valid classes.
     """
     labels_N, predicted_N = _checked(labels_N, predicted_N, classes)
     return np.bincount(labels_N * classes + predicted_N, minlength=classes**2).reshape(classes, classes)
@@ -79,7 +79,7 @@ def _checked(labels_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> tup
         if outside_N.any():
             item = int(outside_N.argmax())
             raise UserError(
-                f"{what} {each_N[item]} of item {item} is none of the {classes} classes (0 to {classes - 1})"
+                f"{what} {each_N[item]} of item {item} is not one of the {classes} classes (0 to {classes - 1})"
             )
     return labels_N.astype(np.int64), predicted_N.astype(np.int64)
 

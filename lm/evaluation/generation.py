@@ -16,21 +16,21 @@ _ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def generation_metrics(hypotheses: Sequence[str], references: Sequence[str | Sequence[str]]) -> dict[str, Metric]:
-    """Metrics of texts, the first two in [0, 100] as the field prints them, the others in [0, 1].
+    """Text metrics, the first two in [0, 100] by convention, the others in [0, 1].
 
     Args:
       hypotheses: what was generated.
-      references: the reference of each, or its several references.
+      references: the reference of each text, or a list of references.
 
     Returns:
       `bleu`: of the corpus, cased, 13a tokens (Papineni et al. 2002; Post 2018).
       `chrf`: F2 of character n-grams up to 6, of the corpus (Popović 2015).
       `rouge1`, `rouge2`, `rougeL`: mean F1 of stemmed words, word pairs and the longest common subsequence (Lin 2004);
-        the best of several references. It knows no letters but a to z, so it suits English alone.
-      `exact_match`: the share that equals a reference but for white space at the ends.
+        the best of several references. It only handles the letters a to z, so it suits English only.
+      `exact_match`: the share that equals a reference, ignoring leading and trailing white space.
 
     Raises:
-      UserError: without texts, where the numbers don't match, or where a text has no reference.
+      UserError: without texts, if the numbers differ, or if a text has no reference.
     """
     references = _reference_lists(references)
     if len(hypotheses) != len(references):
@@ -47,7 +47,7 @@ def generation_metrics(hypotheses: Sequence[str], references: Sequence[str | Seq
 
 
 def signatures(references: Sequence[str | Sequence[str]]) -> dict[str, str]:
-    """sacreBLEU's signatures of `bleu` and `chrf`, which say exactly how they were computed (Post 2018)."""
+    """sacreBLEU's signatures of `bleu` and `chrf`, which specify how they were computed (Post 2018)."""
     counts = {len(gold) for gold in _reference_lists(references)}
     scorers = {"bleu": BLEU(), "chrf": CHRF()}
     for scorer in scorers.values():
@@ -64,7 +64,7 @@ def _reference_lists(references: Sequence[str | Sequence[str]]) -> list[list[str
 
 
 def _corpus_metric(scorer: BLEU | CHRF, hypotheses: Sequence[str], references: list[list[str]]) -> Metric:
-    # sacreBLEU's own paired bootstrap lives on these two methods; there is no public way to the statistics of chrF.
+    # sacreBLEU's paired bootstrap uses these two methods too; chrF's statistics have no public interface.
     streams = list(itertools.zip_longest(*references))  # None: this text has fewer references
     statistics_NK = np.array(scorer._extract_corpus_statistics(hypotheses, streams), np.float64)
 

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation.
+"""Plots of an evaluation.
 
 Axes: C classes (rows the true ones, columns the predicted ones).
 """
@@ -20,7 +20,7 @@ _INK, _MUTED, _LINES = "#1f2328", "#68707a", "#d3d8de"
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": _INK,
-    "text.parse_math": False,  # names in the data are never taken for mathematics
+    "text.parse_math": False,  # names in the data are never parsed as math
     "axes.titlesize": 10,
     "axes.labelcolor": _INK,
     "xtick.color": _INK,
@@ -29,20 +29,20 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "evaluation",
 }
 _SUFFIXES = (".png", ".svg")
-_FEW = 4  # classes, which leave room for large cells
-_DARK = 0.67  # the share beyond which white is easier to read on the shade than ink
-_MOST_WRITTEN = 30  # classes; with more, cells are too many to read and show their shade alone
+_FEW = 4  # up to this many classes, cells are large
+_DARK = 0.67  # above this share white text is easier to read than dark text
+_MOST_WRITTEN = 30  # with more classes, cells are too small for text and show only their shade
 
 
 def save_confusion_picture(confusion_CC: np.ndarray, class_names: Sequence[str], path: Path) -> None:
-    """Draws how often each true class (row) was taken for each class (column): counts and shares of the row.
+    """Plots how often each true class (row) was predicted as each class (column): counts and row shares.
 
-    Shades of one blue, which the colour-blind tell apart too.
+    Shades of one blue, which colour-blind readers can distinguish too.
 
     Args:
       confusion_CC: counts.
-      class_names: of the C classes; long ones are cut.
-      path: the file to write, .png or .svg. Its directory is made if need be.
+      class_names: of the C classes; long ones are shortened.
+      path: the file to write, .png or .svg. Its directory is created if necessary.
 
     Raises:
       UserError: for another suffix.
@@ -50,11 +50,11 @@ def save_confusion_picture(confusion_CC: np.ndarray, class_names: Sequence[str],
     """
     path = Path(path)
     if path.suffix.lower() not in _SUFFIXES:
-        raise UserError(f"{path}: a picture's name must end with {' or '.join(_SUFFIXES)}")
+        raise UserError(f"{path}: the file name of a plot must end with {' or '.join(_SUFFIXES)}")
     with matplotlib.rc_context(_STYLE):
         figure = _draw(np.asarray(confusion_CC), class_names)
         path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"Date": None} if path.suffix.lower() == ".svg" else None  # the same picture, the same bytes
+        metadata = {"Date": None} if path.suffix.lower() == ".svg" else None  # the same plot, the same bytes
         with written_atomically(path) as temporary:
             figure.savefig(temporary, dpi=150, facecolor="white", metadata=metadata)
 
@@ -102,7 +102,7 @@ def _write_cells(axes: Axes, confusion_CC: np.ndarray, share_CC: np.ndarray) -> 
 
 
 def _percent(share: float, decimals: int) -> str:
-    """Rounded, but never to 0% or 100% unless it is."""
+    """Rounded, but to 0% or 100% only if exact."""
     least = 10.0**-decimals
     if 0 < 100 * share < least:
         return f"<{least:g}%"

@@ -1,4 +1,4 @@
-"""Metrics of answers to questions: exact match and the F1 of words, as SQuAD defines them.
+"""Question answering metrics: exact match and the F1 of words, as SQuAD defines them.
 
 Axes: N questions.
 """
@@ -21,22 +21,22 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 def span_metrics(predicted_texts: Sequence[str], gold_answer_lists: Sequence[Sequence[str]]) -> dict[str, Metric]:
     """Exact match and F1 in [0, 1] (Rajpurkar et al. 2016, and 2018 for questions without an answer).
 
-    Each question counts with that of its gold answers which suits the prediction best.
+    Each question is scored by the gold answer that matches the prediction best.
 
     Args:
-      predicted_texts: an answer for each question; empty: there is none.
-      gold_answer_lists: the acceptable answers of each question; empty: there is none.
+      predicted_texts: the answer to each question; empty: no answer.
+      gold_answer_lists: the acceptable answers of each question; empty: no answer.
 
     Returns:
-      `exact_match` and `f1`; where questions with and without an answer both occur, also `exact_match/has_answer`,
+      `exact_match` and `f1`; if there are questions with and without an answer, also `exact_match/has_answer`,
       `f1/has_answer`, `exact_match/no_answer` and `f1/no_answer`.
 
     Raises:
-      UserError: where predictions and questions don't match in number.
+      UserError: if predictions and questions differ in number.
     """
     if len(predicted_texts) != len(gold_answer_lists):
         raise UserError(
-            f"need one answer a question, got {len(predicted_texts)} for {len(gold_answer_lists)} questions"
+            f"need one answer per question, got {len(predicted_texts)} for {len(gold_answer_lists)} questions"
         )
     pairs = list(zip(predicted_texts, gold_answer_lists, strict=True))
     scores = {
@@ -58,7 +58,7 @@ def normalize_answer(text: str) -> str:
 
 
 def _acceptable(gold: Sequence[str]) -> list[str]:
-    """Answers of which something is left when normalized; without any, the empty answer, as for SQuAD 2.0."""
+    """Answers that are not empty after normalization; if there are none, the empty answer, as for SQuAD 2.0."""
     return [answer for answer in gold if normalize_answer(answer)] or [""]
 
 
@@ -67,7 +67,7 @@ def _is_equal(predicted: str, answer: str) -> float:
 
 
 def _word_f1(predicted: str, answer: str) -> float:
-    """F1 of the bags of words; that of an empty one is 1 with another empty one, else 0."""
+    """F1 of the bags of words; with an empty bag it is 1 if both are empty, else 0."""
     predicted_words, answer_words = normalize_answer(predicted).split(), normalize_answer(answer).split()
     if not (predicted_words and answer_words):
         return float(predicted_words == answer_words)

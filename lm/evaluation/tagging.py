@@ -1,4 +1,4 @@
-"""Metrics of entities in tagged sentences: a predicted entity counts where its words and its type are exactly right."""
+"""Entity metrics for tagged sentences: a predicted entity counts if its words and type are exactly right."""
 
 import functools
 from collections import Counter
@@ -14,8 +14,8 @@ from lm.statistics.metrics import SHARE, Metric, Ratio
 def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Metric]:
     """Precision, recall and F1 of entities, in [0, 1], as conlleval defines them (Tjong Kim Sang and Buchholz 2000).
 
-    An entity begins at B-TYPE, and also at an I-TYPE that continues none. Figures over all types count entities (micro
-    average), and what has no denominator is 0. The items are the sentences.
+    An entity begins at B-TYPE, and also at an I-TYPE that continues no entity. Metrics over all types are micro
+    averages over entities; a metric with denominator 0 is 0. The items are the sentences.
 
     Args:
       gold: tags of each sentence, such as ["B-PER", "I-PER", "O"].
@@ -26,7 +26,7 @@ def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
       `precision/TYPE`, `recall/TYPE` of each type that occurs.
 
     Raises:
-      UserError: where sentences don't match in number or in length.
+      UserError: if sentences differ in number or in length.
     """
     _check(gold, predicted)
     entities = [(_entities(tags), _entities(others)) for tags, others in zip(gold, predicted, strict=True)]

@@ -1,7 +1,7 @@
-"""How far next-token probabilities can be believed, by position, by how common the predicted token is, and by entropy.
+"""Reliability of next-token probabilities, by position, by frequency of the predicted token, and by entropy.
 
-The sums are whole numbers over bins of confidence, made inside the evaluation step beside its other sums: they merge
-over batches and devices without loss, and cost a few additions a token.
+The sums are integers over confidence bins, computed in the evaluation step: they merge over batches and devices without
+loss, and cost a few additions per token.
 
 Axes: B batch, T positions, V vocabulary, K buckets, M bins.
 """
@@ -26,11 +26,12 @@ ReliabilityTotals = dict[str, BinTotals]
 
 @dataclasses.dataclass(frozen=True)
 class TokenBuckets:
-    """What tokens are parted by.
+    """How tokens are grouped.
 
     Attributes:
-      frequency_bucket_V: each token's bucket by how common it is in the training text: 0 the most common tokens, which
-        together make the first eighth of the text, 7 the rarest and those that never occur. None: not parted.
+      frequency_bucket_V: each token's bucket by frequency in the training text: 0 for the most common tokens, which
+        make up the first eighth of the text, 7 for the rarest and those that never occur. None: no grouping by
+        frequency.
     """
 
     frequency_bucket_V: tuple[int, ...] | None = None
@@ -55,12 +56,12 @@ def reliability_sums(
     buckets: TokenBuckets,
     vocab_size: int,
 ) -> ReliabilitySums:
-    """Sums over bins of confidence, [K, M], by each kind of bucket; every token is in one bucket of each kind.
+    """Sums over confidence bins, [K, M], for each kind of bucket; every token is in one bucket of each kind.
 
     Args:
       statistics: of each token, [B, T].
-      predicted_BT: the token with the highest probability. Buckets are by what was predicted, not by what came: a
-        condition on the outcome would make any model look miscalibrated.
+      predicted_BT: the token with the highest probability. Buckets depend on the prediction, not on the target:
+        conditioning on the outcome would make any model look miscalibrated.
       positions_BT: each token's place in its segment.
       weights_BT: 0 where a token doesn't count.
       buckets: of the vocabulary.
@@ -86,10 +87,10 @@ def reliability_sums(
 
 
 def reliability_metrics(totals: ReliabilityTotals) -> dict[str, float]:
-    """Metrics by name: `ece` and `ece_floor` over all tokens, and `KIND_BUCKET/...` for each bucket that has any.
+    """Metrics by name: `ece` and `ece_floor` over all tokens, and `KIND_BUCKET/...` for each non-empty bucket.
 
-    The floor is the mean ECE of a perfectly calibrated model with these confidences whose tokens are independent of
-    each other. Tokens of one document are not, so the true floor is somewhat higher.
+    The floor is the mean ECE of a perfectly calibrated model with these confidences and independent tokens. Tokens of
+    one document are dependent, so the true floor is somewhat higher.
     """
     whole = BinTotals(*(values.sum(axis=0) for values in totals["position"]))
     metrics = {"ece": float(ece(whole)), "ece_floor": float(ece_floor(whole))}

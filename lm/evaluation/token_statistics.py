@@ -1,4 +1,4 @@
-"""What a model's probabilities say of each token: the one place where logits become numbers.
+"""Per-token statistics of a model's probabilities: the one place that computes them from logits.
 
 Axes: B batch, T positions, V vocabulary, D model width. A leading "..." stands for any axes.
 """
@@ -20,7 +20,7 @@ class TokenStatistics:
       correct: 1 where the target has the highest logit, else 0; 1/n where n tokens share the highest.
       confidence: the highest probability.
       entropy: of the predicted distribution, in nats.
-      predicted: the id with the highest logit, int32; the mean of the ids that share it.
+      predicted: the id with the highest logit, int32; in a tie, the mean of the ids.
       log_normalizer: the log-sum-exp of the logits, which z-loss keeps near 0.
       mean_logit: over the vocabulary, which label smoothing needs.
     """
@@ -38,24 +38,24 @@ def token_statistics(logits: Array, targets: Array) -> TokenStatistics:
     """Statistics of each predicted token.
 
     Args:
-      logits: [..., V], any floating dtype; computed with in float32.
+      logits: [..., V], any floating dtype; converted to float32.
       targets: [...], ids below V; any other gives NaN for `nll` and `correct`.
 
     Returns:
-      `TokenStatistics` of the shape of `targets`. Under `jit` the fields that are not used are not computed.
+      `TokenStatistics` of the shape of `targets`. Under `jit` unused fields are not computed.
     """
     logits = logits.astype(jnp.float32)
     vocab_size = logits.shape[-1]
     targets = jnp.where((targets >= 0) & (targets < vocab_size), targets, vocab_size)
     nll, log_normalizer = _nll_and_log_normalizer(logits, targets)
     highest = logits.max(axis=-1)
-    # Everything that does not depend on a constant added to the logits is computed without it: differences of large
-    # logits are exact, differences of large results are not.
+    # Everything that is invariant to a constant added to the logits is computed after subtracting the maximum:
+    # differences of large logits are exact, differences of large results are not.
     shifted = logits - jax.lax.stop_gradient(highest)[..., None]
     unnormalized = jnp.exp(shifted)
     normalizer = _sum_of_last_axis(unnormalized)
-    # Counting those that share the top costs a pass over V; an argmax on CPU costs several.
-    # With the ids beside the ones, the same pass also says which token it is.
+    # Counting the ties at the top costs one pass over V; an argmax on CPU costs several. With ids next to ones, the
+    # same pass also gives the token.
     ones_and_ids = jnp.stack([jnp.ones(vocab_size), jnp.arange(vocab_size, dtype=jnp.float32)], axis=1)
     at_the_top = jnp.matmul((shifted == 0).astype(jnp.float32), ones_and_ids, precision="highest")
     sharing_the_top, sum_of_ids = at_the_top[..., 0], at_the_top[..., 1]
@@ -78,13 +78,13 @@ def _logit_of(logits: Array, targets: Array) -> Array:
 
 
 def _sum_of_last_axis(values: Array) -> Array:
-    """A product with ones: XLA on CPU sums exponentials at a third of the rate."""
+    """A product with ones: on CPU, XLA's own sum of exponentials is three times slower."""
     return jnp.matmul(values, jnp.ones(values.shape[-1], values.dtype), precision="highest")
 
 
 @jax.custom_vjp
 def _nll_and_log_normalizer(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """Both from two passes over V and their gradient from one; the derived one passes several times."""
+    """Both from two passes over V, their gradient from one; a derived gradient needs several."""
     return _nll_forward(logits, targets)[0]
 
 
@@ -101,7 +101,7 @@ def _nll_backward(saved: tuple[Array, ...], gradients: tuple[Array, Array]) -> t
     unnormalized, targets, normalizer = saved
     of_nll, of_log_normalizer = gradients
     scale = (of_nll + of_log_normalizer) / normalizer
-    # A comparison, not a scatter: it is part of the same pass, and it splits over V.
+    # A comparison, not a scatter: it fuses into the same pass, and it shards over V.
     is_target = jax.nn.one_hot(targets, unnormalized.shape[-1], dtype=bool)
     return scale[..., None] * unnormalized - jnp.where(is_target, of_nll[..., None], 0), None
 
@@ -114,8 +114,8 @@ def statistics_in_chunks(
 ) -> TokenStatistics:
     """`token_statistics(to_logits(hidden_BTD), targets_BT)`, never holding more than `chunk` rows of logits.
 
-    The backward pass computes each chunk's logits again, so that one more matrix product buys memory of
-    `chunk * V` numbers in place of `B * T * V`.
+    The backward pass recomputes each chunk's logits: one more matrix product, but memory for `chunk * V` numbers
+    instead of `B * T * V`.
 
     Args:
       to_logits: from [n, D] to [n, V].
@@ -147,12 +147,13 @@ def token_loss(
     Args:
       statistics: of the tokens, [B, T].
       weights_BT: how much each token counts.
-      label_smoothing: the share of each target that is spread evenly over the vocabulary (Szegedy et al. 2016).
+      label_smoothing: the probability mass of each target that is spread uniformly over the vocabulary (Szegedy et al.
+        2016).
       z_loss: weight of the squared log-normalizer (Chowdhery et al. 2022, section 5).
 
     Returns:
       The weighted sum of the objective, and weighted sums by name: `weight` (the number of tokens, by which the others
-      are to be divided), `loss` (negative log-likelihood) and `objective`.
+      are divided), `loss` (negative log-likelihood) and `objective`.
     """
     per_token = statistics.nll
     if label_smoothing:

@@ -1,1 +1,1 @@
-"""Whole models, and what is known of them before they run."""
+"""Whole models, their shapes and their costs."""

@@ -1,4 +1,4 @@
-"""What a model costs, known from its shape alone.
+"""Parameters and FLOPs of a model, computed from its shape alone.
 
 Symbols: L layers, D width, N query heads, K key-value heads, H head width, F feed-forward width, V vocabulary,
 S input length, T length.
@@ -22,9 +22,9 @@ PEAK_FLOPS: dict[str, float] = {
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Weights that tokens are multiplied with: every linear map and the output matrix, but no embedding look-up.
+    """Weights that tokens are multiplied by: every linear map and the output matrix, without embedding look-ups.
 
-    Of an encoder, without the prediction head's dense layer and the pooler, which few tokens pass.
+    For an encoder, without the prediction head's dense layer and the pooler, which few tokens pass through.
     """
     blocks = config.layers * _block_matrices(config)
     if config.architecture == "encoder_decoder":
@@ -35,8 +35,8 @@ def matrix_parameters(config: ModelConfig) -> int:
 def parameter_count(config: ModelConfig) -> int:
     """The number of parameters, tied matrices counted once.
 
-    Of a decoder or an encoder-decoder they are all; of an encoder those of embeddings, blocks and pooler, which is what
-    is published of BERT: masked-LM and next-sentence heads come on top while pretraining.
+    For a decoder or an encoder-decoder, all of them; for an encoder, embeddings, blocks and pooler, as published for
+    BERT, without the masked-LM and next-sentence heads used in pretraining.
     """
     if config.architecture == "encoder":
         width, bias = config.width, int(config.bias)
@@ -51,7 +51,7 @@ def parameter_count(config: ModelConfig) -> int:
 def training_flops_per_token(
     config: ModelConfig, length: int, input_length: int | None = None, predicted: float = 1.0
 ) -> int:
-    """Floating-point operations to train on one token: forward and twice as many backward.
+    """Floating-point operations to train on one token: forward, and twice as many backward.
 
     6 per matrix weight, and 12 L N H T for the attention scores and mixtures, counted over all T keys although a causal
     mask needs half (Chowdhery et al. 2022, appendix B; the convention of nanoGPT). Rematerialization is not counted, so
@@ -59,18 +59,18 @@ def training_flops_per_token(
 
     Args:
       config: the model's shape.
-      length: T, of what the model reads; of an encoder-decoder, of its output.
-      input_length: S, of an encoder-decoder's input; None: as long as the output. The result is then the mean over the
+      length: T, of the model's input; for an encoder-decoder, of its output.
+      input_length: S, of an encoder-decoder's input; None: as long as the output. The result is the mean over the
         tokens of both.
-      predicted: the share of tokens (of an encoder-decoder, of the output) whose logits are computed. A masked LM needs
-        those of the masked tokens alone.
+      predicted: the share of tokens (for an encoder-decoder, of output tokens) whose logits are computed. A masked LM
+        needs only those of the masked tokens.
     """
     per_key = 12 * config.heads * config.size_per_head
     output_matrix = predicted * config.size_of_vocabulary * config.width
     if config.architecture != "encoder_decoder":
         return round(6 * (config.layers * _block_matrices(config) + output_matrix) + per_key * config.layers * length)
     inputs, layers = input_length or length, _decoder_layers(config)
-    # Cross-attention makes keys and values of the input's tokens, queries and outputs of the output's.
+    # Cross-attention computes keys and values for input tokens, queries and outputs for output tokens.
     queries, keys = (2 * config.width * heads * config.size_per_head for heads in (config.heads, config.num_kv_heads))
     of_input = 6 * (config.layers * _block_matrices(config) + layers * keys) + per_key * config.layers * inputs
     of_output = 6 * (layers * (_block_matrices(config) + queries) + output_matrix)
@@ -87,7 +87,7 @@ def _attention_matrices(config: ModelConfig) -> int:
 
 
 def _block_matrices(config: ModelConfig) -> int:
-    """Of one block without cross-attention."""
+    """Matrix weights of one block without cross-attention."""
     matrices = 3 if config.activation in GATED else 2
     return _attention_matrices(config) + matrices * config.width * config.size_of_feed_forward
 

@@ -1,4 +1,4 @@
-"""Any model from its config: one place that knows which class an architecture is."""
+"""Models from their configs: the one place that maps architectures to classes."""
 
 import flax.linen as nn
 from jax.sharding import Mesh
@@ -14,17 +14,17 @@ _LANGUAGE_MODELS = {"decoder": DecoderLM, "encoder": EncoderLM, "encoder_decoder
 
 
 def make_body(config: ModelConfig, mesh: Mesh | None = None) -> nn.Module:
-    """A model that heads stand on.
+    """A model that heads can be put on.
 
     Every body has `hidden(tokens_BT, segments_BT=None, positions_BT=None, types_BT=None)`, states [B, T, D], and
-    `pool(hidden_BTD, segments_BT)`, one vector a text.
+    `pool(hidden_BTD, segments_BT)`, one vector per text.
 
     Args:
       config: its shape.
       mesh: of devices, or None for one device.
 
     Raises:
-      UserError: for an encoder-decoder, which no head stands on.
+      UserError: for an encoder-decoder, which has no heads.
     """
     if config.architecture == "encoder_decoder":
         raise UserError(
@@ -44,11 +44,11 @@ def make_language_model(config: ModelConfig, mesh: Mesh | None = None) -> nn.Mod
       mesh: of devices, or None for one device.
 
     Raises:
-      UserError: for recurrent baselines, which stand under heads alone.
+      UserError: for recurrent baselines, which only work with heads.
     """
     if config.architecture in RECURRENT:
         raise UserError(
             f"config.model.architecture={config.architecture} is a baseline for classification, tagging and question "
-            "answering, no language model: choose decoder, encoder or encoder_decoder"
+            "answering, not a language model: choose decoder, encoder or encoder_decoder"
         )
     return _LANGUAGE_MODELS[config.architecture](config, mesh)

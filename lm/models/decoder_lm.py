@@ -56,8 +56,8 @@ class DecoderLM(nn.Module):
           segments_BT: a token sees only tokens of its own segment; 0 is padding. None: the row is one segment.
           positions_BT: each token's place in its segment. None: 0 to T - 1.
           types_BT: the kind of text of each token, where the config has `segment_types`.
-          prefix_BT: True where a token belongs to its segment's prefix, whose tokens see each other in both directions
-            (prefix LM, Raffel et al. 2020, section 3.2.1). None: no token does.
+          prefix_BT: True for the tokens of their segment's prefix, which see each other in both directions (prefix LM,
+            Raffel et al. 2020, section 3.2.1). None: there is no prefix.
 
         Returns:
           [B, T, D] in the compute dtype.
@@ -76,12 +76,12 @@ class DecoderLM(nn.Module):
 
         Args:
           tokens_BT: ids below V.
-          positions_BT: where in its sequence each token stands; also its slot in the cache.
+          positions_BT: each token's position in its sequence, which is also its slot in the cache.
           caches: from `empty_caches` or from an earlier call.
 
         Returns:
           [B, T, D] in the compute dtype, and the caches with these tokens in them. A token sees the slots up to its
-          own, so what a slot further on holds does not matter.
+          own, so the content of later slots does not matter.
         """
         chex.assert_equal_shape([tokens_BT, positions_BT])
         visibility = Visibility(caches.visible_slots(positions_BT))
@@ -92,9 +92,9 @@ class DecoderLM(nn.Module):
         return self.output_logits(hidden_BTD, self.embedder.embedding())
 
     def pool(self, hidden_BTD: Array, segments_BT: Array | None = None) -> Array:
-        """Returns the hidden state of each row's last token that is no padding (segment 0), [B, D].
+        """Returns the hidden state of each row's last token that is not padding (segment 0), [B, D].
 
-        It alone has seen the whole row. A row of padding alone gives that of its last token.
+        Only this token has seen the whole row. For a row of padding it is the last token's.
         """
         if segments_BT is None:
             return hidden_BTD[:, -1]
@@ -104,9 +104,9 @@ class DecoderLM(nn.Module):
 
 
 def prefix_mask(prefix_BT: Array, mask_BTS: Array | None = None) -> Array:
-    """The mask, [B, T, S], by which a token sees those before it, and one of a prefix all of the prefix too.
+    """The mask, [B, T, S], by which tokens see earlier tokens, and prefix tokens also see their whole prefix.
 
-    Where there is a mask already, nothing becomes visible that it hides.
+    Whatever an existing mask hides stays hidden.
     """
     length = prefix_BT.shape[1]
     causal_TS = jnp.tril(jnp.ones((length, length), bool))

@@ -18,7 +18,7 @@ from lm.modules.stack import Caches, Memory, Stack
 
 
 class EncoderDecoderLM(nn.Module):
-    """Predicts each token of an output from those before it and from an input.
+    """Predicts each output token from the previous ones and from an input.
 
     A pure function of (parameters, inputs): `model.apply({"params": params}, inputs_BS, tokens_BT)`. Dropout is on when
     `rngs={"dropout": key}` is passed. Both sides share the embeddings.
@@ -92,9 +92,9 @@ class EncoderDecoderLM(nn.Module):
         Args:
           memory_BSD: from `encode`.
           input_segments_BS: those given to `encode`.
-          tokens_BT: ids below V; each sees those up to itself.
+          tokens_BT: ids below V; each token sees itself and earlier tokens.
           segments_BT: a token sees only tokens of its own segment, in the output and in the input; 0 is padding. None:
-            the row is one segment, and sees all of the input but padding.
+            the row is one segment and sees the whole input except padding.
           positions_BT: each token's place in its segment. None: 0 to T - 1.
 
         Returns:
@@ -109,7 +109,7 @@ class EncoderDecoderLM(nn.Module):
     def start_decoding(self, memory_BSD: Array, input_segments_BS: Array | None, length: int) -> Caches:
         """Caches for `decode_with_cache`, with room for `length` tokens and the memory's keys and values computed.
 
-        Each row is independent of the others, and `Caches.take_rows` chooses among them.
+        Rows are independent of each other; `Caches.take_rows` selects among them.
         """
         mask_BS = None if input_segments_BS is None else input_segments_BS > 0
         return self.decoder.start(memory_BSD, mask_BS, length)
@@ -119,12 +119,12 @@ class EncoderDecoderLM(nn.Module):
 
         Args:
           tokens_BT: ids below V.
-          positions_BT: where in its sequence each token stands; also its slot in the cache.
+          positions_BT: each token's position in its sequence, which is also its slot in the cache.
           caches: from `start_decoding` or from an earlier call.
 
         Returns:
           [B, T, D] in the compute dtype, and the caches with these tokens in them. A token sees the slots up to its
-          own, so what a slot further on holds does not matter.
+          own, so the content of later slots does not matter.
         """
         chex.assert_equal_shape([tokens_BT, positions_BT])
         memory_mask_BTS = None
@@ -141,7 +141,7 @@ class EncoderDecoderLM(nn.Module):
 
 
 def _memory_mask(input_segments_BS: Array | None, segments_BT: Array | None, length: int) -> Array | None:
-    """Where the decoder may look, [B, T, S]; None: everywhere."""
+    """Where the decoder may attend, [B, T, S]; None: everywhere."""
     if input_segments_BS is None:
         return None
     if segments_BT is not None:

@@ -20,7 +20,7 @@ from lm.modules.stack import Stack
 
 
 class PredictionHead(nn.Module):
-    """Scores what a masked token was: a dense layer, an activation, LayerNorm, the token embedding, and a bias."""
+    """Predicts masked tokens: a dense layer, an activation, LayerNorm, the token embedding, and a bias."""
 
     config: ModelConfig
 
@@ -36,11 +36,11 @@ class PredictionHead(nn.Module):
 
 
 class EncoderLM(nn.Module):
-    """Reads a text in both directions.
+    """Encodes a text in both directions.
 
     A pure function of (parameters, inputs): `model.apply({"params": params}, tokens_BT)`. Dropout is on when
-    `rngs={"dropout": key}` is passed. Initialised through a method, it has the parameters that this method needs and no
-    more: `model.init(key, tokens_BT, method=EncoderLM.hidden)` makes neither prediction head nor pooler.
+    `rngs={"dropout": key}` is passed. Initialized through a method, it has only the parameters that this method needs:
+    `model.init(key, tokens_BT, method=EncoderLM.hidden)` makes neither prediction head nor pooler.
 
     Attributes:
       config: its shape.
@@ -97,14 +97,14 @@ class EncoderLM(nn.Module):
     def logits(self, hidden_BTD: Array) -> Array:
         """Returns the logits of the token at each hidden state, [..., V], in float32.
 
-        Given the states of the masked positions alone, [B, K, D], it computes no others.
+        Given only the states at masked positions, [B, K, D], it computes only these.
         """
         return self.prediction_head(hidden_BTD, self.embedder.embedding())
 
     def pool(self, hidden_BTD: Array, segments_BT: Array | None = None) -> Array:
         """Returns a vector for each row, [B, D]: tanh of a linear map of its first token's hidden state.
 
-        `segments_BT` is not needed here, but where a model reads left to right.
+        `segments_BT` is not used here; models that read left to right need it.
         """
         del segments_BT
         return jnp.tanh(self.pooler(hidden_BTD[:, 0]))

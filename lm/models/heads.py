@@ -1,7 +1,7 @@
-"""Bodies with heads: classifiers of texts and of tokens, and extraction of spans.
+"""Bodies with heads: text classifiers, token classifiers and span extractors.
 
-Each has the parameters `body`, which are those of the body alone, so that pretrained ones load by their paths, and
-`head`, a linear map. Dropout is on when `rngs={"dropout": key}` is passed.
+Parameters are `body`, named as in the body alone so that pretrained ones load by path, and `head`, a linear map.
+Dropout is on when `rngs={"dropout": key}` is passed.
 
 Axes: B texts, T positions, D width of the body's states, P width of its pooled vectors, C classes.
 """
@@ -25,9 +25,9 @@ class SequenceClassifier(nn.Module):
       config: of the body.
       classes: C.
       mesh: of devices, or None for one device.
-      compares: for a recurrent body and pairs of texts: each text becomes a vector by itself, and the head sees both,
-        their distance in each number and their product (Conneau et al. 2017, section 3.1). Other bodies compare texts
-        themselves, by attention.
+      compares: for a recurrent body and pairs of texts: encode each text separately; the head gets both vectors, their
+        absolute difference and their product (Conneau et al. 2017, section 3.1). Other bodies compare texts by
+        attention.
     """
 
     config: ModelConfig
@@ -54,9 +54,9 @@ class SequenceClassifier(nn.Module):
         Args:
           tokens_BT: ids below V.
           segments_BT: 0 is padding. None: no padding.
-          types_BT: which text of a pair each token is of; used where the body has an embedding of them.
-          mix_B: for mixup, the share in [0, 1] that each text keeps of its own vector, the rest being its partner's
-            (Verma et al. 2019, manifold mixup; of sentences: Guo et al. 2019). None: no mixup.
+          types_BT: the text of a pair that each token belongs to; used if the body has type embeddings.
+          mix_B: for mixup, the weight in [0, 1] of each text's own vector, the rest being its partner's (Verma et al.
+            2019, manifold mixup; for sentences: Guo et al. 2019). None: no mixup.
           partner_B: for mixup, the row of each text's partner.
 
         Returns:
@@ -64,7 +64,7 @@ class SequenceClassifier(nn.Module):
         """
         if self.compares:
             if segments_BT is None or types_BT is None:
-                raise ValueError("to compare two texts their segments and types must be given")
+                raise ValueError("comparing two texts needs their segments and types")
             pooled_BP = self._compared(tokens_BT, segments_BT, types_BT)
         else:
             pooled_BP = self.body.pool(_hidden(self.body, tokens_BT, segments_BT, types_BT), segments_BT)
@@ -81,7 +81,7 @@ class SequenceClassifier(nn.Module):
 
 
 class TokenClassifier(nn.Module):
-    """Classifies each token by the body's state there.
+    """Classifies each token by the body's hidden state.
 
     Attributes:
       config: of the body.
@@ -106,7 +106,7 @@ class TokenClassifier(nn.Module):
 
 
 class SpanExtractor(nn.Module):
-    """Scores each token as the first and as the last of an answer (Devlin et al. 2019, section 4.2).
+    """Scores each token as the start and as the end of an answer (Devlin et al. 2019, section 4.2).
 
     Attributes:
       config: of the body.

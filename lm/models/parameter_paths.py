@@ -1,4 +1,4 @@
-"""Names of parameters: their path in the tree, such as "body/encoder/layer_0/attention/output/kernel"."""
+"""Parameter names: paths in the tree, such as "body/encoder/layer_0/attention/output/kernel"."""
 
 from typing import Any
 
@@ -16,6 +16,6 @@ def by_path(params: Any) -> dict[str, Any]:
 
 
 def shortened_list(misfits: list[str], most: int = 3) -> str:
-    """What doesn't fit, in one line that stays readable for a whole model."""
+    """At most `most` of the entries in one line, with a count of the rest."""
     more = f"; and {len(misfits) - most} more" if len(misfits) > most else ""
     return "; ".join(misfits[:most]) + more

@@ -1,4 +1,4 @@
-"""Model shapes by name, with the published parameter count of each that has one."""
+"""Model shapes by name, with published parameter counts where there are any."""
 
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
@@ -131,7 +131,7 @@ def preset(name: str) -> ModelConfig:
     """The model shape of that name.
 
     Raises:
-      UserError: if there is none; the message lists those there are.
+      UserError: if there is none; the message lists the known names.
     """
     if name not in PRESETS:
         raise UserError(f"there is no model preset {name!r}: choose one of {', '.join(PRESETS)}")

@@ -16,13 +16,13 @@ from lm.modules.recurrent import RecurrentStack
 
 
 class RecurrentModel(nn.Module):
-    """Word vectors and bidirectional layers of LSTM or GRU cells: a body for heads, with the interface of the others.
+    """Word vectors and bidirectional LSTM or GRU layers: a body for heads, with the same interface as the others.
 
     A pure function of (parameters, inputs): `model.apply({"params": params}, tokens_BT)`. Dropout is on when
     `rngs={"dropout": key}` is passed.
 
     Attributes:
-      config: its shape; of it count `architecture`, `vocab_size`, `width`, `recurrent_width`, `layers`, `dropout`,
+      config: its shape, of which it uses `architecture`, `vocab_size`, `width`, `recurrent_width`, `layers`, `dropout`,
         `initializer_range` (of the word vectors) and the dtypes.
       mesh: of devices, with axes `data`, `fsdp` and `tensor`, or None for one device.
     """
@@ -51,9 +51,9 @@ class RecurrentModel(nn.Module):
 
         Args:
           tokens_BT: ids below V.
-          segments_BT: a token's states know the tokens of its own segment alone; 0 is padding. None: no padding.
-          positions_BT: not needed: the order says it.
-          types_BT: not used: there is no embedding of them.
+          segments_BT: a token's states depend only on tokens of its own segment; 0 is padding. None: no padding.
+          positions_BT: not used: the order of tokens gives the positions.
+          types_BT: not used: there are no type embeddings.
 
         Returns:
           [B, T, 2 H] in the compute dtype.
@@ -65,7 +65,7 @@ class RecurrentModel(nn.Module):
         return self.recurrent(self.embedding_dropout(self.token_embedding(tokens_BT)), segments_BT)
 
     def pool(self, hidden_BTD: Array, segments_BT: Array | None = None) -> Array:
-        """One vector a text: the largest state over its tokens (Conneau et al. 2017, InferSent), [B, 2 H].
+        """One vector per text: the maximum over its tokens' states (Conneau et al. 2017, InferSent), [B, 2 H].
 
         Args:
           hidden_BTD: from `hidden`.

@@ -1,4 +1,4 @@
-"""How a mesh of devices shares a model: a short table of rules, from paths of parameters to the axes that split them.
+"""How a mesh of devices shares a model: a short table of rules, from parameter paths to the axes that split them.
 
 Mesh axes: `data` copies the parameters; `fsdp` splits them over the same devices as the batch; `tensor` splits them
 inside each layer.
@@ -15,8 +15,8 @@ from lm.models.parameter_paths import path_name
 
 Tree = TypeVar("Tree")
 
-# The first pattern found in a parameter's path decides. A spec speaks of the last axes, so that a leading axis of
-# scanned layers stays whole. What no rule names is replicated.
+# The first pattern found in a parameter's path decides. A spec covers the last axes, so that a leading axis of scanned
+# layers stays whole. Parameters without a rule are replicated.
 RULES: tuple[tuple[str, P], ...] = (
     (r"(token_embedding/embedding|output)$", P("tensor", "fsdp")),
     (r"(query_key_value|query|key_value|up|gate)/kernel$", P("fsdp", "tensor")),
@@ -29,7 +29,7 @@ RULES: tuple[tuple[str, P], ...] = (
 def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """The sharding of one parameter, or of optimizer state that has a parameter's path and shape.
 
-    An axis that its mesh axis doesn't divide is left whole, so that any model runs on any mesh.
+    An axis whose size its mesh axis does not divide stays whole, so that any model runs on any mesh.
     """
 
     def splits(axis: str | None, size: int) -> bool:
@@ -39,7 +39,7 @@ def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
         if re.search(pattern, path) and len(shape) >= len(spec):
             axes = (None,) * (len(shape) - len(spec)) + tuple(spec)
             split = [axis if splits(axis, size) else None for axis, size in zip(axes, shape, strict=True)]
-            # P("fsdp") and P("fsdp", None) say the same but compile twice.
+            # P("fsdp") and P("fsdp", None) mean the same but compile twice.
             while split and split[-1] is None:
                 split.pop()
             return P(*split)

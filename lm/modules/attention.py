@@ -21,7 +21,7 @@ from lm.modules.linear import Linear
 
 @flax.struct.dataclass
 class KeyValues:
-    """Keys and values to attend to: of the tokens that a layer has seen (slot s holds position s), or of a memory.
+    """Keys and values to attend to: of the tokens so far (slot s holds position s), or of a memory.
 
     Attributes:
       keys_BSKH: keys, rotated if positions are rotary.
@@ -38,7 +38,7 @@ class KeyValues:
         return cls(zeros, zeros)
 
     def write(self, keys_BTKH: Array, values_BTKH: Array, positions_BT: Array) -> "KeyValues":
-        """These, with the given keys and values at their positions."""
+        """A copy with the given keys and values written at their positions."""
         rows_B1 = jnp.arange(positions_BT.shape[0])[:, None]
         return KeyValues(
             self.keys_BSKH.at[rows_B1, positions_BT].set(keys_BTKH),
@@ -48,12 +48,12 @@ class KeyValues:
 
 @flax.struct.dataclass
 class Visibility:
-    """Which keys each query may see, and how much it favours them.
+    """Which keys each query may see, and with what bias.
 
     Attributes:
       mask_BTS: True where query t may see key s; None: everywhere.
-      causal: whether, besides, query t sees keys up to t alone.
-      bias_BNTS: added to the scores, in float32; its batch axis may be 1. None: nothing is added.
+      causal: whether query t also sees only keys up to t.
+      bias_BNTS: added to the scores, in float32; its batch axis may be 1. None: no bias.
     """
 
     mask_BTS: Array | None = None
@@ -62,9 +62,9 @@ class Visibility:
 
 
 def segment_mask(query_segments_BT: Array, key_segments_BS: Array) -> Array:
-    """The mask, [B, T, S], by which a token sees tokens of its own segment alone.
+    """The mask, [B, T, S], by which tokens see only their own segment.
 
-    Segment 0 is padding: no other token sees it, and it sees padding, so that its softmax has something to sum over.
+    Segment 0 is padding: it sees only padding, so that its softmax has terms to sum, and no other token sees it.
     """
     return query_segments_BT[:, :, None] == key_segments_BS[:, None, :]
 
@@ -84,10 +84,10 @@ def attend(
       q_BTNH: queries. K must divide N.
       k_BSKH: keys.
       v_BSKH: values.
-      visibility: what a query may see. One that may see nothing gets the mean of all values, which is of no use but
+      visibility: what a query may see. A query that may see nothing gets the mean of all values: meaningless, but
         finite.
       implementation: "explicit", "xla" or "cudnn".
-      gradients: of "explicit": "explicit" or "derived", as `ModelConfig.gradients`.
+      gradients: for implementation "explicit": "explicit" or "derived", as in `ModelConfig.gradients`.
 
     Returns:
       Values mixed for each query, [B, T, N, H], in the dtype of `v_BSKH`. Scores are summed, and their softmax taken,
@@ -104,7 +104,7 @@ def attend(
     mask_B1TS = None if visibility.mask_BTS is None else visibility.mask_BTS[:, None, :, :]
     bias_BNTS = visibility.bias_BNTS
     if bias_BNTS is not None and implementation == "cudnn":
-        bias_BNTS = bias_BNTS.astype(q_BTNH.dtype)  # it takes no other
+        bias_BNTS = bias_BNTS.astype(q_BTNH.dtype)  # cuDNN accepts no other dtype
     return jax.nn.dot_product_attention(
         q_BTNH,
         k_BSKH,
@@ -125,11 +125,11 @@ def _attend_explicitly(
     mask_BTS = jnp.ones((1, length, keys), bool) if mask_BTS is None else mask_BTS
     if visibility.causal:
         mask_BTS = mask_BTS & jnp.tril(jnp.ones((length, keys), bool))[None]
-    # Query heads that share a key-value head become one head with so many times the positions.
+    # Query heads that share a key-value head become one head with correspondingly more positions.
     group = heads // kv_heads
     q_BKRH = q_BTNH.reshape(batch, length, kv_heads, group, head_width).transpose(0, 2, 3, 1, 4)
     q_BKRH = q_BKRH.reshape(batch, kv_heads, group * length, head_width)
-    # Low enough to vanish in the softmax, and adding it is cheaper than choosing.
+    # Low enough to vanish in the softmax; adding it is cheaper than a select.
     hidden_B1RS = jnp.tile(jnp.where(mask_BTS, 0.0, -1e30), (1, group, 1))[:, None]
     bias_BKRS = None if bias_BNTS is None else bias_BNTS.reshape(-1, kv_heads, group * length, keys)
     mixed_BKRH = attend_bnth(q_BKRH, k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3), hidden_B1RS, bias_BKRS)
@@ -138,7 +138,7 @@ def _attend_explicitly(
 
 
 class MultiHeadAttention(nn.Module):
-    """Self-attention with rotary positions and grouped key-value heads where the config asks for them."""
+    """Self-attention, with rotary positions and grouped key-value heads if configured."""
 
     config: ModelConfig
 
@@ -150,13 +150,13 @@ class MultiHeadAttention(nn.Module):
         visibility: Visibility,
         cache: KeyValues | None = None,
     ) -> tuple[Array, KeyValues | None]:
-        """Mixes positions.
+        """Attends over the positions.
 
         Args:
-          inputs_BTD: what the queries, keys and values are made of.
+          inputs_BTD: the source of queries, keys and values.
           positions_BT: for rotary embedding and for the cache; None: 0 to T - 1.
-          visibility: where a query may look. With a cache S is the cache's length and the mask must carry causality.
-          cache: what earlier tokens left, or None to attend within the inputs alone.
+          visibility: what a query may see. With a cache, S is the cache's length and the mask must include causality.
+          cache: keys and values of earlier tokens, or None to attend within the inputs only.
 
         Returns:
           [B, T, D] to be added to the residual stream, and the cache with these tokens written into it.
@@ -166,12 +166,12 @@ class MultiHeadAttention(nn.Module):
 
         kv_heads, head_width = config.num_kv_heads, config.size_per_head
         group = config.heads // kv_heads
-        # One product for all three: wide ones run faster. For each key-value head come its query heads, its key and its
-        # value, so that a mesh which splits key-value heads splits this matrix without moving anything.
+        # One product for all three: wide matrices run faster. Columns are grouped by key-value head (its query heads,
+        # its key, its value), so that a mesh that splits key-value heads splits this matrix without moving data.
         features = kv_heads * (group + 2) * head_width
         projected_BTF = Linear(config, features, name="query_key_value")(inputs_BTD)
         projected_BTKGH = projected_BTF.reshape(batch, length, kv_heads, group + 2, head_width)
-        # Split, whose gradient is one concatenation; that of three slices would be a sum of three padded arrays.
+        # The gradient of a split is one concatenation; that of three slices would be a sum of three padded arrays.
         q_BTKGH, k_BTK1H, v_BTK1H = jax.lax.split(projected_BTKGH, (group, 1, 1), axis=3)
         q_BTNH = q_BTKGH.reshape(batch, length, config.heads, head_width)
         k_BSKH, v_BSKH = k_BTK1H.squeeze(3), v_BTK1H.squeeze(3)
@@ -181,7 +181,7 @@ class MultiHeadAttention(nn.Module):
             k_BSKH = rotate(k_BSKH, rotary_positions, config.rotary_base)
         if cache is not None:
             chex.assert_shape(visibility.mask_BTS, (batch, length, cache.keys_BSKH.shape[1]))
-            assert positions_BT is not None, "a cache needs to know where its tokens stand"
+            assert positions_BT is not None, "a cache needs the positions of its tokens"
             cache = cache.write(k_BSKH, v_BSKH, positions_BT)
             k_BSKH, v_BSKH = cache.keys_BSKH, cache.values_BSKH
         mixed_BTNH = attend(
@@ -192,7 +192,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of one sequence to another, the memory, without positions (Vaswani et al. 2017, section 3.2.3)."""
+    """Attention from one sequence to another, the memory, without positions (Vaswani et al. 2017, section 3.2.3)."""
 
     config: ModelConfig
 
@@ -204,16 +204,16 @@ class CrossAttention(nn.Module):
         self.output = Linear(config, config.width, to_residual=True)
 
     def key_values(self, memory_BSD: Array) -> KeyValues:
-        """The memory's keys and values, which serve every query there will be."""
+        """The memory's keys and values, computed once for all queries."""
         batch, length, _ = memory_BSD.shape
         projected_BSF = self.key_value(memory_BSD)
-        # Per key-value head, for the reason that `MultiHeadAttention` gives.
+        # Grouped by key-value head, for the reason given in `MultiHeadAttention`.
         shape = (batch, length, self.config.num_kv_heads, 2, self.config.size_per_head)
         k_BSK1H, v_BSK1H = jax.lax.split(projected_BSF.reshape(shape), (1, 1), axis=3)
         return KeyValues(k_BSK1H.squeeze(3), v_BSK1H.squeeze(3))
 
     def __call__(self, inputs_BTD: Array, memory: KeyValues, mask_BTS: Array | None) -> Array:
-        """Returns [B, T, D], to be added to the residual stream, of `memory` seen where the mask is True."""
+        """Returns [B, T, D], to be added to the residual stream, attending to `memory` where the mask is True."""
         config = self.config
         batch, length, _ = inputs_BTD.shape
         q_BTNH = self.query(inputs_BTD).reshape(batch, length, config.heads, config.size_per_head)

@@ -27,27 +27,27 @@ def _setting(default: Any, *, execution: bool = False, **only_with: tuple[str, .
 
     Args:
       default: value.
-      execution: whether it only says how to compute: neither the parameters' names and sizes nor, but for rounding and
-        dropout, what they compute depend on it.
-      **only_with: other settings, each with the values beside which this one has an effect. Messages name the last that
-        doesn't hold.
+      execution: whether it only controls how to compute. It must not change the parameters' names or sizes, nor the
+        result, except for rounding and dropout.
+      **only_with: other settings, each with the values for which this one has an effect. Messages name the last
+        condition that fails.
     """
     return dataclasses.field(default=default, metadata={"execution": execution, "only_with": only_with})
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A model's shape and how to execute it, validated when made.
+    """A model's shape and how to execute it, validated on construction.
 
-    Settings without effect beside the others, such as `heads` of an "lstm", must stay as they are. `EXECUTION` names
-    those that don't shape the model, which may differ from the run that its parameters come from.
+    Settings that have no effect given the others, such as `heads` of an "lstm", must keep their defaults. `EXECUTION`
+    lists those that do not shape the model; they may differ from the run that the parameters come from.
 
     Attributes:
       architecture: "decoder" (GPT, Llama), "encoder" (BERT), "encoder_decoder" (the Transformer of 2017, T5), or a
         recurrent baseline, "lstm" or "gru" (bidirectional).
-      vocab_size: rows of the token embedding, V. None: the tokenizer's size. A larger number than the tokenizer's pads
-        the table, which some hardware multiplies faster.
-      layers: L; of the encoder, where there is an encoder and a decoder.
+      vocab_size: rows of the token embedding, V. None: the tokenizer's size. A larger number pads the table, which is
+        faster on some hardware.
+      layers: L; for an "encoder_decoder", of the encoder.
       decoder_layers: of the decoder of an "encoder_decoder". None: `layers`.
       width: D, the size of the residual stream; of "lstm" and "gru", of the word vectors.
       recurrent_width: of each direction of "lstm" and "gru". None: `width`.
@@ -56,12 +56,12 @@ class ModelConfig:
       head_width: H. None: `width / heads`.
       feed_forward_width: F. None: 4 times `width`.
       max_length: the longest sequence, in tokens.
-      segment_types: kinds of text in one sequence that an "encoder" tells apart by an embedding (BERT: 2); 0: none.
-      positions: how a token knows its place: "learned" or "sinusoidal" embeddings, "rotary" queries and keys, or
-        "relative" biases of the attention, one for each head and bucket of distances (T5).
+      segment_types: number of segment types that an "encoder" distinguishes by an embedding (BERT: 2); 0: none.
+      positions: how positions are encoded: "learned" or "sinusoidal" embeddings, "rotary" queries and keys, or
+        "relative" attention biases per head and distance bucket (T5).
       rotary_base: the base of the rotary frequencies.
-      relative_buckets: of "relative" positions.
-      relative_max_distance: from here on "relative" positions share the last bucket.
+      relative_buckets: number of buckets for "relative" positions.
+      relative_max_distance: distances from here on share the last bucket of "relative" positions.
       normalization: "layer_norm" or "rms_norm".
       normalization_place: "before" each sub-layer and after the last (GPT-2, T5), or "after" each sum of a sub-layer
         and its input (the Transformer of 2017, BERT).
@@ -72,17 +72,17 @@ class ModelConfig:
       bias: whether linear maps and LayerNorm have biases.
       tie_embeddings: whether the output matrix is the token embedding.
       dropout: the rate after the embedding and after each sub-layer, in [0, 1).
-      initializer_range: standard deviation of the initial weights; maps back into the residual stream get it divided by
-        sqrt(2 L) (Radford et al. 2019).
-      dtype: in which to compute. Logits are float32 whatever it is.
-      parameter_dtype: in which to keep the parameters.
+      initializer_range: standard deviation of the initial weights, divided by sqrt(2 L) for maps back into the residual
+        stream (Radford et al. 2019).
+      dtype: of the computation. Logits are always float32.
+      parameter_dtype: of the stored parameters.
       attention: "xla" (everywhere) or "cudnn" (NVIDIA, 16-bit dtypes) of `jax.nn.dot_product_attention`, or "explicit",
-        the same with its backward pass written out, which is fastest on CPU.
-      gradients: of explicit attention, LayerNorm and GELU's tanh form: "explicit" (written out) or "derived" by JAX,
-        which is slower but lets `jax.jvp` through, as Hessian-vector products need it.
-      scan_layers: compile one layer and loop over it: compiles L times faster, and on CPU runs a little slower.
-      rematerialize: what the backward pass computes again instead of keeping: "none", "dots" (all but the results of
-        matrix products) or "full" (everything inside a layer).
+        the same with a hand-written backward pass, which is fastest on CPU.
+      gradients: of explicit attention, LayerNorm and GELU's tanh form: "explicit" (hand-written) or "derived" by JAX,
+        which is slower but supports `jax.jvp`, needed for Hessian-vector products.
+      scan_layers: compile one layer and loop over it: compiles L times faster; on CPU it runs slightly slower.
+      rematerialize: what the backward pass recomputes instead of storing: "none", "dots" (all but the results of matrix
+        products) or "full" (everything inside a layer).
     """
 
     architecture: str = "decoder"
@@ -167,10 +167,10 @@ class ModelConfig:
                 raise UserError(f"config.model.{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
 
     def executed_as(self, other: "ModelConfig") -> "ModelConfig":
-        """This shape, with how to execute it from another config.
+        """This shape, with the execution settings of another config.
 
         Raises:
-          UserError: if that says what has no effect on this shape.
+          UserError: if it sets something that has no effect on this shape.
         """
         return dataclasses.replace(self, **{name: getattr(other, name) for name in EXECUTION})
 
@@ -179,7 +179,7 @@ class ModelConfig:
         """V.
 
         Raises:
-          ValueError: where it is left to a tokenizer that is not known yet.
+          ValueError: if it comes from a tokenizer that is not known yet.
         """
         if self.vocab_size is None:
             raise ValueError("config.model.vocab_size is not known yet")
@@ -211,17 +211,17 @@ class ModelConfig:
         return jnp.dtype(self.parameter_dtype)
 
 
-# The settings that only say how to compute. `scan_layers` is none of them: it stacks the layers' parameters.
+# The settings that only control how to compute. `scan_layers` is not one of them: it stacks the layers' parameters.
 EXECUTION: tuple[str, ...] = tuple(
     field.name for field in dataclasses.fields(ModelConfig) if field.metadata.get("execution")
 )
 
 
 def idle_settings(values: Mapping[str, Any]) -> dict[str, str]:
-    """The settings without effect beside others of these values, each with the name of the one that makes it so.
+    """The settings that have no effect given these values, each with the name of the setting that disables it.
 
     Args:
-      values: of a `ModelConfig`; missing ones have their defaults.
+      values: of a `ModelConfig`; missing ones take their defaults.
     """
     fields = dataclasses.fields(ModelConfig)
     known = {field.name: field.default for field in fields} | dict(values)

@@ -1,4 +1,4 @@
-"""Dropout that is on exactly when randomness is given."""
+"""Dropout that is on exactly when a random key is passed."""
 
 import flax.linen as nn
 from jax import Array
@@ -22,5 +22,5 @@ class Dropout(nn.Module):
 
 
 def dropout_rngs(key: Array | None) -> dict[str, Array]:
-    """The `rngs` of `Module.apply`; without a key dropout is off."""
+    """The `rngs` for `Module.apply`; without a key dropout is off."""
     return {} if key is None else {"dropout": key}

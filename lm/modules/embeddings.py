@@ -18,7 +18,7 @@ from lm.modules.normalization import Normalization
 
 
 class TokenEmbedding(nn.Module):
-    """A table of token vectors, which may also score every token of the vocabulary (Press & Wolf 2017)."""
+    """A table of token vectors, which can also serve as the output matrix (Press & Wolf 2017)."""
 
     config: ModelConfig
     mesh: Mesh | None = None
@@ -33,7 +33,7 @@ class TokenEmbedding(nn.Module):
 
     def __call__(self, tokens_BT: Array) -> Array:
         """Returns the vectors of `tokens_BT`, [B, T, D], in the compute dtype."""
-        # Left to itself the compiler would split the stream along D, as the table is, and gather the batch instead.
+        # Otherwise the compiler would split the stream along D, like the table, and gather the batch instead.
         table_VD = constrain(self.embedding, self.mesh, "tensor", None)
         stream_BTD = jnp.take(table_VD, tokens_BT, axis=0).astype(self.config.compute_dtype)
         return constrain(stream_BTD, self.mesh, ("data", "fsdp"), None, None)
@@ -42,26 +42,26 @@ class TokenEmbedding(nn.Module):
 def output_logits(hidden_BTD: Array, output_VD: Array) -> Array:
     """Scores of each token of the vocabulary, [..., V], in float32.
 
-    A 16-bit logit near 10 is off by up to 0.03, and with it a probability by up to 0.8 points, so the products may be
-    of 16-bit numbers but their sum never is.
+    A 16-bit logit near 10 is off by up to 0.03, which shifts a probability by up to 0.8 points. So the factors may be
+    16-bit numbers, but the products are always summed in float32.
     """
-    # As one matrix, for the reason that `Linear` gives.
+    # As one matrix, for the reason given in `Linear`.
     flat = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
     logits = jnp.einsum("nd,vd->nv", flat, output_VD, preferred_element_type=jnp.float32)
     return logits.reshape(*hidden_BTD.shape[:-1], output_VD.shape[0])
 
 
 def constrain(array: Array, mesh: Mesh | None, *axes: str | tuple[str, ...] | None) -> Array:
-    """The array, laid out over these mesh axes; itself where there is nothing to spread."""
+    """The array sharded over these mesh axes; unchanged without a mesh."""
     if mesh is None or mesh.size == 1:
         return array
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(*axes)))
 
 
 class Embedder(nn.Module):
-    """Tokens to the stream that a stack takes: token embeddings, and on demand positions, types and a normalization.
+    """Tokens to the input of a stack: token embeddings, optionally with positions, types and a normalization.
 
-    Its parts belong to the module that calls `nn.share_scope` on it.
+    Its parameters belong to the module that calls `nn.share_scope` on it.
     """
 
     config: ModelConfig
@@ -88,7 +88,7 @@ class Embedder(nn.Module):
         Args:
           tokens_BT: ids below V.
           positions_BT: each token's place. None: 0 to T - 1.
-          types_BT: the kind of text that each token belongs to, below `segment_types`. None: 0.
+          types_BT: the segment type of each token, below `segment_types`. None: 0.
 
         Returns:
           [B, T, D] in the compute dtype.
@@ -99,7 +99,7 @@ class Embedder(nn.Module):
         config = self.config
         stream_BTD = self.token_embedding(tokens_BT)
         if config.positions == "sinusoidal":
-            # Or the sines, near 1, would drown the tokens (Vaswani et al. 2017, section 3.4).
+            # Otherwise the sines, near 1, would dominate the tokens (Vaswani et al. 2017, section 3.4).
             stream_BTD = stream_BTD * math.sqrt(config.width)
         if config.positions in ("learned", "sinusoidal"):
             positions = self.position_embedding(positions_BT, tokens_BT.shape[1])
@@ -107,7 +107,7 @@ class Embedder(nn.Module):
         if config.segment_types:
             stream_BTD = stream_BTD + self.type_embedding(jnp.zeros_like(tokens_BT) if types_BT is None else types_BT)
         elif types_BT is not None:
-            raise ValueError("types need config.model.segment_types: how many there are")
+            raise ValueError("types need config.model.segment_types, their number")
         if config.normalize_embeddings:
             stream_BTD = self.embedding_norm(stream_BTD)
         return self.embedding_dropout(stream_BTD)
@@ -118,7 +118,7 @@ class Embedder(nn.Module):
 
 
 class OutputLogits(nn.Module):
-    """Scores of each token of the vocabulary, by the token embedding or by a matrix of its own."""
+    """Logits of each token of the vocabulary, from the token embedding or a separate matrix."""
 
     config: ModelConfig
 
@@ -153,7 +153,7 @@ class PositionEmbedding(nn.Module):
 
 
 def sinusoidal_table(length: int, width: int) -> Array:
-    """Sines in the first half of D and cosines in the second, of wavelengths from 2 pi to 20,000 pi: [T, D]."""
+    """Sines in the first half of D and cosines in the second, with wavelengths from 2 pi to 20,000 pi: [T, D]."""
     frequencies = 10_000.0 ** -(np.arange(0, width, 2) / width)
     angles = np.arange(length)[:, None] * frequencies
     table = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)[:, :width]
@@ -163,16 +163,16 @@ def sinusoidal_table(length: int, width: int) -> Array:
 def rotate(inputs_BTNH: Array, positions_BT: Array, base: float) -> Array:
     """Rotary position embedding in the half-split layout (Su et al. 2021; as in GPT-NeoX and Llama).
 
-    Coordinate i is paired with coordinate i + H/2 and the pair is turned by `position * base ** (-2 i / H)`. Angles are
-    float32: at position 8,000 a 16-bit angle would be off by whole turns.
+    Coordinate i is paired with coordinate i + H/2 and the pair is rotated by `position * base ** (-2 i / H)`. Angles
+    are float32: at position 8,000 a 16-bit angle would be off by full rotations.
 
     Args:
       inputs_BTNH: queries or keys; H is even.
       positions_BT: of each token, from 0. Its batch axis may be 1.
-      base: the larger, the slower the slowest rotation.
+      base: a larger base slows down the slowest rotation.
 
     Returns:
-      The turned vectors, in the dtype of `inputs_BTNH`.
+      The rotated vectors, in the dtype of `inputs_BTNH`.
     """
     half = inputs_BTNH.shape[-1] // 2
     frequencies = jnp.asarray(base ** -(np.arange(half) / half), jnp.float32)

@@ -1,8 +1,8 @@
-"""Functions with their backward pass written out, because XLA on CPU makes slow code of the derived one.
+"""Functions with hand-written backward passes, because XLA on CPU makes slow code of the derived ones.
 
-They are the same mathematics as their plain forms, to which the tests compare values and gradients. On two cores the
-attention alone takes a tenth off a small model's training step. JAX cannot derive a forward mode (`jax.jvp`) from them,
-which Hessian-vector products and influence functions need: for these a model has `config.gradients="derived"`.
+They compute the same as their plain forms; tests compare values and gradients. On two cores the attention alone saves a
+tenth of a small model's training step. They do not support forward mode (`jax.jvp`), which Hessian-vector products and
+influence functions need; use `config.gradients="derived"` for these.
 
 Axes: B batch, T query positions, S key positions, N heads, H head width, D model width.
 """
@@ -20,13 +20,13 @@ _GELU_SCALE, _GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
 def with_gradients(function: Callable[..., Any], gradients: str) -> Callable[..., Any]:
-    """A function of this file with its backward pass written out ("explicit"), or in its plain form ("derived")."""
+    """A function of this file with its hand-written backward pass ("explicit"), or in its plain form ("derived")."""
     return function if gradients == "explicit" else getattr(function, "__wrapped__", function)
 
 
 @jax.custom_vjp
 def gelu_tanh(inputs: Array) -> Array:
-    """GELU in its tanh form (Hendrycks & Gimpel 2016), saving its input alone."""
+    """GELU in its tanh form (Hendrycks & Gimpel 2016); saves only its input."""
     return jax.nn.gelu(inputs, approximate=True)
 
 
@@ -48,8 +48,8 @@ gelu_tanh.defvjp(_gelu_forward, _gelu_backward)
 def layer_norm(inputs: Array, scale_D: Array, epsilon: float) -> Array:
     """LayerNorm of the last axis without bias (Ba et al. 2016), in float32.
 
-    The variance is a mean of squared differences, not a difference of squares, which loses all precision where the mean
-    is large. The backward pass works from the saved mean and deviation.
+    The variance is a mean of squared differences, not a difference of squares, which loses all precision if the mean is
+    large. The backward pass uses the saved mean and deviation.
     """
     return _layer_norm_forward(inputs, scale_D, epsilon)[0]
 
@@ -94,8 +94,8 @@ def attend_bnth(
       k_BNSH: keys.
       v_BNSH: values.
       mask_bias: added to the scores, float32, broadcasts to [B, N, T, S]; a very low number where a query may not
-        look. It gets no gradient.
-      trained_bias: added likewise, float32, [B, N, T, S] where any axis may be 1; gets a gradient. None: nothing is.
+        attend. It gets no gradient.
+      trained_bias: added too, float32, [B, N, T, S] where any axis may be 1; it gets a gradient. None: no bias.
 
     Returns:
       [B, N, T, H].

@@ -19,14 +19,14 @@ _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": gelu_tanh,
     "relu": jax.nn.relu,
-    # What the gate goes through. T5 1.1 has GELU in its tanh form there.
+    # The activations of gates. T5 1.1 uses the tanh form of GELU.
     "swiglu": jax.nn.silu,
     "gated_gelu": gelu_tanh,
 }
 
 
 def activation(config: ModelConfig) -> Callable[[Array], Array]:
-    """The configured function, of single numbers; for gated layers that of the gate."""
+    """The configured elementwise function; for gated layers, that of the gate."""
     return with_gradients(_FUNCTIONS[config.activation], config.gradients)
 
 

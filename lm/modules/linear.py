@@ -1,4 +1,4 @@
-"""Linear maps, initialised as GPT-2 initialises them.
+"""Linear maps, initialized as in GPT-2.
 
 Axes: B batch, T positions, D model width, L layers.
 """
@@ -12,13 +12,13 @@ from lm.modules.config import ModelConfig
 
 
 class Linear(nn.Module):
-    """A linear map of the last axis, `kernel` [in, out] and on demand `bias` [out].
+    """A linear map of the last axis, `kernel` [in, out] and optionally `bias` [out].
 
     Attributes:
-      config: gives the dtypes, whether there is a bias, and the scale of the initial weights.
+      config: the dtypes, whether there is a bias, and the scale of the initial weights.
       features: size of the last axis after the map.
       to_residual: whether the result is added to the residual stream. The stream of L layers sums 2 L such maps, so
-        their weights start smaller by sqrt(2 L) (Radford et al. 2019, section 2.3).
+        their initial weights are divided by sqrt(2 L) (Radford et al. 2019, section 2.3).
     """
 
     config: ModelConfig

@@ -14,7 +14,7 @@ from jax import Array
 from lm.modules.config import ModelConfig
 from lm.modules.dropout import Dropout
 
-State = tuple[Array, ...]  # what a cell carries from step to step, each [2, B, H]; the first is what it shows
+State = tuple[Array, ...]  # what a cell carries from step to step, each [2, B, H]; the first is its output
 Cell = Callable[[State, Array, Array], State]
 
 
@@ -34,13 +34,13 @@ class RecurrentStack(nn.Module):
 
 
 class RecurrentLayer(nn.Module):
-    """One bidirectional layer of LSTM or GRU cells, as `config.architecture` says.
+    """One bidirectional layer of LSTM or GRU cells, by `config.architecture`.
 
-    Each direction starts from zeros, and again wherever the segment changes. That alone keeps padding (segment 0) and
-    packed texts apart: the backward direction meets a text's last token in the state in which it would begin.
+    Each direction starts from a zero state and resets it wherever the segment changes. This separates packed texts and
+    padding (segment 0): the backward direction reaches a text's last token in its initial state.
 
-    Of the config it takes `recurrent_width` and the dtypes. Weights start as is usual for these cells, not at
-    `initializer_range`: of inputs normal, keeping the variance (LeCun et al. 1998); of states orthogonal (Saxe et al.
+    It uses the config's `recurrent_width` and dtypes. Initial weights follow the custom for these cells, not
+    `initializer_range`: variance-preserving normal for inputs (LeCun et al. 1998), orthogonal for states (Saxe et al.
     2014).
     """
 
@@ -48,22 +48,22 @@ class RecurrentLayer(nn.Module):
 
     @nn.compact
     def __call__(self, inputs_BTD: Array, segments_BT: Array | None = None) -> Array:
-        """Reads texts.
+        """Runs both directions.
 
         Args:
-          inputs_BTD: a vector a token.
-          segments_BT: which text of its row each token is of; 0 at padding. None: the row is one text.
+          inputs_BTD: a vector per token.
+          segments_BT: the text of its row that each token belongs to; 0 at padding. None: the row is one text.
 
         Returns:
           [B, T, 2 H] in the compute dtype: the state of the forward direction, which has seen the tokens up to this
           one, and that of the backward direction, which has seen those from this one on. States lie within [-1, 1].
-          What stands at padding means nothing.
+          Values at padding are meaningless.
         """
         config = self.config
         batch, length, _ = inputs_BTD.shape
         width = config.recurrent_width or config.width
         gates, cell = _CELLS[config.architecture]
-        # The inputs of all steps and of both directions in one product: only the states have to wait for one another.
+        # The inputs of all steps and both directions in one product: only the states depend on each other.
         dense = nn.Dense(
             2 * gates * width,
             dtype=config.compute_dtype,
@@ -73,7 +73,7 @@ class RecurrentLayer(nn.Module):
         )
         projected_NF = dense(inputs_BTD.reshape(batch * length, -1))
         forward_BTF, backward_BTF = jnp.split(projected_NF.reshape(batch, length, -1), 2, axis=-1)
-        # Two biases, as cuDNN and PyTorch have them: the candidate of a GRU needs both, elsewhere they add up.
+        # Two biases, as cuDNN and PyTorch have them: the candidate of a GRU needs both; elsewhere they just add up.
         shape = (2, width, gates * width)
         kernel_2HF = self.param("state_kernel", _orthogonal_gates, shape, config.storage_dtype)
         bias_2F = self.param("state_bias", nn.initializers.zeros, (2, gates * width), config.storage_dtype)
@@ -88,7 +88,7 @@ class RecurrentLayer(nn.Module):
             state = cell(state, projected_2BF.astype(jnp.float32), from_state_2BF)
             return state, state[0].astype(config.compute_dtype)
 
-        # States in float32: a cell adds to its own at every step, which 16 bits would soon no longer notice.
+        # States in float32: a cell adds to its state at every step, and 16 bits would soon lose the increments.
         zeros_2BH = jnp.zeros((2, batch, width), jnp.float32)
         start: State = (zeros_2BH, zeros_2BH) if config.architecture == "lstm" else (zeros_2BH,)
         inputs = (_by_step(forward_BTF, backward_BTF), _continues(segments_BT, batch, length))
@@ -100,9 +100,9 @@ def lstm_cell(state: State, from_input_2BF: Array, from_state_2BF: Array) -> Sta
     """One step of a long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
 
     Args:
-      state: what is shown and what is remembered, each [2, B, H].
-      from_input_2BF: what the token adds to the input, forget, candidate and output gates, in this order.
-      from_state_2BF: what the shown state adds to them.
+      state: output and cell state, each [2, B, H].
+      from_input_2BF: the token's contribution to the input, forget, candidate and output gates, in this order.
+      from_state_2BF: the output state's contribution.
 
     Returns:
       The state after the step.
@@ -116,13 +116,13 @@ def lstm_cell(state: State, from_input_2BF: Array, from_state_2BF: Array) -> Sta
 def gru_cell(state: State, from_input_2BF: Array, from_state_2BF: Array) -> State:
     """One step of a gated recurrent unit (Cho et al. 2014).
 
-    Its reset gate multiplies what the state gives the candidate, not the state itself: so one product serves all three
-    gates, as in cuDNN and PyTorch.
+    The reset gate multiplies the state's contribution to the candidate, not the state itself, so that one product
+    serves all three gates, as in cuDNN and PyTorch.
 
     Args:
-      state: the state [2, B, H] alone.
-      from_input_2BF: what the token adds to the reset gate, the update gate and the candidate, in this order.
-      from_state_2BF: what the state adds to them.
+      state: a single array [2, B, H].
+      from_input_2BF: the token's contribution to the reset gate, the update gate and the candidate, in this order.
+      from_state_2BF: the state's contribution.
 
     Returns:
       The state after the step.
@@ -140,7 +140,7 @@ _CELLS: dict[str, tuple[int, Cell]] = {"lstm": (4, lstm_cell), "gru": (3, gru_ce
 
 
 def _by_step(forward_BTF: Array, backward_BTF: Array) -> Array:
-    """[T, 2, B, F]: what each direction meets at its t-th step, the backward one from the end."""
+    """[T, 2, B, F]: the input of each direction at its t-th step; the backward one starts at the end."""
     return jnp.stack([forward_BTF, backward_BTF[:, ::-1]]).transpose(2, 0, 1, 3)
 
 
@@ -151,7 +151,7 @@ def _by_position(states_T2BH: Array) -> Array:
 
 
 def _continues(segments_BT: Array | None, batch: int, length: int) -> Array:
-    """[T, 2, B, 1] float32: 1 where a step is of the same segment as the step before it, 0 where it starts anew."""
+    """[T, 2, B, 1] float32: 1 where a step is in the same segment as the previous step, 0 where a segment starts."""
     if segments_BT is None:
         return jnp.ones((length, 2, batch, 1), jnp.float32)
     same_BT = (segments_BT[:, 1:] == segments_BT[:, :-1]).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Relative positions as biases of the attention (Raffel et al. 2020, section 2.1; T5).
+"""Relative positions as attention biases (Raffel et al. 2020, section 2.1; T5).
 
 Axes: B batch, T query positions, S key positions, N query heads, R buckets.
 """
@@ -15,11 +15,11 @@ from lm.modules.config import ModelConfig
 
 
 class RelativePositionBias(nn.Module):
-    """A learned bias for each head and bucket of distances, which all layers of a stack share.
+    """A learned bias for each head and distance bucket, shared by all layers of a stack.
 
     Attributes:
-      config: gives heads and buckets.
-      bidirectional: whether keys after the query have buckets of their own. Otherwise they share that of distance 0.
+      config: the number of heads and buckets.
+      bidirectional: whether keys after the query have separate buckets. Otherwise they share that of distance 0.
     """
 
     config: ModelConfig
@@ -40,19 +40,19 @@ class RelativePositionBias(nn.Module):
 
 
 def relative_buckets(distances: Array, bidirectional: bool, buckets: int, max_distance: int) -> Array:
-    """The bucket of each distance (key's position less the query's): small ones alone, larger ones logarithmically.
+    """The bucket of each distance (key position minus query position): one each for small ones, then logarithmic.
 
     Args:
       distances: integers of any shape.
       bidirectional: whether the upper half of the buckets is for keys after the query. Otherwise these share bucket 0.
-      buckets: R, how many there are.
-      max_distance: from here on all share the last bucket of their direction.
+      buckets: R, the number of buckets.
+      max_distance: distances from here on share the last bucket of their direction.
 
     Returns:
       Buckets in [0, R), in the shape of `distances`.
 
     Raises:
-      UserError: if there are too few buckets, or too many for the distance.
+      UserError: if there are too few buckets, or too many for the maximum distance.
     """
     per_direction = buckets // 2 if bidirectional else buckets
     table = jnp.asarray(_bucket_of_distance(per_direction, max_distance))
@@ -72,7 +72,7 @@ def _bucket_of_distance(buckets: int, max_distance: int) -> np.ndarray:
             "config.model.relative_max_distance"
         )
     distances = np.arange(max_distance + 1)
-    # In float32, where T5's logarithms land on one side or the other of whole numbers.
+    # In float32, like T5, whose rounding decides borderline cases.
     share = np.log(np.maximum(distances, 1).astype(np.float32) / exact) / math.log(max_distance / exact)
     logarithmic = exact + (share * (buckets - exact)).astype(np.int32)
     return np.where(distances < exact, distances, np.minimum(logarithmic, buckets - 1)).astype(np.int32)

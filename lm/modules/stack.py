@@ -1,4 +1,4 @@
-"""The Transformer stack, of which every model here is made: encoders, decoders, and decoders that read an encoder.
+"""The Transformer stack that all models here share: encoders, decoders, and decoders that attend to an encoder.
 
 Axes: B batch, T query positions, S key positions, D model width, L layers.
 """
@@ -25,7 +25,7 @@ class Memory:
     """What cross-attention reads.
 
     Attributes:
-      states_BSD: the encoder's last hidden states; None where a cache holds their keys and values.
+      states_BSD: the encoder's last hidden states; None if a cache holds their keys and values.
       mask_BTS: True where decoder token t may see encoder token s; None: everywhere.
     """
 
@@ -35,11 +35,11 @@ class Memory:
 
 @flax.struct.dataclass
 class BlockCache:
-    """What one block keeps while it decodes.
+    """The cache of one block while decoding.
 
     Attributes:
       tokens: keys and values of the tokens so far.
-      memory: those of the encoder's states; None without cross-attention.
+      memory: keys and values of the encoder's states; None without cross-attention.
     """
 
     tokens: KeyValues
@@ -48,12 +48,12 @@ class BlockCache:
 
 @flax.struct.dataclass
 class Caches:
-    """What a stack keeps while it decodes. Each row of the batch is independent of the others.
+    """The cache of a stack while decoding. Each row of the batch is independent of the others.
 
     Attributes:
-      blocks: a tuple of one cache a layer, whose arrays lead with B; or with `scan_layers` one whose arrays lead with
-        L, then B.
-      memory_mask_BS: True where the encoder's state is no padding; None: everywhere.
+      blocks: a tuple of one cache per layer, whose arrays have the leading axis B; with `scan_layers`, one cache whose
+        arrays have the leading axes L and B.
+      memory_mask_BS: True where the encoder's state is not padding; None: everywhere.
     """
 
     blocks: tuple[BlockCache, ...] | BlockCache
@@ -61,12 +61,12 @@ class Caches:
 
     @property
     def length(self) -> int:
-        """How many tokens there is room for."""
+        """Maximum number of tokens."""
         first = self.blocks[0] if isinstance(self.blocks, tuple) else self.blocks
         return first.tokens.keys_BSKH.shape[-3]
 
     def visible_slots(self, positions_BT: Array) -> Array:
-        """The mask, [B, T, S], by which a token at a position sees the slots up to its own."""
+        """The mask, [B, T, S], by which tokens see the slots up to their own position."""
         return jnp.arange(self.length)[None, None, :] <= positions_BT[:, :, None]
 
     def take_rows(self, rows_B: Array) -> "Caches":
@@ -77,9 +77,9 @@ class Caches:
 
 
 class Block(nn.Module):
-    """Self-attention, perhaps cross-attention, then feed-forward, each added to the stream that it read.
+    """Self-attention, optional cross-attention, then feed-forward, each added to its input stream.
 
-    Normalization comes before each (Radford et al. 2019) or after each sum (Vaswani et al. 2017).
+    Normalization comes before each sub-layer (Radford et al. 2019) or after each sum (Vaswani et al. 2017).
     """
 
     config: ModelConfig
@@ -122,7 +122,7 @@ class Block(nn.Module):
         return self._add(self.feed_forward, self.feed_forward_norm, stream_BTD), cache
 
     def memory_key_values(self, memory_BSD: Array) -> tuple[Array, KeyValues]:
-        """The memory unchanged, as the next block needs it, and the keys and values that this block reads of it."""
+        """The memory unchanged, for the next block, and this block's keys and values for it."""
         return memory_BSD, self.memory_attention.key_values(memory_BSD)
 
     def _add(self, branch: Callable[[Array], Array], norm: Normalization, stream_BTD: Array) -> Array:
@@ -132,12 +132,12 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """L blocks, and a last normalization where the blocks normalize before: unrolled or scanned, rematerialized or not.
+    """L blocks, and a final normalization if blocks normalize before: unrolled or scanned, optionally rematerialized.
 
     Attributes:
       config: its shape.
-      causal: whether tokens see those before them alone, which decides what distances relative positions tell apart.
-      cross_attention: whether each block reads a memory too.
+      causal: whether tokens see only earlier tokens, which determines the range of relative distances.
+      cross_attention: whether each block also attends to a memory.
     """
 
     config: ModelConfig
@@ -165,14 +165,14 @@ class Stack(nn.Module):
         caches: Caches | None = None,
         memory: Memory | None = None,
     ) -> tuple[Array, Caches | None]:
-        """Sends the stream through the blocks.
+        """Applies the blocks.
 
         Args:
           stream_BTD: embedded tokens.
           positions_BT: of each token, for rotary positions and for the caches; None: 0 to T - 1. Relative positions
             are counted along the row instead, which is the same for tokens that see each other.
-          visibility: which tokens a token sees. With caches the mask says which slots, and carries causality.
-          caches: what earlier tokens left.
+          visibility: which tokens a token sees. With caches the mask is over slots and must include causality.
+          caches: of earlier tokens.
           memory: what cross-attention reads.
 
         Returns:
@@ -198,7 +198,7 @@ class Stack(nn.Module):
         return stream_BTD, None if caches is None else dataclasses.replace(caches, blocks=blocks)
 
     def start(self, memory_BSD: Array, memory_mask_BS: Array | None, length: int) -> Caches:
-        """Caches with room for `length` tokens that read this memory, whose keys and values are computed here."""
+        """Caches with room for `length` tokens, with this memory's keys and values."""
         blocks = empty_caches(self.config, memory_BSD.shape[0], length).blocks
         if not isinstance(blocks, tuple):
             _, of_layers = self.layers.memory_key_values(memory_BSD)
@@ -209,11 +209,11 @@ class Stack(nn.Module):
 
 
 def rematerialized(block: type[nn.Module], config: ModelConfig) -> type[nn.Module]:
-    """The block, with as much of its forward pass computed again in the backward pass as the config says."""
+    """The block, recomputing in its backward pass as much of the forward pass as the config says."""
     if config.rematerialize == "none":
         return block
     policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
-    # Outside a loop XLA would find both computations equal and do one, which undoes the saving.
+    # Outside a loop XLA would merge the two equal computations, which undoes the saving.
     return nn.remat(block, policy=policies[config.rematerialize], prevent_cse=not config.scan_layers)
 
 

@@ -1,1 +1,1 @@
-"""Figures and how sure of them one can be: intervals, resampling, paired tests."""
+"""Metrics and their uncertainty: intervals, resampling, paired tests."""

@@ -1,8 +1,8 @@
-"""Two systems on the same items: their difference, its interval, and how often chance gives as much.
+"""Two systems on the same items: their difference, its interval and its p-value.
 
-A mean is tested by Student's t over clusters. Any other figure is tested by letting the two systems swap whole clusters
-of items: if they don't differ, each way of swapping is as likely as what was observed, so the test is exact with any
-number of clusters (Fisher's randomization test; Smucker et al. 2007), where a bootstrap rejects too often with few.
+Means are tested by Student's t over clusters. Other metrics are tested by swapping whole clusters of items between the
+two systems: if they don't differ, every swap is as likely as what was observed, so the test is exact for any number of
+clusters (Fisher's randomization test; Smucker et al. 2007), where a bootstrap rejects too often with few.
 
 Axes: N items, G clusters, K sums, R resamples, S swaps.
 """
@@ -19,7 +19,7 @@ from lm.statistics.intervals import bias_corrected_interval, ratio_interval
 from lm.statistics.metrics import Metric, Ratio, mean_metric
 from lm.statistics.resampling import Resampler
 
-_ROUNDING = 1e-9  # relative: by less than this, figures don't differ
+_ROUNDING = 1e-9  # relative: smaller differences count as ties
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Difference:
 
     Attributes:
       value: the difference as observed.
-      low: lower end of the interval; NaN with fewer than two clusters, and where every cluster changed by as much.
+      low: lower end of the interval; NaN with fewer than two clusters, or if all clusters changed equally.
       high: upper end, likewise.
-      p: two-sided, of no difference; never 0, and NaN with fewer than two clusters.
+      p: two-sided p-value of no difference; never 0, and NaN with fewer than two clusters.
     """
 
     value: float
@@ -47,21 +47,21 @@ def paired_difference(
     level: float = 0.95,
     clusters_N: np.ndarray | None = None,
 ) -> Difference:
-    """Compares a figure of two systems on the same items.
+    """Compares a metric of two systems on the same items.
 
-    Student's t for means whose items have the same weights on both sides. Otherwise the interval is the bias-corrected
-    bootstrap's and p is `swap_p_value`'s.
+    Uses Student's t for means whose items have the same weights on both sides; otherwise the bias-corrected bootstrap
+    for the interval and `swap_p_value` for p.
 
     Args:
       one: subtracted.
-      other: the same figure of the same items in the same order.
+      other: the same metric of the same items in the same order.
       resamples: R.
       seed: of draws and swaps.
       level: of the interval.
       clusters_N: a number for each item; items that share it stay together.
 
     Raises:
-      UserError: where the numbers of items differ.
+      UserError: if the numbers of items differ.
     """
     items, others = len(one.statistics_NK), len(other.statistics_NK)
     if items != others:
@@ -91,16 +91,16 @@ def paired_mean_difference(
 def resampled_difference(
     value: float, resampled_R: np.ndarray, swapped_S: np.ndarray, level: float = 0.95
 ) -> Difference:
-    """The difference from its values over resamples, for the interval, and over swaps, for p."""
+    """The difference, with its interval from resamples and p from swaps."""
     interval = bias_corrected_interval(value, resampled_R, level)
     return Difference(value, interval.low, interval.high, swap_p_value(swapped_S))
 
 
 def swap_p_value(swapped_S: np.ndarray) -> float:
-    """The share of swaps whose difference is at least as far from 0 as the first, which is the observed one.
+    """The share of swaps whose difference is at least as far from 0 as the first one, the observed.
 
-    With all swaps it is the exact p-value; with R random ones it is (count + 1) / (R + 1), which is valid too (Phipson
-    & Smyth 2010).
+    With all swaps this is the exact p-value; with R random ones it is (count + 1) / (R + 1), which is valid too
+    (Phipson & Smyth 2010).
     """
     if not (swapped_S.size and math.isfinite(swapped_S[0])):
         return math.nan
@@ -118,7 +118,7 @@ def _mean_difference(change_G: np.ndarray, weight_G: np.ndarray, level: float) -
     if not change_G.any():
         return Difference(0.0, 0.0, 0.0, 1.0)
     if interval.standard_error <= _ROUNDING * abs(value):
-        # All changed by as much: Student's t has no spread to go by. Of all swaps, two give so large a change.
+        # All changed equally, so Student's t has no spread to use. Two of all swaps give a change this large.
         return Difference(value, math.nan, math.nan, max(2.0 ** (1 - clusters), sys.float_info.min))
     p = 2 * stats.t.sf(abs(value) / interval.standard_error, clusters - 1)
     return Difference(value, interval.low, interval.high, max(float(p), sys.float_info.min))

@@ -1,4 +1,4 @@
-"""Intervals: Student's t for means, Wilson's for shares, the bias-corrected bootstrap for everything else.
+"""Intervals: Student's t for means, Wilson's for proportions, the bias-corrected bootstrap for everything else.
 
 Axes: N items, G clusters, R resamples.
 """
@@ -15,7 +15,7 @@ from lm.statistics.weighted_mean import WeightedMean
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """An interval that should hold the truth in a stated share of cases; NaN with fewer than two clusters.
+    """A confidence interval; NaN with fewer than two clusters.
 
     Attributes:
       low: lower end.
@@ -41,7 +41,7 @@ def ratio_interval(total_G: np.ndarray, weight_G: np.ndarray, level: float = 0.9
     mean = WeightedMean.from_clusters(total_G, weight_G).mean
     if not math.isfinite(mean):
         return NO_INTERVAL
-    # Less the mean: its square would take the digits of a small spread.
+    # Centred: the mean's square would cancel the digits of a small spread.
     centred = WeightedMean.from_clusters(total_G - mean * weight_G, weight_G)
     if centred.clusters < 2:
         return NO_INTERVAL
@@ -51,7 +51,7 @@ def ratio_interval(total_G: np.ndarray, weight_G: np.ndarray, level: float = 0.9
 
 
 def mean_interval(values_N: np.ndarray, clusters_N: np.ndarray | None = None, level: float = 0.95) -> Interval:
-    """`ratio_interval` of a mean over items, each a cluster of its own where `clusters_N` is not given."""
+    """`ratio_interval` of a mean over items; without `clusters_N` each item is a cluster."""
     total_G, weight_G = _of_clusters(values_N, clusters_N)
     return ratio_interval(total_G, weight_G, level)
 
@@ -66,10 +66,10 @@ def share_interval(right_N: np.ndarray, clusters_N: np.ndarray | None = None, le
 def within_limits(
     interval: Interval, value: float, limits: tuple[float, float], clusters: int, level: float = 0.95
 ) -> Interval:
-    """The part of an interval between the limits of a figure, and Wilson's interval where the figure is at a limit.
+    """Clips an interval to a metric's limits; uses Wilson's interval if the metric is at a limit.
 
-    An accuracy of 100% shows no spread, so both Student's t and the bootstrap would claim [100%, 100%]. Each cluster
-    counts as one trial then, since nothing shows how alike its items are.
+    An accuracy of 100% shows no spread, so both Student's t and the bootstrap would claim [100%, 100%]. Wilson's
+    interval then counts each cluster as one trial, since the data do not show how similar its items are.
     """
     if math.isnan(interval.low):
         return interval
@@ -89,14 +89,14 @@ def wilson_interval(
     share = right / count
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     reach = np.sqrt(z2) * np.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    return np.clip(centre - reach, 0, share), np.clip(centre + reach, share, 1)  # rounding must not leave out the share
+    return np.clip(centre - reach, 0, share), np.clip(centre + reach, share, 1)  # rounding must not exclude the share
 
 
 def bias_corrected_interval(observed: float, resampled_R: np.ndarray, level: float = 0.95) -> Interval:
     """The basic bootstrap interval, [2 t - q_high, 2 t - q_low] (Davison & Hinkley 1997, section 5.2).
 
-    It mirrors the quantiles of the resamples at the observed value, so that a bias which resampling repeats is taken
-    off rather than added again.
+    It mirrors the quantiles of the resamples at the observed value, so that a bias which resampling repeats is removed
+    rather than added again.
     """
     resampled_R = resampled_R[np.isfinite(resampled_R)]
     if resampled_R.size < 2 or not np.isfinite(observed):
@@ -106,7 +106,7 @@ def bias_corrected_interval(observed: float, resampled_R: np.ndarray, level: flo
 
 
 def _of_clusters(values_N: np.ndarray, clusters_N: np.ndarray | None) -> np.ndarray:
-    """Each cluster's sum and number of items, [2, G]."""
+    """The sum and the item count of each cluster, [2, G]."""
     values_N = np.asarray(values_N, np.float64)
     sums_N2 = np.stack([values_N, np.ones_like(values_N)], axis=1)
     return (sums_N2 if clusters_N is None else sum_by_cluster(sums_N2, clusters_N)).T

@@ -1,7 +1,7 @@
-"""Figures that know their uncertainty and their direction: any function of sums over items.
+"""Metrics with uncertainty and direction: any function of sums over items.
 
-Accuracy, F1, Matthews correlation, BLEU: each is a function of sums over items (counts of right answers, of matched
-n-grams). So a resample of the items is a resample of the sums, and no figure has to be computed from texts again.
+Accuracy, F1, Matthews correlation, BLEU: each is a function of sums over items (correct answers, matched n-grams). So
+resampling items means resampling sums, and nothing is recomputed from texts.
 
 Axes: N items, G clusters of items, K sums, R resamples.
 """
@@ -24,7 +24,7 @@ UNLIMITED = (-math.inf, math.inf)
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """A mean, as a function of sums: some sums over others; NaN where these are 0.
+    """A mean as a function of sums: a ratio of sums; NaN where the denominator is 0.
 
     Attributes:
       numerator: the columns of values times weights.
@@ -46,17 +46,17 @@ class Ratio:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A figure of N items.
+    """A metric of N items.
 
-    Items are what is resampled, so they must be independent: where several share a document or a prompt, make each
-    document one item by `in_clusters`.
+    Items are resampled, so they must be independent: if several share a document or a prompt, merge them into one item
+    with `in_clusters`.
 
     Attributes:
-      statistics_NK: what is summed over items.
-      of_sums: from sums [..., K] to the figure [...]; NaN where it is not defined. A `Ratio` is a mean, whose interval
-        and test are Student's.
-      better: which direction is better; None if neither is.
-      limits: what the figure can't go beyond.
+      statistics_NK: the statistics to sum over items.
+      of_sums: from sums [..., K] to the metric [...]; NaN where undefined. A `Ratio` is a mean and uses Student's t for
+        interval and test.
+      better: which direction is better; None if neither.
+      limits: the metric's lowest and highest possible value.
     """
 
     statistics_NK: np.ndarray
@@ -66,26 +66,26 @@ class Metric:
 
     @property
     def value(self) -> float:
-        """The figure over all items."""
+        """The metric over all items."""
         return float(self.of_sums(np.asarray(self.statistics_NK, np.float64).sum(axis=0)))
 
     def in_clusters(self, clusters_N: np.ndarray) -> "Metric":
-        """The same figure, whose items are the clusters: items with the same number in `clusters_N`."""
+        """The same metric with clusters as items: items with the same number in `clusters_N` are merged."""
         return dataclasses.replace(self, statistics_NK=sum_by_cluster(self.statistics_NK, clusters_N))
 
     def resampled(self, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-        """The figure of so many resamples of the items, [R]; the same draws for all metrics of as many items."""
+        """The metric on R resamples of the items, [R]; metrics with equally many items share the draws."""
         return self.of_sums(_resampled_sums(self, resamples, seed))
 
     def interval(
         self, resamples: int = 1000, seed: int = 0, level: float = 0.95, clusters_N: np.ndarray | None = None
     ) -> Interval:
-        """Student's t of a mean, the bias-corrected bootstrap of any other figure, both `within_limits`.
+        """Student's t for means, the bias-corrected bootstrap for other metrics, both `within_limits`.
 
         Args:
           resamples: R.
           seed: of the draws.
-          level: the share of cases in which the interval should hold the truth.
+          level: of confidence.
           clusters_N: resample whole clusters, as `in_clusters` makes them.
         """
         metric = self if clusters_N is None else self.in_clusters(clusters_N)
@@ -100,7 +100,7 @@ def mean_metric(
 ) -> Metric:
     """The (weighted) mean of a value over items; NaN without weight.
 
-    Weights of 0 and 1 make it a mean over some of the items.
+    Weights of 0 and 1 select a subset of the items.
     """
     values_N = np.asarray(values_N, np.float64)
     weights_N = np.ones_like(values_N) if weights_N is None else np.asarray(weights_N, np.float64)
@@ -108,7 +108,7 @@ def mean_metric(
 
 
 def divide(numerator: np.ndarray, denominator: np.ndarray, undefined: float) -> np.ndarray:
-    """numerator / denominator, and `undefined` where the denominator is 0."""
+    """numerator / denominator; `undefined` where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     out = np.full(numerator.shape, undefined, np.float64)
     return np.divide(numerator, denominator, out=out, where=denominator != 0)

@@ -1,9 +1,9 @@
 """Resampling whole clusters of items: drawn with replacement for intervals, swapped between two systems for tests.
 
-Items that share a document, a prompt or a seed are not independent, so clusters are what is drawn and what is swapped.
-Neither ever copies items: draws and swaps are numbers that weight sums.
+Items that share a document, a prompt or a seed are not independent, so whole clusters are drawn or swapped. Items are
+never copied: draws and swaps are weights of sums.
 
-Axes: N items, G clusters, F features (whatever is summed), R resamples, S swaps.
+Axes: N items, G clusters, F features (summed statistics), R resamples, S swaps.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-_CHUNK_NUMBERS = 2**19  # draws of clusters, or weights of items, held at a time
+_CHUNK_NUMBERS = 2**19  # draws of clusters, or weights of items, in memory at a time
 _ENUMERATED = 12  # clusters up to which all swaps are tried: 2,048 of them
 
 # A NumPy array or one of SciPy's sparse ones, which have no types.
@@ -20,18 +20,18 @@ Features = Any
 
 
 class Resampler:
-    """Draws and swaps of clusters: the same for everything that is compared.
+    """Draws and swaps of clusters, the same for everything that is compared.
 
     Attributes:
       groups: G.
     """
 
     def __init__(self, items: int, *, resamples: int, seed: int, clusters_N: np.ndarray | None = None):
-        """Draws nothing yet.
+        """Prepares the clusters; nothing is drawn yet.
 
         Args:
           items: N.
-          resamples: R; also how many random swaps there are, where there are too many to try all.
+          resamples: R; also the number of random swaps, if there are too many to enumerate.
           seed: of draws and swaps.
           clusters_N: a number for each item, the same for items of one cluster; None: each is its own cluster.
 
@@ -49,15 +49,15 @@ class Resampler:
         rng = np.random.default_rng(self._seed)
         for rows in self._chunks(self.resamples):
             drawn = np.empty((rows, self.groups), np.float32)
-            for row in drawn:  # ten times as fast as a draw of multinomial counts
+            for row in drawn:  # ten times faster than drawing multinomial counts
                 row[:] = np.bincount(rng.integers(0, self.groups, self.groups), minlength=self.groups)
             yield drawn
 
     def swaps(self) -> Iterator[np.ndarray]:
         """Which clusters two systems swap (1) or keep (0), float32 [s, G] at a time, the same at each call.
 
-        The first row swaps nothing: what was observed. Up to 12 clusters the rows are all different ways, 2^(G - 1),
-        since swapping the other clusters instead turns a difference's sign alone; beyond that, R random ways.
+        The first row swaps nothing and gives the observed value. Up to 12 clusters the rows enumerate all 2^(G - 1)
+        distinct swaps (swapping the complement only flips the difference's sign); beyond that, R random ones.
         """
         if self.groups <= _ENUMERATED:
             ways = np.arange(2 ** max(self.groups - 1, 0))
@@ -74,7 +74,7 @@ class Resampler:
         return self._known(np.concatenate([_product(counts, features_GF) for counts in self.counts()]))
 
     def evaluate(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """`function(weights_rN) -> [r, ...]` for the weight that each resample gives each item, R rows in all."""
+        """`function(weights_rN) -> [r, ...]` for the weight of each item in each resample, R rows in all."""
         return self._known(np.concatenate([function(self._of_items(counts)) for counts in self.counts()]))
 
     def swapped_sums(self, one_NF: Features, other_NF: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -104,12 +104,12 @@ class Resampler:
         return weights_RG if self._cluster_N is None else weights_RG[:, self._cluster_N]
 
     def _known(self, values: np.ndarray) -> np.ndarray:
-        """One cluster says nothing about how others would differ from it."""
+        """NaN with one cluster, which shows nothing about the spread between clusters."""
         return values if self.groups > 1 else np.full_like(values, np.nan, np.float64)
 
 
 def sum_by_cluster(statistics_NK: np.ndarray, clusters_N: np.ndarray) -> np.ndarray:
-    """Sums of the items that have the same number, [G, K], in rising order of the numbers.
+    """Sums of the items that have the same number, [G, K], in increasing order of the numbers.
 
     Raises:
       ValueError: if there isn't one number for each item.
@@ -132,7 +132,7 @@ def _added_up(features_NF: Features, cluster_N: np.ndarray, groups: int) -> Feat
 
 
 def _product(weights_RG: np.ndarray, features_GF: Features) -> np.ndarray:
-    """In float64, where products of whole numbers are exact, so that equal figures of two resamples are equal."""
+    """In float64, where products of integers are exact, so that equal resamples give equal results."""
     if sparse.issparse(features_GF):
         return (features_GF.T @ weights_RG.T.astype(np.float64)).T
     return weights_RG.astype(np.float64) @ features_GF

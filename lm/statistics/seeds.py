@@ -1,4 +1,4 @@
-"""A figure over runs that differ in their seed alone."""
+"""A metric over runs that differ only in their seed."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from lm.statistics.intervals import mean_interval
 
 @dataclasses.dataclass(frozen=True)
 class SeedSummary:
-    """A figure over runs that differ in their seed alone.
+    """A metric over runs that differ only in their seed.
 
     Attributes:
       mean: over the runs.
@@ -28,7 +28,7 @@ class SeedSummary:
 
 
 def seed_summary(values: Sequence[float]) -> SeedSummary:
-    """Sums up a figure's values of several seeds, such as `Metric.value` of each run.
+    """Summarizes a metric's values over several seeds, such as `Metric.value` of each run.
 
     Raises:
       UserError: without values.

@@ -11,11 +11,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class WeightedMean:
-    """A weighted mean over items that come in clusters, kept as float64 sums so that merging loses nothing.
+    """A weighted mean over clustered items, stored as float64 sums so that merging loses nothing.
 
-    Tokens of one window resemble each other, so they don't count as independent: the standard error is that of a ratio
-    of sums over clusters (linearization; Cochran 1977, section 6.3). With one item a cluster and equal weights it is
-    the familiar s / sqrt(n).
+    Tokens of one window are correlated, so they don't count as independent: the standard error is that of a ratio of
+    sums over clusters (linearization; Cochran 1977, section 6.3). With one item per cluster and equal weights it is the
+    familiar s / sqrt(n).
 
     Attributes:
       total: sum of weight times value.

@@ -229,7 +229,7 @@ def test_bad_answers_are_located(answers, words):
         ("jsonl:b", "", "config.data.train=jsonl:b matches no file"),
         ("xml:a", "", "config.data.train must start with one of jsonl:, csv:, conll:, squad:, tfds:; got 'xml:a'"),
         ("a", "", "config.data.train must start with one of"),
-        ("tfds:glue/sst2", "", "a set is named with its split, as in tfds:glue/sst2:train; got 'tfds:glue/sst2'"),
+        ("tfds:glue/sst2", "", "name a set together with its split, as in tfds:glue/sst2:train; got 'tfds:glue/sst2'"),
     ],
 )
 def test_bad_files_are_named(folder, source, content, words):
@@ -285,7 +285,7 @@ def test_folds_part_the_rows_and_are_stratified():
 def test_folds_of_rows_without_labels():
     rows = [{"words": [f"w{i}"], "tags": ["O"]} for i in range(10)]
     assert len(read(write_rows("a.jsonl", rows), TAGGING, folds=5).validation) == 2
-    with pytest.raises(UserError, match=r"config\.data\.folds=11 is more"):
+    with pytest.raises(UserError, match=r"config\.data\.folds=11 exceeds"):
         read("jsonl:a.jsonl", TAGGING, folds=11)
 
 

@@ -172,7 +172,7 @@ def test_unprepared_tfds_set_says_how_to_get_it(tmp_path, monkeypatch):
     assert str(tmp_path) in message
     assert "set TFDS_DATA_DIR" in message
     assert "pip install 'calibrated-lm[tfds]'" in message
-    assert "knows no set 'no_such_set'" in error_of(DataConfig("tfds:no_such_set"))
+    assert "has no set 'no_such_set'" in error_of(DataConfig("tfds:no_such_set"))
 
 
 def test_a_tfds_set_that_cannot_be_downloaded_says_why(tmp_path, monkeypatch):

@@ -197,7 +197,7 @@ def test_a_directory_belongs_to_one_sweep(base, tmp_path):
         ({"seeds": ("1",)}, "config.seeds must be one or more distinct integers"),
         ({"folds": 1}, "config.folds must be 0"),
         ({"folds": 2}, "config.folds is for fine-tuning"),
-        ({"metric": "confidence"}, "config.metric=confidence does not say which of two models is better"),
+        ({"metric": "confidence"}, "config.metric=confidence does not rank models"),
         ({"metric": "f1"}, "config.metric=f1 is not logged by this run; use one of loss, accuracy"),
         ({"base": "nowhere.py"}, "there is no config file nowhere.py"),
         ({"base": "configs/calibrate.py"}, "is not a config of experiments.pretrain"),

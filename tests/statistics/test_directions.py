@@ -40,5 +40,5 @@ def test_parts_of_a_figure_have_its_direction():
 
 @pytest.mark.parametrize("name", ["confidence", "frequency_1of8/tokens", "ece_floor", "loss_stderr", "no_such"])
 def test_what_only_describes_a_model_cannot_choose_one(name):
-    with pytest.raises(UserError, match=rf"^config\.metric={name} does not say which of two models is better"):
+    with pytest.raises(UserError, match=rf"^config\.metric={name} does not rank models"):
         is_lower_better(name, "config.metric")

@@ -340,7 +340,7 @@ def test_a_metric_that_is_not_logged_is_named_with_those_that_are(tmp_path):
 
 
 def test_a_metric_without_a_better_direction_cannot_judge_checkpoints(tmp_path):
-    with pytest.raises(UserError, match=r"^config\.training\.best_metric=confidence does not say which of two models"):
+    with pytest.raises(UserError, match=r"^config\.training\.best_metric=confidence does not rank models"):
         scripted(tmp_path, [1.0, 1.0], "confidence")
 
 
