@@ -1,1 +1,1 @@
-"""Text out of a model, one token at a time, with what the model thought of each."""
+"""Text generation, one token at a time, with log-probabilities."""

@@ -1,7 +1,7 @@
 """Beam search over a step, in one compiled loop; with one beam it is greedy decoding.
 
-Axes: B sequences, K beams of each, C candidates to follow them (2K), P prompt positions, T new positions, V vocabulary,
-R rows of a model's batch (B times K, the beams of a sequence side by side).
+Axes: B sequences, K beams of each, C candidates for their continuation (2K), P prompt positions, T new positions,
+V vocabulary, R rows of a model's batch (B times K, the beams of a sequence side by side).
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ from lm.types import Params
 
 @dataclasses.dataclass(frozen=True)
 class BeamSearchConfig:
-    """How widely to search.
+    """Settings of the search.
 
     Attributes:
-      beams: K, sequences kept open; 1 is greedy.
+      beams: K, the number of open sequences; 1 is greedy.
       max_new_tokens: T, the longest sequence, the end-of-text token included.
-      length_penalty: sequences compete by log-probability / length to this power (Wu et al. 2016, simplified); 0: by
+      length_penalty: sequences are ranked by log-probability / length to this power (Wu et al. 2016, simplified); 0: by
         log-probability alone, which favours short ones.
     """
 
@@ -47,12 +47,12 @@ class BeamSearchConfig:
 
 @flax.struct.dataclass
 class _Sequences:
-    """Sequences of equal length, the likeliest first; K stands for C where they are candidates.
+    """Sequences of equal length, the likeliest first; for candidates K is C.
 
     Attributes:
       tokens_BKT: as in `Decoded`.
-      log_probs_BKT: those of each token, in arrays of that shape.
-      totals_BK: log-probability of the whole, calibrated if there is a calibrator; -inf where there is no such one.
+      log_probs_BKT: scores of each token, in arrays of that shape.
+      totals_BK: log-probability of the sequence, calibrated if there is a calibrator; -inf for empty places.
       last_BK: the last token.
     """
 
@@ -64,7 +64,7 @@ class _Sequences:
 
 @flax.struct.dataclass
 class _Finished:
-    """The best finished sequence of each row, its score (-inf where there is none), and how many have finished."""
+    """The best finished sequence of each row, its score (-inf if there is none), and how many have finished."""
 
     best: Decoded
     scores_B: Array
@@ -85,20 +85,20 @@ def search(
     Args:
       model: the network.
       params: its parameters.
-      prompts: token ids, at least one each. Of a prompt longer than `max_length - 1` a decoder sees the end. An
-        encoder-decoder reads them as they are: if its inputs ended with an end-of-text token in training, add it.
-      config: how widely to search. Where a prompt leaves less room in `max_length` than its `max_new_tokens`, that is
+      prompts: token ids, at least one each. A decoder sees the end of a prompt longer than `max_length - 1`. An
+        encoder-decoder reads prompts unchanged: if its inputs ended with an end-of-text token in training, append it.
+      config: settings of the search. If a prompt leaves less room in `max_length` than `max_new_tokens`, that room is
         the limit.
-      end_of_text: the id at which a continuation ends, or None. An encoder-decoder begins with it too.
+      end_of_text: the id at which a continuation ends, or None. An encoder-decoder also starts with it.
       vocab_size: as for `lm.decoding.step.score`.
       calibrator: as for `beam_search`.
 
     Returns:
-      A `Continuation` for each prompt, which depends on no other prompt.
+      A `Continuation` for each prompt, independent of the other prompts.
 
     Raises:
-      UserError: for a model that does not write, and of an encoder-decoder without `end_of_text` or with a prompt
-        longer than `max_length`.
+      UserError: for a model that does not generate text, and for an encoder-decoder without `end_of_text` or with a
+        prompt longer than `max_length`.
       ValueError: for an empty prompt.
     """
     check_writer(model, prompts, end_of_text)
@@ -108,7 +108,7 @@ def search(
     keep = window - 1 if isinstance(model, DecoderLM) else window
     prompts_BP, lengths_B = pad([prompt[-keep:] for prompt in prompts], window)
     limits_B = np.full(len(prompts), min(config.max_new_tokens, window), np.int32)
-    # Few sizes of the loop, so that few are compiled.
+    # Few sizes of the loop, to limit compilation.
     config = dataclasses.replace(config, max_new_tokens=padded_length(config.max_new_tokens, window))
     decoded = _searched(
         model, params, prompts_BP, lengths_B, limits_B, config, end_of_text, vocab_size, calibrator=calibrator
@@ -144,20 +144,20 @@ def beam_search(
     """Searches for the likeliest continuation of each row (Graves 2012; Sutskever et al. 2014, section 3.2).
 
     A sequence finishes when its end-of-text token is among the K best candidates of its row. A row is done when K
-    sequences have finished and no open one is ahead of the best of them, when none can overtake it, or at its limit. A
-    finished sequence goes before those that the limit cuts, of which otherwise the likeliest is returned. Compiled by
-    the caller.
+    sequences have finished and no open one scores higher than the best of them, when none can overtake it, or at its
+    limit. Finished sequences take precedence over those cut by the limit; without any, the likeliest cut one is
+    returned. Compiled by the caller.
 
     Args:
       start: the model.
-      config: how widely to search.
+      config: settings of the search.
       end_of_text: the id that ends a sequence, or None.
-      limits_B: how many new tokens each row may have, from 1 to T; None: T. The model's room limits them too.
+      limits_B: maximum number of new tokens for each row, from 1 to T; None: T. The model's room limits them too.
       vocab_size: as for `lm.decoding.step.score`.
-      calibrator: as for `lm.decoding.step.score`. With one, sequences compete by calibrated log-probabilities.
+      calibrator: as for `lm.decoding.step.score`. With one, sequences are ranked by calibrated log-probabilities.
 
     Returns:
-      The best sequence of each row, which depends on no other row.
+      The best sequence of each row, independent of other rows.
     """
     beams, rows = config.beams, start.tokens_B.size
     limits_B = jnp.full(rows, config.max_new_tokens, jnp.int32) if limits_B is None else limits_B
@@ -171,13 +171,13 @@ def beam_search(
 
     def one_token(carry: tuple) -> tuple:
         n, done_B, open_sequences, finished, caches = carry
-        # A row that is done must not run out of the model's positions.
+        # A finished row must not exceed the model's positions.
         positions_R1 = jnp.repeat(start.positions_B + jnp.minimum(n, limits_B - 1), beams)[:, None]
         logits, caches = step(open_sequences.last_BK.reshape(-1, 1), positions_R1, caches)
         candidates, parents_BC = _candidates(open_sequences, logits.log_probs(), n)
         is_end_BC = candidates.last_BK == (-1 if end_of_text is None else end_of_text)
         kept, kept_BK = _keep_open(candidates, is_end_BC, beams)
-        # A row that is done stays as it is, however long the others take.
+        # A finished row stays unchanged while others continue.
         open_sequences = _where(done_B, open_sequences, kept)
         finished = _where(done_B, finished, _finish(finished, candidates, is_end_BC, n + 1, config))
         caches = _of_parents(caches, jnp.take_along_axis(parents_BC, kept_BK, axis=1))
@@ -217,11 +217,11 @@ def _decoded(sequences: _Sequences, chosen_B1: Array, lengths_B: Array, finished
 def _done(
     n: Array, open_sequences: _Sequences, finished: _Finished, limits_B: Array, config: BeamSearchConfig
 ) -> Array:
-    """Whether each row needs no further token, now that its sequences have n, [B]."""
-    # More tokens only lower a log-probability, and what helps its score most is to be divided by the longest length.
+    """Whether each row is done, given sequences of n tokens, [B]."""
+    # More tokens only lower a log-probability; its best possible score divides it by the maximum length.
     likeliest_B = open_sequences.totals_BK[:, 0]
     out_of_reach_B = _score(likeliest_B, limits_B, config) <= finished.scores_B
-    # Where one token is nearly certain, the K that have finished may all be unlikely.
+    # If one token is nearly certain, all K finished sequences may be unlikely.
     behind_B = _score(likeliest_B, n, config) <= finished.scores_B
     return (n >= limits_B) | ((finished.count_B >= config.beams) & behind_B) | out_of_reach_B
 
@@ -231,7 +231,7 @@ def _score(log_probs: Array, lengths: Array, config: BeamSearchConfig) -> Array:
 
 
 def _candidates(sequences: _Sequences, log_probs_RV: Scores, n: Array) -> tuple[_Sequences, Array]:
-    """The 2K likeliest sequences of one token more, of which at least K are open, and the beam that each comes from."""
+    """The 2K likeliest sequences with one more token, at least K of them open, and the beam that each extends."""
     batch, beams = sequences.totals_BK.shape
     vocab_size = log_probs_RV.own.shape[-1]
     totals_BKV = sequences.totals_BK[:, :, None] + log_probs_RV.deciding.reshape(batch, beams, vocab_size)
@@ -248,7 +248,7 @@ def _candidates(sequences: _Sequences, log_probs_RV: Scores, n: Array) -> tuple[
 
 
 def _keep_open(candidates: _Sequences, is_end_BC: Array, beams: int) -> tuple[_Sequences, Array]:
-    """The K likeliest candidates that have not ended, and which they are."""
+    """The K likeliest candidates that have not ended, and their indices."""
     totals_BK, kept_BK = jax.lax.top_k(jnp.where(is_end_BC, -jnp.inf, candidates.totals_BK), beams)
     last_BK = jnp.take_along_axis(candidates.last_BK, kept_BK, axis=1)
     by_token = (candidates.tokens_BKT, candidates.log_probs_BKT)
@@ -259,7 +259,7 @@ def _keep_open(candidates: _Sequences, is_end_BC: Array, beams: int) -> tuple[_S
 def _finish(
     finished: _Finished, candidates: _Sequences, is_end_BC: Array, length: Array, config: BeamSearchConfig
 ) -> _Finished:
-    """Takes in the candidates that have ended, if they are among the K likeliest."""
+    """Adds the candidates that have ended, if they are among the K likeliest."""
     among_best_1C = jnp.arange(is_end_BC.shape[1])[None, :] < config.beams
     ended_BC = is_end_BC & among_best_1C & (candidates.totals_BK > -jnp.inf)
     scores_BC = jnp.where(ended_BC, _score(candidates.totals_BK, length, config), -jnp.inf)
@@ -283,7 +283,7 @@ def _of_parents(caches: Caches, parents_BK: Array) -> Caches:
 
 
 def _where(condition_B: Array, yes: Any, no: Any) -> Any:
-    """For each row one of two pytrees whose arrays lead with B."""
+    """Selects one of two pytrees for each row; arrays have the leading axis B."""
 
     def choose(one: Array, other: Array) -> Array:
         return jnp.where(condition_B.reshape(-1, *[1] * (one.ndim - 1)), one, other)

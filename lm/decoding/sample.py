@@ -29,32 +29,32 @@ def generate(
     vocab_size: int | None = None,
     calibrator: Calibrator | None = None,
 ) -> list[Continuation]:
-    """Continues each prompt; an encoder-decoder reads it and writes an output.
+    """Continues each prompt; an encoder-decoder encodes it and generates an output.
 
-    A continuation depends on its prompt, its place in `prompts` and the seed, but not on what the other prompts are.
-    When a decoder's sequence reaches `max_length` the model goes on with the last half of it in view, and the
-    log-probabilities are given that shorter context. An encoder-decoder's output ends at `max_length`.
+    A continuation depends on its prompt, the prompt's index in `prompts` and the seed, but not on the other prompts.
+    When a decoder's sequence reaches `max_length`, generation continues with its last half as context, and the
+    log-probabilities are conditioned on that shorter context. An encoder-decoder's output ends at `max_length`.
 
     Args:
       model: the network.
       params: its parameters.
-      prompts: token ids, at least one each. Of a prompt longer than `max_length - 1` a decoder sees the end. An
-        encoder-decoder reads them as they are: if its inputs ended with an end-of-text token in training, add it.
-      config: how to choose; `config.samples` is the caller's to expand.
-      end_of_text: the id at which a continuation ends, or None. An encoder-decoder begins with it too.
-      vocab_size: ids from here on are padding of the embedding table and never chosen; None: there are none.
+      prompts: token ids, at least one each. A decoder sees the end of a prompt longer than `max_length - 1`. An
+        encoder-decoder reads prompts unchanged: if its inputs ended with an end-of-text token in training, append it.
+      config: how to sample; expanding `config.samples` is up to the caller.
+      end_of_text: the id at which a continuation ends, or None. An encoder-decoder also starts with it.
+      vocab_size: ids from here on pad the embedding table and are never chosen; None: no padding.
       calibrator: acts on the model's logits before anything else.
 
     Returns:
       A `Continuation` for each prompt.
 
     Raises:
-      UserError: for a model that does not write, and of an encoder-decoder without `end_of_text` or with a prompt
-        longer than `max_length`.
+      UserError: for a model that does not generate text, and for an encoder-decoder without `end_of_text` or with a
+        prompt longer than `max_length`.
       ValueError: for an empty prompt.
     """
     check_writer(model, prompts, end_of_text)
-    # What does not change the compiled loop must not compile it again.
+    # Settings that do not change the compiled loop must not recompile it.
     distribution = dataclasses.replace(config, seed=0, max_new_tokens=1, samples=1)
     sampled = functools.partial(
         _sampled,
@@ -97,16 +97,16 @@ def sample(
     vocab_size: int | None = None,
     calibrator: Calibrator | None = None,
 ) -> Decoded:
-    """Writes after each row's prompt, one token at a time. Compiled by the caller.
+    """Continues each row's prompt, one token at a time. Compiled by the caller.
 
     Args:
       start: the model.
-      config: the distribution; its `max_new_tokens`, `samples` and `seed` are not looked at.
-      key: of all randomness: a row's follows from it and the row's number.
+      config: the distribution; its `max_new_tokens`, `samples` and `seed` are ignored.
+      key: of all randomness; each row's key is derived from it and the row's index.
       end_of_text: the id that ends a row, or None.
       length: T.
-      limits_B: how many new tokens each row may have, from 0 to T; within the model's room.
-      counts_B: how many tokens of each row were written before: the next random keys follow from it.
+      limits_B: maximum number of new tokens for each row, from 0 to T, within the model's room.
+      counts_B: how many tokens of each row were generated before, from which the next random keys are derived.
       vocab_size: as for `lm.decoding.step.score`.
       calibrator: as for `lm.decoding.step.score`.
     """
@@ -123,7 +123,7 @@ def sample(
     def one_token(carry: tuple) -> tuple:
         n, last_B, caches, decoded = carry
         active_B = ~decoded.finished_B & (n < limits_B)
-        # A row that is done must not run out of the model's positions.
+        # A finished row must not exceed the model's positions.
         positions_B = start.positions_B + jnp.minimum(n, jnp.maximum(limits_B - 1, 0))
         logits, caches = step(last_B[:, None], positions_B[:, None], caches)
         sampling_BV = sampling_log_probs(logits.deciding, config)
@@ -155,7 +155,7 @@ def _sampled(
     vocab_size: int | None,
     calibrator: Calibrator | None,
 ) -> Decoded:
-    # As long as the model allows, whatever the limits: another limit is not compiled again.
+    # As long as the model allows, whatever the limits, so that another limit does not recompile.
     length = model.config.max_length
     start = begin(model, params, prompts_BP, lengths_B, length, end_of_text)
     return sample(
@@ -172,7 +172,7 @@ def _sampled(
 
 
 def _draw(keys_B: Array, counts_B: Array, log_probs_BV: Array) -> Array:
-    """A token for each row, from its key and how many it has had."""
+    """Samples a token for each row, from its key and token count."""
 
     def draw(key: Array, count: Array, log_probs_V: Array) -> Array:
         return jax.random.categorical(jax.random.fold_in(key, count), log_probs_V)
@@ -183,7 +183,7 @@ def _draw(keys_B: Array, counts_B: Array, log_probs_BV: Array) -> Array:
 def _append(
     decoded: Decoded, n: Array, active_B: Array, tokens_B: Array, log_probs: Scores, sampling_B: Array
 ) -> Decoded:
-    """With the n-th token of each row that is active."""
+    """Appends the n-th token of each active row."""
     values = {
         "tokens_BT": tokens_B,
         "log_probs_BT": log_probs.own,

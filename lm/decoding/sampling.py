@@ -1,4 +1,4 @@
-"""From a model's next-token distribution to the one that is sampled from.
+"""From a model's next-token distribution to the sampling distribution.
 
 Axes: B batch, V vocabulary.
 """
@@ -17,13 +17,13 @@ class SamplingConfig:
     """How the next token is chosen.
 
     Attributes:
-      max_new_tokens: stop after so many, or at the end of the text.
+      max_new_tokens: maximum number of tokens; generation also stops at the end of the text.
       temperature: logits are divided by it; 0 is greedy.
       top_k: only the k most likely tokens; 0: all.
       top_p: nucleus sampling (Holtzman et al. 2020): only the fewest tokens, most likely first, whose probabilities
         (after temperature and top-k) sum to at least this; 1: all.
       samples: continuations of each prompt.
-      seed: fixes them.
+      seed: of the samples.
     """
 
     max_new_tokens: int = 128
@@ -45,10 +45,10 @@ class SamplingConfig:
 
 
 def sampling_log_probs(logits_BV: Array, config: SamplingConfig) -> Array:
-    """The log-probabilities of the distribution that is sampled from, [B, V]; -inf for tokens that are ruled out.
+    """The log-probabilities of the sampling distribution, [B, V]; -inf for excluded tokens.
 
-    Temperature comes first, then top-k, then top-p, each on the renormalized outcome of the one before. Tokens that tie
-    with the last one allowed are allowed too.
+    Temperature comes first, then top-k, then top-p, each applied to the renormalized result of the previous one. Tokens
+    that tie with the last allowed one are allowed too.
     """
     if config.temperature == 0:
         highest = jnp.argmax(logits_BV, axis=-1)

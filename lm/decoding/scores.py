@@ -1,4 +1,4 @@
-"""What a model thinks of given continuations, such as the answers that a question offers.
+"""Log-probabilities of given continuations, such as the answer options of a question.
 
 Axes: B pairs, P positions of what the model reads, C continuation positions, N positions in all, R of them at a time,
 D model width, V vocabulary.
@@ -21,7 +21,7 @@ from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
 from lm.types import Params
 
-# Logits of so many numbers (64 MiB) are held at a time.
+# Maximum size of the logits in memory (64 MiB).
 _MOST_LOGITS = 2**24
 
 
@@ -37,39 +37,39 @@ def continuation_log_probs(
 ) -> list[Continuation]:
     """The log-probability of each token of each continuation, given its prompt and the tokens before it.
 
-    What `generate` returns for a continuation that it writes within `max_length`, this returns for the same tokens.
-    Pairs of like length are read together, one forward pass for each batch of them.
+    For a continuation that `generate` produces within `max_length`, this returns the same log-probabilities. Pairs of
+    similar length share a batch, with one forward pass per batch.
 
     Args:
       model: the network.
       params: its parameters.
-      prompts: token ids, at least one each; of an encoder-decoder, its inputs, as `generate` takes them.
-      continuations: token ids, one list for each prompt. Add an end-of-text token where the end is to be scored too.
-      end_of_text: the id that ends a continuation, or None. An encoder-decoder's output begins after one too.
-      vocab_size: ids from here on are padding of the embedding table, and have no probability; None: there are none.
+      prompts: token ids, at least one each; for an encoder-decoder, its inputs, as for `generate`.
+      continuations: token ids, one list for each prompt. Append an end-of-text token to score the end too.
+      end_of_text: the id that ends a continuation, or None. An encoder-decoder's output also starts after it.
+      vocab_size: ids from here on pad the embedding table and have probability 0; None: no padding.
       calibrator: acts on the model's logits.
       batch_size: pairs in a forward pass.
 
     Returns:
-      A `Continuation` for each pair, in their order: `tokens` as given (int32 [n]); `log_probs` (float32 [n], nats),
-      the model's own at temperature 1, whether there is a calibrator or not; `calibrated_log_probs`, float32 [n] or
-      None without a calibrator; `sampling_log_probs` is None; `finished` says whether the last token is `end_of_text`.
-      The sum of `log_probs` is the log-probability of the continuation. An empty one has arrays of length 0.
+      A `Continuation` for each pair, in order: `tokens` as given (int32 [n]); `log_probs` (float32 [n], nats), the
+      model's own at temperature 1, with or without a calibrator; `calibrated_log_probs`, float32 [n] or None without a
+      calibrator; `sampling_log_probs` is None; `finished` says whether the last token is `end_of_text`. The sum of
+      `log_probs` is the log-probability of the continuation. An empty continuation has arrays of length 0.
 
     Raises:
-      UserError: if a pair is too long for the model, for a model that does not write, and of an encoder-decoder
-        without `end_of_text`.
-      ValueError: for an empty prompt, or if there are not as many prompts as continuations.
+      UserError: if a pair is too long for the model, for a model that does not generate text, and for an
+        encoder-decoder without `end_of_text`.
+      ValueError: for an empty prompt, or if the numbers of prompts and continuations differ.
     """
     if len(prompts) != len(continuations):
-        raise ValueError(f"{len(prompts)} prompts do not go with {len(continuations)} continuations")
+        raise ValueError(f"{len(prompts)} prompts, but {len(continuations)} continuations")
     check_writer(model, prompts, end_of_text)
     _check_lengths(model, prompts, continuations)
     read = [_read(model, *pair) for pair in zip(prompts, continuations, strict=True)]
     window = model.config.max_length
     found = [_nothing(calibrator)] * len(read)
     for numbers in _batches(read, continuations, window, batch_size):
-        # Pairs of one token fill the batch, so that few sizes are compiled.
+        # One-token pairs fill the batch, to limit compiled sizes.
         filler = [[0]] * (padded_length(len(numbers), batch_size) - len(numbers))
         read_BP, lengths_B = pad([*(read[number] for number in numbers), *filler], window)
         targets_BC, counts_B = pad([*(continuations[number] for number in numbers), *filler], window, 1)
@@ -103,7 +103,7 @@ def _check_lengths(model: Writer, prompts: Sequence[Sequence[int]], continuation
 
 
 def _read(model: Writer, prompt: Sequence[int], continuation: Sequence[int]) -> list[int]:
-    """What is one row of the model's input: of a decoder the prompt too, and all of a continuation but its end."""
+    """One row of the model's input: the continuation without its last token, for a decoder after the prompt."""
     return [*prompt, *continuation][:-1] if isinstance(model, DecoderLM) else list(prompt)
 
 
@@ -115,7 +115,7 @@ def _nothing(calibrator: Calibrator | None) -> Scores:
 def _batches(
     read: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], window: int, size: int
 ) -> list[list[int]]:
-    """The numbers of pairs of like length, so many together at the most; none of empty continuations."""
+    """Indices of pairs of similar length, at most `batch_size` together; empty continuations are left out."""
     alike = defaultdict(list)
     for number, (tokens, continuation) in enumerate(zip(read, continuations, strict=True)):
         if len(continuation):
@@ -136,7 +136,7 @@ def _log_probs(
     vocab_size: int | None,
     calibrator: Calibrator | None,
 ) -> Scores:
-    """Those of the targets, [B, C], of which the first `counts_B` of each row mean anything."""
+    """Log-probabilities of the targets, [B, C]; only the first `counts_B` of each row are valid."""
     if isinstance(model, DecoderLM):
         hidden_BCD = _decoder_hidden(model, params, read_BP, lengths_B - counts_B, targets_BC.shape[1])
     else:
@@ -148,7 +148,7 @@ def _log_probs(
         logits_RV = model.apply({"params": params}, hidden_RD[:, None], method="logits")[:, 0]
         return score(logits_RV, vocab_size, calibrator).log_probs().of_tokens(targets_R)
 
-    # Logits of all positions at once may not fit.
+    # Logits of all positions may not fit in memory at once.
     positions = targets_BC.size
     at_a_time = max(1, min(positions, _MOST_LOGITS // model.config.size_of_vocabulary))
     padding = -positions % at_a_time
@@ -160,7 +160,7 @@ def _log_probs(
 
 
 def _decoder_hidden(model: DecoderLM, params: Params, read_BP: Array, firsts_B: Array, count: int) -> Array:
-    """The hidden states before so many targets, [B, C, D], of which the first was read at `firsts_B`."""
+    """The hidden states before `count` targets, [B, C, D], starting at position `firsts_B`."""
     # Padding comes last, where no token sees it.
     hidden_BPD = model.apply({"params": params}, read_BP, method=DecoderLM.hidden)
     places_BC = jnp.minimum(firsts_B[:, None] + jnp.arange(count)[None, :], read_BP.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""The step that greedy decoding, sampling and beam search share: from one token to the scores of the next.
+"""The step shared by greedy decoding, sampling and beam search: from one token to the scores of the next.
 
 Axes: B sequences, S input positions, P prompt positions, R rows of a model's batch (B, or B times the beams),
 V vocabulary.
@@ -21,34 +21,34 @@ from lm.models.encoder_decoder_lm import EncoderDecoderLM
 from lm.modules.stack import empty_caches
 from lm.types import Params
 
-# Prompts are padded to this length at least.
+# Prompts are padded to at least this length.
 SHORTEST = 8
 
-# The models that write.
+# The models that generate text.
 Writer = DecoderLM | EncoderDecoderLM
 
 
 class Caches(Protocol):
-    """What a model keeps while it decodes: a pytree that can be reordered, such as `lm.modules.stack.Caches`."""
+    """A model's cache while decoding: a pytree that can be reordered, such as `lm.modules.stack.Caches`."""
 
     def take_rows(self, rows_B: Array) -> "Caches":
-        """The caches of these rows of the batch, in this order; a row may come more than once."""
+        """The caches of these rows of the batch, in this order; rows may be repeated."""
 
 
 # From tokens [R, 1], their positions [R, 1] and caches to the logits of the tokens after them [R, V] and the caches.
 Step = Callable[[Array, Array, Caches], tuple[Array, Caches]]
 
-# From logits [R, V] to calibrated ones. Where decoding is compiled it is static: a function or a bound method such as
-# `Fitted.apply`, which is equal to itself from call to call.
+# From logits [R, V] to calibrated ones. It is a static argument of compiled decoding: a function or a bound method such
+# as `Fitted.apply`, which compares equal between calls.
 Calibrator = Callable[[Array], Array]
 
 
 @flax.struct.dataclass
 class Scores:
-    """Logits or log-probabilities of tokens: the model's own and, apart from them, calibrated ones.
+    """Logits or log-probabilities of tokens: the model's own and, separately, calibrated ones.
 
     Attributes:
-      own: the model's: temperature 1, nothing ruled out but ids that pad the embedding table.
+      own: the model's: temperature 1, nothing excluded except ids that pad the embedding table.
       calibrated: the same after the calibrator; None without one.
     """
 
@@ -57,25 +57,25 @@ class Scores:
 
     @property
     def deciding(self) -> Array:
-        """Those that decide what is written: the calibrated ones where there are any."""
+        """The scores that decide what is generated: calibrated ones if there are any."""
         return self.own if self.calibrated is None else self.calibrated
 
     def log_probs(self) -> "Scores":
-        """Log-probabilities of what are logits over the last axis."""
+        """Log-probabilities, from logits over the last axis."""
         return jax.tree.map(functools.partial(jax.nn.log_softmax, axis=-1), self)
 
     def of_tokens(self, tokens: Array) -> "Scores":
-        """Those of one token for each distribution over the last axis."""
+        """Selects one token's score from each distribution over the last axis."""
         return jax.tree.map(lambda scores: jnp.take_along_axis(scores, tokens[..., None], axis=-1)[..., 0], self)
 
 
 def score(logits_RV: Array, vocab_size: int | None = None, calibrator: Calibrator | None = None) -> Scores:
-    """A model's logits, and calibrated ones, without ids that pad the embedding table.
+    """A model's logits and calibrated ones, without ids that pad the embedding table.
 
     Args:
-      logits_RV: as the model gives them.
-      vocab_size: ids from here on are padding: their logits become -inf. None: there are none.
-      calibrator: sees the logits as the model gives them, which is how it was fitted.
+      logits_RV: the model's output.
+      vocab_size: ids from here on are padding: their logits become -inf. None: no padding.
+      calibrator: applied to the model's unmodified logits, on which it was fitted.
     """
 
     def of_vocabulary(logits_RV: Array) -> Array:
@@ -91,7 +91,7 @@ def score(logits_RV: Array, vocab_size: int | None = None, calibrator: Calibrato
 def scored(
     step: Step, vocab_size: int | None = None, calibrator: Calibrator | None = None
 ) -> Callable[[Array, Array, Caches], tuple[Scores, Caches]]:
-    """The step with `score` of its logits in their place."""
+    """The step with `score` applied to its logits."""
 
     def scored_step(tokens_R1: Array, positions_R1: Array, caches: Caches) -> tuple[Scores, Caches]:
         logits_RV, caches = step(tokens_R1, positions_R1, caches)
@@ -102,14 +102,14 @@ def scored(
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """A model that has read its prompts, ready to write. Made and used within one compiled function.
+    """A model that has read its prompts, ready to generate. Created and used within one compiled function.
 
     Attributes:
       step: the model, one token at a time.
-      caches: what it keeps of all before `tokens_B`.
-      tokens_B: the last token known of each row, the first to be fed to the step.
+      caches: its cache of everything before `tokens_B`.
+      tokens_B: the last known token of each row, which the step reads first.
       positions_B: its position.
-      room_B: how many new tokens there is room for.
+      room_B: maximum number of new tokens.
     """
 
     step: Step
@@ -125,17 +125,17 @@ def decoder_start(model: DecoderLM, params: Params, prompts_BP: Array, lengths_B
     Args:
       model: the network.
       params: its parameters.
-      prompts_BP: token ids. What comes after a prompt's end does not matter.
+      prompts_BP: token ids. Values after a prompt's end do not matter.
       lengths_B: tokens of each prompt, 1 or more.
       capacity: positions of the cache, P or more. The last new token is never fed and needs none.
     """
     batch, length = prompts_BP.shape
     positions_BP = jnp.broadcast_to(jnp.arange(length), prompts_BP.shape)
-    # Slots after a prompt's end are written anew before anything sees them.
+    # Slots after a prompt's end are overwritten before anything sees them.
     caches = empty_caches(model.config, batch, capacity)
     method = DecoderLM.hidden_with_cache
     _, caches = model.apply({"params": params}, prompts_BP, positions_BP, caches, method=method)
-    # The last token of a prompt is fed again, which changes nothing in the cache and gives the first logits.
+    # The last token of a prompt is fed again, which leaves the cache unchanged and gives the first logits.
     last_B = lengths_B - 1
     tokens_B = jnp.take_along_axis(prompts_BP, last_B[:, None], axis=1)[:, 0]
     room_B = min(capacity, model.config.max_length) - last_B
@@ -153,7 +153,7 @@ def encoder_decoder_start(
     """An encoder-decoder that has read its inputs.
 
     Args:
-      model: the network, trained on outputs that begin after an end-of-text token.
+      model: the network, trained on outputs that start after an end-of-text token.
       params: its parameters.
       inputs_BS: token ids.
       input_segments_BS: 1 for tokens and 0 for padding.
@@ -173,12 +173,12 @@ def encoder_decoder_start(
 def begin(
     model: Writer, params: Params, prompts_BP: Array, lengths_B: Array, length: int, end_of_text: int | None
 ) -> Start:
-    """Whichever model it is, after it has read its prompts; an encoder-decoder's are its inputs.
+    """Reads prompts with a decoder or an encoder-decoder, for which they are the inputs.
 
     Args:
       model: the network.
       params: its parameters.
-      prompts_BP: token ids. What comes after a prompt's end does not matter.
+      prompts_BP: token ids. Values after a prompt's end do not matter.
       lengths_B: tokens of each prompt, 1 or more.
       length: new tokens to make room for, within the model's `max_length`.
       end_of_text: as for `encoder_decoder_start`; a decoder needs none.
@@ -195,13 +195,13 @@ def check_writer(model: Any, prompts: Sequence[Sequence[int]], end_of_text: int 
     """Checks that a model can continue these prompts.
 
     Raises:
-      UserError: for a model that does not write, and of an encoder-decoder without an end-of-text token or with inputs
-        that are longer than its `max_length`.
+      UserError: for a model that does not generate text, and for an encoder-decoder without an end-of-text token or
+        with inputs longer than its `max_length`.
       ValueError: for an empty prompt.
     """
     if not isinstance(model, DecoderLM | EncoderDecoderLM):
         raise UserError(
-            f"config.model.architecture={model.config.architecture} does not write text: choose decoder or "
+            f"config.model.architecture={model.config.architecture} does not generate text: choose decoder or "
             "encoder_decoder"
         )
     if not all(len(prompt) for prompt in prompts):
@@ -209,7 +209,7 @@ def check_writer(model: Any, prompts: Sequence[Sequence[int]], end_of_text: int 
     if isinstance(model, DecoderLM):
         return
     if end_of_text is None:
-        raise UserError("an encoder-decoder begins to write after an end-of-text token: the tokenizer needs one")
+        raise UserError("an encoder-decoder starts its output with an end-of-text token: the tokenizer needs one")
     window = model.config.max_length
     for number, prompt in enumerate(prompts, 1):
         if len(prompt) > window:
@@ -221,7 +221,7 @@ def check_writer(model: Any, prompts: Sequence[Sequence[int]], end_of_text: int 
 def pad(rows: Sequence[Sequence[int]], longest: int, shortest: int = SHORTEST) -> tuple[np.ndarray, np.ndarray]:
     """Rows of token ids as one array [B, P] with zeros after their ends, and their lengths [B].
 
-    P is as `padded_length` says.
+    P comes from `padded_length`.
     """
     lengths_B = np.array([len(row) for row in rows], np.int32)
     tokens_BP = np.zeros((len(rows), padded_length(int(lengths_B.max()), longest, shortest)), np.int32)
@@ -231,12 +231,12 @@ def pad(rows: Sequence[Sequence[int]], longest: int, shortest: int = SHORTEST) -
 
 
 def padded_length(length: int, longest: int, shortest: int = 1) -> int:
-    """The next power of two from `shortest` to `longest`, so that few lengths are compiled."""
+    """The next power of two from `shortest` to `longest`, to limit the number of compiled lengths."""
     return min(max(1 << (length - 1).bit_length(), shortest), longest)
 
 
 def _step(model: Writer, params: Params, with_cache: Callable) -> Step:
-    """One token through a model whose method `with_cache` gives hidden states and caches."""
+    """The step of a model whose method `with_cache` returns hidden states and caches."""
     variables = {"params": params}
 
     def step(tokens_R1: Array, positions_R1: Array, caches: Caches) -> tuple[Array, Caches]:

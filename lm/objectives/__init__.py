@@ -1,1 +1,1 @@
-"""What is learned from text: one file an objective."""
+"""Pretraining objectives on text, one file each."""

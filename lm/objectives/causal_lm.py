@@ -29,8 +29,8 @@ class CausalLM:
     Attributes:
       model: the network.
       objective: what to minimize.
-      one_segment: promises that every window lies within one document, so that no segment mask is needed.
-      buckets: of the vocabulary, by which reliability is told apart.
+      one_segment: guarantees that every window lies within one document, so that no segment mask is needed.
+      buckets: of the vocabulary, for separate reliability metrics.
     """
 
     architecture: ClassVar[str] = "decoder"
@@ -56,7 +56,7 @@ class CausalLM:
         mesh: Mesh | None,
         text: TextProperties,
     ) -> "CausalLM":
-        """The task, around a model of this shape."""
+        """The task with a model of this shape."""
         return cls(DecoderLM(model, mesh), config, text.one_segment, text.buckets)
 
     def init(self, key: Array) -> Params:
@@ -72,7 +72,7 @@ class CausalLM:
           dropout_key: turns dropout on.
 
         Returns:
-          As `lm.evaluation.token_statistics.token_loss`.
+          As for `lm.evaluation.token_statistics.token_loss`.
         """
         return token_loss(
             self._statistics(params, batch, dropout_key),
@@ -82,7 +82,7 @@ class CausalLM:
         )
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
-        """Weighted sums over each window and reliability, as `lm.objectives.objective.row_sums`."""
+        """Weighted sums over each window and reliability, from `lm.objectives.objective.row_sums`."""
         statistics = self._statistics(params, batch, None)
         vocab_size = self.model.config.size_of_vocabulary
         return row_sums(statistics, batch["positions"], batch["weights"], self.buckets, vocab_size)

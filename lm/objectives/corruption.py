@@ -1,7 +1,7 @@
-"""Damaging text on the host: random numbers by row, and the few operations that every kind of damage is made of.
+"""Corrupting text on the host: random numbers by row, and the operations that all kinds of corruption share.
 
-All of it works on whole batches. Randomness comes as uniform numbers for each row of the global batch, so that a row is
-damaged in the same way whichever host has it.
+Everything works on whole batches. Random numbers are drawn for each row of the global batch, so that a row is corrupted
+in the same way whichever host holds it.
 
 Axes: b rows of this host's batch, T tokens of a row, U units of a row (runs of tokens that are hidden together; there
 are at most T).
@@ -16,14 +16,14 @@ from lm.data.store import Corpus
 from lm.data.windows import TrainBatches, ValidationBatches, host_rows
 from lm.types import Batches, HostBatch
 
-TRAINING, VALIDATION = 1, 2  # set the random numbers of the splits apart, and both from those that order the windows
+TRAINING, VALIDATION = 1, 2  # separate random streams for the splits, distinct from the order of windows
 
 
 class RowRandom:
-    """Random numbers for the rows that this host has of a batch.
+    """Random numbers for this host's rows of a batch.
 
     Args:
-      key: whole numbers, at least 0, that the numbers are a function of.
+      key: non-negative integers that determine the numbers.
       batch_size: rows of the global batch.
       rows: those of this host.
     """
@@ -38,12 +38,12 @@ class RowRandom:
         return self._generator.random((self._batch_size, *shape))[self._rows]
 
     def integers(self, below: int | np.ndarray, *shape: int) -> np.ndarray:
-        """Whole numbers from 0 to `below` - 1, [b, *shape]; `below` must broadcast with that."""
+        """Integers from 0 to `below` - 1, [b, *shape]; `below` must broadcast with that."""
         # The product can round up to `below`.
         return np.minimum((self.uniform(*shape) * below).astype(np.int64), np.asarray(below) - 1)
 
     def drawn_from(self, probabilities: np.ndarray, *shape: int) -> np.ndarray:
-        """Places in a list of probabilities, [b, *shape]."""
+        """Indices sampled by a list of probabilities, [b, *shape]."""
         cumulative = np.cumsum(probabilities)
         return np.searchsorted(cumulative[:-1] / cumulative[-1], self.uniform(*shape), side="right")
 
@@ -52,13 +52,13 @@ Corruption = Callable[[HostBatch, RowRandom], HostBatch]
 
 
 class CorruptedBatches:
-    """Batches of windows, damaged anew at each step: as the windows, a pure function of (seed, step).
+    """Batches of corrupted windows, corrupted differently at each step: a pure function of (seed, step).
 
     Args:
       windows: `lm.data.windows.TrainBatches` or `ValidationBatches`.
       corrupt: from a batch of windows to a batch for a task.
       batch_size: rows of the global batch.
-      key: whole numbers, at least 0, that the damage is a function of, besides the step.
+      key: non-negative integers that determine the corruption together with the step.
       host: index of this host.
       hosts: number of hosts.
     """
@@ -84,7 +84,7 @@ class CorruptedBatches:
 
 
 class CorruptsWindows(abc.ABC):
-    """The batches of a task that damages windows of text."""
+    """The batches of a task that corrupts windows of text."""
 
     @property
     @abc.abstractmethod
@@ -98,23 +98,23 @@ class CorruptsWindows(abc.ABC):
     def train_batches(
         self, corpus: Corpus, batch_size: int, seed: int, random_offsets: bool = False, host: int = 0, hosts: int = 1
     ) -> CorruptedBatches:
-        """Shuffled windows of the training split, damaged anew each time."""
+        """Shuffled windows of the training split, corrupted differently each time."""
         windows = TrainBatches(corpus.train, self.window_length, batch_size, seed, random_offsets, host, hosts)
         return CorruptedBatches(windows, self.corrupt, batch_size, (seed, TRAINING), host, hosts)
 
     def validation_batches(self, corpus: Corpus, batch_size: int, host: int = 0, hosts: int = 1) -> CorruptedBatches:
-        """Consecutive windows of the validation split, damaged in the same way each time."""
+        """Consecutive windows of the validation split, always corrupted in the same way."""
         windows = ValidationBatches(corpus.validation, self.window_length, batch_size, host, hosts)
         return CorruptedBatches(windows, self.corrupt, batch_size, (0, VALIDATION), host, hosts)
 
 
 def units_of(begins_bT: np.ndarray, allowed_bT: np.ndarray, segments_bT: np.ndarray) -> np.ndarray:
-    """The unit of each token, counted from 0 in each row, [b, T].
+    """The index of each token's unit, from 0 in each row, [b, T].
 
     Args:
       begins_bT: whether a token begins a unit.
-      allowed_bT: tokens that may be hidden; units never reach beyond a run of them.
-      segments_bT: units never reach from one into the next.
+      allowed_bT: tokens that may be hidden; units never extend beyond a run of them.
+      segments_bT: units never cross from one into the next.
     """
     begins_bT = begins_bT | ~allowed_bT
     begins_bT[:, 1:] |= ~allowed_bT[:, :-1] | (segments_bT[:, 1:] != segments_bT[:, :-1])
@@ -123,10 +123,10 @@ def units_of(begins_bT: np.ndarray, allowed_bT: np.ndarray, segments_bT: np.ndar
 
 
 def joined_units(units_bT: np.ndarray, lengths_bU: np.ndarray) -> np.ndarray:
-    """Whether each token begins one of a row of spans that take so many units each, [b, T].
+    """Whether each token begins a span, where consecutive spans take `lengths_bU` units, [b, T].
 
     Args:
-      units_bT: of each token, counted from 0.
+      units_bT: unit of each token, from 0.
       lengths_bU: units of each span, at least 1.
     """
     batch, length = units_bT.shape
@@ -138,11 +138,11 @@ def joined_units(units_bT: np.ndarray, lengths_bU: np.ndarray) -> np.ndarray:
 
 
 def chosen_units(units_bT: np.ndarray, allowed_bT: np.ndarray, budget_b: np.ndarray, random: RowRandom) -> np.ndarray:
-    """Chooses whole units in random order, passing over those that the budget has no room left for.
+    """Chooses whole units in random order, skipping those that no longer fit the budget.
 
     Args:
-      units_bT: of each token, counted from 0.
-      allowed_bT: tokens that may be chosen: all of a unit or none.
+      units_bT: unit of each token, from 0.
+      allowed_bT: tokens that may be chosen: all or none of a unit.
       budget_b: tokens to choose in each row, at most.
       random: for the order.
 
@@ -157,7 +157,7 @@ def chosen_units(units_bT: np.ndarray, allowed_bT: np.ndarray, budget_b: np.ndar
     left_b1 = budget_b[:, None]
     chosen_bU = np.zeros((batch, length), bool)
     while True:
-        # What does not fit now never will, so each turn takes those that come before the first that does not fit.
+        # A unit that does not fit now never will, so each round takes the units before the first that does not fit.
         fitting_bU = np.where(chosen_bU | (sizes_bU > left_b1), 0, sizes_bU)
         taken_bU = (fitting_bU > 0) & (np.cumsum(fitting_bU, axis=1) <= left_b1)
         if not taken_bU.any():
@@ -170,9 +170,9 @@ def chosen_units(units_bT: np.ndarray, allowed_bT: np.ndarray, budget_b: np.ndar
 
 
 def compacted(keep_bT: np.ndarray, length: int, *arrays_bT: np.ndarray) -> list[np.ndarray]:
-    """The kept values of each row moved to its front, and zeros behind them up to `length`: [b, length] each.
+    """Moves the kept values of each row to the front, followed by zeros up to `length`: [b, length] each.
 
-    What doesn't fit is lost.
+    Values that don't fit are dropped.
     """
     places_bT = np.cumsum(keep_bT, axis=1) - 1
     rows, columns = np.nonzero(keep_bT & (places_bT < length))
@@ -185,7 +185,7 @@ def compacted(keep_bT: np.ndarray, length: int, *arrays_bT: np.ndarray) -> list[
 
 
 def positions_in_segments(segments_bT: np.ndarray) -> np.ndarray:
-    """Each token's place among those of its segment that stand together, from 0, int32 [b, T]."""
+    """Each token's position in its run of equal segments, from 0, int32 [b, T]."""
     index_T = np.arange(segments_bT.shape[1], dtype=np.int32)
     starts_bT = np.zeros(segments_bT.shape, np.int32)
     starts_bT[:, 1:] = np.where(segments_bT[:, 1:] != segments_bT[:, :-1], index_T[1:], 0)

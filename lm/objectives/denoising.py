@@ -1,13 +1,13 @@
-"""Denoising: the decoder writes down the text whose damaged copy the encoder sees (BART: Lewis et al. 2020).
+"""Denoising: the decoder reconstructs a text from a corrupted copy in the encoder (BART: Lewis et al. 2020).
 
-Three kinds of damage (section 2.2), in this order:
-    sentence permutation  sentences of a document are put in another order
-    text infilling        spans, their lengths drawn from a Poisson distribution, become one [MASK] each; those of
-                          length 0 are insertions of a [MASK]
-    token deletion        tokens vanish
+Three kinds of corruption (section 2.2), in this order:
+    sentence permutation  the sentences of a document are reordered
+    text infilling        spans, with lengths from a Poisson distribution, become one [MASK] each; those of
+                          length 0 insert a [MASK]
+    token deletion        tokens are deleted
 
-The decoder's side is that of causal language modelling: it is given the window's first token and predicts every other,
-documents begin with the end-of-text token, and they don't see each other on either side.
+The decoder's side is causal language modelling: it gets the window's first token and predicts all others; documents
+begin with the end-of-text token and don't see each other on either side.
 
 Axes: b rows of this host's batch, T tokens that the decoder sees, S = T + 1 tokens of the text and of the input, U
 sentences of a row.
@@ -49,12 +49,12 @@ def poisson(mean: float, most: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Damage:
-    """What to do to a text.
+    """How to corrupt a text.
 
     Attributes:
       objective: gives the rates.
       mask: id of [MASK].
-      ordinary_V: whether a token is text: special ones are never touched.
+      ordinary_V: whether a token is text: special ones are never changed.
       ends_sentence_V: whether a sentence ends with a token.
     """
 
@@ -65,7 +65,7 @@ class Damage:
 
     @classmethod
     def of(cls, objective: ObjectiveConfig, tokenizer: Tokenizer) -> "Damage":
-        """As the config says, in a tokenizer's ids.
+        """From the config, with a tokenizer's ids.
 
         Raises:
           UserError: if the tokenizer lacks [MASK].
@@ -76,7 +76,7 @@ class Damage:
         """A batch of `lm.objectives.text_to_text` from a batch of windows of T tokens."""
         tokens_bS, segments_bS = whole_text(windows)
         order_bS = self._permutation(tokens_bS, segments_bS, random)
-        tokens_bS = np.take_along_axis(tokens_bS, order_bS, axis=1)  # each stays in its segment
+        tokens_bS = np.take_along_axis(tokens_bS, order_bS, axis=1)  # tokens stay in their segment
         inputs_bS, input_segments_bS = self._fill_in_and_delete(tokens_bS, segments_bS, random)
         return windows | {
             "inputs": inputs_bS,
@@ -85,19 +85,19 @@ class Damage:
         }
 
     def _permutation(self, tokens_bS: np.ndarray, segments_bS: np.ndarray, random: RowRandom) -> np.ndarray:
-        """From where to take each token so that sentences of a segment change places, [b, S]."""
+        """The source index of each token that reorders the sentences of each segment, [b, S]."""
         length = tokens_bS.shape[1]
         special_bS = ~self.ordinary_V[tokens_bS] | (segments_bS == 0)
         after_end_bS = np.pad(self.ends_sentence_V[tokens_bS], ((0, 0), (1, 0)))[:, :-1]
         sentence_bS = units_of(after_end_bS, ~special_bS, segments_bS)
-        # All tokens of a sentence agree in these. Past the last sentence there is nothing to move.
+        # All tokens of a sentence share these. Beyond the last sentence nothing moves.
         index_1S = np.arange(length)[None, :]
         segment_bU, special_bU = np.zeros_like(segments_bS), np.ones_like(special_bS)
         np.put_along_axis(segment_bU, sentence_bS, segments_bS, axis=1)
         np.put_along_axis(special_bU, sentence_bS, special_bS, axis=1)
         moves_bU = (random.uniform(length) < self.objective.permutation_rate) & ~special_bU
         score_bU = np.where(moves_bU, random.uniform(length), index_1S)
-        # The k-th of those that move, by segment and score, goes where the k-th by segment and place was.
+        # The k-th moving token by segment and score goes to the place of the k-th by segment and position.
         to_bU = np.argsort(~moves_bU, axis=1, kind="stable")
         from_bU = np.lexsort((score_bU, np.where(moves_bU, segment_bU, 0), ~moves_bU), axis=1)
         place_bU = np.empty_like(to_bU)
@@ -118,7 +118,7 @@ class Damage:
         starts_bS = filled_bS & (np.diff(spans_bS, axis=1, prepend=-1) > 0)
         inserted_bS = self._insertions(filled_bS, starts_bS, allowed_bS, lengths[0], random)
         deleted_bS = allowed_bS & ~filled_bS & (random.uniform(length) < self.objective.deletion_rate)
-        # Two places for each token: for a [MASK] before it, and for itself.
+        # Two slots per token: one for a [MASK] before it, one for itself.
         kept = np.stack([inserted_bS, (segments_bS > 0) & (~filled_bS | starts_bS) & ~deleted_bS], axis=2)
         tokens = np.stack([np.full_like(tokens_bS, self.mask), np.where(filled_bS, self.mask, tokens_bS)], axis=2)
         segments = np.stack([segments_bS, segments_bS], axis=2)
@@ -129,9 +129,9 @@ class Damage:
     def _insertions(
         self, filled_bS: np.ndarray, starts_bS: np.ndarray, allowed_bS: np.ndarray, zero: float, random: RowRandom
     ) -> np.ndarray:
-        """Before which tokens to insert a [MASK]: as many as there are draws of 0 among the other draws.
+        """The tokens before which to insert a [MASK]: as many as there are draws of 0.
 
-        There is always room, for no more are inserted than spans were shortened by.
+        There is always room, since shortened spans free at least as many slots.
         """
         length = filled_bS.shape[1]
         drawn_b = (starts_bS & (random.uniform(length) < zero / (1 - zero))).sum(axis=1)
@@ -146,7 +146,7 @@ class Denoising(CorruptsWindows, TextToText):
     """The task, as pure functions of (parameters, batch).
 
     Attributes:
-      damage: what to do to a text.
+      damage: how to corrupt a text.
     """
 
     settings: ClassVar[tuple[str, ...]] = ("mean_span_length", "infilling_rate", "deletion_rate", "permutation_rate")
@@ -155,7 +155,7 @@ class Denoising(CorruptsWindows, TextToText):
 
     @classmethod
     def special_tokens(cls, config: ObjectiveConfig) -> tuple[str, ...]:
-        """What stands for the text that is filled in."""
+        """The token that replaces infilled text."""
         return (MASK,)
 
     @classmethod
@@ -167,23 +167,23 @@ class Denoising(CorruptsWindows, TextToText):
         mesh: Mesh | None,
         text: TextProperties,
     ) -> "Denoising":
-        """The task, around a model of this shape."""
+        """The task with a model of this shape."""
         return cls(EncoderDecoderLM(model, mesh), config, text.buckets, Damage.of(config, tokenizer))
 
     @property
     def window_length(self) -> int:
-        """One less than a sequence may have: the encoder sees the last target too."""
+        """One less than the maximum length: the encoder also sees the last target."""
         return self.model.config.max_length - 1
 
     def corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
-        """Damages a copy of each window for the encoder."""
+        """Corrupts a copy of each window for the encoder."""
         return self.damage(windows, random)
 
 
 def whole_text(windows: HostBatch) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and segments of windows with the last target behind them, [b, T + 1]."""
+    """Tokens and segments of windows followed by the last target, [b, T + 1]."""
     tokens, targets = windows["tokens"], windows["targets"]
-    # A last target that counts is of the last token's document, or it is the mark that ends it.
+    # A last target with weight belongs to the last token's document, or is the token that ends it.
     last_segment_b1 = windows["segments"][:, -1:] * (windows["weights"][:, -1:] > 0)
     tokens_bS = np.concatenate([tokens, targets[:, -1:]], axis=1)
     return tokens_bS, np.concatenate([windows["segments"], last_segment_b1], axis=1).astype(np.int32)

@@ -1,19 +1,19 @@
 """Masked language modelling: predict hidden tokens from those on both sides (BERT: Devlin et al. 2019).
 
-A row is `[CLS] text [SEP]`: a window of the token stream, whose documents don't see each other. [CLS] is of the first
-document's segment and [SEP] of the last's.
+A row is `[CLS] text [SEP]`: a window of the token stream, whose documents don't see each other. [CLS] belongs to the
+first document's segment, [SEP] to the last one's.
 
 Axes: b rows of this host's batch (B of the whole batch), T tokens of a row, K hidden tokens of a row, V vocabulary, D
 model width.
 
 Every batch is a dict of
-    tokens     int32    [b, T]  what the model sees: the text with its damage
-    segments   int32    [b, T]  which document of the row a token is of, from 1; 0 at padding
+    tokens     int32    [b, T]  what the model sees: the corrupted text
+    segments   int32    [b, T]  the document of the row that a token belongs to, from 1; 0 at padding
     positions  int32    [b, T]  position in the segment
     types      int32    [b, T]  0 for the first text of a row, 1 for the second
-    places     int32    [b, K]  where to predict
-    targets    int32    [b, K]  what was there
-    weights    float32  [b, K]  1 where there is something to predict: a row may have less than K places
+    places     int32    [b, K]  positions to predict
+    targets    int32    [b, K]  the original tokens
+    weights    float32  [b, K]  1 where there is something to predict: a row may have fewer than K places
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ from lm.types import Batch, HostBatch, Params
 
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]")
 
-# Joshi et al. 2020, section 3.1: words of a span are geometric with p = 0.2, and no more than 10. The mean is 3.8.
+# Joshi et al. 2020, section 3.1: the number of words in a span is geometric with p = 0.2, at most 10. The mean is 3.8.
 SPAN_LENGTHS = 0.2 * 0.8 ** np.arange(10)
 
 
@@ -59,7 +59,7 @@ class Masking:
       mask: id of [MASK].
       rate: the share of a row's ordinary tokens that is hidden.
       mode: what is hidden together: "token", "whole_word" or "span".
-      ordinary_V: whether a token may be hidden, and may stand for a hidden one: special tokens never.
+      ordinary_V: whether a token may be hidden or replace a hidden one; false for special tokens.
       borders: of words, for "whole_word" and "span".
     """
 
@@ -73,7 +73,7 @@ class Masking:
 
     @classmethod
     def of(cls, objective: ObjectiveConfig, tokenizer: Tokenizer) -> "Masking":
-        """As the config says, in a tokenizer's ids.
+        """From the config, with a tokenizer's ids.
 
         Raises:
           UserError: if the tokenizer lacks a special token.
@@ -83,18 +83,18 @@ class Masking:
         return cls(classify, separate, mask, objective.mask_rate, objective.masking, ordinary_V, borders)
 
     def most_masked(self, length: int) -> int:
-        """K: the most tokens that are hidden in a row of T."""
+        """K: the maximum number of hidden tokens in a row of T."""
         return int(self._budget(np.array([length]))[0])
 
     def apply(self, batch: HostBatch, random: RowRandom) -> HostBatch:
-        """Hides tokens of `tokens`, and says which in `places`, `targets` and `weights`.
+        """Hides some of `tokens` and records them in `places`, `targets` and `weights`.
 
-        Of those hidden 80% become [MASK], 10% an ordinary token drawn evenly from the vocabulary, and 10% stay as they
-        are (Devlin et al. 2019, section 3.1); the tokens of a span share their fate (Joshi et al. 2020).
+        80% of them become [MASK], 10% an ordinary token drawn uniformly from the vocabulary, and 10% stay unchanged
+        (Devlin et al. 2019, section 3.1); the tokens of a span are treated alike (Joshi et al. 2020).
 
         Args:
-          batch: `tokens` and `segments`; the rest is handed on.
-          random: for all of it.
+          batch: `tokens` and `segments`; other arrays pass through.
+          random: source of randomness.
         """
         tokens_bT, segments_bT = batch["tokens"], batch["segments"]
         allowed_bT = self.ordinary_V[tokens_bT] & (segments_bT > 0)
@@ -115,7 +115,7 @@ class Masking:
         }
 
     def _budget(self, count: np.ndarray) -> np.ndarray:
-        """How many of so many ordinary tokens to hide: at least one, so that every text has something to predict."""
+        """How many of `count` ordinary tokens to hide: at least one, so that every text has something to predict."""
         return np.minimum(np.maximum(np.rint(self.rate * count), 1), count).astype(np.int64)
 
     def _units(
@@ -137,7 +137,7 @@ class MaskedLM(CorruptsWindows):
       model: the network.
       objective: what to minimize.
       masking: what to hide.
-      buckets: of the vocabulary, by which reliability is told apart.
+      buckets: of the vocabulary, for separate reliability metrics.
     """
 
     architecture: ClassVar[str] = "encoder"
@@ -170,7 +170,7 @@ class MaskedLM(CorruptsWindows):
         mesh: Mesh | None,
         text: TextProperties,
     ) -> "MaskedLM":
-        """The task, around a model of this shape."""
+        """The task with a model of this shape."""
         return cls(EncoderLM(model, mesh), config, Masking.of(config, tokenizer), text.buckets)
 
     def init(self, key: Array) -> Params:
@@ -183,16 +183,16 @@ class MaskedLM(CorruptsWindows):
         return token_loss(statistics, batch["weights"], self.objective.label_smoothing, self.objective.z_loss)
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
-        """Weighted sums over each row and reliability, as `lm.objectives.objective.row_sums`."""
+        """Weighted sums over each row and reliability, from `lm.objectives.objective.row_sums`."""
         return masked_token_sums(self._statistics(params, batch, None), batch, self.buckets, self.model)
 
     @property
     def window_length(self) -> int:
-        """What [CLS] and [SEP] leave."""
+        """The maximum length without [CLS] and [SEP]."""
         return self.model.config.max_length - 2
 
     def corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
-        """Frames each window with [CLS] and [SEP] and hides tokens of it."""
+        """Puts each window between [CLS] and [SEP] and hides some of its tokens."""
         return self.masking.apply(framed(windows, self.masking.classify, self.masking.separate), random)
 
     def _statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
@@ -210,7 +210,7 @@ def hidden_states(model: EncoderLM, params: Params, batch: Batch, dropout_key: A
 def masked_token_statistics(
     model: EncoderLM, params: Params, hidden_BTD: Array, batch: Batch, objective: ObjectiveConfig
 ) -> TokenStatistics:
-    """Statistics of the hidden tokens, [B, K]: the prediction head, the costliest part, sees their places alone."""
+    """Statistics of the hidden tokens, [B, K]; the prediction head, the costliest part, runs only at their places."""
     hidden_BKD = jnp.take_along_axis(hidden_BTD, batch["places"][..., None], axis=1)
     return predicted_statistics(model, params, hidden_BKD, batch["targets"], objective)
 
@@ -224,10 +224,10 @@ def masked_token_sums(
 
 
 def begins_span(words_bT: np.ndarray, random: RowRandom) -> np.ndarray:
-    """Cuts the whole text into spans of words; whole ones are drawn from them later, so that none overlap.
+    """Cuts the whole text into spans of words, from which whole spans are drawn later, so that none overlap.
 
     Args:
-      words_bT: number of each token's word.
+      words_bT: index of each token's word.
       random: for the lengths.
 
     Returns:
@@ -237,7 +237,7 @@ def begins_span(words_bT: np.ndarray, random: RowRandom) -> np.ndarray:
 
 
 def framed(windows: HostBatch, classify: int, separate: int) -> HostBatch:
-    """Puts [CLS] before and [SEP] behind each window: `tokens`, `segments`, `positions` and `types`, [b, T + 2]."""
+    """Puts [CLS] before and [SEP] after each window: `tokens`, `segments`, `positions` and `types`, [b, T + 2]."""
     tokens_bT, segments_bT = (np.pad(windows[name], ((0, 0), (1, 1))) for name in ("tokens", "segments"))
     rows, length = np.arange(len(tokens_bT)), (segments_bT > 0).sum(axis=1)
     segments_bT[:, 0] = segments_bT[:, 1]

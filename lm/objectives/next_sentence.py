@@ -1,13 +1,13 @@
-"""Masked language modelling of two pieces of text, and whether they belong together.
+"""Masked language modelling of text pairs, plus predicting whether the two belong together.
 
 Next sentence prediction (Devlin et al. 2019, section 3.1): B continues A in half of the rows, and is from another
 document in the other half. Sentence order prediction (Lan et al. 2020, section 3.1): B continues A, or A and B are
-swapped. A row is `[CLS] A [SEP] B [SEP]`; A and B are runs of tokens that begin and end anywhere.
+swapped. A row is `[CLS] A [SEP] B [SEP]`; A and B are runs of tokens that may begin and end anywhere.
 
 Axes: b rows of this host's batch (B of the whole batch), T tokens of a row, N documents, D model width.
 
-Every batch is one of `lm.objectives.masked_lm`, with one segment in a row and
-    continues  int32    [b]     0 where the second text continues the first, else 1, as BERT has it
+Every batch is as in `lm.objectives.masked_lm`, with one segment per row and
+    continues  int32    [b]     0 where the second text continues the first, else 1, as in BERT
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from lm.objectives.masked_lm import MaskedLM, Masking, hidden_states, masked_tok
 from lm.objectives.objective import ObjectiveConfig, TextProperties
 from lm.types import Batch, HostBatch, Params
 
-SHORT_ROWS = 0.1  # the share of rows that are cut to a random length, so that short texts are seen too
+SHORT_ROWS = 0.1  # the share of rows cut to a random length, so that short texts occur too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +40,12 @@ class NextSentence:
     """The task, as pure functions of (parameters, batch).
 
     Attributes:
-      swaps: what the second text is when it doesn't continue the first: the text before it, or one of another document.
+      swaps: whether a second text that doesn't continue the first is the text before it; otherwise it is from another
+        document.
       model: the network.
       objective: what to minimize.
       masking: which tokens to hide.
-      buckets: of the vocabulary, by which reliability is told apart.
+      buckets: of the vocabulary, for separate reliability metrics.
     """
 
     architecture: ClassVar[str] = "encoder"
@@ -60,7 +61,7 @@ class NextSentence:
     def __post_init__(self):
         if self.model.config.segment_types < 2:
             raise UserError(
-                f"config.objective.name={self.objective.name} has two texts in a row: set config.model.segment_types=2"
+                f"config.objective.name={self.objective.name} has two texts per row: set config.model.segment_types=2"
             )
 
     @classmethod
@@ -77,7 +78,7 @@ class NextSentence:
         mesh: Mesh | None,
         text: TextProperties,
     ) -> Self:
-        """The task, around a model of this shape."""
+        """The task with a model of this shape."""
         return cls(EncoderLM(model, mesh), config, Masking.of(config, tokenizer), text.buckets)
 
     def init(self, key: Array) -> Params:
@@ -92,11 +93,11 @@ class NextSentence:
     def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
         """The sum of both objectives, and weighted sums to report.
 
-        Each row's guess about its texts counts as often as the row has masked tokens. Divided by `weight`, as all sums
-        are, that gives BERT's objective: the mean over masked tokens, plus a mean over rows.
+        Each row's pair loss is weighted by the row's number of masked tokens. After division by `weight`, as for all
+        sums, this gives BERT's objective: the mean over masked tokens, plus a mean over rows.
 
         Returns:
-          As `lm.evaluation.token_statistics.token_loss` and `next_sentence_loss`; `loss` is of masked tokens alone.
+          As `lm.evaluation.token_statistics.token_loss` and `next_sentence_loss`; `loss` covers only the masked tokens.
         """
         tokens, pair = self._statistics(params, batch, dropout_key)
         total, sums = token_loss(tokens, batch["weights"], self.objective.label_smoothing, self.objective.z_loss)
@@ -107,7 +108,7 @@ class NextSentence:
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
         """Weighted sums over each row and reliability, as `lm.objectives.objective.row_sums`.
 
-        Besides `next_sentence_loss` and `next_sentence_accuracy`, weighted as in `loss`.
+        Also `next_sentence_loss` and `next_sentence_accuracy`, weighted as in `loss`.
         """
         tokens, pair = self._statistics(params, batch, None)
         weight_B = batch["weights"].sum(axis=1)
@@ -118,12 +119,12 @@ class NextSentence:
     def train_batches(
         self, corpus: Corpus, batch_size: int, seed: int, random_offsets: bool = False, host: int = 0, hosts: int = 1
     ) -> "PairBatches":
-        """Pairs drawn from the training split without end. Where they begin is random in any case."""
+        """Pairs drawn from the training split, endless. Their starts are always random."""
         pairs = self._pairs(corpus.train, "training")
         return PairBatches(pairs, self.masking, batch_size, (seed, TRAINING), None, host, hosts)
 
     def validation_batches(self, corpus: Corpus, batch_size: int, host: int = 0, hosts: int = 1) -> "PairBatches":
-        """Pairs drawn from the validation split, the same each time: about as many tokens as it has."""
+        """Pairs drawn from the validation split, always the same, with about as many tokens as the split."""
         pairs = self._pairs(corpus.validation, "validation")
         rows = math.ceil(corpus.validation.num_tokens / self.model.config.max_length)
         return PairBatches(pairs, self.masking, batch_size, (0, VALIDATION), rows, host, hosts)
@@ -134,7 +135,7 @@ class NextSentence:
     def _statistics(
         self, params: Params, batch: Batch, dropout_key: Array | None
     ) -> tuple[TokenStatistics, TokenStatistics]:
-        """Of the masked tokens, [B, K], and of whether the texts belong together, [B]."""
+        """Statistics of the masked tokens, [B, K], and of whether the texts belong together, [B]."""
 
         def judge(model: EncoderLM, hidden_BTD: Array) -> Array:
             return model.next_sentence(model.pool(hidden_BTD, batch["segments"]))
@@ -146,7 +147,7 @@ class NextSentence:
 
 
 class SentenceOrder(NextSentence):
-    """The same, where a second text that doesn't continue the first comes before it (Lan et al. 2020)."""
+    """The same, but a second text that doesn't continue the first precedes it (Lan et al. 2020)."""
 
     swaps = True
 
@@ -157,8 +158,8 @@ class Pairs:
     Args:
       store: the text.
       length: T; both texts and three special tokens fit.
-      swap: whether texts that don't belong together are those that do in the wrong order; otherwise the second is from
-        another document.
+      swap: whether negative pairs are consecutive texts in the wrong order; otherwise the second text is from another
+        document.
       split: its name, for messages.
 
     Raises:
@@ -174,7 +175,7 @@ class Pairs:
         long_enough_N = ends_N - begins_N >= 2
         self._begins_N = begins_N[long_enough_N]
         self._lengths_N = (ends_N - begins_N)[long_enough_N]
-        self._ends_N = np.cumsum(self._lengths_N)  # in the text of these documents alone
+        self._ends_N = np.cumsum(self._lengths_N)  # in the concatenation of these documents
         self._store, self._length, self._swap = store, length, swap
         if len(self._begins_N) < (1 if swap else 2):
             raise UserError(
@@ -186,7 +187,7 @@ class Pairs:
         """A batch of pairs: `tokens`, `segments`, `positions`, `types` and `continues`.
 
         Args:
-          random: for all of it.
+          random: source of randomness.
           classify: id of [CLS].
           separate: id of [SEP].
         """
@@ -211,13 +212,13 @@ class Pairs:
         return np.searchsorted(self._ends_N, place, side="right")
 
     def _another(self, document: np.ndarray, random: RowRandom) -> np.ndarray:
-        """A document that isn't this one, in proportion to the documents' lengths."""
+        """A different document, drawn in proportion to the documents' lengths."""
         length = self._lengths_N[document]
         place = random.integers(self._ends_N[-1] - length)
         return self._document_at(place + np.where(place >= self._ends_N[document] - length, length, 0))
 
     def _span(self, document: np.ndarray, wanted: np.ndarray, random: RowRandom) -> tuple[np.ndarray, np.ndarray]:
-        """Where a run of a document's tokens starts in the store, and its length: as wanted, if there are so many."""
+        """The start in the store and the length of a run of a document's tokens: as long as wanted, if possible."""
         length = np.minimum(wanted, self._lengths_N[document])
         return self._begins_N[document] + random.integers(self._lengths_N[document] - length + 1), length
 
@@ -251,8 +252,8 @@ class PairBatches:
       pairs: where they come from.
       masking: what to hide.
       batch_size: rows of the global batch.
-      key: whole numbers, at least 0, that the batches are a function of, besides the step.
-      rows: how many there are; the last batch is filled with padding. None: as good as endless.
+      key: non-negative integers that determine the batches together with the step.
+      rows: number of rows; the last batch is filled with padding. None: practically endless.
       host: index of this host.
       hosts: number of hosts.
 

@@ -1,7 +1,7 @@
-"""What the pretraining objectives have in common: windows of text in, token predictions and weighted sums out.
+"""What pretraining objectives share: windows of text in, token predictions and weighted sums out.
 
 Each objective is a file with a task: a frozen dataclass around a model that makes its batches (`train_batches`,
-`validation_batches`) and predicts tokens from them. What to make of the predictions is the same for all and is here.
+`validation_batches`) and predicts tokens from them. This file holds what they all do with the predictions.
 `lm.objectives.registry` holds the table of their names.
 
 Axes: B batch, T predicted tokens of a row, V vocabulary, D model width.
@@ -28,31 +28,33 @@ MASKINGS = ("token", "whole_word", "span")
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is learned from text, and what is minimized besides each token's negative log-likelihood.
+    """The pretraining objective, and what is minimized in addition to each token's negative log-likelihood.
 
-    Ranges are checked when it is made; the name, and settings that the chosen objective doesn't use, by
+    Ranges are checked on construction; the name and settings that the chosen objective doesn't use are checked by
     `lm.objectives.registry.check_objective`, as every `PretrainConfig` does.
 
     Attributes:
-      name: "causal" (each token from those before it; GPT), "prefix" (the end of a text from its beginning, which sees
-        itself in both directions), "masked" (hidden tokens from those around them; BERT, RoBERTa),
-        "masked_next_sentence" (besides, whether one piece of text follows another; BERT), "masked_sentence_order"
-        (besides, which of two pieces came first; ALBERT), "span_corruption" (cut out spans; T5) or "denoising" (the
-        text from a damaged copy; BART).
-      label_smoothing: the share of each target that is spread evenly over the vocabulary (Szegedy et al. 2016).
+      name: "causal" (each token from those before it; GPT), "prefix" (the end of a text from its beginning, which is
+        encoded in both directions), "masked" (hidden tokens from those around them; BERT, RoBERTa),
+        "masked_next_sentence" (also whether one text follows another; BERT), "masked_sentence_order" (also which of two
+        texts came first; ALBERT), "span_corruption" (spans cut out of a text; T5) or "denoising" (the text from a
+        corrupted copy; BART).
+      label_smoothing: the probability mass of each target that is spread uniformly over the vocabulary (Szegedy et al.
+        2016).
       z_loss: weight of the squared log-normalizer, which keeps logits from drifting (Chowdhery et al. 2022, section 5).
-      loss_chunk: 0 holds the logits of a whole batch. A positive number holds those of so many tokens at a time and
-        computes them again in the backward pass: less memory, more time.
-      mask_rate: for the masked objectives: the share of the text that is to be predicted.
+      loss_chunk: 0 keeps the logits of a whole batch in memory. A positive number keeps those of that many tokens at a
+        time and recomputes them in the backward pass: less memory, more time.
+      mask_rate: for the masked objectives: the share of the text to predict.
       masking: for the masked objectives: whether the tokens to predict are chosen by "token" (Devlin et al. 2019),
         "whole_word" (its later release) or "span" of a few words (SpanBERT: Joshi et al. 2020).
       noise_density: for "span_corruption": the share of the text that is cut out.
-      sentinels: for "span_corruption": how many <extra_id_...> tokens the vocabulary gets; a row has a span for each.
-      mean_span_length: for "span_corruption", of the spans cut out; for "denoising", of those filled in (the rate of
+      sentinels: for "span_corruption": the number of <extra_id_...> tokens in the vocabulary; each span of a row needs
+        one.
+      mean_span_length: for "span_corruption", of the spans cut out; for "denoising", of the infilled ones (the rate of
         a Poisson distribution).
-      infilling_rate: for "denoising": the share of the text that spans replaced by one [MASK] each take.
+      infilling_rate: for "denoising": the share of the text in spans that are replaced by one [MASK] each.
       deletion_rate: for "denoising": the share of the remaining tokens that are deleted.
-      permutation_rate: for "denoising": the share of each document's sentences that are put in random order.
+      permutation_rate: for "denoising": the share of each document's sentences that are shuffled.
     """
 
     name: str = "causal"
@@ -89,10 +91,10 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextProperties:
-    """What an objective may know of the text beforehand.
+    """What is known about the text in advance.
 
     Attributes:
-      one_segment: promises that every window lies within one document, so that no mask has to keep documents apart.
+      one_segment: guarantees that every window lies within one document, so that documents need no mask between them.
       buckets: of the vocabulary, for which reliability is reported separately.
     """
 
@@ -101,7 +103,7 @@ class TextProperties:
 
     @classmethod
     def of(cls, corpus: Corpus, vocab_size: int) -> "TextProperties":
-        """Those of a corpus."""
+        """The properties of a corpus."""
         one_segment = corpus.train.num_documents == corpus.validation.num_documents == 1
         return cls(one_segment, TokenBuckets.of_text(corpus.train.tokens, vocab_size))
 
@@ -111,9 +113,9 @@ class PretrainingTask(Protocol):
 
     Attributes:
       architecture: the `ModelConfig.architecture` that it needs.
-      settings: those of `ObjectiveConfig` that it uses, besides the ones that all objectives do.
-      counts_bytes: whether validation predicts every token of the text from those before it, so that its loss is also
-        the text's length in bits.
+      settings: the settings of `ObjectiveConfig` that it uses, in addition to those of all objectives.
+      counts_bytes: whether validation predicts every token of the text from the previous ones, so that its loss is also
+        the text's code length in bits.
       model: the network.
     """
 
@@ -127,7 +129,7 @@ class PretrainingTask(Protocol):
 
     @classmethod
     def special_tokens(cls, config: ObjectiveConfig) -> tuple[str, ...]:
-        """Names of the special tokens that the tokenizer must have, besides the end-of-text token."""
+        """Names of the special tokens that the tokenizer must have, in addition to the end-of-text token."""
 
     @classmethod
     def from_config(
@@ -138,7 +140,7 @@ class PretrainingTask(Protocol):
         mesh: Mesh | None,
         text: TextProperties,
     ) -> "PretrainingTask":
-        """The task, around a model of this shape.
+        """The task with a model of this shape.
 
         Raises:
           UserError: if the shape or the tokenizer doesn't fit.
@@ -156,14 +158,14 @@ class PretrainingTask(Protocol):
     def train_batches(
         self, corpus: Corpus, batch_size: int, seed: int, random_offsets: bool = False, host: int = 0, hosts: int = 1
     ) -> Batches:
-        """Batches for training, without end; each a pure function of (seed, step) and this host's part of it.
+        """Batches for training, endless; each is this host's part and a pure function of (seed, step).
 
         Raises:
           UserError: if the text is too short or hosts does not divide batch_size.
         """
 
     def validation_batches(self, corpus: Corpus, batch_size: int, host: int = 0, hosts: int = 1) -> Batches:
-        """One pass over the validation split, corrupted in the same way each time.
+        """One pass over the validation split, always corrupted in the same way.
 
         Raises:
           UserError: if the text is too short or hosts does not divide batch_size.
@@ -173,12 +175,12 @@ class PretrainingTask(Protocol):
 def predicted_statistics(
     model: nn.Module, params: Params, hidden_BTD: Array, targets_BT: Array, objective: ObjectiveConfig
 ) -> TokenStatistics:
-    """Statistics of the predicted tokens, [B, T], in chunks where the objective says so.
+    """Statistics of the predicted tokens, [B, T], in chunks if `loss_chunk` is set.
 
     Args:
-      model: whose method `logits` turns hidden states [..., D] into logits [..., V].
+      model: has a method `logits` from hidden states [..., D] to logits [..., V].
       params: the model's.
-      hidden_BTD: where to predict from.
+      hidden_BTD: states to predict from.
       targets_BT: ids below V.
       objective: gives `loss_chunk`.
     """
@@ -196,7 +198,7 @@ def row_sums(
 ) -> dict[str, Any]:
     """Weighted sums over each row, [B], by name: `weight`, `loss`, `accuracy`, `confidence`, `entropy`.
 
-    Besides `reliability`: sums over all rows, as `lm.evaluation.token_reliability` makes them.
+    Also `reliability`: sums over all rows, from `lm.evaluation.token_reliability`.
     """
     per_token = {
         "weight": jnp.ones_like(weights_BT),
@@ -216,7 +218,7 @@ def special_id(tokenizer: Tokenizer, name: str) -> int:
     """Id of a special token.
 
     Raises:
-      UserError: if the tokenizer has none of that name.
+      UserError: if the tokenizer does not have it.
     """
     id_ = tokenizer.special_id(name)
     if id_ is None:

@@ -1,12 +1,12 @@
-"""Prefix language modelling: the rest of a text from its beginning, which sees itself in both directions.
+"""Prefix language modelling: the rest of a text from its beginning, which is encoded in both directions.
 
-(Liu et al. 2018; Raffel et al. 2020, section 3.2.1.) Each window is split at a point drawn evenly. What comes before is
-given, and only what comes after is learned.
+(Liu et al. 2018; Raffel et al. 2020, section 3.2.1.) Each window is split at a uniformly random point. The first part
+is given, and only the second part is predicted.
 
 Axes: b rows of this host's batch (B of the whole batch), T positions.
 
-Every batch is one of `lm.data.windows`, with weight 0 within the prefix, and
-    prefix  bool  [b, T]  which tokens are of it
+Every batch is as in `lm.data.windows`, with weight 0 within the prefix, and
+    prefix  bool  [b, T]  whether a token belongs to it
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class PrefixLM(CorruptsWindows):
     Attributes:
       model: the network.
       objective: what to minimize.
-      buckets: of the vocabulary, by which reliability is told apart.
+      buckets: of the vocabulary, for separate reliability metrics.
     """
 
     architecture: ClassVar[str] = "decoder"
@@ -60,7 +60,7 @@ class PrefixLM(CorruptsWindows):
         mesh: Mesh | None,
         text: TextProperties,
     ) -> "PrefixLM":
-        """The task, around a model of this shape."""
+        """The task with a model of this shape."""
         return cls(DecoderLM(model, mesh), config, text.buckets)
 
     def init(self, key: Array) -> Params:
@@ -77,14 +77,14 @@ class PrefixLM(CorruptsWindows):
         )
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
-        """Weighted sums over each window and reliability, as `lm.objectives.objective.row_sums`."""
+        """Weighted sums over each window and reliability, from `lm.objectives.objective.row_sums`."""
         statistics = self._statistics(params, batch, None)
         vocab_size = self.model.config.size_of_vocabulary
         return row_sums(statistics, batch["positions"], batch["weights"], self.buckets, vocab_size)
 
     @property
     def window_length(self) -> int:
-        """As long as a sequence may be."""
+        """The maximum length of a sequence."""
         return self.model.config.max_length
 
     def corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
@@ -104,10 +104,10 @@ class PrefixLM(CorruptsWindows):
 
 
 def with_prefix(windows: HostBatch, random: RowRandom) -> HostBatch:
-    """Splits each window: its first 1 to T tokens, each number equally likely, are the prefix."""
+    """Splits each window: the prefix is its first 1 to T tokens, each length equally likely."""
     length = windows["tokens"].shape[1]
     split_b1 = 1 + random.integers(length, 1)
     place_T = np.arange(length)[None, :]
-    # The prefix's last token sees the prefix alone, so what it predicts counts.
+    # The prefix's last token sees only the prefix, so its prediction counts.
     learned_bT = place_T >= split_b1 - 1
     return windows | {"prefix": place_T < split_b1, "weights": windows["weights"] * learned_bT.astype(np.float32)}

@@ -1,4 +1,4 @@
-"""The pretraining objectives by name. A new one is a file with its task, and an entry here."""
+"""The pretraining objectives by name. A new one needs a file with its task and an entry here."""
 
 from collections.abc import Mapping
 
@@ -28,7 +28,7 @@ OBJECTIVES: dict[str, type[PretrainingTask]] = {
 
 
 def check_objective(config: ObjectiveConfig) -> None:
-    """Checks the name, and that nothing is set that the objective doesn't use.
+    """Checks the name, and that no unused settings are set.
 
     Raises:
       UserError: otherwise.
@@ -38,12 +38,12 @@ def check_objective(config: ObjectiveConfig) -> None:
 
 
 def idle_settings(name: str) -> Mapping[str, str]:
-    """The settings of `ObjectiveConfig` without effect for an objective, each with the setting that makes it so."""
+    """The settings of `ObjectiveConfig` without effect for an objective, each with the setting that disables it."""
     return idle_beside(name, {each: task.settings for each, task in OBJECTIVES.items()})
 
 
 def special_tokens(config: ObjectiveConfig) -> tuple[str, ...]:
-    """Names of the special tokens that an objective needs the tokenizer to have, besides the end-of-text token."""
+    """Names of the special tokens that an objective requires of the tokenizer, in addition to the end-of-text token."""
     return _class_of(config).special_tokens(config)
 
 
@@ -54,14 +54,14 @@ def make_task(
     mesh: Mesh | None = None,
     text: TextProperties = TextProperties(),
 ) -> PretrainingTask:
-    """The task that a config asks for, around a model.
+    """The task of a config, with its model.
 
     Args:
       config: which.
-      model: its shape, the vocabulary size known.
+      model: its shape, including the vocabulary size.
       tokenizer: of the text.
       mesh: of devices, or None for one device.
-      text: what is known of it.
+      text: what is known about it.
 
     Raises:
       UserError: if the model's architecture or the tokenizer doesn't fit the objective.

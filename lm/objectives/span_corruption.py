@@ -1,12 +1,12 @@
-"""Span corruption: spans are cut out of a text, and the decoder writes them down (T5: Raffel et al. 2020, section 3.1).
+"""Span corruption: spans are cut out of a text, and the decoder generates them (T5: Raffel et al. 2020, section 3.1).
 
     text     the model knows what it knows .
     inputs   the model <extra_id_0> it <extra_id_1> . E
     targets  <extra_id_0> knows what <extra_id_1> knows E
 
-where E is the end-of-text token. How many tokens and spans are cut out depends on the lengths alone, so the rows of a
-batch are alike, and nothing is padded. Documents of a row don't see each other: every token keeps its document's
-segment, a sentinel has that of the first token of its span, and E that of the last token.
+where E is the end-of-text token. The numbers of tokens and spans cut out depend only on the lengths, so the rows of a
+batch have equal lengths and need no padding. Documents of a row don't see each other: every token keeps its document's
+segment, a sentinel takes that of the first token of its span, and E that of the last token.
 
 Axes: b rows of this host's batch, R tokens of a row's text, S of its input, T of its targets, N spans of a row.
 """
@@ -35,7 +35,7 @@ def sentinel_name(number: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """What becomes of a text of R tokens.
+    """The lengths that follow from a text of R tokens.
 
     Attributes:
       text: R.
@@ -49,14 +49,14 @@ class Lengths:
 
     @classmethod
     def of_text(cls, text: int, noise_density: float, mean_span_length: float) -> "Lengths":
-        """The published rounding."""
+        """With the published rounding."""
         noise = min(max(round(text * noise_density), 1), text - 1)
         spans = max(round(noise / mean_span_length), 1)
         return cls(text, noise, min(spans, noise, text - noise))
 
     @classmethod
     def of_inputs(cls, inputs: int, noise_density: float, mean_span_length: float) -> "Lengths":
-        """Those of the longest text whose input, and whose targets, are no longer than `inputs`.
+        """The lengths for the longest text whose input and targets have at most `inputs` tokens.
 
         Raises:
           UserError: if there is none.
@@ -72,12 +72,12 @@ class Lengths:
 
     @property
     def inputs(self) -> int:
-        """S: what is left, a sentinel for each span, and E."""
+        """S: the remaining tokens, a sentinel for each span, and E."""
         return self.text - self.noise + self.spans + 1
 
     @property
     def targets(self) -> int:
-        """T: what was cut out, a sentinel for each span, and E."""
+        """T: the removed tokens, a sentinel for each span, and E."""
         return self.noise + self.spans + 1
 
 
@@ -88,7 +88,7 @@ class SpanCutter:
     Attributes:
       lengths: of text, noise and spans.
       sentinels_N: their ids, in order.
-      end: id of E, which ends inputs and targets, and starts what the decoder sees of each document.
+      end: id of E, which ends inputs and targets and starts each document in the decoder.
     """
 
     lengths: Lengths
@@ -97,10 +97,10 @@ class SpanCutter:
 
     @classmethod
     def of(cls, objective: ObjectiveConfig, tokenizer: Tokenizer, max_length: int) -> "SpanCutter":
-        """As the config says, in a tokenizer's ids.
+        """From the config, with a tokenizer's ids.
 
         Raises:
-          UserError: if the tokenizer lacks a special token, or a row would need more sentinels than there are.
+          UserError: if the tokenizer lacks a special token, or a row needs more sentinels than there are.
         """
         lengths = Lengths.of_inputs(max_length, objective.noise_density, objective.mean_span_length)
         if lengths.spans > objective.sentinels:
@@ -118,7 +118,7 @@ class SpanCutter:
         tokens_bR, segments_bR = windows["tokens"], windows["segments"]
         number_bR, is_noise_bR = self._spans(random)
         starts_bR = np.diff(number_bR, axis=1, prepend=-1) > 0
-        # A sentinel stands in the input where its span began, and in the targets where the text before the span did.
+        # A sentinel marks the start of its span in the input, and the start of the preceding text in the targets.
         noise_starts = np.nonzero(is_noise_bR & starts_bR)
         span_segments_bN = segments_bR[noise_starts].reshape(-1, self.lengths.spans)
         inputs, input_segments = self._joined(tokens_bR, segments_bR, ~is_noise_bR, noise_starts, span_segments_bN)
@@ -136,9 +136,9 @@ class SpanCutter:
         }
 
     def _spans(self, random: RowRandom) -> tuple[np.ndarray, np.ndarray]:
-        """For each token the number of its run, from 0, and whether that is noise; [b, R] each.
+        """For each token the index of its run and whether the run is noise; [b, R] each.
 
-        Noise and the rest are each divided at random into as many parts, which take turns: the rest first.
+        Noise and the rest are randomly divided into equally many parts, which alternate, the rest first.
         """
         lengths = self.lengths
         parts = [random_parts(total, lengths.spans, random) for total in (lengths.text - lengths.noise, lengths.noise)]
@@ -156,7 +156,7 @@ class SpanCutter:
         places: tuple[np.ndarray, ...],
         span_segments_bN: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The kept tokens with the sentinels at their places and E at the end, and their segments."""
+        """The kept tokens with sentinels in place and E at the end, and their segments."""
         tokens_bR, segments_bR, kept_bR = tokens_bR.copy(), segments_bR.copy(), kept_bR.copy()
         kept_bR[places] = True
         tokens_bR[places] = np.tile(self.sentinels_N, len(tokens_bR))
@@ -195,13 +195,13 @@ class SpanCorruption(CorruptsWindows, TextToText):
         mesh: Mesh | None,
         text: TextProperties,
     ) -> "SpanCorruption":
-        """The task, around a model of this shape."""
+        """The task with a model of this shape."""
         cutter = SpanCutter.of(config, tokenizer, model.max_length)
         return cls(EncoderDecoderLM(model, mesh), config, text.buckets, cutter)
 
     @property
     def window_length(self) -> int:
-        """As much text as leaves the input as long as a sequence may be."""
+        """The text length for which the input has the maximum length."""
         return self.cutter.lengths.text
 
     def corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
@@ -210,7 +210,7 @@ class SpanCorruption(CorruptsWindows, TextToText):
 
 
 def random_parts(total: int, parts: int, random: RowRandom) -> np.ndarray:
-    """Divides `total` into `parts` whole numbers of at least 1, all ways equally likely: [b, parts]."""
+    """Divides `total` into `parts` positive integers, all ways equally likely: [b, parts]."""
     cuts = np.argsort(random.uniform(total - 1), axis=1)[:, : parts - 1] + 1
     borders = np.pad(np.sort(cuts, axis=1), ((0, 0), (1, 1)))
     borders[:, -1] = total
@@ -218,14 +218,14 @@ def random_parts(total: int, parts: int, random: RowRandom) -> np.ndarray:
 
 
 def shifted(targets_bT: np.ndarray, segments_bT: np.ndarray, start: int) -> np.ndarray:
-    """What a decoder sees when it predicts each target: the one before it, or `start` at each segment's first."""
+    """The decoder's input for each target: the previous target, or `start` at the beginning of a segment."""
     tokens_bT = np.full_like(targets_bT, start)
     tokens_bT[:, 1:] = np.where(segments_bT[:, 1:] == segments_bT[:, :-1], targets_bT[:, :-1], start)
     return np.where(segments_bT > 0, tokens_bT, 0)
 
 
 def reconstruct(inputs: Sequence[int], targets: Sequence[int], sentinels: Sequence[int], end: int) -> list[int]:
-    """The text of a pair of input and targets, which may be of a model's making: what it left out is left out.
+    """The text of a pair of input and targets. Targets may come from a model: spans missing there are left out.
 
     Args:
       inputs: ends at the last `end`, if there is one.

@@ -1,10 +1,10 @@
-"""What objectives of an encoder-decoder share: an input for the encoder, and a text that the decoder predicts from it.
+"""What encoder-decoder objectives share: an input for the encoder, and a text that the decoder predicts from it.
 
 Axes: B batch, S input positions, T output positions, D model width.
 
 Every batch is a dict of
     inputs           int32    [b, S]  what the encoder sees
-    input_segments   int32    [b, S]  which document a token is of, from 1; 0 at padding
+    input_segments   int32    [b, S]  the document that a token belongs to, from 1; 0 at padding
     input_positions  int32    [b, S]  position in the segment
     tokens           int32    [b, T]  what the decoder sees
     targets          int32    [b, T]  what it predicts there
@@ -34,7 +34,7 @@ class TextToText:
     Attributes:
       model: the network.
       objective: what to minimize.
-      buckets: of the vocabulary, by which reliability is told apart.
+      buckets: of the vocabulary, for separate reliability metrics.
     """
 
     architecture: ClassVar[str] = "encoder_decoder"
@@ -59,7 +59,7 @@ class TextToText:
         )
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
-        """Weighted sums over each row and reliability, as `lm.objectives.objective.row_sums`."""
+        """Weighted sums over each row and reliability, from `lm.objectives.objective.row_sums`."""
         statistics = self._statistics(params, batch, None)
         vocab_size = self.model.config.size_of_vocabulary
         return row_sums(statistics, batch["positions"], batch["weights"], self.buckets, vocab_size)

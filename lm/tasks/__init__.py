@@ -1,1 +1,1 @@
-"""What is learned: one file a task."""
+"""Tasks with labelled rows, one file each."""

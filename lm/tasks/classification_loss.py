@@ -1,4 +1,4 @@
-"""The loss of a choice among classes, with what is known to change calibration: smoothing, focus, weights, mixing.
+"""The classification loss, with options that affect calibration: smoothing, focal loss, class weights, mixup.
 
 Axes: "..." the items, C classes.
 """
@@ -18,12 +18,12 @@ from lm.tasks.supervised import TaskConfig
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationLoss:
-    """A loss per item.
+    """A loss for each item.
 
     Attributes:
       label_smoothing: as in `TaskConfig`.
       focal_gamma: as in `TaskConfig`.
-      weights_C: of the classes, or None for equal ones.
+      weights_C: of the classes, or None for equal weights.
     """
 
     label_smoothing: float = 0.0
@@ -32,7 +32,7 @@ class ClassificationLoss:
 
     @classmethod
     def from_config(cls, config: TaskConfig, classes: Sequence[str], labels: Iterable[str]) -> "ClassificationLoss":
-        """The loss that a config describes, for these classes and the labels of the training items."""
+        """The loss that a config describes, for these classes and training labels."""
         return cls(config.label_smoothing, config.focal_gamma, class_weights(config.class_weights, classes, labels))
 
     def __call__(self, logits: Array, target: Array) -> Array:
@@ -40,7 +40,7 @@ class ClassificationLoss:
 
         Args:
           logits: [..., C], float32.
-          target: probabilities of the classes, [..., C]; one-hot where the class is known.
+          target: probabilities of the classes, [..., C]; one-hot for a known class.
         """
         log_probs = jax.nn.log_softmax(logits, axis=-1)
         target = (1 - self.label_smoothing) * target + self.label_smoothing / logits.shape[-1]
@@ -49,19 +49,19 @@ class ClassificationLoss:
             of_class = jnp.asarray(self.weights_C, jnp.float32)
             weights = weights * of_class.reshape((1,) * (logits.ndim - 1) + (-1,))
         if self.focal_gamma:
-            # -expm1 keeps 1 - p exact where p is near 1; the floor keeps the gradient of a power below 1 finite there.
+            # -expm1 keeps 1 - p exact for p near 1; the floor keeps the gradient of a power below 1 finite there.
             weights = weights * jnp.maximum(-jnp.expm1(log_probs), 1e-6) ** self.focal_gamma
         return -(weights * log_probs).sum(axis=-1)
 
 
 def class_weights(description: str, classes: Sequence[str], labels: Iterable[str]) -> tuple[float, ...] | None:
-    """Weights of the classes, or None for equal ones.
+    """Weights of the classes, or None for equal weights.
 
     "balanced" gives class c the weight N / (C n_c), where C classes occur, so that the items' mean weight is 1. Without
-    labels, as for a model that is only used, weights are equal.
+    labels, as for a model in use, weights are equal.
 
     Raises:
-      UserError: if the description is neither "none", "balanced" nor as many positive numbers as there are classes.
+      UserError: unless the description is "none", "balanced" or one positive number per class.
     """
     if description == "none":
         return None

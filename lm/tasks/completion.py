@@ -1,4 +1,4 @@
-"""Completion of prompts by a decoder, such as answers to instructions: the loss is on the completion alone.
+"""Completion of prompts by a decoder, such as answers to instructions: only the completion counts for the loss.
 
 Axes: B batch, T positions.
 """
@@ -18,14 +18,14 @@ from lm.tasks.target_models import TargetModel, target_model
 
 @dataclasses.dataclass(frozen=True)
 class Completion(SequenceToSequence):
-    """A completion continues its prompt: nothing stands between the two, and of a long prompt the end is kept.
+    """A completion follows its prompt directly; a long prompt keeps its end.
 
     Completions are generated greedily.
 
     Attributes:
       model: a decoder.
       config: of the task.
-      tokenizer: has an end-of-text token, which comes before each prompt and after each completion.
+      tokenizer: has an end-of-text token, which precedes each prompt and follows each completion.
     """
 
     settings: ClassVar[tuple[str, ...]] = ("truncate", "label_smoothing", "max_target_length")

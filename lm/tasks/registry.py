@@ -1,4 +1,4 @@
-"""The tasks with examples by name. A new one is a file with its class, and an entry here."""
+"""The tasks with examples by name. A new one needs a file with its class and an entry here."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +25,7 @@ TASKS: dict[str, type[SupervisedTask]] = {
 
 
 def check_task(config: TaskConfig) -> None:
-    """Checks the name, and that nothing is set that the task doesn't use.
+    """Checks the name, and that no unused settings are set.
 
     Raises:
       UserError: otherwise.
@@ -35,7 +35,7 @@ def check_task(config: TaskConfig) -> None:
 
 
 def idle_settings(name: str) -> Mapping[str, str]:
-    """The settings of `TaskConfig` without effect for a task, each with the name of the setting that makes it so."""
+    """The settings of `TaskConfig` without effect for a task, each with the name of the setting that disables it."""
     return idle_beside(name, {each: task.settings for each, task in TASKS.items()})
 
 
@@ -51,10 +51,10 @@ def make_supervised_task(
 
     Args:
       config: which, and its settings.
-      model: the shape of the network, its vocabulary size known.
+      model: the shape of the network, including the vocabulary size.
       tokenizer: how texts become tokens.
-      classes: names of the classes or tags, from `classes_of`; none for a task without.
-      train_rows: by which "balanced" class weights count; needed for training alone.
+      classes: names of the classes or tags, from `classes_of`; empty for a task without classes.
+      train_rows: used for "balanced" class weights; needed only for training.
       mesh: of devices, or None for one.
 
     Raises:
@@ -64,7 +64,7 @@ def make_supervised_task(
 
 
 def columns_of(config: TaskConfig) -> Columns:
-    """The columns that rows must have and those that they may have."""
+    """The columns that rows must have and may have."""
     return _class_of(config).columns(config)
 
 
@@ -74,7 +74,7 @@ def texts_of(config: TaskConfig, rows: Sequence[Row]) -> list[str]:
 
 
 def classes_of(config: TaskConfig, train_rows: Sequence[Row]) -> tuple[str, ...]:
-    """Names of the classes or tags: those of the config, else those of the training rows, sorted; none for other tasks.
+    """Names of the classes or tags: from the config, else the training rows, sorted; empty for other tasks.
 
     Raises:
       UserError: if there are fewer than two.
@@ -86,7 +86,7 @@ def classes_of(config: TaskConfig, train_rows: Sequence[Row]) -> tuple[str, ...]
         return tuple(config.classes)
     found = sorted(set(labels))
     if len(found) < 2:
-        raise UserError(f"the training rows have only the class {', '.join(found)}: a choice needs two")
+        raise UserError(f"the training rows have only the class {', '.join(found)}: at least two are needed")
     return tuple(found)
 
 

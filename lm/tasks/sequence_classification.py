@@ -67,7 +67,7 @@ class SequenceClassification:
         classes: tuple[str, ...],
         train_rows: Sequence[Row],
     ) -> "SequenceClassification":
-        """The task with its model, as `lm.tasks.supervised.SupervisedTask` says."""
+        """The task with its model, as in `lm.tasks.supervised.SupervisedTask`."""
         compares = config.pair and model.architecture in RECURRENT
         network = SequenceClassifier(model, len(classes), mesh, compares)
         loss = ClassificationLoss.from_config(config, classes, cls.labels(train_rows))
@@ -85,14 +85,14 @@ class SequenceClassification:
 
     @classmethod
     def labels(cls, rows: Sequence[Row]) -> list[str]:
-        """Of the texts."""
+        """The labels of the texts."""
         return [row["label"] for row in rows]
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
-        """`tokens`, `segments` and `types` [T] and the `label` of each row. Without labels, all but the last.
+        """`tokens`, `segments` and `types` [T] and the `label` of each row. Without labels, the first three.
 
         Raises:
-          UserError: for a row that is too long, has a label that is not among the classes, or lacks its pair.
+          UserError: for a row that is too long, has an unknown label, or lacks its pair.
         """
         labels_N = label_numbers(rows, self.classes) if has_column(rows, "label") else None
         encoded, cut = text_encoding.encode_texts(
@@ -117,7 +117,7 @@ class SequenceClassification:
     def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
         """The objective summed over texts, and sums to report: `weight` (texts), `loss` (NLL), `objective`, `accuracy`.
 
-        With mixup all of them are of mixed texts and mixed labels.
+        With mixup they are all computed on mixed texts and labels.
         """
         target_BC = jax.nn.one_hot(batch["label"], len(self.classes))
         weight_B = batch["row_weights"]
@@ -147,16 +147,16 @@ class SequenceClassification:
         return self.model.apply({"params": params}, *inputs, rngs=rngs, **mixing)
 
     def _mixture(self, key: Array, weight_B: Array) -> tuple[Array, Array]:
-        """The share of itself that each text keeps, and the text that it is mixed with: its neighbour in the batch."""
+        """The weight of each text's own vector, and the row that it is mixed with: its neighbour in the batch."""
         batch = weight_B.shape[0]
         share_B = jax.random.beta(jax.random.fold_in(key, 1), self.config.mixup, self.config.mixup, (batch,))
         partner_B = jnp.roll(jnp.arange(batch), 1)
-        # What only fills the batch is no text to mix with.
+        # Filler rows are not texts to mix with.
         return jnp.where(weight_B[partner_B] > 0, jnp.maximum(share_B, 1 - share_B), 1.0), partner_B
 
 
 def classification_results(rows: Sequence[Row], logits_NC: np.ndarray, classes: tuple[str, ...]) -> Results:
-    """Accuracy and its relatives; for each text its prediction and the probability of it.
+    """Accuracy and related metrics; each text's prediction and its probability.
 
     Args:
       rows: with `text`, `label` and perhaps `pair`.
@@ -164,7 +164,7 @@ def classification_results(rows: Sequence[Row], logits_NC: np.ndarray, classes: 
       classes: names of the C classes.
 
     Raises:
-      UserError: if a row has another label.
+      UserError: if a row has an unknown label.
     """
     labels_N = label_numbers(rows, classes)
     predicted_N = logits_NC.argmax(axis=1)
@@ -189,7 +189,7 @@ def classification_results(rows: Sequence[Row], logits_NC: np.ndarray, classes: 
 
 
 def label_numbers(rows: Sequence[Row], classes: Sequence[str]) -> np.ndarray:
-    """The number of each row's class, int32.
+    """The class index of each row, int32.
 
     Raises:
       UserError: if it is not among the classes.
@@ -198,7 +198,7 @@ def label_numbers(rows: Sequence[Row], classes: Sequence[str]) -> np.ndarray:
     for row in rows:
         if row["label"] not in number:
             raise UserError(
-                f"{row['place']}: the label {row['label']!r} is not among the classes {', '.join(classes)}: mend the "
+                f"{row['place']}: the label {row['label']!r} is not among the classes {', '.join(classes)}: fix the "
                 "row, or name all classes in config.task.classes"
             )
     return np.array([number[row["label"]] for row in rows], np.int32)
@@ -207,5 +207,5 @@ def label_numbers(rows: Sequence[Row], classes: Sequence[str]) -> np.ndarray:
 def _pairs(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if "pair" not in row:
-            raise UserError(f"{row['place']}: the row has no pair, which config.task.pair asks for")
+            raise UserError(f"{row['place']}: the row has no pair, which config.task.pair requires")
     return [row["pair"] for row in rows]

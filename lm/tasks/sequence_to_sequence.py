@@ -33,9 +33,9 @@ class SequenceToSequence:
     """The task, as pure functions of (parameters, batch).
 
     Attributes:
-      model: an encoder-decoder, or a decoder that reads source and target as one sequence.
+      model: an encoder-decoder, or a decoder that treats source and target as one sequence.
       config: of the task.
-      tokenizer: of both texts; has an end-of-text token.
+      tokenizer: for both texts; has an end-of-text token.
     """
 
     model: EncoderDecoderLM | DecoderLM
@@ -60,7 +60,7 @@ class SequenceToSequence:
         if self._target_model.source_room(self.config.max_target_length) < 1:
             raise UserError(
                 f"config.task.max_target_length={self.config.max_target_length} leaves no room within "
-                f"config.model.max_length={self.model.config.max_length}: lower the one or raise the other"
+                f"config.model.max_length={self.model.config.max_length}: lower the first or raise the second"
             )
 
     @classmethod
@@ -73,12 +73,12 @@ class SequenceToSequence:
         classes: tuple[str, ...],
         train_rows: Sequence[Row],
     ) -> Self:
-        """The task with its model, as `lm.tasks.supervised.SupervisedTask` says."""
+        """The task with its model, as in `lm.tasks.supervised.SupervisedTask`."""
         return cls(make_language_model(model, mesh), config, tokenizer)
 
     @classmethod
     def columns(cls, config: TaskConfig) -> Columns:
-        """Of both texts."""
+        """The columns of both texts."""
         return Columns(cls.text_columns)
 
     @classmethod
@@ -93,11 +93,13 @@ class SequenceToSequence:
 
     @property
     def axes(self) -> Mapping[str, str]:
-        """As `lm.tasks.target_models` says for each architecture."""
+        """As in `lm.tasks.target_models` for each architecture."""
         return self._target_model.axes
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
-        """Arrays as in `lm.tasks.target_models`. A target that is cut does not teach to end where it was cut.
+        """Arrays as in `lm.tasks.target_models`.
+
+        A truncated target has no end-of-text token, so the model does not learn to stop there.
 
         Raises:
           UserError: for a text that is too long, unless `config.truncate`.
@@ -111,7 +113,7 @@ class SequenceToSequence:
         return Encoded(examples, len(long))
 
     def prompts(self, rows: Sequence[Row]) -> list[list[int]]:
-        """The token ids that the model reads of each row's source before it writes.
+        """The token ids of each row's source that the model reads before it generates.
 
         Raises:
           UserError: for a source that is too long, unless `config.truncate`.
@@ -132,12 +134,12 @@ class SequenceToSequence:
         return token_loss(statistics, weights_BT, self.config.label_smoothing)
 
     def predict(self, params: Params, batch: Batch) -> dict[str, Array]:
-        """What the model writes for each source, and what it makes of the true target.
+        """The generated text for each source, and the likelihood of the true target.
 
         Returns:
           `generated` and `log_probs` [B, max_target_length] and `lengths` [B], as in
           `lm.decoding.continuation.Decoded`; `nll` [B], the negative log-likelihood of the target, and
-          `tokens` [B], of how many.
+          `tokens` [B], their number.
         """
         statistics, weights_BT = self._statistics(params, batch, None)
         decoded = self._target_model.generate(params, batch, self.search, self.tokenizer.vocab_size)
@@ -150,10 +152,10 @@ class SequenceToSequence:
         }
 
     def results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
-        """Metrics of what was written against the targets, and the perplexity of the targets.
+        """Metrics of generated texts against the targets, and the perplexity of the targets.
 
-        A record's `confidence` is the geometric mean of the probabilities of the tokens written, the end-of-text token
-        among them (Malinin & Gales 2021, equation 9).
+        A record's `confidence` is the geometric mean of the probabilities of the generated tokens, including the
+        end-of-text token (Malinin & Gales 2021, equation 9).
         """
         source, target = self.text_columns
         written = [self._text(output) for output in outputs]
@@ -184,21 +186,21 @@ class SequenceToSequence:
         return source[:room]
 
     def _source_ids(self, rows: Sequence[Row]) -> tuple[list[list[int]], set[int]]:
-        """Token ids of the sources, cut where they are too long, and the numbers of these rows."""
+        """Token ids of the sources, truncated if too long, and the indices of the truncated rows."""
         room = self._target_model.source_room(self.config.max_target_length)
         sources = self.tokenizer.encode_batch(self._sources(rows))
         long = self._check_lengths(rows, self.text_columns[0], sources, [room] * len(rows))
         return [self._cut_source(source, room) for source in sources], long
 
     def _target_ids(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Of the targets with the end-of-text token."""
+        """Token ids of the targets with the end-of-text token."""
         targets = self.tokenizer.encode_batch([row[self.text_columns[1]] for row in rows])
         return [[*ids, self.tokenizer.required_end_of_text] for ids in targets]
 
     def _check_lengths(
         self, rows: Sequence[Row], column: str, texts: Sequence[Sequence[int]], rooms: Sequence[int]
     ) -> set[int]:
-        """The numbers of the rows whose text is too long.
+        """Indices of the rows whose text is too long.
 
         Raises:
           UserError: if there are any and `config.truncate` is off.
@@ -209,7 +211,7 @@ class SequenceToSequence:
             raise UserError(
                 f"{rows[first]['place']}: the {column} has {len(texts[first])} tokens, but "
                 f"config.model.max_length={self.model.config.max_length} leaves room for {rooms[first]} "
-                f"({len(long)} of {len(rows)} don't fit): raise it, or set config.task.truncate=True to cut them"
+                f"({len(long)} of {len(rows)} don't fit): raise it, or set config.task.truncate=True to truncate them"
             )
         return set(long)
 
@@ -224,16 +226,16 @@ class SequenceToSequence:
 
 
 def perplexity(outputs: Iterable[Mapping[str, Any]]) -> Metric:
-    """Of all targets' tokens, from each row's `nll` and `tokens`."""
+    """Over all targets' tokens, from each row's `nll` and `tokens`."""
     sums_N2 = np.array([(output["nll"], output["tokens"]) for output in outputs], np.float64)
     return Metric(sums_N2, lambda sums: np.exp(Ratio()(sums)), better="lower", limits=(1.0, math.inf))
 
 
 def nats_per_token(outputs: Iterable[Mapping[str, Any]]) -> Metric:
-    """The logarithm of the perplexity: nats a token."""
+    """The logarithm of the perplexity: nats per token."""
     return dataclasses.replace(perplexity(outputs), of_sums=Ratio(), limits=(0.0, math.inf))
 
 
 def confidence(output: Mapping[str, Any]) -> float:
-    """The geometric mean of the probabilities of the tokens that were written."""
+    """The geometric mean of the probabilities of the generated tokens."""
     return float(np.exp(np.mean(output["log_probs"][: output["lengths"]], dtype=np.float64)))

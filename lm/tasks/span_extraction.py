@@ -1,8 +1,8 @@
 """Extractive question answering: the span of a context that answers a question, or none (Rajpurkar et al. 2016, 2018).
 
-A context longer than the model's `max_length` is read in windows that overlap, after Devlin et al. (2019): each window
-is an example of its own. A window without the answer has the no-answer token for its start and end: the first of the
-sequence, or the last where the model reads from left to right, so that it has seen the question and the window.
+A context longer than the model's `max_length` is read in overlapping windows, following Devlin et al. (2019); each
+window is a separate example. In a window without the answer, start and end are the no-answer token: the first of the
+sequence, or the last if the model reads from left to right, so that it has seen the question and the window.
 
 Axes: B batch (windows), T positions (tokens), S tokens of a context, A lengths of answers in tokens.
 """
@@ -28,9 +28,9 @@ from lm.tasks import text_encoding
 from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig, has_column
 from lm.types import Batch, Params
 
-_LOWEST_LOG = -100.0  # of a probability that is 0 in float64: calibration wants finite logits
+_LOWEST_LOG = -100.0  # for a probability that is 0 in float64: calibration needs finite logits
 
-Window = tuple[Example, dict[str, Any]]  # and what was predicted for it
+Window = tuple[Example, dict[str, Any]]  # an example and its prediction
 
 
 class Tokens(NamedTuple):
@@ -39,7 +39,7 @@ class Tokens(NamedTuple):
     Attributes:
       ids: of the tokens.
       starts_S: the first character of each.
-      ends_S: the character after its last; that of a token of white space alone is its first.
+      ends_S: the character after its last; for a token of only white space, its first.
     """
 
     ids: list[int]
@@ -48,12 +48,12 @@ class Tokens(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What was chosen for a question.
+    """The answer chosen for a question.
 
     Attributes:
       text: "" for no answer.
-      log_p: of the choice among all candidates.
-      log_not_p: log(1 - p), exact where p is near 1.
+      log_p: log-probability of the choice among all candidates.
+      log_not_p: log(1 - p), exact for p near 1.
     """
 
     text: str
@@ -63,18 +63,18 @@ class Answer(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SpanExtraction:
-    """The task, as `lm.tasks.supervised.SupervisedTask` says.
+    """The task, as in `lm.tasks.supervised.SupervisedTask`.
 
-    An example is a window. It holds `tokens`, `segments`, `types` and `allowed` (1 where answers may start and end: the
+    An example is a window. It holds `tokens`, `segments`, `types` and `allowed` (1 where answers may start or end: the
     window's part of the context, and the no-answer token), each [T], and the numbers `start` and `end` (the answer's
-    first and last position), `no_answer` (the position of that token), `row` (of which row it is a window) and
-    `first` (the first of the context's tokens in it).
+    first and last position), `no_answer` (the position of that token), `row` (the row it is a window of) and `first`
+    (the index of its first context token).
 
     Attributes:
       model: the network.
       config: of the task. Windows overlap by `stride` tokens, so that every answer of at most `stride + 1` tokens lies
-        whole in some window.
-      tokenizer: makes tokens of texts.
+        entirely in some window.
+      tokenizer: for the texts.
     """
 
     settings: ClassVar[tuple[str, ...]] = ("truncate", "stride", "max_answer_length", "unanswerable")
@@ -96,7 +96,7 @@ class SpanExtraction:
         classes: tuple[str, ...],
         train_rows: Sequence[Row],
     ) -> "SpanExtraction":
-        """The task with its model, as `lm.tasks.supervised.SupervisedTask` says."""
+        """The task with its model, as in `lm.tasks.supervised.SupervisedTask`."""
         return cls(SpanExtractor(model, mesh), config, tokenizer)
 
     @classmethod
@@ -115,11 +115,11 @@ class SpanExtraction:
         return
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
-        """The windows of each row. The target is the first of a row's answers; without answers there is none.
+        """The windows of each row. The target is the first of a row's answers; rows without answers have no target.
 
         Raises:
           UserError: if a question leaves too little room for its context, a context has no words, or a question has no
-            answer where the config says that all have one.
+            answer although the config says that all have one.
         """
         layout = self._layout()
         room = layout.room(self.model.config.max_length, pair=True)
@@ -146,7 +146,7 @@ class SpanExtraction:
     def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
         """The mean of the start's and the end's negative log-likelihood, summed over windows, and sums by name.
 
-        They are `weight` (of windows), `loss`, `objective` (the same) and `accuracy` (of both start and end).
+        The sums are `weight` (of windows), `loss`, `objective` (the same) and `accuracy` (of both start and end).
         """
         logits = self._logits(params, batch, dropout_key)
         start, end = (token_statistics(logits[name], batch[name]) for name in ("start", "end"))
@@ -161,20 +161,20 @@ class SpanExtraction:
         return total, sums
 
     def predict(self, params: Params, batch: Batch) -> dict[str, Array]:
-        """Logits of where the answer starts and ends, `start` and `end`, each [B, T]."""
+        """Logits of the answer's start and end, `start` and `end`, each [B, T]."""
         return self._logits(params, batch, None)
 
     def results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
-        """Exact match and F1 of the answers, and how sure each is.
+        """Exact match and F1 of the answers, and their confidence.
 
         The score of a span is the sum of its start's and its end's logit, in the window where it is highest; that of no
         answer is the sum of the no-answer token's two logits, in the window where it is lowest (Devlin et al. 2019),
-        since each window has to deny the answer. The answer is the candidate of the highest score among all spans up to
-        `max_answer_length` and, if questions may be unanswerable, no answer. Its confidence is its share of a softmax
-        over the scores of these candidates.
+        since every window must lack the answer. The answer is the candidate with the highest score among all spans up
+        to `max_answer_length` and, if questions may be unanswerable, no answer. Its confidence is its share of a
+        softmax over the scores of these candidates.
 
-        The predictions are of two classes, "wrong" and "right" (an exact match), whose probabilities the confidence
-        gives. Questions on one context are a cluster, and one item of the metrics.
+        The predictions have two classes, "wrong" and "right" (an exact match), with the confidence as the probability
+        of "right". Questions about one context form a cluster, and one item of the metrics.
         """
         answers = self.answers(rows, examples, outputs)
         gold = [[answer["text"] for answer in row["answers"]] for row in rows]
@@ -193,7 +193,7 @@ class SpanExtraction:
     def answers(
         self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]
     ) -> list[Answer]:
-        """The answer to each row's question, and how likely it is. Arguments as in `results`."""
+        """The answer to each row's question and its probability. Arguments as in `results`."""
         contexts = self._contexts(rows)
         windows: list[list[Window]] = [[] for _ in rows]
         for example, output in zip(examples, outputs, strict=True):
@@ -207,7 +207,7 @@ class SpanExtraction:
         return {"start": start_BT, "end": end_BT}
 
     def _contexts(self, rows: Sequence[Row]) -> dict[str, Tokens]:
-        """The tokens of each context; many questions share one."""
+        """The tokens of each context; many questions may share one."""
         contexts = {}
         for row in rows:
             text = row["context"]
@@ -223,17 +223,18 @@ class SpanExtraction:
     def _check(self, rows: Sequence[Row], questions: Sequence[Sequence[int]], room: int) -> None:
         for row, question in zip(rows, questions, strict=True):
             if "answers" in row and not row["answers"] and not self.config.unanswerable:
-                raise UserError(f"{row['place']} has no answer: set config.task.unanswerable=True to allow for that")
+                raise UserError(f"{row['place']} has no answer: set config.task.unanswerable=True to allow this")
             if len(question) > room // 2 and not self.config.truncate:
                 raise UserError(
                     f"{row['place']}: the question has {len(question)} tokens, more than half of what fits into "
                     f"config.model.max_length={self.model.config.max_length}: raise it, or set "
-                    "config.task.truncate=True to cut such questions"
+                    "config.task.truncate=True to truncate such questions"
                 )
 
     def _layout(self) -> text_encoding.Layout:
         layout = text_encoding.Layout.of(self.tokenizer, self.model.config.architecture)
-        # What reads from left to right has seen all only at the end, so that no answer must be told there.
+        # A model that reads from left to right has seen everything only at the end, so the no-answer
+        # token must come last.
         return dataclasses.replace(layout, after=layout.before) if self._reads_forward else layout
 
     @property
@@ -246,8 +247,8 @@ class SpanExtraction:
             return [0]
         if size <= self.config.stride:
             raise UserError(
-                f"{row['place']}: config.task.stride={self.config.stride} must be less than the tokens of context in a "
-                f"window, here {size}: lower it, or raise config.model.max_length"
+                f"{row['place']}: config.task.stride={self.config.stride} must be less than the number of context "
+                f"tokens in a window, here {size}: lower it, or raise config.model.max_length"
             )
         return range(0, length - self.config.stride, size - self.config.stride)
 
@@ -259,7 +260,7 @@ class SpanExtraction:
         first: int,
         answer: tuple[int, int] | None,
     ) -> Example:
-        """The example of a question and the context's tokens `ids`, from number `first` on."""
+        """The example of a question and the context's tokens `ids`, starting at index `first`."""
         example = layout.join(question, ids)
         begin = len(layout.before) + len(question) + len(layout.between)
         no_answer = example["tokens"].size - 1 if self._reads_forward else 0
@@ -294,7 +295,7 @@ def _digest(text: str) -> str:
 
 
 def _record(row: Row, answer: Answer, gold: list[str]) -> dict[str, Any]:
-    """What a person can read of a question."""
+    """A human-readable record of a question."""
     return {
         "place": row["place"],
         **({"id": row["id"]} if "id" in row else {}),
@@ -306,16 +307,16 @@ def _record(row: Row, answer: Answer, gold: list[str]) -> dict[str, Any]:
 
 
 def answer_tokens(context: Tokens, answer: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The first and the last token of an answer, `text` from the character `start` on; None if it has no tokens."""
+    """The first and the last token of an answer, which is `text` at character `start`; None if it has no tokens."""
     first = np.searchsorted(context.ends_S, answer["start"], side="right")
     last = np.searchsorted(context.starts_S, answer["start"] + len(answer["text"]), side="left") - 1
     return (int(first), int(last)) if first <= last else None
 
 
 def span_scores(windows: Sequence[Window], context: Tokens, max_answer_length: int) -> np.ndarray:
-    """Scores of the spans from token s on that have 1 + a tokens, [S, A]; -inf where there is no such span.
+    """Scores of the spans of 1 + a tokens that start at token s, [S, A]; -inf where there is no such span.
 
-    White space is no answer, nor does an answer start or end with it.
+    White space alone is not an answer, and answers do not start or end with it.
     """
     tokens = len(context.ids)
     scores_SA = np.full((tokens, max_answer_length), -np.inf)
@@ -335,7 +336,7 @@ def span_scores(windows: Sequence[Window], context: Tokens, max_answer_length: i
 
 
 def no_answer_score(windows: Sequence[Window]) -> float:
-    """The score of there being no answer in any of the windows."""
+    """The score of no answer over all windows."""
     places = [int(example["no_answer"]) for example, _ in windows]
     outputs = [output for _, output in windows]
     return min(float(output["start"][at] + output["end"][at]) for at, output in zip(places, outputs, strict=True))

@@ -1,8 +1,8 @@
-"""What tasks with examples have in common: rows in, arrays through a model, results out.
+"""What tasks with examples share: rows in, arrays through a model, results out.
 
-A row is what a file holds for one example, by column: texts, labels, words, tags, answers. A task turns rows into
-examples, examples travel in batches (`lm.data.example_batches`), and what the model predicts for them becomes results:
-figures that know their uncertainty, records that a person can read, and predictions for `experiments.calibrate`.
+A row is one example of a file, by column: texts, labels, words, tags, answers. A task turns rows into examples, which
+are batched (`lm.data.example_batches`), and turns the model's predictions into results: metrics with intervals,
+human-readable records, and predictions for `experiments.calibrate`.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ Example = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
-    """What to learn from rows.
+    """The task and its settings.
 
-    Ranges are checked when it is made; the name, and settings that the chosen task doesn't use, by
+    Ranges are checked on construction; the name and settings that the chosen task doesn't use are checked by
     `lm.tasks.registry.check_task`, as every `FinetuneConfig` does.
 
     Attributes:
@@ -37,19 +37,21 @@ class TaskConfig:
         (translation, summarization) or "completion" (of a prompt, by a decoder).
       pair: for "classification": whether rows have a second text, in the column `pair`.
       classes: names of the classes or tags, in their order. Empty: those of the training rows, sorted.
-      truncate: cut texts that are longer than the model's `max_length`, and count them; otherwise they are an error.
-      label_smoothing: the share of each target that is spread evenly over the classes (Szegedy et al. 2016).
-      focal_gamma: weighs each item's loss by (1 - p)^gamma, p being its class's probability (Lin et al. 2017); 0: not.
-      mixup: the parameter of the Beta distribution that mixes the representations and the labels of two texts (Zhang
-        et al. 2018; of sentences: Guo et al. 2019), for "classification"; 0: not.
-      class_weights: "none", "balanced" (inversely as the training rows have them) or weights in the order of the
+      truncate: truncate texts that are longer than the model's `max_length`, and count them; otherwise they are an
+        error.
+      label_smoothing: the probability mass of each target that is spread uniformly over the classes (Szegedy et al.
+        2016).
+      focal_gamma: weights each item's loss by (1 - p)^gamma, p being its class's probability (Lin et al. 2017); 0: off.
+      mixup: the parameter of the Beta distribution that mixes the representations and the labels of two texts (Zhang et
+        al. 2018; for sentences: Guo et al. 2019), for "classification"; 0: off.
+      class_weights: "none", "balanced" (inverse to their frequency in the training rows) or weights in the order of the
         classes, such as "1,2.5".
-      stride: for "question_answering": tokens by which consecutive windows of a long context overlap.
-      max_answer_length: for "question_answering": tokens.
+      stride: for "question_answering": number of tokens by which consecutive windows of a long context overlap.
+      max_answer_length: for "question_answering": the longest answer, in tokens.
       unanswerable: for "question_answering": whether a question may have no answer (SQuAD 2.0: Rajpurkar et al. 2018).
       prefix: for "sequence_to_sequence": text put before each source (T5's "translate German to English: ").
       max_target_length: for "sequence_to_sequence" and "completion": the longest text generated, in tokens.
-      beams: for "sequence_to_sequence": of beam search (1: greedy).
+      beams: for "sequence_to_sequence": number of beams (1: greedy).
       length_penalty: for beam search: scores are divided by length to this power (Wu et al. 2016, simplified).
     """
 
@@ -82,15 +84,15 @@ class TaskConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What a task makes of predictions for some rows.
+    """A task's results for some rows.
 
     Attributes:
       metrics: by name, the most important first.
-      records: one for each row, as JSON can hold it: the row, the answer, and how sure the model was of it.
-      predictions: for calibration; None where a task's answers are no choice among classes.
-      confusion_CC: how often class i (row) was taken for class j (column), and None where there are no classes.
+      records: one for each row, JSON-compatible: the row, the prediction and its confidence.
+      predictions: for calibration; None for tasks without class logits.
+      confusion_CC: how often class i (row) was predicted as class j (column); None for tasks without classes.
       class_names: of the C classes.
-      signatures: exactly how a metric was computed, where the field has a notation for it (sacreBLEU).
+      signatures: exactly how a metric was computed, if there is a standard notation (sacreBLEU).
     """
 
     metrics: dict[str, Metric]
@@ -105,8 +107,8 @@ class Encoded(NamedTuple):
     """Rows as arrays.
 
     Attributes:
-      examples: of the rows in their order; a row may have several.
-      cut: how many rows were too long and lost tokens, which `TaskConfig.truncate` allows.
+      examples: of the rows in order; a row may have several.
+      cut: how many rows were too long and were truncated, which `TaskConfig.truncate` allows.
     """
 
     examples: list[Example]
@@ -117,8 +119,8 @@ class Columns(NamedTuple):
     """Names of the columns of rows.
 
     Attributes:
-      needed: by the task.
-      possible: used where they are there.
+      needed: required by the task.
+      possible: used if present.
     """
 
     needed: tuple[str, ...]
@@ -129,8 +131,8 @@ class SupervisedTask(Protocol):
     """A task with examples. `lm.tasks.registry` holds the table of their names.
 
     Attributes:
-      settings: those of `TaskConfig` that it uses.
-      unit: what the weight of a batch counts: "examples" or "tokens".
+      settings: the settings of `TaskConfig` that it uses.
+      unit: what a batch's weight counts: "examples" or "tokens".
     """
 
     settings: ClassVar[tuple[str, ...]]
@@ -158,28 +160,28 @@ class SupervisedTask(Protocol):
 
     @classmethod
     def texts(cls, config: TaskConfig, rows: Sequence[Row]) -> list[str]:
-        """All texts of the rows, from which a tokenizer can be trained."""
+        """All texts of the rows, for training a tokenizer."""
 
     @classmethod
     def labels(cls, rows: Sequence[Row]) -> Iterable[str] | None:
-        """Names of the classes that occur in the rows, each as often as it does; None for a task without classes."""
+        """Class names of the rows, with repetitions; None for a task without classes."""
 
     @property
     def axes(self) -> Mapping[str, str]:
-        """For each array of an example, the name of the axis that padding lengthens, such as {"tokens": "T"}.
+        """The axis along which each array of an example is padded, such as {"tokens": "T"}.
 
-        Arrays that share an axis are padded to the same length. Arrays that aren't named here are scalars.
+        Arrays that share an axis are padded to the same length. Arrays not listed here are scalars.
         """
 
     @property
     def padding(self) -> Mapping[str, int]:
-        """What to pad each array with; 0 where nothing is said."""
+        """The value to pad each array with; 0 by default."""
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
-        """Arrays of the rows. Where rows lack what is to be learned, only what `predict` needs.
+        """Arrays of the rows. If rows lack labels or targets, only what `predict` needs.
 
         Raises:
-          UserError: for rows that don't fit the task, by their place in the file.
+          UserError: for rows that don't fit the task; names their place in the file.
         """
 
     def init(self, key: Array) -> Params:
@@ -188,20 +190,20 @@ class SupervisedTask(Protocol):
     def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
         """The objective's weighted sum, and weighted sums to report, `weight` among them.
 
-        `batch["row_weights"]` [B] is 0 for rows that only fill the batch.
+        `batch["row_weights"]` [B] is 0 for filler rows.
         """
 
     def predict(self, params: Params, batch: Batch) -> dict[str, Array]:
-        """What `results` needs of the model: arrays that lead with B. Compiled by the caller."""
+        """What `results` needs from the model: arrays with the leading axis B. Compiled by the caller."""
 
     def results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
-        """Makes results of predictions.
+        """Turns predictions into results.
 
         Args:
           rows: as given to `encode`.
-          examples: those that `encode` made of the rows.
-          outputs: for each example its part of what `predict` returned, NumPy arrays without the batch axis; padded
-            axes as long as the batch was.
+          examples: from `encode`, for these rows.
+          outputs: for each example, its part of the output of `predict`: NumPy arrays without the batch axis, padded as
+            in the batch.
         """
 
 

@@ -1,12 +1,12 @@
-"""How a model learns to write a target after reading a source: with an encoder for the source, or as one sequence.
+"""How a model learns to generate a target from a source: with an encoder for the source, or as one sequence.
 
 Axes: B batch, S source positions (of an encoder), T positions (of a decoder), D model width.
 
     encoder-decoder   inputs  source <end>           tokens  <end> target            targets  target <end>
     decoder           tokens  <end> source <end> target      targets  source <end> target <end>
-                      or, where a target continues its source, without the <end> between the two
+                      or, if a target continues its source, without the <end> between the two
 
-Weights are 1 where a target counts: at the target's tokens and at its end-of-text token, never at a decoder's source.
+Weights are 1 where a target counts: at the target's tokens and its end-of-text token, but not at a decoder's source.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from lm.types import Batch, Params
 
 
 class TargetModel(Protocol):
-    """A model, and what its batches look like.
+    """A model and the layout of its batches.
 
     Attributes:
       axes: as in `lm.tasks.supervised.SupervisedTask`.
@@ -38,16 +38,16 @@ class TargetModel(Protocol):
     axes: ClassVar[Mapping[str, str]]
 
     def source_room(self, max_target_length: int) -> int:
-        """How many tokens a source may have, so that a target of `max_target_length` can be generated; maybe < 1."""
+        """Maximum number of source tokens that leaves room to generate `max_target_length` tokens; may be < 1."""
 
     def target_room(self, source_length: int) -> int:
-        """How many tokens a target may have after a source of so many, the end-of-text token included."""
+        """Maximum number of target tokens after a source of this length, including the end-of-text token."""
 
     def example(self, source: Sequence[int], target: Sequence[int]) -> Example:
-        """The arrays of a pair; `target` has its end-of-text token, if it isn't cut."""
+        """The arrays of a pair; `target` has its end-of-text token unless it is truncated."""
 
     def prompt(self, source: Sequence[int]) -> list[int]:
-        """What the model reads before it writes a target."""
+        """What the model reads before it generates a target."""
 
     def init(self, key: Array) -> Params:
         """Random parameters."""
@@ -61,7 +61,7 @@ class TargetModel(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoderTargets:
-    """Sources are read by an encoder."""
+    """An encoder reads the source."""
 
     model: EncoderDecoderLM
     end_of_text: int
@@ -75,7 +75,7 @@ class EncoderDecoderTargets:
     }
 
     def source_room(self, max_target_length: int) -> int:
-        """`max_length` less the end-of-text token; targets take none of it."""
+        """`max_length` minus the end-of-text token; targets take no room in the encoder."""
         return self.model.config.max_length - 1 if max_target_length <= self.model.config.max_length else 0
 
     def target_room(self, source_length: int) -> int:
@@ -116,7 +116,7 @@ class EncoderDecoderTargets:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderTargets:
-    """Sources and targets are one sequence. With `separate` an end-of-text token stands between them."""
+    """Source and target form one sequence. With `separate`, an end-of-text token comes between them."""
 
     model: DecoderLM
     end_of_text: int
@@ -125,11 +125,11 @@ class DecoderTargets:
     axes: ClassVar[Mapping[str, str]] = {"tokens": "T", "targets": "T", "weights": "T"}
 
     def source_room(self, max_target_length: int) -> int:
-        """What a target of `max_target_length` tokens, of which the last is never fed, leaves of `max_length`."""
+        """The rest of `max_length` after a target of `max_target_length` tokens, of which the last is never fed."""
         return self.model.config.max_length - (max_target_length - 1) - self._special_tokens
 
     def target_room(self, source_length: int) -> int:
-        """What the source leaves."""
+        """The room after the source."""
         return self.model.config.max_length - source_length - self._special_tokens + 1
 
     def example(self, source: Sequence[int], target: Sequence[int]) -> Example:
@@ -172,26 +172,27 @@ class DecoderTargets:
 
 
 def target_model(model: EncoderDecoderLM | DecoderLM, end_of_text: int, separate: bool = True) -> TargetModel:
-    """The way that this model reads sources.
+    """How this model reads sources.
 
     Raises:
-      UserError: for a model that cannot write.
+      UserError: for a model that cannot generate text.
     """
     if isinstance(model, EncoderDecoderLM):
         return EncoderDecoderTargets(model, end_of_text)
     if isinstance(model, DecoderLM):
         return DecoderTargets(model, end_of_text, separate)
     raise UserError(
-        f"config.model.architecture={model.config.architecture} does not write text: choose encoder_decoder or decoder"
+        f"config.model.architecture={model.config.architecture} does not generate text: choose encoder_decoder "
+        "or decoder"
     )
 
 
 def _encode_and_decode(model: EncoderDecoderLM, inputs_BS: Array, tokens_BT: Array, input_segments_BS: Array) -> Array:
-    # Padding among the tokens comes last, where no token sees it: they need no segments.
+    # The tokens' padding comes last, where no token sees it: they need no segments.
     memory_BSD = model.encode(inputs_BS, input_segments_BS)
     return model.decode(memory_BSD, input_segments_BS, tokens_BT)
 
 
 def _limits(batch: Batch, config: BeamSearchConfig) -> Array:
-    """How many tokens to generate; rows that only fill the batch are done after one."""
+    """How many tokens to generate; filler rows are done after one."""
     return jnp.where(batch["row_weights"] > 0, config.max_new_tokens, 1)

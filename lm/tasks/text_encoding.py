@@ -1,10 +1,10 @@
-"""Texts and pairs of texts as sequences of tokens, with the special tokens that each architecture reads them by.
+"""Texts and pairs of texts as sequences of tokens, with the special tokens that each architecture expects.
 
     encoder   [CLS] a [SEP]              [CLS] a [SEP] b [SEP]         (Devlin et al. 2019)
-    decoder   <|endoftext|> a            <|endoftext|> a <|endoftext|> b   so that the last token has seen all
+    decoder   <|endoftext|> a            <|endoftext|> a <|endoftext|> b   so that the last token has seen everything
     lstm, gru a                          a [SEP] b
 
-Where a tokenizer has no [CLS] or [SEP], as GPT-2's, its end-of-text token stands for it.
+Where a tokenizer has no [CLS] or [SEP], as GPT-2's, its end-of-text token takes their place.
 
 Axes: T positions. One example's arrays have no batch axis.
 """
@@ -26,13 +26,13 @@ AXES = {"tokens": "T", "segments": "T", "types": "T"}
 
 
 def special_tokens(architecture: str) -> tuple[str, ...]:
-    """The names that a tokenizer made for this architecture should know, besides its end-of-text token."""
+    """The special tokens of a tokenizer for this architecture, in addition to its end-of-text token."""
     return {"encoder": (FIRST, SEPARATOR), "lstm": (SEPARATOR,), "gru": (SEPARATOR,)}.get(architecture, ())
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where special tokens stand among texts.
+    """Where special tokens are placed among texts.
 
     Attributes:
       before: ids before the first text.
@@ -46,10 +46,10 @@ class Layout:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, architecture: str) -> "Layout":
-        """The layout that an architecture reads.
+        """The layout for an architecture.
 
         Raises:
-          UserError: if the tokenizer has none of the special tokens that would do.
+          UserError: if the tokenizer has no suitable special token.
         """
         separator = _special_id(tokenizer, SEPARATOR)
         if architecture == "encoder":
@@ -60,15 +60,15 @@ class Layout:
         return cls((), (separator,), ())
 
     def room(self, max_length: int, pair: bool) -> int:
-        """How many tokens of text fit into `max_length`.
+        """How many text tokens fit into `max_length`.
 
         Raises:
-          UserError: if not even one token of each text does.
+          UserError: if not even one token of each text fits.
         """
         special = len(self.before) + len(self.between) * pair + len(self.after)
         if max_length < special + 1 + pair:
             raise UserError(
-                f"config.model.max_length={max_length} leaves no room for text beside {special} special tokens: raise "
+                f"config.model.max_length={max_length} leaves no room for text next to {special} special tokens: raise "
                 f"it to {special + 1 + pair} or more"
             )
         return max_length - special
@@ -76,7 +76,7 @@ class Layout:
     def join(self, first: Sequence[int], second: Sequence[int] | None = None) -> Example:
         """The arrays of a text, or of a pair, named as in `AXES`."""
         if second is None:
-            # A text may be empty, as one of stop words alone once they are removed; a sequence may not.
+            # A text may become empty, for example when all its words are stop words; a sequence may not.
             ids = [*self.before, *first, *self.after] or [*self.between]
             types = np.zeros(len(ids), np.int32)
         else:
@@ -103,7 +103,7 @@ def encode_texts(
       texts: the only or first texts.
       pairs: the second texts, or None.
       max_length: of a sequence, special tokens included.
-      truncate: whether texts that are too long lose tokens at their end, of a pair the longer text first.
+      truncate: whether to truncate texts that are too long at their end; in a pair, the longer text first.
       places: where each text comes from, for messages.
 
     Returns:
@@ -126,15 +126,15 @@ def encode_texts(
 
 
 def longest_first(first: int, second: int, room: int) -> int:
-    """How many of the first text's tokens stay, where tokens are taken from the longer of two texts until both fit."""
+    """How many tokens of the first text remain if the longer of two texts is shortened until both fit."""
     return min(first, max(room - second, room - room // 2))
 
 
 def check_lengths(lengths: Sequence[int], room: int, max_length: int, truncate: bool, places: Sequence[str]) -> int:
-    """How many texts are longer than the room for them, which only `truncate` allows.
+    """Counts the texts that are too long, which only `truncate` allows.
 
     Raises:
-      UserError: if there are any and `truncate` is off; it names the first, and the length that all would fit into.
+      UserError: if there are any and `truncate` is off; it names the first, and the length that fits all.
     """
     too_long = [index for index, length in enumerate(lengths) if length > room]
     if too_long and not truncate:
@@ -143,7 +143,7 @@ def check_lengths(lengths: Sequence[int], room: int, max_length: int, truncate: 
         raise UserError(
             f"{places[first]}: the text has {lengths[first] + special} tokens with the special ones, more than "
             f"config.model.max_length={max_length} ({len(too_long)} of {len(lengths)} texts are too long, the longest "
-            f"has {needed}): raise it, or set config.task.truncate=True to cut them"
+            f"has {needed}): raise it, or set config.task.truncate=True to truncate them"
         )
     return len(too_long)
 

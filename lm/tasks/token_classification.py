@@ -1,6 +1,6 @@
 """Tagging: a tag for each word, as for named entities (Ramshaw & Marcus 1995; with BERT: Devlin et al. 2019).
 
-A word may be several tokens. Its first token answers for it, and the others have no weight.
+A word may have several tokens. Its first token predicts the tag; the others have no weight.
 
 Axes: B batch (sentences), T positions (tokens), W words of all sentences, C tags.
 """
@@ -34,17 +34,17 @@ OUTSIDE = "O"
 
 @dataclasses.dataclass(frozen=True)
 class TokenClassification:
-    """The task, as `lm.tasks.supervised.SupervisedTask` says.
+    """The task, as in `lm.tasks.supervised.SupervisedTask`.
 
-    An example holds `tokens`, `segments`, `types`, `targets` (tag numbers, int32) and `weights` (float32, 1 where a
+    An example holds `tokens`, `segments`, `types`, `targets` (tag indices, int32) and `weights` (float32, 1 where a
     word begins), each [T].
 
     Attributes:
       model: the network.
-      tokenizer: makes tokens of words.
+      tokenizer: for the words.
       tags: their names, in the order of the classes.
       objective: the loss of a word.
-      truncate: whether sentences may be longer than the model's `max_length`. Words cut off are predicted "O".
+      truncate: whether sentences may be longer than the model's `max_length`. Words beyond that are predicted "O".
     """
 
     settings: ClassVar[tuple[str, ...]] = ("classes", "truncate", "label_smoothing", "focal_gamma", "class_weights")
@@ -61,7 +61,7 @@ class TokenClassification:
     def __post_init__(self):
         if self.truncate and OUTSIDE not in self.tags:
             raise UserError(
-                f"config.task.truncate=True needs a tag {OUTSIDE!r} for the words that are cut off: leave it out and "
+                f"config.task.truncate=True needs a tag {OUTSIDE!r} for truncated words: leave it out and "
                 "raise config.model.max_length"
             )
 
@@ -75,7 +75,7 @@ class TokenClassification:
         classes: tuple[str, ...],
         train_rows: Sequence[Row],
     ) -> "TokenClassification":
-        """The task with its model, as `lm.tasks.supervised.SupervisedTask` says."""
+        """The task with its model, as in `lm.tasks.supervised.SupervisedTask`."""
         loss = ClassificationLoss.from_config(config, classes, cls.labels(train_rows))
         return cls(TokenClassifier(model, len(classes), mesh), tokenizer, classes, loss, config.truncate)
 
@@ -91,14 +91,14 @@ class TokenClassification:
 
     @classmethod
     def labels(cls, rows: Sequence[Row]) -> list[str]:
-        """Of the words."""
+        """The tags of the words."""
         return [tag for row in rows for tag in row["tags"]]
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
         """An example for each sentence; without `targets` where the rows have no tags.
 
         Raises:
-          UserError: for a tag that is not among `tags`, or a sentence that is too long.
+          UserError: for an unknown tag, or a sentence that is too long.
         """
         config = self.model.config
         layout = text_encoding.Layout.of(self.tokenizer, config.architecture)
@@ -149,7 +149,7 @@ class TokenClassification:
         return self.model.apply({"params": params}, *inputs, rngs=rngs)
 
     def _example(self, layout: text_encoding.Layout, ids: Sequence[int], words_T: np.ndarray) -> Example:
-        """The example of a sentence without its tags, from its tokens and the word that each is of."""
+        """The example of a sentence without tags, from its tokens and each token's word."""
         example = layout.join(ids)
         weights = np.zeros(example["tokens"].size, np.float32)
         weights[len(layout.before) : len(layout.before) + len(ids)] = np.diff(words_T, prepend=-1) != 0
@@ -157,7 +157,7 @@ class TokenClassification:
 
 
 def word_logits(examples: Sequence[Example], outputs: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
-    """The logits at each sentence's words, [W, C]; words that were cut off have none."""
+    """The logits at each sentence's words, [W, C]; truncated words have none."""
     return [
         np.asarray(output["logits"], np.float32)[np.flatnonzero(example["weights"])]
         for example, output in zip(examples, outputs, strict=True)
@@ -165,11 +165,11 @@ def word_logits(examples: Sequence[Example], outputs: Sequence[Mapping[str, Any]
 
 
 def tagging_results(rows: Sequence[Row], logits: Sequence[np.ndarray], tags: tuple[str, ...]) -> Results:
-    """Metrics of entities, or of words where tags are others than B-x, I-x and O.
+    """Entity metrics, or word metrics if there are tags other than B-x, I-x and O.
 
-    A word's confidence is the probability of the tag predicted for it. Words that were cut off count as tagged "O",
-    with a confidence of None, and the metric `cut_off` is their share. They are none of the `predictions`, since no
-    model predicted them. All other words are, in clusters by sentence.
+    A word's confidence is the probability of the tag predicted for it. Truncated words count as tagged "O", with a
+    confidence of None, and the metric `cut_off` is their share. They are not among the `predictions`, since the model
+    did not predict them; all other words are, in clusters by sentence.
 
     Args:
       rows: with `words`, `tags` and `place`.
@@ -177,7 +177,7 @@ def tagging_results(rows: Sequence[Row], logits: Sequence[np.ndarray], tags: tup
       tags: names of the C tags.
 
     Raises:
-      UserError: if a row has another tag.
+      UserError: if a row has an unknown tag.
     """
     records = [_record(*each, tags) for each in zip(rows, logits, strict=True)]
     labels_W, predicted_W = (
@@ -200,12 +200,12 @@ def tagging_results(rows: Sequence[Row], logits: Sequence[np.ndarray], tags: tup
 
 
 def is_bio(tags: Iterable[str]) -> bool:
-    """Whether tags mark spans: B-x where one of kind x begins, I-x where it goes on, and O elsewhere."""
+    """Whether tags mark spans: B-x at the start of one of kind x, I-x inside it, and O elsewhere."""
     return all(tag == OUTSIDE or tag[:2] in ("B-", "I-") for tag in tags)
 
 
 def tag_numbers(row: Row, tags: Sequence[str]) -> np.ndarray:
-    """The number of each word's tag, int32.
+    """The tag index of each word, int32.
 
     Raises:
       UserError: if a tag is not among `tags`.
@@ -214,14 +214,14 @@ def tag_numbers(row: Row, tags: Sequence[str]) -> np.ndarray:
     unknown = sorted(set(row["tags"]) - set(tags))
     if unknown:
         raise UserError(
-            f"{row['place']}: the tag {unknown[0]!r} is none of the known {', '.join(tags)}: mend the row, or name all "
+            f"{row['place']}: the tag {unknown[0]!r} is not among the tags {', '.join(tags)}: fix the row, or name all "
             "tags in config.task.classes"
         )
     return np.array([number_of[tag] for tag in row["tags"]], np.int32)
 
 
 def _record(row: Row, logits_WC: np.ndarray, tags: Sequence[str]) -> dict[str, Any]:
-    """What a person can read of a sentence, whose first words have logits."""
+    """A human-readable record of a sentence, of which the first words have logits."""
     cut = len(row["words"]) - len(logits_WC)
     confidence_W = special.softmax(logits_WC, axis=1).max(axis=1)
     return {

@@ -63,5 +63,5 @@ def test_a_pair_that_does_not_fit_is_named(name):
     long = [1] * (WINDOW + 1)
     with pytest.raises(UserError, match=r"continuation 2 has 13 tokens.*max_length=12 leaves room for"):
         scores(name, PROMPTS[:2], [(1,), long])
-    with pytest.raises(ValueError, match="2 prompts do not go with 1"):
+    with pytest.raises(ValueError, match="2 prompts, but 1"):
         scores(name, PROMPTS[:2], [(1,)])

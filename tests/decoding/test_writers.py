@@ -172,7 +172,7 @@ def test_what_a_model_cannot_write_after_is_named():
         write("t5", WAYS["greedy"], end_of_text=None)
     encoder = make_body(ModelConfig(architecture="encoder", vocab_size=PADDED, width=16))
     for decode, config in ((generate, WAYS["greedy"]), (search, WAYS["beams"])):
-        with pytest.raises(UserError, match=r"config\.model\.architecture=encoder does not write text"):
+        with pytest.raises(UserError, match=r"config\.model\.architecture=encoder does not generate text"):
             decode(encoder, {}, PROMPTS, config)
     for name in ("rotary", "t5"):
         with pytest.raises(ValueError, match="at least one token"):

@@ -53,14 +53,14 @@ MISTAKES = {
         "classification",
         [{"text": "the cat", "label": "animal"}],
         (),
-        ("the training rows have only the class animal", "a choice needs two"),
+        ("the training rows have only the class animal", "at least two are needed"),
     ),
     "tags out of step": ("tagging", changed("tagging", tags=["O"]), (), ("bad.jsonl:3 has 5 words and 1 tags",)),
     "unknown tag": (
         "tagging",
         None,
         ("--config.task.classes=('O','B-animal')",),
-        ("train.jsonl:1: the tag 'B-colour' is none of the known O, B-animal",),
+        ("train.jsonl:1: the tag 'B-colour' is not among the tags O, B-animal",),
     ),
     "answer elsewhere": (
         "question_answering",
@@ -78,7 +78,7 @@ MISTAKES = {
         "question_answering",
         changed("question_answering", context=f"{LONG} cat", answers=[{"text": "cat", "start": len(LONG) + 1}]),
         ("--config.task.stride=30",),
-        ("bad.jsonl:3: config.task.stride=30 must be less than the tokens of context in a window, here",),
+        ("bad.jsonl:3: config.task.stride=30 must be less than the number of context tokens in a window, here",),
     ),
     "long question": ("question_answering", long_question(), (), ("bad.jsonl:3: the question has 20 tokens",)),
     "unread pair": (
@@ -148,7 +148,7 @@ MISTAKES = {
         "sequence_to_sequence",
         None,
         ("--config.model.architecture=encoder",),
-        ("config.model.architecture=encoder does not write text",),
+        ("config.model.architecture=encoder does not generate text",),
     ),
     "completion by an encoder-decoder": (
         "completion",
@@ -192,7 +192,7 @@ MISTAKES = {
         "tagging",
         None,
         ("--config.word_vectors=narrow.txt", "--config.init_from=x"),
-        ("config.word_vectors and config.init_from", "leave one out"),
+        ("config.word_vectors and config.init_from", "set only one"),
     ),
     "random weights of nothing": ("tagging", None, ("--config.random_weights=True",), ("config.init_from",)),
     "no run to begin from": (

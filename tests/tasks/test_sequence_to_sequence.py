@@ -138,7 +138,7 @@ def test_what_cannot_work_is_named():
     endless = train_tokenizer(TokenizerConfig(kind="characters", end_of_text=False), lambda split: ["ab"])
     with pytest.raises(UserError, match=r"config\.tokenizer\.end_of_text=True"):
         SequenceToSequence(tiny_model("decoder"), CONFIG, endless)
-    with pytest.raises(UserError, match=r"config\.model\.architecture=encoder does not write text"):
+    with pytest.raises(UserError, match=r"config\.model\.architecture=encoder does not generate text"):
         SequenceToSequence(tiny_model("encoder"), CONFIG, TOKENIZER)
 
 

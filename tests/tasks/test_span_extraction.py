@@ -341,7 +341,9 @@ def test_questions_too_long_are_an_error_or_cut():
 
 
 def test_a_stride_that_no_window_can_make_is_an_error():
-    with pytest.raises(UserError, match=r"dev.json:0: config.task.stride=36 must be less than the tokens of context"):
+    with pytest.raises(
+        UserError, match=r"dev.json:0: config.task.stride=36 must be less than the number of context tokens"
+    ):
         make_task(stride=36).encode(ROWS)
     short = {"context": "Ann is in Ulm", "question": "Where?", "answers": [], "place": "1"}
     assert len(make_task("bytes", stride=36).encode([short]).examples) == 1, (

@@ -84,7 +84,7 @@ def test_a_longer_text_is_an_error_that_says_what_to_do():
         encode("encoder", ["fits", "a" * 15, "b" * 20])
     assert str(caught.value) == (
         "rows.jsonl:2: the text has 17 tokens with the special ones, more than config.model.max_length=16 (2 of 3 "
-        "texts are too long, the longest has 22): raise it, or set config.task.truncate=True to cut them"
+        "texts are too long, the longest has 22): raise it, or set config.task.truncate=True to truncate them"
     )
 
 

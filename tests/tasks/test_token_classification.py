@@ -212,7 +212,7 @@ def test_an_unknown_tag_is_named():
     with pytest.raises(UserError) as caught:
         make_task().encode([row])
     assert str(caught.value).startswith(
-        "dev.conll:7: the tag 'B-person' is none of the known B-loc, B-per, I-loc, O: fix the row"
+        "dev.conll:7: the tag 'B-person' is not among the tags B-loc, B-per, I-loc, O: fix the row"
     )
 
 
@@ -225,5 +225,5 @@ def test_tags_that_mark_no_spans_are_classes_of_words():
 
 def test_truncation_needs_a_tag_for_what_is_cut_off():
     model = make_task().model
-    with pytest.raises(UserError, match=r"config.task.truncate=True needs a tag 'O' for the words that are cut off"):
+    with pytest.raises(UserError, match=r"config.task.truncate=True needs a tag 'O' for truncated words"):
         TokenClassification(model, make_tokenizer(), ("noun", "verb"), ClassificationLoss(), truncate=True)
