@@ -27,7 +27,7 @@ from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.runs.config import FinetuneConfig
 from lm.runs.host_memory import keep_freed_memory
-from lm.runs.trained_run import TrainedRun, load_source, told_of_source
+from lm.runs.trained_run import TrainedRun, load_source, naming_source
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.tasks.registry import classes_of, columns_of, make_supervised_task, texts_of
 from lm.tasks.supervised import Row, SupervisedTask
@@ -98,7 +98,7 @@ def finetune(
     tokenizer = choose_tokenizer(config, source, directory, splits)
     full_config = with_vocabulary(config, tokenizer)
     classes = classes_of(config.task, splits.train)
-    with told_of_source(
+    with naming_source(
         config.init_from
     ):  # its shape may be of another kind than the task needs, or too short for the rows
         task = make_supervised_task(config.task, full_config.model, tokenizer, classes, splits.train, partitioner.mesh)
@@ -130,7 +130,7 @@ def with_model_of_source(config: FinetuneConfig) -> FinetuneConfig:
     if not config.init_from:
         return config
     directory = WorkDirectory(Path(config.init_from))
-    with told_of_source(config.init_from):
+    with naming_source(config.init_from):
         theirs = with_vocabulary(directory.load_config(), Tokenizer.load(directory.tokenizer)).model
         return dataclasses.replace(config, model=theirs.executed_as(config.model))
 

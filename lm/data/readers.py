@@ -23,7 +23,7 @@ class Reader(Protocol):
 
     @property
     def files(self) -> Sequence[Path]:
-        """Every file that the documents are made of, in reading order."""
+        """All files that hold the documents, in reading order."""
         ...
 
     def documents(self, split: Split) -> Iterator[str]:
@@ -33,7 +33,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class FileReader:
-    """Files, each read into documents by one function."""
+    """Files that one function reads into documents."""
 
     files: Sequence[Path]
     read: Callable[[Path], Iterator[str]]
@@ -52,7 +52,7 @@ def python_source(rest: str, config: DataConfig) -> Reader:
       UserError: for anything else than stdlib.
     """
     if rest != "stdlib":
-        raise UserError(f"config.data.source: python: knows only python:stdlib, got 'python:{rest}'")
+        raise UserError(f"config.data.source: the only python: source is python:stdlib, got 'python:{rest}'")
     root = Path(sysconfig.get_paths()["stdlib"])
     files = [file for file in root.rglob("*.py") if not _NOT_LIBRARY & set(file.relative_to(root).parts)]
     return FileReader(sorted(files), _whole_file)
@@ -107,5 +107,5 @@ def _json_lines(file: Path, field: str) -> Iterator[str]:
 
 def no_field(place: str, field: str, row: dict) -> str:
     """One line about a row that lacks its text."""
-    fault = f"the field {field!r} is not text" if field in row else f"there is no field {field!r}"
-    return f"{place}: {fault}; set config.data.field to one of {', '.join(map(str, row))}"
+    problem = f"the field {field!r} is not text" if field in row else f"there is no field {field!r}"
+    return f"{place}: {problem}; set config.data.field to one of {', '.join(map(str, row))}"

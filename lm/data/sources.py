@@ -1,8 +1,8 @@
 """Sources of documents, each named by one string, `SCHEME:REST`.
 
-    python:stdlib          the standard library of the running Python, without its tests
-    text:GLOB              text files, one document a file or one between blank lines; ** reaches into subfolders
-    jsonl:GLOB             JSON lines, the text in one field
+    python:stdlib          the standard library of the running Python, without tests
+    text:GLOB              text files, one document per file or separated by blank lines; ** matches subfolders
+    jsonl:GLOB             JSON lines with the text in one field
     tfds:NAME[/CONFIG]     a tensorflow-datasets set, with its own splits; read without TensorFlow
 
 A new source is a file with a function or a class that gives a `lm.data.readers.Reader`, and an entry in `READERS`.
@@ -30,7 +30,7 @@ class Source:
     """Documents of the training and the validation split of a data config.
 
     Raises:
-      UserError: if a source string is malformed or names nothing that can be read.
+      UserError: if a source string is malformed or nothing readable matches it.
     """
 
     def __init__(self, config: DataConfig):
@@ -42,7 +42,7 @@ class Source:
 
     @property
     def num_bytes(self) -> int:
-        """Size of all files in bytes: an upper bound of the text, for progress bars."""
+        """Size of all files in bytes: an upper bound on the size of the text, for progress bars."""
         return sum(file.stat().st_size for file in self._files())
 
     def documents(self, split: Split) -> Iterator[str]:
@@ -59,7 +59,7 @@ class Source:
             raise UserError(empty_split_message(split, self._config))
 
     def fingerprint(self) -> str:
-        """Hash of the content: of all files' bytes and the settings that make documents of them.
+        """Hash of the content: the bytes of all files and the settings by which they become documents.
 
         Neither paths nor modification times count, so a moved corpus keeps its fingerprint.
 
@@ -93,7 +93,7 @@ class Source:
 
 
 def is_validation(text: str, fraction: float) -> bool:
-    """Whether a document belongs to validation: a hash of its text alone decides.
+    """Whether a document belongs to validation, decided by a hash of its text alone.
 
     So equal documents never straddle the split, and neither file names nor their order matter.
     """
@@ -107,7 +107,7 @@ def empty_split_message(split: Split, config: DataConfig) -> str:
         key = "validation_source" if split == "validation" and config.validation_source is not None else "source"
         return f"the {split} split is empty: config.data.{key}={getattr(config, key)} gave no documents"
     message = (
-        f"the {split} split is empty: the documents of {config.source} are split by their content; make more of them"
+        f"the {split} split is empty: the documents of {config.source} are split by their content; get more of them"
     )
     if config.source.startswith("text:"):
         message += " with config.data.document_separator=blank_line"
@@ -120,7 +120,7 @@ def _file_digest(file: Path) -> bytes:
         with open(file, "rb") as stream:
             return hashlib.file_digest(stream, "blake2b").digest()
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}; mend it, or leave it out of the source") from error
+        raise UserError(f"cannot read {file}: {error.strerror}; fix it, or leave it out of the source") from error
 
 
 def _open_reader(key: str, spec: str, config: DataConfig) -> Reader:

@@ -38,7 +38,7 @@ class TfdsReader:
 
 
 def tfds_rows(builder, name: str, split: str, key: str) -> Sequence[dict]:
-    """Rows of the part of a set that a split expression selects, such as "train[:90%]".
+    """Rows of a set that a split expression such as "train[:90%]" selects.
 
     Raises:
       UserError: naming `key`, if the set has no such split.
@@ -53,20 +53,20 @@ def tfds_rows(builder, name: str, split: str, key: str) -> Sequence[dict]:
 
 
 def tfds_builder(name: str):
-    """The set's builder, prepared if TensorFlow is there to do it.
+    """The set's builder; prepares the set if TensorFlow is installed.
 
     Raises:
-      UserError: if there is no such set, or none that is prepared in a format that TensorFlow isn't needed for.
+      UserError: if there is no such set, or it is not prepared in a format that can be read without TensorFlow.
     """
     import tensorflow_datasets as tfds  # takes a second, and only this source needs it
 
-    # Read here, not by the library: it looks at the environment only once, when it is imported.
+    # Read here because the library reads the environment only once, when it is imported.
     data_dir = os.environ.get("TFDS_DATA_DIR")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (ValueError, ImportError) as error:
         raise UserError(
-            f"tensorflow-datasets knows no set {name!r}, or it needs a configuration, as in glue/sst2: "
+            f"tensorflow-datasets has no set {name!r}, or the set needs a configuration, as in glue/sst2: "
             "see https://www.tensorflow.org/datasets/catalog"
         ) from error
     if builder.is_prepared():
@@ -79,7 +79,7 @@ def tfds_builder(name: str):
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     try:
         builder.download_and_prepare()
-    except Exception as error:  # anything, from a lost connection to a missing checksum
+    except Exception as error:  # from a lost connection to a missing checksum
         reason = str(error).partition("\n")[0]
         raise UserError(f"tfds:{name} could not be prepared in {builder.data_dir}: {reason}") from error
     return builder

@@ -27,7 +27,7 @@ def params_of_source(config: RunConfig, task: Task, source: TrainedRun, console:
       UserError: if they don't fit the task's model.
     """
     moved = transfer(_random_params(config, task), source.params, config.init_from)
-    moved.tell(console, f"{config.init_from}, step {source.step}")
+    moved.print(console, f"{config.init_from}, step {source.step}")
     return moved.params
 
 
