@@ -61,7 +61,7 @@ class ModelConfig:
         "relative" attention biases per head and distance bucket (T5).
       rotary_base: the base of the rotary frequencies.
       relative_buckets: number of buckets for "relative" positions.
-      relative_max_distance: distances from here on share the last bucket number of buckets for "relative" positions.
+      relative_max_distance: distances from here on share the last bucket of "relative" positions.
       normalization: "layer_norm" or "rms_norm".
       normalization_place: "before" each sub-layer and after the last (GPT-2, T5), or "after" each sum of a sub-layer
         and its input (the Transformer of 2017, BERT).
