@@ -1,1 +1,1 @@
-"""Measured against the best there is, side by side in one run."""
+"""Benchmarks against the best alternatives, side by side in one run."""

@@ -1,11 +1,11 @@
-"""Times calibration side by side with the libraries that do it too, and measures how far its statistics can be trusted.
+"""Times calibration against other libraries, and checks the accuracy of its statistics by simulation.
 
 python -m benchmarks.calibration
 
 Prints, for 10^6 items of 10 classes and 2 * 10^5 of 1,000, the time of ECE (15 bins, from logits) and of a
-temperature fit, ours and others', taking turns in one process; the value each found; and the ratio of the fastest
-correct one to ours. A value is correct within 1e-3 relative of float64. Then the size of the noise floor's test and
-the coverage of the intervals on synthetic models whose true error is known. Needs the extra `reference`.
+temperature fit, ours and others', alternating in one process; the value each returned; and the ratio of the fastest
+correct one to ours. A value is correct within 1e-3 relative of float64. Then the size of the noise floor's test and the
+coverage of the intervals on synthetic models whose true error is known. Needs the extra `reference`.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def sample(items: int, classes: int, temperature: float = 1.8) -> tuple[np.ndarr
     """Over-confident float32 logits: labels are drawn from the softmax of logits / temperature."""
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((items, classes), np.float32) * np.float32(2 * temperature)
-    # The Gumbel-max trick, a part at a time.
+    # The Gumbel-max trick, in chunks.
     labels = [
         (part / temperature + rng.gumbel(size=part.shape)).argmax(axis=1)
         for part in np.array_split(logits, max(1, items * classes // 10**7))
@@ -51,7 +51,7 @@ def sample(items: int, classes: int, temperature: float = 1.8) -> tuple[np.ndarr
 
 
 def compare(what: str, implementations: dict[str, Callable[[], float]], turns: int) -> None:
-    """Times all in turns and prints a line each; the first is ours, the last the float64 reference (not timed)."""
+    """Times all alternately and prints a line for each; the first is ours, the last the float64 reference (untimed)."""
     *timed, reference_name = implementations
     reference = implementations[reference_name]()
     values = {name: implementations[name]() for name in timed}  # compiles, too
@@ -79,7 +79,7 @@ def compare(what: str, implementations: dict[str, Callable[[], float]], turns: i
 
 
 def ece_of(logits: np.ndarray, labels: np.ndarray) -> dict[str, Callable[[], float]]:
-    """Implementations of ECE with 15 equal-width bins, each given its own kind of array."""
+    """Implementations of ECE with 15 equal-width bins, each with its own kind of array."""
     import torch
     from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -87,7 +87,7 @@ def ece_of(logits: np.ndarray, labels: np.ndarray) -> dict[str, Callable[[], flo
 
     logits_jax, labels_jax = jnp.asarray(logits), jnp.asarray(labels)
     logits_torch, labels_torch = torch.from_numpy(logits), torch.from_numpy(labels).long()
-    # Logits that lie in [0, 1] would be taken for probabilities there; these do not.
+    # Some libraries treat values in [0, 1] as probabilities; these logits exceed that range.
     classes = logits.shape[1]
 
     def torchmetrics() -> float:

@@ -18,7 +18,7 @@ from lm.data.windows import TrainBatches, prefetch
 
 
 def main() -> None:
-    """Prints a line a setting."""
+    """Prints a line per setting."""
     print(f"{'length batch':>14} {'loader tokens/s':>17} {'step tokens/s':>15} {'ratio':>7}")
     for setting in SETTINGS:
         tokens = setting.batch * setting.length

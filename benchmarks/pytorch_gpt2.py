@@ -1,4 +1,4 @@
-"""GPT-2 written plainly in PyTorch, as the measure for our training step: nanoGPT's architecture without biases.
+"""A plain GPT-2 in PyTorch, the baseline for our training step: nanoGPT's architecture without biases.
 
 Axes: B batch, T positions, N heads, D width.
 """

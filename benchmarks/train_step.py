@@ -2,11 +2,11 @@
 
 python -m benchmarks.train_step
 
-Each implementation runs in a process of its own; the processes take turns, a few steps each, so that whatever else the
-machine does hits all alike. Printed are medians of the step time, the ratio of PyTorch's better median (eager or
+Each implementation runs in a separate process; the processes take turns, a few steps each, so that other load on the
+machine affects all of them equally. It prints medians of the step time, the ratio of PyTorch's better median (eager or
 compiled) to ours, with an interval of its logarithm over turns, our rate against our own best matrix product, and the
-rates of one product alone, that of the feed-forward layer: no step can be further ahead than its products are. Needs
-the extra `benchmark`.
+rates of one product alone, that of the feed-forward layer: a step cannot gain more than its products do. Needs the
+extra `benchmark`.
 """
 
 import argparse
@@ -94,7 +94,7 @@ class Worker:
         self._process.communicate(json.dumps("close") + "\n")
 
     def ask(self, question: object) -> object:
-        """Its answer: times of the steps that fit in so many seconds, or the rates of matrix products."""
+        """Its answer: times of the steps that fit in the given seconds, or the rates of matrix products."""
         print(json.dumps(question), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
@@ -128,7 +128,7 @@ def work(name: str, setting: Setting) -> None:
 
 
 def timed(step: Callable[[], float], seconds: float) -> list[float]:
-    """Times of at least two steps, the first after a pause left out."""
+    """Times of at least two steps, without the first after a pause."""
     step()
     times, end = [], time.perf_counter() + seconds
     while len(times) < 2 or time.perf_counter() < end:
@@ -191,13 +191,13 @@ def our_step(setting: Setting) -> Callable[[], float]:
 
 
 def pytorch_step(setting: Setting, *, compiled: bool) -> Callable[[], float]:
-    """The same in PyTorch."""
+    """The training step in PyTorch."""
     import torch
 
     from benchmarks.pytorch_gpt2 import PyTorchStep
     from lm.runs.host_memory import keep_freed_memory
 
-    keep_freed_memory()  # it gains from this as well
+    keep_freed_memory()  # PyTorch benefits from this too
     step = PyTorchStep(
         setting.layers, setting.width, setting.heads, setting.length, setting.vocab_size, compiled=compiled
     )

@@ -1,1 +1,1 @@
-"""One file a run; each says how to start it and what to expect."""
+"""One file per run; each says how to start it and what to expect."""

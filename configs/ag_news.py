@@ -1,4 +1,4 @@
-"""Topic of news (AG News) from 500 labelled rows: what does an encoder pretrained on the others' text bring?
+"""Topic of news (AG News) from 500 labelled rows: how much does pretraining an encoder on the other texts help?
 
 python -m experiments.pretrain --config=configs/bert_quickstart.py --workdir=runs/bert_news \\
     --config.data.source='jsonl:$LM_DATA_DIR/ag_news/train.jsonl' --config.training.steps=500
@@ -15,8 +15,8 @@ Data: jsonl files with `text` and `label`, below the folder that LM_DATA_DIR nam
 Measured on one of two shared CPU cores, seeds 0, 1, 2 of fine-tuning from one pretrained encoder (14 minutes, masked
 tokens at 4.06 ± 0.05 nats; each fine-tuning 3 minutes), test accuracy (mean and standard error over seeds): pretrained
 62.0 ± 1.4%, random weights 43.0 ± 0.7%, paired difference 19.1 points (95% interval 17.0 to 21.2 over rows). A logistic
-regression on bags of words has 75.7% from the same rows (experiments.baseline): so small an encoder after so few steps
-is no match for it.
+regression on bags of words has 75.7% from the same rows (experiments.baseline): an encoder this small after so few
+steps cannot compete.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config = FinetuneConfig(
         epochs=6,
         buckets=(16, 32, 48, 64),
-        # Without `init_from`; with it the shape is that of the pretrained model.
+        # Used without `init_from`; otherwise the pretrained model's shape is used.
         model=ModelConfig(architecture="encoder", layers=4, width=128, heads=4, max_length=128, dropout=0.1),
         data=ExamplesConfig(
             train="jsonl:$LM_DATA_DIR/ag_news/train.jsonl",

@@ -2,7 +2,8 @@
 
 python -m experiments.pretrain --config=configs/bert_base.py --workdir=runs/bert_base
 The catalogue set is prepared on first use, which takes TensorFlow: pip install '.[tfds]'.
-Any text serves instead: --config.data.source='text:/data/corpus/**/*.txt'
+Any other text works too: --config.data.source='text:/data/corpus/**/*.txt'
+
 RoBERTa's objective (Liu et al. 2019) is --config.objective.name=masked; SpanBERT's masking (Joshi et al. 2020) is
 --config.objective.masking=span; ALBERT's pairs (Lan et al. 2020) are --config.objective.name=masked_sentence_order.
 

@@ -24,8 +24,8 @@ def get_config() -> ConfigDict:
             width=128,
             heads=4,
             max_length=128,
-            segment_types=2,  # for fine-tuning on pairs of texts; here all are of the first kind
-            # Unlike BERT's, so that it learns within minutes: positions as rotations, normalization before the layers.
+            segment_types=2,  # for fine-tuning on pairs of texts; in pretraining all tokens have the first type
+            # Unlike BERT, to learn within minutes: rotary positions, normalization before the layers.
             positions="rotary",
             normalization="rms_norm",
         ),

@@ -13,5 +13,5 @@ from lm.configuration import to_config_dict
 
 
 def get_config() -> ConfigDict:
-    # Those whose number of parameters a vocabulary of 2,048 leaves small beside 10,000 tokens.
+    # Those with few parameters for a vocabulary of 2,048, relative to 10,000 tokens.
     return to_config_dict(CalibrateConfig(calibrators=("temperature", "bias", "temperature_bias", "structured_vector")))

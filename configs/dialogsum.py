@@ -3,8 +3,8 @@
 python -m experiments.finetune --config=configs/dialogsum.py --workdir=runs/dialogsum
 
 Data: a jsonl file with `dialogue` and `summary`, below the folder that LM_DATA_DIR names: dialogsum/dev.jsonl (500
-rows), of which a tenth is held out. So few show that the pieces work together; it takes a pretrained model, by
---config.init_from=DIR, to learn what a reader would call a summary.
+rows), of which a tenth is held out. This is only enough to show that the pieces work together; usable summaries need a
+pretrained model (--config.init_from=DIR).
 
 Not measured yet.
 """
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config = FinetuneConfig(
         epochs=10,
         buckets=(64, 128, 256, 512),
-        # Without `init_from`; with it the shape is that of the pretrained model.
+        # Used without `init_from`; otherwise the pretrained model's shape is used.
         model=ModelConfig(
             architecture="encoder_decoder",
             layers=3,

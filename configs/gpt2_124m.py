@@ -2,7 +2,7 @@
 
 python -m experiments.pretrain --config=configs/gpt2_124m.py --workdir=runs/gpt2
 The catalogue set is prepared on first use, which takes TensorFlow: pip install '.[tfds]'.
-Any text serves instead: --config.data.source='text:/data/corpus/**/*.txt'
+Any other text works too: --config.data.source='text:/data/corpus/**/*.txt'
 
 One H100, bf16: not measured yet. nanoGPT states a validation loss of 2.85 after 600,000 steps on 8 A100.
 """
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
             preset("gpt2_124m"),
             vocab_size=50_304,  # 50,257 padded to a multiple of 128
             bias=False,
-            dropout=0.0,  # nanoGPT's choice for pretraining: a corpus this size is not overfitted
+            dropout=0.0,  # nanoGPT's choice for pretraining: a corpus of this size does not overfit
             dtype="bfloat16",
             attention="cudnn",
         ),

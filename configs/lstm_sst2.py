@@ -4,7 +4,7 @@ python -m experiments.finetune --config=configs/lstm_sst2.py --workdir=runs/lstm
 python -m experiments.finetune --config=configs/lstm_sst2.py:vectors --config.word_vectors=glove.6B.50d.txt \\
     --workdir=runs/lstm_sst2_vectors
 
-Data as in configs/sst2.py. Word vectors: any text file of GloVe or word2vec with 50 numbers a word, such as
+Data as in configs/sst2.py. Word vectors: any text file of GloVe or word2vec with 50 numbers per word, such as
 glove.6B.50d (nlp.stanford.edu/projects/glove); another width with --config.model.width=300.
 
 Measured on one of two shared CPU cores, 3 minutes each, test accuracy (mean and standard error of seeds 0, 1, 2):
@@ -23,7 +23,7 @@ from lm.modules.config import ModelConfig
 from lm.runs.config import FinetuneConfig, OptimizerConfig, TrainingConfig
 from lm.tasks.supervised import TaskConfig
 
-# By how the token embedding starts: epochs; the model's size and dropout; the learning rate.
+# By initialization of the token embedding: epochs; the model's size and dropout; the learning rate.
 SETTINGS = {
     "random": (
         7,
@@ -51,9 +51,9 @@ def get_config(start: str = "random") -> ConfigDict:
             validation="jsonl:$LM_DATA_DIR/sst2/validation.jsonl",
             test="jsonl:$LM_DATA_DIR/sst2/test.jsonl",
         ),
-        # The sentences come as words with spaces between.
+        # The sentences are already tokenized, with spaces between words.
         tokenizer=TokenizerConfig(kind="words", vocab_size=100_000, lowercase=True, split_punctuation=False),
-        # Mixtures of sentences keep so small a set from being learned by heart.
+        # Mixup, because a set this small is easily memorized.
         task=TaskConfig(name="classification", mixup=0.5),
         optimizer=OptimizerConfig(warmup_steps=0, b2=0.999, weight_decay=0.01, ema_decay=0.99, **optimizer),
         training=TrainingConfig(batch_size=32, evaluation_batch_size=128, log_every=50, best_metric="accuracy"),

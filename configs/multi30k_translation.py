@@ -21,7 +21,7 @@ from lm.tasks.supervised import TaskConfig
 def get_config() -> ConfigDict:
     config = FinetuneConfig(
         epochs=4,
-        buckets=(16, 24, 32, 64),  # half of the pairs fit into the first; one pair in a hundred is longer than 32
+        buckets=(16, 24, 32, 64),  # half of the pairs fit into the first; 1% are longer than 32
         model=ModelConfig(
             architecture="encoder_decoder",
             layers=3,
@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
             test="jsonl:$LM_DATA_DIR/multi30k/test_2016.jsonl",
             columns=("source=de", "target=en"),
         ),
-        # Of both languages; BLEU is cased, so the text stays so.
+        # For both languages; BLEU is cased, so the text stays cased.
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=6000),
         task=TaskConfig(name="sequence_to_sequence", label_smoothing=0.1, max_target_length=48, beams=4),
         optimizer=OptimizerConfig(

@@ -1,10 +1,10 @@
-"""Two rounds of self-training for the quickstart model, beside a control on real text alone.
+"""Two rounds of self-training for the quickstart model, with a control trained on real text alone.
 
 python -m experiments.self_train --config=configs/self_training.py --config.init_from=runs/quickstart \\
     --workdir=runs/self_training
 
-Measured (seed 0, one of two shared CPU cores, 8 minutes): it does harm here. After two rounds the validation loss is
-3.546 nats a token, that of the control 3.508: +0.038 (95% interval +0.036 to +0.040, paired over validation windows).
+Measured (seed 0, one of two shared CPU cores, 8 minutes): it hurts here. After two rounds the validation loss is 3.546
+nats per token, that of the control 3.508: +0.038 (95% interval +0.036 to +0.040, paired over validation windows).
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Shakespeare, character by character: nanoGPT's small settings, and how far their size can be taken.
+"""Shakespeare, character by character: nanoGPT's small settings, and the best result at their size.
 
 python -m experiments.pretrain --config=configs/shakespeare_char.py:cpu --workdir=runs/shakespeare_cpu
 
@@ -8,7 +8,7 @@ validates.
 
 Measured on two CPU cores, full pass over 111,539 characters:
   cpu       loss 1.807 ± 0.008 (mean and standard error of seeds 0, 1, 2: 1.821, 1.792, 1.807; nanoGPT states 1.88)
-  cpu_best  loss 1.589 ± 0.004 (likewise: 1.594, 1.593, 1.580). With seed 0, no change of one number did better than
+  cpu_best  loss 1.589 ± 0.004 (likewise: 1.594, 1.593, 1.580). With seed 0, no change of one number gained more than
             seeds differ: learning rate 0.01: 1.592, 0.04: 1.597; weight decay 0: 1.583; batch 6, 4,000 steps: 1.600
   gpu       not measured yet; nanoGPT states 1.4697, the best of 21 estimates on random windows
 """
@@ -22,7 +22,7 @@ from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.runs.config import OptimizerConfig, PretrainConfig, SamplesConfig, TrainingConfig
 
-# nanoGPT's validation text is the last tenth, which the catalogue set parts into validation and test.
+# nanoGPT's validation text is the last tenth, which the catalogue set splits into validation and test.
 DATA = DataConfig(source="tfds:tiny_shakespeare", validation_split="validation+test", random_offsets=True)
 TOKENIZER = TokenizerConfig(kind="characters", end_of_text=False)  # 65 symbols
 LAPTOP = TrainingConfig(
@@ -44,7 +44,7 @@ def cpu() -> PretrainConfig:
         model=ModelConfig(layers=4, width=128, heads=4, max_length=64),
         data=DATA,
         tokenizer=TOKENIZER,
-        # nanoGPT's numbers but for the learning rate, which there is 1e-3: twice that is better by 0.09.
+        # nanoGPT's numbers, except the learning rate: theirs is 1e-3; twice that is better by 0.09.
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, b2=0.99),
         training=LAPTOP,
         samples=SAMPLES,
@@ -58,7 +58,7 @@ def cpu_best() -> PretrainConfig:
             layers=4,
             width=128,
             heads=4,
-            feed_forward_width=340,  # three matrices with as many weights as the two of 512
+            feed_forward_width=340,  # three matrices with as many weights as two of width 512
             max_length=64,
             positions="rotary",
             normalization="rms_norm",

@@ -7,8 +7,8 @@ validation.jsonl (872), test.jsonl (1,821). The catalogue set has them too: --co
 so on, with --config.data.columns="('text=sentence',)"; its test labels are hidden.
 
 Measured (seed 0, one of two shared CPU cores, 5 minutes, --config.epochs=3): from the encoder of Python code that
-configs/bert_quickstart.py makes, test accuracy 71.2%; from random weights of the same shape 71.6%. Code teaches it
-nothing of films; configs/ag_news.py shows what pretraining on the same kind of text brings.
+configs/bert_quickstart.py makes, test accuracy 71.2%; from random weights of the same shape 71.6%. Pretraining on code
+does not help with film reviews; configs/ag_news.py shows the effect of pretraining on similar text.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config = FinetuneConfig(
         epochs=5,
         buckets=(16, 32, 48, 64),
-        # Without `init_from`; with it the shape is that of the pretrained model.
+        # Used without `init_from`; otherwise the pretrained model's shape is used.
         model=ModelConfig(architecture="encoder", layers=4, width=128, heads=4, max_length=128, dropout=0.1),
         data=ExamplesConfig(
             train="jsonl:$LM_DATA_DIR/sst2/train.jsonl",

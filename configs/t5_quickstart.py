@@ -1,8 +1,9 @@
-"""A small encoder-decoder that writes down spans cut out of Python source code: T5's objective on two CPU cores.
+"""A small encoder-decoder that reconstructs spans cut out of Python source code: T5's objective on two CPU cores.
 
 python -m experiments.pretrain --config=configs/t5_quickstart.py --workdir=runs/t5
-Measured (seed 0, two CPU cores shared with another run: 10 minutes): validation loss of the targets, sentinels among
-them, 4.31 ± 0.03 after 300 steps, 4.06 ± 0.03 after 600; by frequency alone the text's tokens would cost 6.62. With
+Measured (seed 0, two CPU cores shared with another run: 10 minutes): validation loss of the targets, including
+  sentinels, 4.31 ± 0.03 after 300 steps, 4.06 ± 0.03 after 600; by frequency alone the text's tokens would cost 6.62.
+  With
 --config.objective.name=denoising and --config.training.steps=200: 4.63 ± 0.03.
 """
 
@@ -22,11 +23,11 @@ def get_config() -> ConfigDict:
             layers=3,
             width=128,
             heads=4,
-            max_length=128,  # of inputs: they come from windows of 141 tokens, and targets are 29 long
+            max_length=128,  # of inputs: they come from windows of 141 tokens, and targets have 29
             positions="relative",
             normalization="rms_norm",
             activation="gated_gelu",
-            feed_forward_width=320,  # three matrices with about the weights of two of 512
+            feed_forward_width=320,  # three matrices with about as many weights as two of width 512
         ),
         data=DataConfig(source="python:stdlib", random_offsets=True),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=4096),

@@ -3,7 +3,7 @@
 python -m experiments.pretrain --config=configs/t5_small.py --workdir=runs/t5_small
 The catalogue set is prepared on first use, which takes TensorFlow: pip install '.[tfds]'. It is Wikipedia; the paper's
 C4 is --config.data.source=tfds:c4/en with its own splits.
-Any text serves instead: --config.data.source='text:/data/corpus/**/*.txt'
+Any other text works too: --config.data.source='text:/data/corpus/**/*.txt'
 
 One H100, bf16: not measured yet.
 """
@@ -23,9 +23,9 @@ def get_config() -> ConfigDict:
     config = PretrainConfig(
         model=dataclasses.replace(
             preset("t5_small"),  # 32,128 tokens: 32,100 padded to a multiple of 128
-            dropout=0.0,  # as in T5 1.1: a corpus this size is not overfitted
+            dropout=0.0,  # as in T5 1.1: a corpus of this size does not overfit
             dtype="bfloat16",
-            attention="xla",  # cuDNN takes no bias of relative positions
+            attention="xla",  # cuDNN does not support relative position biases
         ),
         data=DataConfig(source="tfds:wikipedia/20230601.en", train_split="train[:99%]", validation_split="train[99%:]"),
         tokenizer=TokenizerConfig(kind="unigram", vocab_size=32_000),  # and 100 sentinels

@@ -42,7 +42,7 @@ def get_config(start: str = "random") -> ConfigDict:
         ),
         data=ExamplesConfig(train="jsonl:$LM_DATA_DIR/trec/train.jsonl", test="jsonl:$LM_DATA_DIR/trec/test.jsonl"),
         tokenizer=TokenizerConfig(kind="words", vocab_size=100_000, lowercase=True, split_punctuation=False),
-        # Mixtures of questions keep so small a set from being learned by heart.
+        # Mixup, because a set this small is easily memorized.
         task=TaskConfig(name="classification", mixup=0.5),
         optimizer=OptimizerConfig(
             learning_rate=2e-3, schedule="cosine", warmup_steps=0, b2=0.999, weight_decay=0.01, ema_decay=0.99

@@ -4,12 +4,13 @@ python -m experiments.finetune --config=configs/wnut17_ner.py --workdir=runs/wnu
 python -m experiments.finetune --config=configs/wnut17_ner.py:vectors --config.word_vectors=glove.6B.50d.txt \\
     --workdir=runs/wnut17_vectors
 
-Data: files of one word and its tag a line, a blank line between sentences, below the folder that LM_DATA_DIR names:
+Data: files with one word and its tag per line and blank lines between sentences, below the folder that LM_DATA_DIR
+  names:
 wnut17/train.conll (3,394 sentences), dev.conll (1,009), test.conll (1,287), from
 github.com/leondz/emerging_entities_17.
 
 Measured on one of two shared CPU cores, 2 minutes each, test F1 of entities: vectors (glove.6B.50d) 14.7 ± 0.5% (mean
-and standard error of seeds 0, 1, 2: 15.2, 15.1, 13.7; validation 27.0%); random 13.2% (seed 0 alone). A logistic
+and standard error of seeds 0, 1, 2: 15.2, 15.1, 13.7; validation 27.0%); random 13.2% (seed 0 only). A logistic
 regression on each word, its neighbours and its spelling has 9.7% (95% interval 7.6 to 11.9; experiments.baseline).
 """
 
@@ -22,7 +23,7 @@ from lm.modules.config import ModelConfig
 from lm.runs.config import FinetuneConfig, OptimizerConfig, TrainingConfig
 from lm.tasks.supervised import TaskConfig
 
-# Most names of the test set are in no training sentence: pieces of words, with their case, or words known by vectors.
+# Most test names do not occur in training: use cased subwords, or words that have pretrained vectors.
 TOKENIZERS = {
     "random": TokenizerConfig(kind="wordpiece", vocab_size=4096),
     "vectors": TokenizerConfig(kind="words", vocab_size=100_000, lowercase=True, split_punctuation=False),

@@ -3,8 +3,8 @@
 python -m experiments.finetune --config=configs/xquad_qa.py --config.init_from=runs/bert_quickstart --workdir=runs/xquad
 
 Data: xquad.en.json in SQuAD's format (1,190 questions), below the folder that LM_DATA_DIR names: xquad/xquad.en.json,
-from github.com/google-deepmind/xquad. A fifth of them is held out, with their paragraphs. So few questions show that
-the pieces work together; for more train on SQuAD (--config.data.train=squad:train-v1.1.json), from a pretrained
+from github.com/google-deepmind/xquad. A fifth of them is held out, with their paragraphs. This is only enough to show
+that the pieces work together; for more, train on SQuAD (--config.data.train=squad:train-v1.1.json), from a pretrained
 encoder.
 
 Not measured yet.

@@ -1,1 +1,1 @@
-"""One runnable file a job."""
+"""One runnable file per job."""

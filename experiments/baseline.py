@@ -1,11 +1,11 @@
-"""What a task needs no neural network for: the most frequent class, and a logistic regression on bags of words.
+"""Baselines without a neural network: the most frequent class, and a logistic regression on bags of words.
 
 python -m experiments.baseline --config=configs/trec.py --workdir=runs/trec_baseline
 
-takes the rows of a fine-tuning config and writes the same files as experiments.evaluate, so that every figure has one
-to stand beside. Words and pairs of neighbours are counted, weighted by how rare they are, and classified by
-scikit-learn's logistic regression; for tagging the bag is a word with its neighbours, its case and its first and last
-letters. The textbook's cleaning: --config.data.cleaning="('english_stop_words','english_stemming')".
+takes the rows of a fine-tuning config and writes the same files as experiments.evaluate, for comparison. Features are
+tf-idf weighted words and word pairs, classified by scikit-learn's logistic regression; for tagging they are a word, its
+neighbours, its case and its first and last letters. Textbook cleaning:
+--config.data.cleaning="('english_stop_words','english_stemming')".
 """
 
 import dataclasses
@@ -36,16 +36,16 @@ from lm.tasks.sequence_classification import classification_results
 from lm.tasks.supervised import Results, Row, TaskConfig
 from lm.tasks.token_classification import tagging_results
 
-_STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse regularization, chosen by the validation rows
-_IMPOSSIBLE = 1e-9  # probability of a class that a constant answer doesn't give
+_STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse regularization, chosen on the validation rows
+_IMPOSSIBLE = 1e-9  # probability of a class that a constant prediction excludes
 
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """What is classified: texts, or the words of sentences.
+    """Items to classify: texts, or the words of sentences.
 
     Attributes:
-      features: of each item, as its vectorizer takes them.
+      features: of each item, in its vectorizer's format.
       labels: of each item.
     """
 
@@ -67,14 +67,14 @@ def main(values: flags.FlagValues) -> None:
 
 
 def baseline(config: FinetuneConfig, directory: WorkDirectory, console: Console) -> dict[str, Evaluation]:
-    """Writes and returns the results of both baselines, by the name of their files.
+    """Writes and returns the results of both baselines, by file name.
 
     Raises:
-      UserError: for a task without classes, or for whatever is wrong with the rows.
+      UserError: for a task without classes, or for invalid rows.
     """
     task = config.task
     if task.name not in ("classification", "tagging"):
-        raise UserError(f"config.task.name={task.name} chooses among no classes: there is no baseline for it")
+        raise UserError(f"config.task.name={task.name} has no classes: there is no baseline for it")
     check_directory(config, directory)
     splits = read_examples(config.data, *columns_of(task))
     check_rows(config, splits)
@@ -103,7 +103,7 @@ def baseline(config: FinetuneConfig, directory: WorkDirectory, console: Console)
 
 
 def check_directory(config: FinetuneConfig, directory: WorkDirectory) -> None:
-    """Checks that results can be written here and are in nobody's way.
+    """Checks that results can be written here without overwriting others.
 
     Raises:
       UserError: if not.
@@ -123,7 +123,7 @@ def items_of(task: TaskConfig, rows: Sequence[Row]) -> Items:
 
 
 def word_features(words: Sequence[str], place: int) -> dict[str, str | bool]:
-    """The bag of a word: itself, its neighbours, its case and its letters at both ends."""
+    """Features of a word: itself, its neighbours, its case and its first and last letters."""
     word = words[place]
     near = {
         f"word{offset:+d}": words[place + offset].lower()
@@ -135,10 +135,10 @@ def word_features(words: Sequence[str], place: int) -> dict[str, str | bool]:
 
 
 def best_regression(task: TaskConfig, train: Items, validation: Items) -> Pipeline:
-    """The regression with the strength that is most often right on the validation items.
+    """The regression with the regularization that has the best validation accuracy.
 
     Raises:
-      UserError: if the training items have no word, or a single class.
+      UserError: if the training items have no words, or a single class.
     """
     best, best_accuracy = None, -1.0
     for strength in _STRENGTHS:
@@ -150,7 +150,7 @@ def best_regression(task: TaskConfig, train: Items, validation: Items) -> Pipeli
         try:
             model.fit(train.features, train.labels)
         except ValueError as error:
-            raise UserError(f"config.data.train: no regression can be fitted to these rows ({error})") from error
+            raise UserError(f"config.data.train: a regression cannot be fitted to these rows ({error})") from error
         accuracy = model.score(validation.features, validation.labels)
         if accuracy > best_accuracy:
             best, best_accuracy = model, accuracy

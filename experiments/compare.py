@@ -2,8 +2,8 @@
 
 python -m experiments.compare --one=runs/sst2_random --other=runs/sst2_pretrained
 
-reads predictions/test.npz of each work directory. Runs that differ in their seed alone stand together, so that what is
-compared is a way of training and not one draw of it:
+reads predictions/test.npz of each work directory. Runs that differ only in their seed can be grouped, to compare
+training methods rather than single runs:
 
 python -m experiments.compare --one=runs/a_0 --one=runs/a_1 --one=runs/a_2 --other=runs/b_0 --other=runs/b_1
 """
@@ -33,8 +33,10 @@ METRICS = ("accuracy", "loss")
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
-    flags.DEFINE_multi_string("one", None, "Work directory of the first; again for further seeds.", flag_values=values)
-    flags.DEFINE_multi_string("other", None, "Work directory of the second; likewise.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "one", None, "Work directory of the first run; repeat it for further seeds.", flag_values=values
+    )
+    flags.DEFINE_multi_string("other", None, "Work directory of the second run; likewise.", flag_values=values)
     flags.DEFINE_string("split", "test", "Which predictions: test or validation.", flag_values=values)
     flags.DEFINE_bool("json", False, "Print a JSON object instead of a table.", flag_values=values)
 
@@ -43,7 +45,7 @@ def main(values: flags.FlagValues) -> None:
     """Compares and prints."""
     if not values.one or not values.other:
         raise UserError(
-            "--one and --other must each name the work directory of a run that experiments.evaluate measured"
+            "--one and --other must each name the work directory of a run evaluated by experiments.evaluate"
         )
     found = compare(values.one, values.other, values.split)
     if values.json:
@@ -58,17 +60,18 @@ def compare(
 ) -> dict[str, tuple[SeedSummary, SeedSummary, Difference]]:
     """Each metric of both sides over their seeds, and the paired difference, other minus one.
 
-    A row counts with its mean over the seeds of a side; interval and p-value are Student's t over rows (or clusters of
-    rows), so they are about other rows like these. The standard errors of the sides show how much seeds differ.
+    Each row's value is its mean over the seeds of a side; interval and p-value are Student's t over rows (or clusters
+    of rows), so they generalize to other rows, not other seeds. The standard errors of the sides show the variation
+    between seeds.
 
     Raises:
-      UserError: if predictions are missing or are not of the same rows.
+      UserError: if predictions are missing or for different rows.
     """
     sides = [[_load(directory, split) for directory in side] for side in (one, other)]
     first = sides[0][0]
     for directory, predictions in zip((*one, *other), (*sides[0], *sides[1]), strict=True):
         if not np.array_equal(predictions.ids_N, first.ids_N):
-            raise UserError(f"{directory}: its predictions are of other rows than those of {one[0]}")
+            raise UserError(f"{directory}: its predictions are for other rows than those of {one[0]}")
     found = {}
     for name in METRICS:
         values = [np.stack([_per_row(predictions, name) for predictions in side]) for side in sides]
@@ -80,7 +83,7 @@ def compare(
 
 def as_table(found: dict[str, tuple[SeedSummary, SeedSummary, Difference]], split: str) -> Table:
     """The table for the console."""
-    table = Table(title=f"the other less the one, on the {split} rows")
+    table = Table(title=f"other minus one, on the {split} rows")
     for column in ("", "one", "other", "difference", "95% interval", "p"):
         table.add_column(column, justify="right" if column else "left")
     for name, (one, other, difference) in found.items():
@@ -107,7 +110,7 @@ def format_p(p: float) -> str:
 def _load(directory: str, split: str) -> Predictions:
     path = WorkDirectory(Path(directory)).predictions / f"{split}.npz"
     if not path.is_file():
-        raise UserError(f"{path} is not there: run experiments.evaluate --workdir={directory} --config.split={split}")
+        raise UserError(f"{path} does not exist: run experiments.evaluate --workdir={directory} --config.split={split}")
     return Predictions.load(path)
 
 

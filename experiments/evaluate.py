@@ -1,12 +1,11 @@
-"""Measures a trained model on rows: each figure with a 95% interval, and predictions that a person can read.
+"""Measures a trained model on rows: metrics with 95% intervals, and human-readable predictions.
 
 python -m experiments.evaluate --workdir=runs/sst2
 python -m experiments.evaluate --workdir=runs/sst2 --config.split=validation --config.calibrator=temperature
 python -m experiments.evaluate --workdir=runs/sst2 --config.source=jsonl:other.jsonl --config.name=other
 
-writes predictions/SPLIT.jsonl (one row a line), SPLIT.metrics.json, and for a classifier SPLIT.npz, which
-experiments.calibrate reads, and a picture of the confusion matrix. A pretraining run is measured on its validation
-text.
+writes predictions/SPLIT.jsonl (one row per line), SPLIT.metrics.json, and for a classifier SPLIT.npz, which
+experiments.calibrate reads, and a plot of the confusion matrix. A pretraining run is evaluated on its validation text.
 """
 
 import dataclasses
@@ -42,9 +41,9 @@ class EvaluateConfig:
     Attributes:
       split: "test" or "validation", of the run's own data.
       source: other rows, such as "jsonl:other.jsonl"; empty: those of `split`.
-      columns: what the task's columns are called in `source`, as "text=review". Empty: as in the run's own data.
-      name: of the files written for `source`.
-      batch_size: rows at a time; 0: the run's.
+      columns: what `source` calls the task's columns, as in "text=review". Empty: as in the run's own data.
+      name: prefix of the files written for `source`.
+      batch_size: rows per batch; 0: the run's.
       resamples: for the intervals.
       calibrator: name of a calibrator in the run's calibration/, or path of one, applied to the probabilities.
     """
@@ -61,7 +60,7 @@ class EvaluateConfig:
         if self.split not in ("test", "validation"):
             raise UserError(f"config.split must be test or validation, got {self.split!r}")
         if not self.name or Path(self.name).name != self.name:
-            raise UserError(f"config.name must be the beginning of a file's name, without folders; got {self.name!r}")
+            raise UserError(f"config.name must be a prefix of a file name, without folders; got {self.name!r}")
         if self.batch_size < 0 or self.resamples < 20:
             raise UserError("config.batch_size must not be negative, and config.resamples at least 20")
 
@@ -84,13 +83,13 @@ def main(values: flags.FlagValues) -> None:
 def evaluate(
     config: EvaluateConfig, directory: WorkDirectory, checkpoint: str = "best", splits: Splits | None = None
 ) -> Evaluation:
-    """Evaluates a run, writes what it found into its work directory, and returns it.
+    """Evaluates a run, writes the results into its work directory, and returns them.
 
     Args:
       config: of the evaluation.
       directory: of the run.
       checkpoint: "best", "last" or a step.
-      splits: the rows of the run's own data, where they have been read already; None: read them.
+      splits: the rows of the run's own data, if already read; None: read them.
 
     Raises:
       UserError: if there is no run, no such rows, or rows that don't fit the task.
@@ -105,10 +104,10 @@ def evaluate(
 
 
 def rows_to_evaluate(config: EvaluateConfig, run_config: FinetuneConfig, splits: Splits | None = None) -> list[Row]:
-    """The rows that an evaluation of a run is of.
+    """The rows to evaluate a run on.
 
     Raises:
-      UserError: if they can't be read, or the run has none.
+      UserError: if they cannot be read, or the run has none.
     """
     data, columns = run_config.data, columns_of(run_config.task)
     if config.source:
@@ -151,7 +150,7 @@ def show(found: Evaluation, console: Console) -> None:
     for name, signature in found.signatures.items():
         console.print(f"{name}: {signature}", soft_wrap=True, highlight=False)
     if found.cut:
-        console.print(f"cut, because they are too long for the model: {found.cut:,} rows")
+        console.print(f"truncated, because they are too long for the model: {found.cut:,} rows")
 
 
 def _number(value: float) -> str:

@@ -2,7 +2,7 @@
 
 python -m experiments.finetune --config=configs/sst2.py --config.init_from=runs/bert_quickstart --workdir=runs/sst2
 
-The same command goes on where a run was stopped. When training ends the best checkpoint is evaluated on the validation
+The same command resumes a run that was stopped. When training ends the best checkpoint is evaluated on the validation
 and the test rows: predictions/SPLIT.jsonl to read, SPLIT.metrics.json, and SPLIT.npz for experiments.calibrate.
 """
 
@@ -43,7 +43,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
     define_config_file(values)
     flags.DEFINE_string(
-        "workdir", None, "Directory of the run: made when missing, gone on with when not.", flag_values=values
+        "workdir", None, "Directory of the run: created if missing, resumed if not.", flag_values=values
     )
     flags.DEFINE_string(
         "profile", None, "FIRST:LAST steps to record for TensorBoard's profiler, such as 20:25.", flag_values=values
@@ -83,7 +83,7 @@ def finetune(
       profile: steps to record for TensorBoard's profiler.
 
     Raises:
-      UserError: for whatever is wrong with the config, the data or the directory; nothing is written then.
+      UserError: if the config, the data or the directory is invalid; nothing is written then.
       TrainingError: if a loss is not finite.
     """
     config, own_model = with_model_of_source(config), config.model
@@ -98,9 +98,7 @@ def finetune(
     tokenizer = choose_tokenizer(config, source, directory, splits)
     full_config = with_vocabulary(config, tokenizer)
     classes = classes_of(config.task, splits.train)
-    with naming_source(
-        config.init_from
-    ):  # its shape may be of another kind than the task needs, or too short for the rows
+    with naming_source(config.init_from):  # its architecture may not suit the task, or be too short for the rows
         task = make_supervised_task(config.task, full_config.model, tokenizer, classes, splits.train, partitioner.mesh)
         train, validation, _ = (task.encode(rows) for rows in splits)
     batches = make_train_batches(full_config, task, train)
@@ -136,7 +134,7 @@ def with_model_of_source(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def tell_shape(config: FinetuneConfig, own_model: ModelConfig, console: Console) -> None:
-    """Says in what the shape of the run to begin from differs from the one that the config asked for."""
+    """Prints how the shape of the source run differs from the config's."""
     changed = differences(own_model, config.model)
     if changed and own_model != ModelConfig(architecture="encoder"):
         listed = ", ".join(f"{name} {new!r} (not {old!r})" for name, (old, new) in changed.items())
@@ -146,10 +144,10 @@ def tell_shape(config: FinetuneConfig, own_model: ModelConfig, console: Console)
 def choose_tokenizer(
     config: FinetuneConfig, source: TrainedRun | None, directory: WorkDirectory, splits: Splits
 ) -> Tokenizer:
-    """The tokenizer of the run to begin from, else that of the work directory, else a new one of the training rows.
+    """The tokenizer of the source run, else that of the work directory, else a new one trained on the training rows.
 
     Raises:
-      UserError: if a given vocabulary isn't that of the run to begin from.
+      UserError: if a given vocabulary differs from that of the source run.
     """
     kept = Tokenizer.load(directory.tokenizer) if directory.tokenizer.exists() else None
     if source is None:
@@ -165,13 +163,13 @@ def choose_tokenizer(
         if other is not None and other.digest != source.tokenizer.digest:
             raise UserError(
                 f"{name} is another vocabulary ({other.vocab_size:,} tokens) than that of config.init_from="
-                f"{config.init_from} ({source.tokenizer.vocab_size:,}), whose parameters fit no other: leave it out"
+                f"{config.init_from} ({source.tokenizer.vocab_size:,}), whose parameters need the latter: leave it out"
             )
     return source.tokenizer
 
 
 def check_rows(config: FinetuneConfig, splits: Splits) -> None:
-    """Checks that there are rows to choose by, and that no second text goes unread.
+    """Checks that there are validation rows, and that no second text is ignored.
 
     Raises:
       UserError: if not.
@@ -184,7 +182,7 @@ def check_rows(config: FinetuneConfig, splits: Splits) -> None:
     if place is not None and not config.task.pair:
         raise UserError(
             f"{place} has a second text, in the column {config.data.column_names.get('pair', 'pair')!r}, which "
-            "config.task.pair=False leaves unread: set config.task.pair=True"
+            "config.task.pair=False ignores: set config.task.pair=True"
         )
 
 
@@ -196,7 +194,7 @@ def initial_params(
     rows: Sequence[Row],
     console: Console,
 ) -> Params | None:
-    """The parameters to begin with, or None for random ones; says where they come from.
+    """The initial parameters, or None for random ones; prints where they come from.
 
     Raises:
       UserError: if parameters or word vectors don't fit the model.
@@ -216,7 +214,7 @@ def introduce(
     cut: tuple[int, int],
     console: Console,
 ) -> None:
-    """Says in a few lines what is about to be trained."""
+    """Prints in a few lines what is about to be trained."""
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     devices = jax.devices()
@@ -224,14 +222,14 @@ def introduce(
         f"{parameters:,} parameters on {len(devices)} x {devices[0].device_kind}",
         f"{len(splits.train):,} rows for training, {len(splits.validation):,} for validation, {len(splits.test):,} for "
         "testing",
-        f"{config.training.steps:,} steps, {batches.steps_per_epoch:,} an epoch; {batches.padding_share:.0%} of the "
+        f"{config.training.steps:,} steps, {batches.steps_per_epoch:,} per epoch; {batches.padding_share:.0%} of the "
         "tokens are padding",
     ]
     if splits.test_rows_in_train:
-        lines.append(f"{splits.test_rows_in_train:,} rows for testing stand among those for training too")
+        lines.append(f"{splits.test_rows_in_train:,} test rows are also in the training rows")
     if any(cut):
         lines.append(
-            f"cut to {config.model.max_length} tokens: {cut[0]:,} rows for training, {cut[1]:,} for validation"
+            f"truncated to {config.model.max_length} tokens: {cut[0]:,} rows for training, {cut[1]:,} for validation"
         )
     console.print("\n".join(lines), soft_wrap=True, highlight=False)
 

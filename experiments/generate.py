@@ -1,11 +1,11 @@
-"""Continues a text with a trained model, and says how sure the model was of each token.
+"""Continues a text with a trained model, with the log-probability of each token.
 
 python -m experiments.generate --workdir=runs/quickstart --prompt="def main(" --config.temperature=0.8
 python -m experiments.generate --workdir=runs/multi30k --prompt="Ein Hund rennt." --beams=4
 
-The text goes to standard output, after its prompt if it continues that. With --json each continuation is a JSON object
-with its tokens and, for each token, the model's own log-probability, the calibrated one with --calibrator, and that of
-the distribution it was sampled from.
+The text goes to standard output, after the prompt if it continues it. With --json each continuation is a JSON object
+with its tokens and, for each token, the model's own log-probability, the calibrated one with --calibrator, and that
+under the sampling distribution.
 """
 
 import json
@@ -25,7 +25,7 @@ from lm.inference.load import load
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
     define_config(values, to_config_dict(SamplingConfig()))
-    flags.DEFINE_string("workdir", None, "Directory of a run whose model writes.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=values)
     flags.DEFINE_multi_string("prompt", [""], "Text to continue; may be given several times.", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, last or a step.", flag_values=values)
     flags.DEFINE_string(
@@ -37,7 +37,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "beams", 0, "Search for the likeliest text with this many beams; 0: sample.", flag_values=values
     )
-    flags.DEFINE_bool("json", False, "One JSON object a continuation, with log-probabilities.", flag_values=values)
+    flags.DEFINE_bool("json", False, "One JSON object per continuation, with log-probabilities.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -56,7 +56,7 @@ def main(values: flags.FlagValues) -> None:
 
 
 def as_json(written: GeneratedText, step: int) -> dict[str, Any]:
-    """What --json prints of a continuation; without a calibrator or sampling, their keys are left out."""
+    """What --json prints for a continuation; without a calibrator or sampling their keys are left out."""
     arrays = {
         "log_probs": written.log_probs,
         "calibrated_log_probs": written.calibrated_log_probs,

@@ -2,7 +2,7 @@
 
 python -m experiments.pretrain --config=configs/quickstart.py --workdir=runs/quickstart
 
-The same command goes on where a run was stopped. Every config key can be changed: --config.training.steps=500.
+The same command resumes a run that was stopped. Every config key can be changed: --config.training.steps=500.
 """
 
 from collections.abc import Callable
@@ -38,13 +38,13 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
     define_config_file(values)
     flags.DEFINE_string(
-        "workdir", None, "Directory of the run: made when missing, gone on with when not.", flag_values=values
+        "workdir", None, "Directory of the run: created if missing, resumed if not.", flag_values=values
     )
     flags.DEFINE_string(
         "profile", None, "FIRST:LAST steps to record for TensorBoard's profiler, such as 20:25.", flag_values=values
     )
     flags.DEFINE_bool(
-        "distributed", False, "Call jax.distributed.initialize() first: one process a host.", flag_values=values
+        "distributed", False, "Call jax.distributed.initialize() first: one process per host.", flag_values=values
     )
 
 
@@ -77,7 +77,7 @@ def pretrain(
       on_evaluation: is called with the step and the metrics of each evaluation, and may raise to end the run.
 
     Raises:
-      UserError: for whatever is wrong with the config, the data or the directory; nothing is written then.
+      UserError: if the config, the data or the directory is invalid; nothing is written then.
       TrainingError: if a loss is not finite.
     """
     directory.check(config)
@@ -107,7 +107,7 @@ def pretrain(
     outcome = trainer.train()
     if outcome.stopped_by:
         step = int(outcome.state.step)
-        console.print(f"{outcome.stopped_by.name}: saved at step {step}; the same command goes on from there")
+        console.print(f"{outcome.stopped_by.name}: saved at step {step}; run the same command to resume")
     elif jax.process_index() == 0:
         console.print(f"done: {describe(outcome.validation)}", soft_wrap=True, highlight=False)
         write_products(full_config, corpus, outcome, directory, console)
@@ -116,7 +116,7 @@ def pretrain(
 
 
 def check_products(config: PretrainConfig, task: PretrainingTask) -> None:
-    """Checks that what is asked for at the end can be made by this objective.
+    """Checks that the objective supports the outputs requested at the end.
 
     Raises:
       UserError: if not.
@@ -130,7 +130,7 @@ def check_products(config: PretrainConfig, task: PretrainingTask) -> None:
 def write_products(
     config: PretrainConfig, corpus: Corpus, outcome: Outcome, directory: WorkDirectory, console: Console
 ) -> None:
-    """Writes samples and predictions, of a model that continues texts."""
+    """Writes samples and predictions, if the model can continue texts."""
     if config.model.architecture != "decoder":
         return
     # The mesh is for training; a few samples are made on one device.
@@ -145,7 +145,7 @@ def write_products(
 
 
 def introduction(config: PretrainConfig, corpus: Corpus) -> str:
-    """A few lines on what is about to be trained."""
+    """Prints a few lines about what will be trained."""
     devices = jax.devices()
     tokens_per_step = config.training.batch_size * config.model.max_length
     total = tokens_per_step * config.training.steps
@@ -161,7 +161,7 @@ def parse_profile(text: str | None) -> range | None:
     """The steps FIRST to LAST as a range.
 
     Raises:
-      UserError: if the text is anything else.
+      UserError: if the text has another form.
     """
     if text is None:
         return None

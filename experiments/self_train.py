@@ -1,12 +1,12 @@
-"""Trains a model on text that it wrote itself, mixed with real text, and measures whether that helped.
+"""Trains a model on text that it generated itself, mixed with real text, and measures whether that helps.
 
 python -m experiments.self_train --config=configs/self_training.py --config.init_from=runs/quickstart \\
     --workdir=runs/self_training
 
-In each round the newest model writes text, some tokens of it are replaced, inserted and deleted, and training goes on
-from that model on a mixture of it and of the real text. Beside it a control is trained for as long on real text alone.
+In each round the newest model generates text, some of its tokens are replaced, inserted and deleted, and the model is
+trained further on a mixture of generated and real text. A control is trained for equally long on real text alone.
 `effect.json` and the table at the end compare the two on the same validation windows, with a paired interval. The same
-command goes on where it was stopped.
+command resumes it after an interruption.
 """
 
 import dataclasses
@@ -50,14 +50,14 @@ class SelfTrainConfig:
 
     Attributes:
       init_from: work directory of a pretrained decoder.
-      rounds: how often the model writes and learns from it.
-      texts: that it writes in each round.
-      share: of each batch's windows that are of the model's own text.
-      augmentation: how its text is changed.
-      sampling: how it writes; `max_new_tokens` is the length of a text.
+      rounds: how often the model generates text and learns from it.
+      texts: number of texts generated in each round.
+      share: of each batch's windows that come from generated text.
+      augmentation: how generated text is changed.
+      sampling: how text is generated; `max_new_tokens` is the length of a text.
       optimizer: of each round.
-      training: of each round; `training.steps` of them.
-      seed: of writing, changing and the order of the data.
+      training: of each round, with `training.steps` steps.
+      seed: for generation, changes and the order of the data.
     """
 
     init_from: str = ""
@@ -97,7 +97,7 @@ def self_train(config: SelfTrainConfig, workdir: Path, console: Console) -> int:
     """Trains both arms, round by round; returns the exit status.
 
     Raises:
-      UserError: if the run to begin from is none of a decoder, or whatever `pretrain` raises.
+      UserError: if the source run is not a decoder, and as in `pretrain`.
     """
     first = load_first(config)
     check(config, first, workdir)
@@ -108,7 +108,7 @@ def self_train(config: SelfTrainConfig, workdir: Path, console: Console) -> int:
     for number in range(1, config.rounds + 1):
         own_text = workdir / f"round_{number}" / "generated.jsonl"
         if not own_text.exists():
-            with console.status(f"round {number}: writing {config.texts:,} texts"):
+            with console.status(f"round {number}: generating {config.texts:,} texts"):
                 write_texts(load(newest["self-training"], "last"), config, number, own_text)
         for arm, earlier in newest.items():
             directory = WorkDirectory(workdir / f"round_{number}" / arm)
@@ -123,23 +123,23 @@ def self_train(config: SelfTrainConfig, workdir: Path, console: Console) -> int:
 
 
 def load_first(config: SelfTrainConfig) -> TrainedRun:
-    """The run to begin from, with the training of a round.
+    """The source run, with a round's training settings.
 
     Raises:
-      UserError: if there is none, or it is none of a decoder.
+      UserError: if there is none, or it is not a decoder.
     """
     with naming_source(config.init_from):
         found = load_run(WorkDirectory(Path(config.init_from)), "last")
     if not isinstance(found.config, PretrainConfig) or found.config.objective.name != "causal":
-        raise UserError(f"config.init_from={config.init_from} is no decoder pretrained to continue texts")
+        raise UserError(f"config.init_from={config.init_from} is not a decoder pretrained to continue texts")
     return dataclasses.replace(found, config=dataclasses.replace(found.config, training=config.training))
 
 
 def check(config: SelfTrainConfig, first: TrainedRun, workdir: Path) -> None:
-    """Checks, before anything is written, that the rounds can be trained here.
+    """Checks that the rounds can be trained here, before writing anything.
 
     Raises:
-      UserError: if not: for the directory, the devices or the real text.
+      UserError: if not, because of the directory, the devices or the real text.
     """
     WorkDirectory(workdir).check(first.config)
     check_same(config, workdir)
@@ -149,10 +149,10 @@ def check(config: SelfTrainConfig, first: TrainedRun, workdir: Path) -> None:
 
 
 def check_same(config: SelfTrainConfig, workdir: Path) -> None:
-    """Checks that rounds in this directory are of this config; there may be more of them.
+    """Checks that rounds in this directory have this config; their number may grow.
 
     Raises:
-      UserError: if they are of another.
+      UserError: if they have another.
     """
     path = workdir / _CONFIG
     if not path.exists():
@@ -182,7 +182,7 @@ def round_config(
 
 
 def write_texts(model: LanguageModel, config: SelfTrainConfig, number: int, path: Path) -> None:
-    """Lets the model write texts, changes them, and stores them as JSON Lines, whole or not at all."""
+    """Generates texts, changes them, and stores them as JSON Lines, atomically."""
     tokenizer, lines = model.tokenizer, []
     start = ["\n" if tokenizer.end_of_text is None else ""]
     for batch in range(-(-config.texts // _AT_A_TIME)):
@@ -197,12 +197,12 @@ def write_texts(model: LanguageModel, config: SelfTrainConfig, number: int, path
 
 
 def hash_seed(*numbers: int) -> int:
-    """One seed from several numbers."""
+    """One seed derived from several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
 
 
 def last_difference(newest: dict[str, Path]) -> Difference:
-    """The validation loss of the self-trained model less that of its control, paired by windows of text."""
+    """The validation loss of the self-trained model minus that of its control, paired by windows of text."""
     figures = {}
     for arm, path in newest.items():
         trained, partitioner = load_run(WorkDirectory(path), "last"), one_device_partitioner()
@@ -232,10 +232,10 @@ def report(losses: dict[str, list[dict[str, float]]], change: Difference, workdi
     sure = (
         "one validation window: no interval"
         if math.isnan(change.p)
-        else f"95% interval {change.low:+.4f} to {change.high:+.4f}, p = {change.p:.3f}; paired over the same windows"
+        else f"95% interval {change.low:+.4f} to {change.high:+.4f}, p = {change.p:.3f}; paired by window"
     )
     console.print(
-        f"self-training less its control, after the last round: {change.value:+.4f} nats a token ({sure})",
+        f"self-training minus its control, after the last round: {change.value:+.4f} nats per token ({sure})",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""Models that choose among classes: for a text, for each of its words, or for the span that answers a question.
+"""Models that classify: texts, words, or spans that answer a question.
 
 Axes: N rows, W words, C classes.
 """
@@ -21,9 +21,9 @@ class Classification:
     """The class of a text.
 
     Attributes:
-      label: the likeliest class, by the calibrated probabilities where there are any.
+      label: the likeliest class, by calibrated probabilities if there are any.
       confidence: its probability.
-      probabilities: of each class, as the model gives them.
+      probabilities: of each class, from the model.
       calibrated_probabilities: of each class; None without a calibrator.
     """
 
@@ -35,13 +35,13 @@ class Classification:
 
 @dataclasses.dataclass(frozen=True)
 class Tagging:
-    """The tags of a sentence's words. Words that did not fit into the model are tagged "O" and have NaN for numbers.
+    """The tags of a sentence's words. Words that did not fit into the model are tagged "O", with NaN probabilities.
 
     Attributes:
       words: of the sentence.
-      tags: the likeliest of each word, by the calibrated probabilities where there are any.
+      tags: the likeliest tag of each word, by calibrated probabilities if there are any.
       confidence_W: their probabilities.
-      probabilities_WC: of each tag, as the model gives them.
+      probabilities_WC: of each tag, from the model.
       calibrated_probabilities_WC: of each tag; None without a calibrator.
     """
 
@@ -57,9 +57,9 @@ class Answer:
     """The answer to a question.
 
     Attributes:
-      text: a span of the context; "" where there is no answer.
-      probability: of this answer among all candidates, as the model gives it.
-      calibrated_probability: that the answer is right, an exact match; None without a calibrator.
+      text: a span of the context; "" for no answer.
+      probability: of this answer among all candidates, from the model.
+      calibrated_probability: that the answer is right (an exact match); None without a calibrator.
     """
 
     text: str
@@ -73,7 +73,7 @@ class Answer:
 
 
 class _Chooser(TaskModel):
-    """What chooses among classes, whose probabilities a calibrator can change."""
+    """A model with class probabilities, which a calibrator can change."""
 
     def _probabilities(self, logits_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Raw and calibrated."""
@@ -95,12 +95,12 @@ class Classifier(_Chooser):
         """The class of each text.
 
         Args:
-          texts: what to classify, or the first texts of pairs.
+          texts: to classify, or the first texts of pairs.
           pairs: the second texts, for a run with `config.task.pair`.
-          truncate: cut texts that are too long for the model; None: as the run was trained.
+          truncate: truncate texts that are too long for the model; None: as in training.
 
         Raises:
-          UserError: for a text that is too long, or if there should be pairs and are none, or the reverse.
+          UserError: for a text that is too long, or if pairs are missing or unexpected.
         """
         if self.task.config.pair != (pairs is not None):
             wanted = "pairs of texts: predict(texts, pairs)" if pairs is None else "single texts: predict(texts)"
@@ -136,7 +136,7 @@ class Tagger(_Chooser):
 
         Args:
           sentences: lists of words; a text is split at white space.
-          truncate: leave out words that do not fit into the model; None: as the run was trained.
+          truncate: leave out words that do not fit into the model; None: as in training.
 
         Raises:
           UserError: for a sentence that is too long or has no words.
@@ -177,7 +177,7 @@ class QuestionAnswerer(_Chooser):
 
     @property
     def choices(self) -> int:
-        """Two, wrong and right: calibrators are fitted to whether answers were right."""
+        """Two, wrong and right: calibrators are fitted to the correctness of answers."""
         return 2
 
     def predict(self, questions: Sequence[str], contexts: Sequence[str], truncate: bool | None = None) -> list[Answer]:
@@ -185,8 +185,8 @@ class QuestionAnswerer(_Chooser):
 
         Args:
           questions: texts.
-          contexts: as many texts, of any length.
-          truncate: cut questions that leave too little room for the context; None: as the run was trained.
+          contexts: equally many texts, of any length.
+          truncate: truncate questions that leave too little room for the context; None: as in training.
 
         Raises:
           UserError: for a question that is too long, or a context without words.

@@ -1,4 +1,4 @@
-"""What a task predicts for each of its examples, whatever device or mesh computes it.
+"""A task's predictions for each of its examples, on any device or mesh.
 
 Axes: N choices among classes, C classes.
 """
@@ -19,7 +19,7 @@ from lm.types import Batch, Batches, HostBatch, Params
 def make_prediction_step(
     task: SupervisedTask, axis_name: str | None = None
 ) -> Callable[[Params, Batch], dict[str, Array]]:
-    """A function of (parameters, batch) to what the task predicts for every row of the whole batch.
+    """A function from (parameters, batch) to the task's predictions for every row of the whole batch.
 
     Args:
       task: what was learned.
@@ -36,11 +36,11 @@ def make_prediction_step(
 def predict_examples(
     predict: Callable[[HostBatch], Mapping[str, Array]], batches: Batches, examples: int
 ) -> list[dict[str, Any]]:
-    """For each example its part of the outputs, in the order of the examples.
+    """The outputs for each example, in the order of the examples.
 
     Args:
       predict: from this host's part of a batch to the outputs for the whole batch.
-      batches: with an `index` that says which example each row is, -1 for none.
+      batches: with an `index` of each row's example, -1 for none.
       examples: how many there are.
     """
     found: list[dict[str, Any]] = [{} for _ in range(examples)]
@@ -54,7 +54,7 @@ def predict_examples(
 
 
 def with_calibrator(outputs: Sequence[Mapping[str, Any]], calibrator: Fitted) -> list[dict[str, Any]]:
-    """The outputs with a calibrator applied to their `logits`, from which predicted classes and confidences follow.
+    """The outputs with a calibrator applied to their `logits`, which give predicted classes and confidences.
 
     Raises:
       UserError: if the outputs have no logits.

@@ -1,4 +1,4 @@
-"""Models that write: decoders and encoder-decoders, as they were pretrained or after training on a task."""
+"""Models that generate text: decoders and encoder-decoders, pretrained or fine-tuned."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ How = SamplingConfig | BeamSearchConfig
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedText(Continuation):
-    """What a model wrote.
+    """A generated text.
 
     Attributes:
       prompt: what the model read.
-      text: of the tokens.
+      text: the decoded tokens.
       continues: whether the text continues the prompt; otherwise it is a text of its own.
     """
 
@@ -37,36 +37,36 @@ class GeneratedText(Continuation):
 
     @property
     def confidence(self) -> float:
-        """The geometric mean of the tokens' probabilities (Malinin & Gales 2021), calibrated ones where there are any.
+        """The geometric mean of the tokens' probabilities (Malinin & Gales 2021), calibrated ones if there are any.
 
-        NaN of no tokens.
+        NaN without tokens.
         """
         log_probs = self.log_probs if self.calibrated_log_probs is None else self.calibrated_log_probs
         return float(np.exp(np.mean(log_probs, dtype=np.float64))) if log_probs.size else float("nan")
 
 
 class LanguageModel(ModelInUse):
-    """Writes texts, and says how likely given ones are.
+    """Generates texts and scores given ones.
 
-    A pretrained decoder continues its prompts, which begin documents. A pretrained encoder-decoder reads a prompt with
-    marks as it was trained on, such as "the <extra_id_0> sat" or "the [MASK] sat", and writes its output.
+    A pretrained decoder continues its prompts, which start documents. A pretrained encoder-decoder reads a prompt with
+    the special tokens it was trained on, such as "the <extra_id_0> sat" or "the [MASK] sat", and generates its output.
     """
 
     kind: ClassVar[str] = "a language model"
     uses: ClassVar[tuple[str, ...]] = ("generate", "log_probs", "embed")
 
     def generate(self, prompts: Sequence[str], how: How | None = None) -> list[GeneratedText]:
-        """Writes after each prompt.
+        """Generates a text for each prompt.
 
-        A calibrator acts on the model's probabilities before anything else does, so that it decides what is written.
+        A calibrator is applied to the model's probabilities first, so it affects what is generated.
 
         Args:
           prompts: texts.
-          how: sampling, which at temperature 0 is greedy, or beam search; None: as the run's task evaluates itself, and
-            sampling for a pretrained model. With several samples a prompt, those of the first come first.
+          how: sampling (greedy at temperature 0) or beam search; None: as in the evaluation of the run's task, and
+            sampling for a pretrained model. With several samples per prompt, those of the first prompt come first.
 
         Raises:
-          UserError: for a prompt that the model can't read.
+          UserError: for a prompt that the model cannot read.
         """
         how = how or self.search
         samples = how.samples if isinstance(how, SamplingConfig) else 1
@@ -86,12 +86,12 @@ class LanguageModel(ModelInUse):
     def log_probs(
         self, prompts: Sequence[str], continuations: Sequence[str | Sequence[int]], finished: bool = False
     ) -> list[Continuation]:
-        """How likely each continuation is after its prompt, token by token.
+        """The log-probability of each continuation given its prompt, token by token.
 
         Args:
           prompts: texts.
-          continuations: as many texts or lists of token ids. A text is encoded apart from its prompt.
-          finished: whether each text ends there, so that its end-of-text token counts too.
+          continuations: equally many texts or lists of token ids. A text is encoded separately from its prompt.
+          finished: whether each text ends there, so that its end-of-text token is scored too.
 
         Raises:
           UserError: for a pair that is too long for the model.
@@ -99,7 +99,7 @@ class LanguageModel(ModelInUse):
         prompts, continuations = as_list(prompts, "prompts"), as_list(continuations, "continuations")
         if len(prompts) != len(continuations):
             raise UserError(
-                f"there are {len(prompts)} prompts and {len(continuations)} continuations: give as many of each"
+                f"there are {len(prompts)} prompts and {len(continuations)} continuations: give equally many"
             )
         if not prompts:
             return []
@@ -116,14 +116,14 @@ class LanguageModel(ModelInUse):
 
     @property
     def search(self) -> How:
-        """How to write where nothing else is said."""
+        """The default settings of generation."""
         return SamplingConfig()
 
     def prompt_tokens(self, prompts: Sequence[str]) -> list[list[int]]:
-        """The token ids that the model reads of each prompt.
+        """The token ids that the model reads for each prompt.
 
         Raises:
-          UserError: for a prompt that it can't read.
+          UserError: for a prompt that it cannot read.
         """
         end_of_text = self.tokenizer.end_of_text
         if self.config.model.architecture == "encoder_decoder":
@@ -149,13 +149,13 @@ class LanguageModel(ModelInUse):
         return [*encoded, end_of_text]
 
     def _text(self, continuation: Continuation) -> str:
-        """Without the end-of-text token; marks that the model learned to write stay."""
+        """Without the end-of-text token; special tokens that the model learned to generate stay."""
         tokens = continuation.tokens[: -1 if continuation.finished else None]
         return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=not self._marks)
 
     @property
     def _marks(self) -> tuple[str, ...]:
-        """Special tokens that texts may hold."""
+        """Special tokens that texts may contain."""
         return special_tokens(self.config.objective) if isinstance(self.config, PretrainConfig) else ()
 
     @property
@@ -169,7 +169,7 @@ class LanguageModel(ModelInUse):
 
 
 class TaskLanguageModel(TaskModel, LanguageModel):
-    """A model that was trained to complete prompts, or to make one text of another."""
+    """A model fine-tuned to complete prompts or to turn one text into another."""
 
     kind: ClassVar[str] = "a fine-tuned language model"
 
@@ -180,11 +180,11 @@ class TaskLanguageModel(TaskModel, LanguageModel):
 
     @property
     def search(self) -> How:
-        """As the task evaluates itself."""
+        """The settings of the task's evaluation."""
         return self.task.search
 
     def prompt_tokens(self, prompts: Sequence[str]) -> list[list[int]]:
-        """The token ids that the model reads of each prompt, which is cleaned as the run's rows are.
+        """The token ids that the model reads for each prompt, which is cleaned like the run's rows.
 
         Raises:
           UserError: for a prompt that is too long.

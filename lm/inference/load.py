@@ -1,4 +1,4 @@
-"""From a work directory to a model in use: the one place that asks which kind of run it is."""
+"""From a work directory to a model in use: the one place that checks which kind of run it is."""
 
 import os
 from pathlib import Path
@@ -19,14 +19,14 @@ from lm.tasks.sequence_to_sequence import SequenceToSequence
 from lm.tasks.span_extraction import SpanExtraction
 from lm.tasks.token_classification import TokenClassification
 
-# How what was learned from rows is used; the first class that a task is of decides. Any other task can be measured.
+# How models trained on rows are used; the first matching class of the task decides. Other tasks can only be evaluated.
 _OF_TASKS: tuple[tuple[type, type[ModelInUse]], ...] = (
     (SequenceClassification, Classifier),
     (TokenClassification, Tagger),
     (SpanExtraction, QuestionAnswerer),
     (SequenceToSequence, TaskLanguageModel),
 )
-# And what was learned from text, by the architecture that learned it.
+# And pretrained models, by architecture.
 _OF_TEXT: dict[str, type[ModelInUse]] = {
     "decoder": LanguageModel,
     "encoder_decoder": LanguageModel,
@@ -46,15 +46,14 @@ def load(
       directory: work directory of a run.
       checkpoint: the "best" by its validation metric, the "last", or a step.
       calibrator: of the model's probabilities: a name from the run's calibration/, such as "temperature", the path of a
-        file, or one that was fitted here.
+        file, or a fitted calibrator.
       mesh: of devices, with axes `data`, `fsdp` and `tensor`, that share the parameters; None: one device holds them.
 
     Returns:
-      By what was learned: `LanguageModel` (decoders and encoder-decoders, pretrained or trained on a task),
-      `MaskedLanguageModel`, `Classifier`, `Tagger` or `QuestionAnswerer`; for a task of another kind, `TaskModel`.
+# How models trained on rows are used; the first matching class of the task decides. Other tasks can only be evaluated.
 
     Raises:
-      UserError: if there is no run, checkpoint or calibrator, or the calibrator is of another model.
+      UserError: if there is no run, checkpoint or calibrator, or the calibrator belongs to another model.
     """
     work_directory = WorkDirectory(Path(directory))
     fitted = find_calibrator(work_directory, calibrator)
@@ -62,15 +61,15 @@ def load(
 
 
 def in_use(run: TrainedRun, calibrator: Fitted | None = None, mesh: Mesh | None = None) -> ModelInUse:
-    """A run that was read already, as `load` gives it.
+    """Like `load`, for a run that has already been read.
 
     Args:
-      run: its task and parameters are for the mesh.
+      run: with task and parameters for the mesh.
       calibrator: of its probabilities.
       mesh: as for `load`.
 
     Raises:
-      UserError: if the calibrator is of another model.
+      UserError: if the calibrator belongs to another model.
     """
     if isinstance(run.config, PretrainConfig):
         kind = _OF_TEXT[run.config.model.architecture]
@@ -80,10 +79,10 @@ def in_use(run: TrainedRun, calibrator: Fitted | None = None, mesh: Mesh | None 
 
 
 def find_calibrator(directory: WorkDirectory, calibrator: str | os.PathLike | Fitted | None) -> Fitted | None:
-    """The calibrator of a name in the run's calibration/, of a path, or as given.
+    """The calibrator by name in the run's calibration/, by path, or as given.
 
     Raises:
-      UserError: if there is no such file, or it holds something else.
+      UserError: if there is no such file, or it is not a calibrator.
     """
     if calibrator is None or isinstance(calibrator, Fitted):
         return calibrator

@@ -1,4 +1,4 @@
-"""Encoders that learned to predict hidden tokens.
+"""Encoders trained to predict hidden tokens.
 
 Axes: B rows of a batch, T positions, K hidden tokens of a text, V vocabulary.
 """
@@ -27,11 +27,11 @@ _MASK = SPECIAL_TOKENS[2]
 
 @dataclasses.dataclass(frozen=True)
 class Filling:
-    """What a hidden token may be.
+    """Candidates for a hidden token.
 
     Attributes:
-      tokens: the likeliest, as texts, by the calibrated probabilities where there are any.
-      probabilities: of these tokens, as the model gives them.
+      tokens: the likeliest, as texts, by calibrated probabilities if there are any.
+      probabilities: of these tokens, from the model.
       calibrated_probabilities: of these tokens; None without a calibrator.
     """
 
@@ -41,16 +41,16 @@ class Filling:
 
 
 class MaskedLanguageModel(ModelInUse):
-    """Predicts hidden tokens from those on both sides of them."""
+    """Predicts hidden tokens from both sides."""
 
     kind: ClassVar[str] = "a masked language model"
     uses: ClassVar[tuple[str, ...]] = ("fill", "embed")
 
     def fill(self, texts: Sequence[str], top: int = 5) -> list[list[Filling]]:
-        """For each text and each [MASK] in it the likeliest tokens.
+        """The likeliest tokens for each [MASK] of each text.
 
         Args:
-          texts: with the mark [MASK] for each hidden token. White space before it belongs to the hidden token.
+          texts: with [MASK] in place of each hidden token. White space before it belongs to the hidden token.
           top: how many tokens.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What all models in use have in common: a run's parts on one device or a mesh, and vectors of texts.
+"""What all models in use share: a run's parts on one device or a mesh, and text embeddings.
 
 Axes: N texts, B rows of a batch, T positions, D width of the hidden states.
 """
@@ -34,10 +34,10 @@ Step = Callable[[Params, Any], dict[str, Array]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelInUse:
-    """A trained model, with whatever is needed to use it. `lm.load` makes one from a work directory.
+    """A trained model with everything needed to use it. `lm.load` creates one from a work directory.
 
     Attributes:
-      run: its parts, as they were read.
+      run: its parts.
       calibrator: of its probabilities, or None.
       mesh: of devices that hold the parameters, or None for one device.
     """
@@ -54,27 +54,27 @@ class ModelInUse:
         if self.calibrator is not None and self.calibrator.classes != choices:
             raise UserError(
                 f"the calibrator {self.calibrator.name} is for {self.calibrator.classes} classes, and this model "
-                f"chooses among {choices}: use one that was fitted to this run's own predictions"
+                f"has {choices}: use one that was fitted to this run's own predictions"
             )
 
     @property
     def choices(self) -> int:
-        """Among how many classes, or tokens, the model chooses: what a calibrator must be for."""
+        """The number of classes, or tokens, that a calibrator must have."""
         return len(self.classes) or self.config.model.vocab_size or 0
 
     @property
     def config(self) -> RunConfig:
-        """Of the run, its vocabulary size known."""
+        """The run's config, with its vocabulary size."""
         return self.run.config
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The run's own."""
+        """The run's tokenizer."""
         return self.run.tokenizer
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes or tags; none for a model that writes."""
+        """Names of the classes or tags; empty for a model that generates text."""
         return self.run.classes
 
     @property
@@ -84,12 +84,12 @@ class ModelInUse:
 
     @property
     def step(self) -> int:
-        """Of the checkpoint."""
+        """The checkpoint's step."""
         return self.run.step
 
     @property
     def task(self) -> Any:
-        """What was learned."""
+        """The task that was learned."""
         return self.run.task
 
     @property
@@ -100,12 +100,12 @@ class ModelInUse:
     def embed(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
         """A vector for each text: the mean of the last hidden states over its tokens, [N, D] in float32.
 
-        Of an encoder-decoder these are the encoder's. The mean is the pooling that served best without further training
-        (Reimers & Gurevych 2019, section 6; Ni et al. 2022, Sentence-T5).
+        For an encoder-decoder these are the encoder's. Mean pooling works best without further training (Reimers &
+        Gurevych 2019, section 6; Ni et al. 2022, Sentence-T5).
 
         Args:
-          texts: each of them one text for the model.
-          truncate: use the beginning of texts that are longer than the model's `max_length`.
+          texts: each encoded as one text.
+          truncate: use only the beginning of texts longer than the model's `max_length`.
 
         Raises:
           UserError: for a text that is too long.
@@ -119,7 +119,7 @@ class ModelInUse:
         return np.stack([output["embedding"] for output in outputs]) if texts else np.zeros((0, config.width))
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """For models that choose among classes or answer questions.
+        """For models that classify or answer questions.
 
         Raises:
           UserError: for all others.
@@ -127,7 +127,7 @@ class ModelInUse:
         self._refuse("predict")
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """For models that write.
+        """For models that generate text.
 
         Raises:
           UserError: for all others.
@@ -135,7 +135,7 @@ class ModelInUse:
         self._refuse("generate")
 
     def log_probs(self, *args: Any, **kwargs: Any) -> Any:
-        """For models that write.
+        """For models that generate text.
 
         Raises:
           UserError: for all others.
@@ -143,7 +143,7 @@ class ModelInUse:
         self._refuse("log_probs")
 
     def fill(self, *args: Any, **kwargs: Any) -> Any:
-        """For models that learned to predict hidden tokens.
+        """For models that predict hidden tokens.
 
         Raises:
           UserError: for all others.
@@ -163,7 +163,7 @@ class ModelInUse:
         return self._compiled(step)
 
     def _compiled(self, step: Step) -> Step:
-        """Compiles a function of (parameters, batch) whose results every device knows."""
+        """Compiles a function of (parameters, batch) with replicated results."""
         return jax.jit(step, out_shardings=None if self.mesh is None else NamedSharding(self.mesh, P()))
 
     def _outputs(
@@ -174,7 +174,7 @@ class ModelInUse:
         padding: Mapping[str, int],
         batch_size: int = 0,
     ) -> list[dict[str, Any]]:
-        """What a compiled step gives for each example, in batches of like length; as few shapes as in training."""
+        """Each example's results of a compiled step, in batches of similar length with as few shapes as in training."""
         if not examples:
             return []
         axes = {name: axis for name, axis in axes.items() if name in examples[0]}
@@ -183,7 +183,7 @@ class ModelInUse:
         return predict_examples(lambda batch: step(self.params, self._placed(batch)), batches, len(examples))
 
     def _batch_size(self, examples: int) -> int:
-        """The run's, or a smaller power of two for a few examples."""
+        """The run's batch size, or a smaller power of two for few examples."""
         training = self.config.training
         return min(training.evaluation_batch_size or training.batch_size, 1 << (examples - 1).bit_length())
 
@@ -195,7 +195,7 @@ class ModelInUse:
         return (*(2**power for power in range(4, 20) if 2**power < longest), longest)
 
     def _placed(self, batch: HostBatch) -> HostBatch | Batch:
-        """The batch where the parameters are: its rows shared out, if that comes out even."""
+        """The batch on the parameters' devices, its rows sharded if they divide evenly."""
         if self.mesh is None:
             return batch
         shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
@@ -207,7 +207,7 @@ def as_list(values: Sequence[Any], name: str) -> list[Any]:
     """The values as a list.
 
     Raises:
-      UserError: for a single text, which Python would take for a list of characters.
+      UserError: for a single text, which Python would treat as a list of characters.
     """
     if isinstance(values, str):
         raise UserError(f"{name} must be a list of them, not one text: write [text]")

@@ -19,7 +19,7 @@ from lm.inference.language_models import LanguageModel
 from lm.models.decoder_lm import DecoderLM
 from lm.runs.config import PredictionsConfig
 
-# Logits of so many numbers (256 MiB) are written as they are; beyond, as the factors that they are the product of.
+# Up to this size (256 MiB) logits are written out; larger ones are stored as two factors.
 _MOST_LOGITS = 2**26
 _FEWEST_DOCUMENTS = 30
 
@@ -27,19 +27,18 @@ _FEWEST_DOCUMENTS = 30
 def write_predictions(
     in_use: LanguageModel, store: TokenStore, config: PredictionsConfig, seed: int, path: Path
 ) -> Predictions:
-    """Predicts every token of some windows of a text, chosen at random, and writes an npz file.
+    """Predicts every token of some randomly chosen windows of a text, and writes an npz file.
 
-    Logits over a large vocabulary are stored as last hidden states and output matrix, whose product they are: nothing
-    is cut off or rounded, and calibrators that scale and shift logits work on the factors.
+    Logits over a large vocabulary are stored as their factors, last hidden states and output matrix: nothing is
+    truncated or rounded, and calibrators that scale and shift logits work on the factors.
 
-    The cluster of a token is its document. Where there are fewer than 30 documents it is its window of `max_length`
-    tokens.
+    The cluster of a token is its document, or, with fewer than 30 documents, its window of `max_length` tokens.
 
     Args:
       in_use: a decoder.
       store: the text.
       config: how many tokens.
-      seed: of the choice.
+      seed: for choosing windows.
       path: of the npz file.
     """
     model, params = in_use.model, in_use.params
@@ -85,6 +84,6 @@ def _logits(model: DecoderLM, params: Any, hidden_ND: Array) -> Array:
 
 
 def _output_matrix(model: DecoderLM, params: Any) -> np.ndarray:
-    """The matrix, [V, D], as the model multiplies with it: rounded to the compute dtype."""
+    """The output matrix, [V, D], as used by the model: rounded to the compute dtype."""
     output_VD = params["token_embedding"]["embedding"] if model.config.tie_embeddings else params["output"]
     return np.asarray(output_VD.astype(model.config.compute_dtype), np.float32)

@@ -1,4 +1,4 @@
-"""Text that a trained model writes, so that a person can see what it learned."""
+"""Samples of a trained model, to see what it learned."""
 
 from pathlib import Path
 

@@ -1,6 +1,7 @@
-"""Texts with marks in them, such as [MASK], that stand for special tokens.
+"""Texts that contain special tokens by name, such as [MASK].
 
-`Tokenizer.encode` makes no text a special token, since a document must not end another. Here the marks are the user's.
+`Tokenizer.encode` never produces special tokens, since text must not end a document. Here the user writes them on
+purpose.
 """
 
 import re
@@ -10,13 +11,13 @@ from lm.data.tokenizers import Tokenizer
 
 
 def encode_marked(tokenizer: Tokenizer, text: str, marks: Sequence[str]) -> list[int]:
-    """Token ids of a text, where each mark is the special token of its name.
+    """Token ids of a text in which names of special tokens stand for these.
 
-    White space before a mark is left out: it belongs to the token that the mark hides (as RoBERTa's tokenizer has it).
+    White space before such a name is removed: it belongs to the hidden token (as in RoBERTa's tokenizer).
 
     Args:
-      tokenizer: knows all marks.
-      text: with any number of marks.
+      tokenizer: has all these special tokens.
+      text: with any number of them.
       marks: names of special tokens.
     """
     if not marks:

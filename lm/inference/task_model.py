@@ -1,4 +1,4 @@
-"""A model that was trained on rows of a task."""
+"""A model trained on a task with rows."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from lm.tasks.supervised import Encoded, Results, Row
 
 
 class Measured(NamedTuple):
-    """A task's results for rows with answers, and how many of the rows were too long and lost tokens."""
+    """A task's results for rows with answers, and how many rows were truncated."""
 
     results: Results
     cut: int
@@ -23,11 +23,11 @@ class TaskModel(ModelInUse):
     """Its task is a `SupervisedTask`."""
 
     def measure(self, rows: Sequence[Row], batch_size: int = 0) -> Measured:
-        """The task's results for rows with answers, from calibrated probabilities where there is a calibrator.
+        """The task's results for rows with answers, from calibrated probabilities if there is a calibrator.
 
         Args:
           rows: as `lm.data.rows` reads them, cleaned.
-          batch_size: at a time; 0: the run's.
+          batch_size: examples per batch; 0: the run's.
 
         Raises:
           UserError: for rows that don't fit the task.
@@ -46,7 +46,7 @@ class TaskModel(ModelInUse):
         return self._compiled(make_prediction_step(self.task))
 
     def _encoded(self, rows: Sequence[Row], truncate: bool | None) -> Encoded:
-        """The rows' examples, with `config.task.truncate` as it is or as said."""
+        """The rows' examples, with `config.task.truncate` as configured or overridden."""
         task = self.task
         if truncate is None:
             return task.encode(rows)
@@ -55,11 +55,11 @@ class TaskModel(ModelInUse):
         return dataclasses.replace(task, config=dataclasses.replace(task.config, truncate=truncate)).encode(rows)
 
     def _rows(self, kind: str, **columns: Sequence[Any]) -> list[Row]:
-        """Rows without answers, cleaned as the run's own."""
+        """Rows without answers, cleaned like the run's own."""
         values = [as_list(column, name) for name, column in columns.items()]
         if len({len(column) for column in values}) > 1:
             lengths = " and ".join(f"{len(column)} {name}" for name, column in zip(columns, values, strict=True))
-            raise UserError(f"there are {lengths}: give as many of each")
+            raise UserError(f"there are {lengths}: give equally many")
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
         cleaning = self.config.data.cleaning
         return [clean_row({**row, "place": f"{kind} {number}"}, cleaning) for number, row in enumerate(rows, 1)]

@@ -1,1 +1,1 @@
-"""From a task and batches to a trained model in a work directory."""
+"""Training: from a problem to a trained model in a work directory."""

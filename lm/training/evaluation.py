@@ -27,13 +27,13 @@ def evaluate(
     batches: Iterable[HostBatch],
     partitioner: Partitioner,
 ) -> tuple[dict[str, WeightedMean], ReliabilityTotals]:
-    """The weighted mean of each statistic over all batches, with windows of text as clusters; and reliability's totals.
+    """The weighted mean of each statistic over all batches, with windows of text as clusters, and reliability totals.
 
     Args:
       evaluation_step: compiled, from `make_evaluation_step`; its result has `weight` and any number of other sums.
       state: whose evaluation parameters to use.
       batches: this host's part of every batch; windows of padding have weight 0.
-      partitioner: places them.
+      partitioner: places the batches on devices.
     """
     means: dict[str, WeightedMean] = {}
     reliability: ReliabilityTotals = {}
@@ -81,7 +81,7 @@ def make_validation(
 def rehearsed_metrics(
     task: PretrainingTask, batches: Batches, num_bytes: int | None, partitioner: Partitioner
 ) -> dict[str, float]:
-    """Metrics of made-up sums, which cost nothing and have the names of the true ones."""
+    """Metrics of made-up sums, without computation, to know the names of the real ones."""
     params = jax.eval_shape(task.init, jax.random.key(0))
     state = TrainState.of_params(params)
     shapes = jax.eval_shape(make_evaluation_step(task), state, batches[0])
@@ -90,7 +90,7 @@ def rehearsed_metrics(
 
 
 def loss_by_window(task: PretrainingTask, state: TrainState, batches: Batches, partitioner: Partitioner) -> Metric:
-    """The validation loss as a figure whose items are windows, for paired comparisons of models on the same text."""
+    """The validation loss as a metric with windows as items, for paired comparisons of models on the same text."""
     step = partitioner.compile_evaluation_step(make_evaluation_step(task, axis_name=partitioner.axis_name))
     found = [step(state, partitioner.place_batch(batches[number])) for number in range(len(batches))]
     loss_W, weight_W = (np.concatenate([np.asarray(sums[name]) for sums in found]) for name in ("loss", "weight"))
@@ -101,13 +101,13 @@ def loss_by_window(task: PretrainingTask, state: TrainState, batches: Batches, p
 def validation_metrics(
     means: dict[str, WeightedMean], reliability: ReliabilityTotals, num_bytes: int | None
 ) -> dict[str, float]:
-    """Metrics by the names under which they are logged.
+    """Metrics by the names in the log.
 
     Args:
-      means: from `evaluate`, `loss` in nats a token.
+      means: from `evaluate`, `loss` in nats per token.
       reliability: from `evaluate`.
-      num_bytes: of the UTF-8 text whose tokens were counted, for bits per byte; None where a task predicts only a part
-        of them.
+      num_bytes: of the UTF-8 text whose tokens were counted, for bits per byte; None if a task predicts only part of
+        them.
     """
     metrics = {}
     for name, mean in means.items():
@@ -123,7 +123,7 @@ def validation_metrics(
 
 
 def describe(metrics: dict[str, float]) -> str:
-    """A line about an evaluation, each figure with its standard error."""
+    """A line about an evaluation, with standard errors."""
     loss, accuracy = metrics["validation/loss"], metrics["validation/accuracy"]
     parts = [
         f"validation loss {loss:.4f} ± {metrics['validation/loss_stderr']:.4f}",

@@ -1,4 +1,4 @@
-"""What a run begins with, where that isn't random: the parameters of another run, or word vectors.
+"""Initial parameters that are not random: those of another run, or word vectors.
 
 Axes: V vocabulary, D model width.
 """
@@ -21,7 +21,7 @@ from lm.types import Params
 
 
 def params_of_source(config: RunConfig, task: Task, source: TrainedRun, console: Console) -> Params:
-    """The parameters of the run that `config.init_from` names, random where it has none; prints which is which.
+    """The parameters of the run in `config.init_from`, random where it has none; prints which are loaded.
 
     Raises:
       UserError: if they don't fit the task's model.
@@ -34,17 +34,17 @@ def params_of_source(config: RunConfig, task: Task, source: TrainedRun, console:
 def params_with_word_vectors(
     config: FinetuneConfig, task: Task, tokenizer: Tokenizer, texts: Sequence[str], console: Console
 ) -> Params:
-    """Random parameters, but for a token embedding of `config.word_vectors`; prints how many words have one.
+    """Random parameters with a token embedding from `config.word_vectors`; prints its coverage.
 
     Args:
-      config: of the run, its vocabulary size known.
+      config: of the run, with its vocabulary size.
       task: what is learned.
-      tokenizer: whose tokens to look up.
-      texts: for training, in which tokens are counted.
+      tokenizer: its tokens are looked up.
+      texts: for training, to count tokens.
       console: to print on.
 
     Raises:
-      UserError: if the vectors can't be read or have another width than the model.
+      UserError: if the vectors cannot be read or differ in width from the model.
     """
     counts_V = np.bincount(
         list(itertools.chain.from_iterable(tokenizer.encode_batch(texts))), minlength=config.model.size_of_vocabulary

@@ -1,4 +1,4 @@
-"""The training loop: step, log, evaluate, checkpoint; stop at any moment and go on as if nothing had happened."""
+"""The training loop: step, log, evaluate, checkpoint; it can be stopped at any time and resumes exactly."""
 
 import contextlib
 import dataclasses
@@ -34,8 +34,8 @@ class Outcome:
     """How training ended.
 
     Attributes:
-      state: the last.
-      stopped_by: the signal that ended it early, or None.
+      state: the final state.
+      stopped_by: the signal that stopped it early, or None.
       validation: metrics of the last evaluation; empty if there was none.
       out_of_patience: whether evaluations stopped improving before the last step.
     """
@@ -47,7 +47,7 @@ class Outcome:
 
 
 def check_batch_size(config: RunConfig, partitioner: Partitioner) -> None:
-    """Checks that the devices divide the batch.
+    """Checks that the batch can be divided among the devices.
 
     Raises:
       UserError: if they don't.
@@ -69,7 +69,7 @@ def check_batch_size(config: RunConfig, partitioner: Partitioner) -> None:
 
 
 class Trainer:
-    """One run. `train` is the loop; the rest is what it does at its stations."""
+    """One run. `train` is the loop; the other methods are its parts."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Trainer:
         on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
         profile: range | None = None,
     ):
-        """Compiles nothing yet and writes nothing yet.
+        """Sets up the run without compiling or writing anything.
 
         Args:
           config: of the run.
@@ -90,15 +90,16 @@ class Trainer:
           partitioner: on which devices.
           directory: claimed before `train`.
           console: for progress.
-          on_evaluation: is told the step and the metrics of each evaluation, and may raise to end the run.
+          on_evaluation: is called with the step and the metrics of each evaluation, and may raise to end the run.
           profile: steps to record.
 
         Raises:
-          UserError: for a `best_metric` that isn't measured, or patterns of `config.optimizer.freeze` that fit nothing.
+          UserError: for a `best_metric` that isn't measured, or patterns of `config.optimizer.freeze` that match
+            nothing.
         """
         self._config, self._problem, self._partitioner, self._directory = config, problem, partitioner, directory
         self._console, self._profile, self._on_evaluation = console, profile or range(0), on_evaluation
-        Patience(config.training).score(problem.rehearsed)  # raises where `best_metric` is not among them
+        Patience(config.training).score(problem.rehearsed)  # raises if `best_metric` is not among them
         task = problem.task
         optimizer = make_optimizer(config.optimizer, config.training.steps)
         self._schedule = make_schedule(config.optimizer, config.training.steps)
@@ -118,7 +119,7 @@ class Trainer:
         self._flops_share = flops / (peak * jax.device_count()) if peak and flops else None
 
     def train(self) -> Outcome:
-        """Trains from the newest checkpoint, or from the beginning, to the last step or the first signal.
+        """Trains from the newest checkpoint, or from scratch, to the last step or the first signal.
 
         Raises:
           TrainingError: if a loss or a gradient is not finite.
@@ -172,7 +173,7 @@ class Trainer:
                 state = with_params(state, self._problem.initial_params)
             return state, Interval(), Patience(self._config.training), {}
         state, progress = restored
-        self._console.print(f"going on after step {int(state.step)} from {self._checkpoints.directory}", soft_wrap=True)
+        self._console.print(f"resuming at step {int(state.step)} from {self._checkpoints.directory}", soft_wrap=True)
         patience = Patience(self._config.training, **progress["patience"])
         return state, Interval(progress["interval"]), patience, progress["validation"]
 
@@ -181,7 +182,7 @@ class Trainer:
         for name in ("loss", "objective", "gradient_norm"):
             if not math.isfinite(values[name]):
                 saved = self._checkpoints.steps
-                kept = f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
+                kept = f"the last good checkpoint is at step {saved[-1]}" if saved else "there is no checkpoint yet"
                 raise TrainingError(
                     f"the {name.replace('_', ' ')} is {values[name]} at step {step}: training stopped and {kept}. Try "
                     "a lower config.optimizer.learning_rate or more warmup_steps, in a new --workdir"
@@ -213,7 +214,7 @@ class Trainer:
             if self._patience.is_over:
                 best_metric = self._config.training.best_metric
                 self._progress.say(
-                    f"stopping early: {self._patience.since_best} evaluations without a better {best_metric}"
+                    f"stopping early: {self._patience.since_best} evaluations without improvement in {best_metric}"
                 )
             if self._on_evaluation is not None:
                 self._on_evaluation(step, metrics)
@@ -225,7 +226,7 @@ class Trainer:
             patience = {"best": self._patience.best, "since_best": self._patience.since_best}
             progress = {"interval": self._interval.sums, "validation": validation, "patience": patience}
             score = self._patience.score(validation) if evaluated else math.nan
-            # Orbax would take a score that is not a number for the best of all.
+            # Orbax would treat a NaN score as the best of all.
             self._checkpoints.save(state, progress, score if math.isfinite(score) else None)
 
     def _record_profile(self, step: int) -> None:
@@ -237,17 +238,17 @@ class Trainer:
 
 
 class Patience:
-    """How long ago an evaluation was the best so far; kept in checkpoints."""
+    """Counts evaluations since the best one; stored in checkpoints."""
 
     def __init__(self, config: TrainingConfig, best: float | None = None, since_best: int = 0):
-        """Starts from what a checkpoint held, or from nothing."""
+        """Starts from a checkpoint's record, or from zero."""
         self._config, self.best, self.since_best = config, best, since_best
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """The metric that judges checkpoints, turned so that lower is better.
+        """The metric that ranks checkpoints, negated if necessary so that lower is better.
 
         Raises:
-          UserError: if the run logs no such metric, or neither of its directions is better.
+          UserError: if the run does not log it, or neither direction is better.
         """
         name = self._config.best_metric
         if f"validation/{name}" not in metrics:
@@ -258,7 +259,7 @@ class Patience:
         return value if is_lower_better(name, "config.training.best_metric") else -value
 
     def see(self, metrics: dict[str, float]) -> None:
-        """Counts one evaluation. One that is not a number is not better than any other."""
+        """Counts one evaluation. NaN is never an improvement."""
         score = self.score(metrics)
         if math.isfinite(score) and (self.best is None or score < self.best):
             self.best, self.since_best = score, 0
@@ -267,15 +268,15 @@ class Patience:
 
     @property
     def is_over(self) -> bool:
-        """Whether to stop."""
+        """Whether training should stop."""
         return 0 < self._config.patience <= self.since_best
 
 
 class Interval:
-    """Sums since the last logged line, kept in checkpoints so that the next line after a resume covers it all."""
+    """Sums since the last logged line, stored in checkpoints so that the line after a resume covers all steps."""
 
     def __init__(self, sums: dict[str, float] | None = None):
-        """Starts from sums that a checkpoint held, or from none."""
+        """Starts from a checkpoint's sums, or from none."""
         self.sums = dict(sums or {})
 
     def add(self, values: dict[str, float]) -> None:
@@ -284,7 +285,7 @@ class Interval:
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def metrics(self) -> dict[str, float]:
-        """Means by the names under which they are logged: over tokens, and over steps for what a step has one of."""
+        """Means by the names under which they are logged: over tokens, or over steps for per-step values."""
         per_step = ("gradient_norm", "penalty")
         weight, steps = self.sums["weight"], self.sums["steps"]
         return {
@@ -299,7 +300,7 @@ class Interval:
 
 
 class Stopwatch:
-    """Tokens (or examples) per second of training, with pauses for everything else."""
+    """Tokens (or examples) per second of training, excluding everything else."""
 
     def __init__(self):
         """Starts."""
@@ -308,22 +309,22 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time inside doesn't count."""
+        """A context whose time does not count."""
         began = time.perf_counter()
         yield
         self._started += time.perf_counter() - began
 
     def units_per_second(self) -> float:
-        """Since the start."""
+        """Since the start of the stopwatch."""
         return self.units / (time.perf_counter() - self._started)
 
 
 @contextlib.contextmanager
 def caught_signals() -> Iterator[list[signal.Signals]]:
-    """Collects SIGTERM and SIGINT (Ctrl-C) instead of dying of the first; a second one ends the process at once."""
+    """Records SIGTERM and SIGINT (Ctrl-C) instead of exiting; a second one ends the process immediately."""
     caught: list[signal.Signals] = []
     known = {}
-    # A shell starts what it puts in the background with SIGINT ignored.
+    # Shells start background jobs with SIGINT ignored.
     deadly = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
 
     def catch(number: int, _: Any) -> None:
@@ -341,7 +342,7 @@ def caught_signals() -> Iterator[list[signal.Signals]]:
 
 
 def with_params(state: TrainState, params: Params) -> TrainState:
-    """The state with these parameters, host arrays, laid out as its own were. Optimizers start from zero moments."""
+    """The state with these parameters (host arrays), sharded like its own. Optimizers start from zero moments."""
     placed = jax.tree.map(
         lambda old, new: jax.device_put(np.asarray(new, old.dtype), old.sharding), state.params, params
     )

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by name, all of them optax's."""
+"""Optimizers and learning-rate schedules by name, all from optax."""
 
 import math
 import re
@@ -34,7 +34,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         main = optax.constant_schedule(peak)
     if not warmup:
         return main
-    # The first step already moves: a rate of exactly 0 would waste it.
+    # The first step already updates: a rate of exactly 0 would waste it.
     ramp = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
     return optax.join_schedules([ramp, main], [warmup])
 
@@ -43,8 +43,8 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     """The configured optimizer: clipping, update rule, weight decay, schedule.
 
     Args:
-      config: which, and its numbers.
-      steps: optimizer steps in the whole run, which the schedule needs.
+      config: of the optimizer.
+      steps: optimizer steps in the whole run, for the schedule.
     """
     schedule = make_schedule(config, steps)
 
@@ -64,7 +64,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     elif config.name == "lion":
         rule = optax.lion(schedule, config.b1, config.b2, **decoupled)
     elif config.name == "adafactor":
-        # optax's own decay is per step, not per step and learning rate: the chain keeps one meaning for all rules.
+        # optax's weight decay differs between rules; the chain keeps one meaning, scaled by the learning rate.
         rule = optax.chain(
             optax.scale_by_factored_rms(),
             optax.clip_by_block_rms(1.0),
@@ -83,7 +83,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         adam = optax.adamw(adam_schedule, config.b1, config.b2, config.epsilon, **decoupled)
         rule = optax.partition({"muon": muon, "adam": adam}, _muon_or_adam)
     steps_of_rule = [optax.clip_by_global_norm(config.clip_norm), rule] if config.clip_norm else [rule]
-    if config.freeze:  # before clipping: what stays as it is has no part in the norm
+    if config.freeze:  # before clipping: frozen parameters do not count in the norm
         steps_of_rule = [_scale_by_path(lambda path, _: 0.0 if is_frozen(path, config) else 1.0), *steps_of_rule]
     if config.freeze or config.layer_decay < 1:
         steps_of_rule.append(_scale_by_path(lambda path, params: update_factor(path, params, config)))
@@ -91,20 +91,20 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 
 def is_frozen(path: str, config: OptimizerConfig) -> bool:
-    """Whether a parameter of this path stays as it is."""
+    """Whether the parameter at this path is frozen."""
     return any(re.search(pattern, path) for pattern in config.freeze)
 
 
 def update_factor(path: str, params: Params, config: OptimizerConfig) -> float | Array:
-    """By what the update of one parameter is multiplied: 0 if frozen, else the layer decay to the power of its depth.
+    """The factor of one parameter's update: 0 if frozen, else the layer decay to the power of its depth.
 
-    Depth counts down from a head's 0: the last layer of a stack of L has 1, its first L, embeddings L + 1. For scanned
-    layers it is a vector along their leading axis.
+    Depth counts from the top: heads have 0, the last layer of a stack of L has 1, its first L, embeddings L + 1. For
+    scanned layers it is a vector along the leading axis.
     """
     if is_frozen(path, config):
         return 0.0
     layers = _layer_counts(params)
-    if layers and "embedding" in path:  # before the stacks, one of which may hold an embedding of relative positions
+    if layers and "embedding" in path:  # before the stacks, which may contain an embedding of relative positions
         return config.layer_decay ** (max(layers.values()) + 1)
     for stack, count in layers.items():
         inside = path.removeprefix(f"{stack}/")
@@ -114,12 +114,12 @@ def update_factor(path: str, params: Params, config: OptimizerConfig) -> float |
             return config.layer_decay ** (count - int(match[1]))
         if inside.startswith("layers/"):
             return config.layer_decay ** jnp.arange(count, 0, -1)
-        return 1.0  # the stack's last normalization
+        return 1.0  # the stack's final normalization
     return 1.0
 
 
 def check_freeze(params: Params, config: OptimizerConfig) -> None:
-    """Checks that every pattern of `config.freeze` fits some parameter, and that some parameter is left to move.
+    """Checks that every pattern of `config.freeze` matches some parameter, and that some parameters remain trainable.
 
     Raises:
       UserError: if not.
@@ -127,13 +127,15 @@ def check_freeze(params: Params, config: OptimizerConfig) -> None:
     paths = list(by_path(params))
     for pattern in config.freeze:
         if not any(re.search(pattern, path) for path in paths):
-            raise UserError(f"config.optimizer.freeze: {pattern!r} fits no parameter; there are {', '.join(paths)}")
+            raise UserError(
+                f"config.optimizer.freeze: {pattern!r} matches no parameter; parameters are {', '.join(paths)}"
+            )
     if all(is_frozen(path, config) for path in paths):
         raise UserError("config.optimizer.freeze leaves no parameter to train")
 
 
 def _layer_counts(params: Params) -> dict[str, int]:
-    """How many layers each stack has, by the stack's path."""
+    """The number of layers of each stack, by path."""
     counts: dict[str, int] = {}
     for path, leaf in by_path(params).items():
         if match := re.match(r"(.*?)/?layer_(\d+)/", path):
@@ -155,7 +157,7 @@ def _scale_by_path(factor: Callable[[str, Params], float | Array]) -> optax.Grad
 
 
 def decay_mask(params: Params, decay_embeddings: bool) -> Params:
-    """True for the parameters that weight decay and penalties act on: matrices, and on demand embeddings."""
+    """True for the parameters that weight decay and penalties apply to: matrices, optionally embeddings."""
 
     def decays(path: tuple, _: Array) -> bool:
         name = path[-1].key
@@ -165,7 +167,7 @@ def decay_mask(params: Params, decay_embeddings: bool) -> Params:
 
 
 def _muon_or_adam(params: Params) -> Params:
-    """Muon is made for the matrices inside the stack; embeddings, norms, biases and heads are Adam's (Jordan 2024)."""
+    """Muon updates the matrices inside the stack; Adam updates embeddings, norms, biases and heads (Jordan 2024)."""
 
     def label(path: tuple, _: Array) -> str:
         inside = any(re.fullmatch(r"layers|layer_\d+", part.key) for part in path)
@@ -175,7 +177,7 @@ def _muon_or_adam(params: Params) -> Params:
 
 
 def _muon_dimensions(params: Params) -> Params:
-    """The last two axes are the matrix; scanned layers lead with one more."""
+    """The last two axes are the matrix; scanned layers have one more leading axis."""
     return jax.tree.map(lambda leaf: optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1), params)
 
 

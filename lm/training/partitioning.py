@@ -1,4 +1,4 @@
-"""Where arrays live: a mesh of devices and a short table of sharding rules, or plain replication under `pmap`.
+"""Placement of arrays: a mesh of devices and a short table of sharding rules, or plain replication under `pmap`.
 
 Mesh axes: `data` splits the batch and copies the parameters; `fsdp` splits the batch and the parameters; `tensor`
 splits the parameters inside each layer.
@@ -35,20 +35,20 @@ class Partitioner(Protocol):
         """Of the devices; None under `pmap`."""
 
     def compile_init(self, init: Callable[[Array], TrainState]) -> Callable[[Array], TrainState]:
-        """Compiles a function that makes the state, each part of it where it belongs."""
+        """Compiles a function that creates the state with its sharding."""
 
     def compile_train_step(self, step: Callable) -> Callable:
-        """Compiles (state, batch) -> (state, sums); the state's buffers are used again."""
+        """Compiles (state, batch) -> (state, sums); the state's buffers are reused."""
 
     def compile_evaluation_step(self, step: Callable) -> Callable:
         """Compiles (state, batch) -> sums."""
 
     def place_batch(self, batch: HostBatch) -> Batch:
-        """Gives this host's rows to its devices."""
+        """Distributes this host's rows over its devices."""
 
 
 def make_partitioner(config: PartitioningConfig) -> Partitioner:
-    """The partitioner for the devices that there are.
+    """The partitioner for all available devices.
 
     Raises:
       UserError: if the axes don't multiply to the number of devices.
@@ -59,7 +59,7 @@ def make_partitioner(config: PartitioningConfig) -> Partitioner:
     if data * rest != devices:
         raise UserError(
             f"config.partitioning: data={config.data} x fsdp={config.fsdp} x tensor={config.tensor} must equal the "
-            f"{devices} devices there are"
+            f"{devices} available devices"
         )
     if config.strategy == "pmap":
         return PmapPartitioner()
@@ -68,7 +68,7 @@ def make_partitioner(config: PartitioningConfig) -> Partitioner:
 
 
 def one_device_partitioner() -> "MeshPartitioner":
-    """The partitioner for the first device alone, whatever the number of rows: for a model read back from its run."""
+    """The partitioner for only the first device, for any number of rows: for a model loaded from its run."""
     mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=jax.devices()[:1])
     return MeshPartitioner(mesh)
 
@@ -86,16 +86,16 @@ class MeshPartitioner:
         self._replicated = NamedSharding(mesh, P())
 
     def compile_init(self, init: Callable[[Array], TrainState]) -> Callable[[Array], TrainState]:
-        """Compiles a function that makes the state, each part of it where it belongs."""
+        """Compiles a function that creates the state with its sharding."""
         shardings = tree_shardings(jax.eval_shape(init, jax.random.key(0)), self.mesh)
         return jax.jit(init, out_shardings=shardings)
 
     def compile_train_step(self, step: Callable) -> Callable:
-        """Compiles (state, batch) -> (state, sums); the state's buffers are used again."""
+        """Compiles (state, batch) -> (state, sums); the state's buffers are reused."""
 
         def sharded_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
             state, sums = step(state, batch)
-            # Without this XLA may choose another layout for the new state, and compile again for it.
+            # Without this XLA may choose another layout for the new state and recompile for it.
             return jax.lax.with_sharding_constraint(state, tree_shardings(state, self.mesh)), sums
 
         return jax.jit(sharded_step, donate_argnums=0, compiler_options=_compiler_options())
@@ -105,17 +105,17 @@ class MeshPartitioner:
         return jax.jit(step, out_shardings=self._replicated)
 
     def place_batch(self, batch: HostBatch) -> Batch:
-        """Gives this host's rows to its devices."""
+        """Distributes this host's rows over its devices."""
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._batch_sharding, x), batch)
 
 
 def _compiler_options() -> dict[str, int] | None:
-    # LLVM prefers half the width that AVX-512 has, from the days when the full one slowed the clock.
+    # LLVM prefers half of AVX-512's width, since the full width used to lower the clock rate.
     return {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else None
 
 
 class PmapPartitioner:
-    """`pmap`: every device holds all parameters and works off its rows of the batch."""
+    """`pmap`: every device holds all parameters and processes its rows of the batch."""
 
     axis_name = "data"
     mesh = None
@@ -125,12 +125,12 @@ class PmapPartitioner:
         self.batch_shards = jax.device_count()
 
     def compile_init(self, init: Callable[[Array], TrainState]) -> Callable[[Array], TrainState]:
-        """Compiles a function that makes the state, a copy on each device."""
+        """Compiles a function that creates the state, replicated on every device."""
         mesh = jax.make_mesh((jax.device_count(),), (self.axis_name,), (AxisType.Auto,))
         return jax.jit(init, out_shardings=NamedSharding(mesh, P()))
 
     def compile_train_step(self, step: Callable) -> Callable:
-        """Compiles (state, batch) -> (state, sums); the state's buffers are used again."""
+        """Compiles (state, batch) -> (state, sums); the state's buffers are reused."""
         return jax.pmap(step, self.axis_name, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0)
 
     def compile_evaluation_step(self, step: Callable) -> Callable:

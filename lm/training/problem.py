@@ -1,4 +1,4 @@
-"""What a run is about, as the training loop sees it."""
+"""What the training loop needs to know about a run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,17 +10,17 @@ from lm.types import Batches, Params
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Something to learn, and how to see whether it was learned.
+    """A task with its data and evaluation.
 
     Attributes:
       task: what is learned.
-      train_batches: this host's part of each step's batch, by the number of the step from 0.
+      train_batches: this host's part of each step's batch, by step from 0.
       evaluate: metrics of the validation split, under `validation/...`.
-      rehearsed: metrics of the same names with made-up values, from before anything was trained.
+      rehearsed: metrics with the same names and made-up values, available before training.
       describe: a line about an evaluation.
-      unit: what the weight of a batch counts.
-      flops_per_unit: floating-point operations to train on one, for MFU; None: not known.
-      initial_params: to begin with, instead of the task's random ones: a tree like theirs on the host.
+      unit: what a batch's weight counts.
+      flops_per_unit: floating-point operations to train on one unit, for MFU; None: unknown.
+      initial_params: initial parameters instead of the task's random ones: a tree of the same structure on the host.
     """
 
     task: Task

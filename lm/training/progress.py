@@ -1,4 +1,4 @@
-"""What a run tells while it runs: a progress line, JSON Lines, TensorBoard."""
+"""Progress reports of a run: a progress line, JSON Lines, TensorBoard."""
 
 import json
 import math
@@ -17,11 +17,11 @@ from lm.runs.work_directory import WorkDirectory
 class MetricsWriter:
     """Writes metrics to `metrics.jsonl`, speeds to `speed.jsonl`, and both to TensorBoard.
 
-    Metrics follow from config, seed and device count alone, so `cmp` tells whether two runs were the same.
+    Metrics depend only on config, seed and device count, so `cmp` shows whether two runs were identical.
     """
 
     def __init__(self, directory: WorkDirectory, step: int):
-        """Goes on after `step`: lines of later steps, from a run that was cut off, are dropped."""
+        """Resumes after `step`: lines of later steps, from an interrupted run, are dropped."""
         for path in (directory.metrics, directory.speed):
             drop_lines_after(path, step)
         self._metrics = directory.metrics.open("a", encoding="utf-8")
@@ -37,7 +37,7 @@ class MetricsWriter:
         self._write(self._speed, step, values)
 
     def flush(self) -> None:
-        """Makes sure that the lines survive whatever comes. To be called before a checkpoint is written."""
+        """Flushes the lines to disk. Call this before writing a checkpoint."""
         for file in (self._metrics, self._speed):
             file.flush()
             os.fsync(file.fileno())
@@ -50,7 +50,7 @@ class MetricsWriter:
         self._tensorboard.close()
 
     def _write(self, file: Any, step: int, values: dict[str, float]) -> None:
-        # JSON has no NaN; null is what its readers know.
+        # JSON has no NaN; readers expect null.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         for name, value in values.items():
@@ -58,7 +58,7 @@ class MetricsWriter:
 
 
 def drop_lines_after(path: Path, step: int) -> None:
-    """Keeps the lines of a JSON Lines file up to a step, atomically; a line that was cut off goes too."""
+    """Keeps the lines of a JSON Lines file up to a step, atomically; an incomplete line is dropped too."""
     if not path.exists():
         return
     kept = []
@@ -78,7 +78,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 class TrainingProgress:
-    """One line that moves on a terminal; plain lines, one a report, anywhere else."""
+    """A progress bar on a terminal; one plain line per report elsewhere."""
 
     def __init__(self, console: Console, first_step: int, steps: int):
         """Starts the display."""
@@ -106,9 +106,9 @@ class TrainingProgress:
             self.say(f"step {step}/{self._steps}  {status}")
 
     def say(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Prints a permanent line."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
-        """Clears the line."""
+        """Clears the progress bar."""
         self._progress.stop()

@@ -1,7 +1,7 @@
 """One training step and one evaluation step, as pure functions.
 
-Losses are sums and weights until the very end, so that a step gives the same update however its tokens are spread over
-micro-batches and devices, padding included.
+Losses stay sums and weights until the end, so that a step gives the same update however its tokens are distributed over
+micro-batches and devices, whatever the padding.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Task(Protocol):
 def init_state(task: Task, optimizer: optax.GradientTransformation, config: OptimizerConfig, key: Array) -> TrainState:
     """The state before the first step."""
     params = task.init(key)
-    # A copy, because a step donates its buffers and one buffer can't be given away twice.
+    # A copy, because a step donates its buffers and a buffer cannot be donated twice.
     averaged = jax.tree.map(jnp.copy, params) if config.ema_decay else None
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), averaged)
 
@@ -51,14 +51,14 @@ def make_train_step(
     Args:
       task: what is learned.
       optimizer: from `make_optimizer`.
-      config: gives the penalties and the decay of the moving average.
-      seed: of dropout; the keys follow from it and the step alone.
-      micro_batches: the batch is worked off in so many parts, one after another, to save memory. Each part's gradient
+      config: the penalties and the decay of the moving average.
+      seed: of dropout; keys depend only on it and the step.
+      micro_batches: number of parts in which the batch is processed sequentially, to save memory. Each part's gradient
         is of a sum, and the total is divided by the total weight.
       axis_name: the axis of `pmap` over which to sum, or None under `jit`.
 
     Returns:
-      The step. Its second result holds weighted sums, besides `gradient_norm` and, if there is one, `penalty`.
+      The step. Its second result holds weighted sums, `gradient_norm` and, if there is one, `penalty`.
     """
 
     def gradients_of_sum(params: Params, batch: Batch, key: Array) -> tuple[Params, dict[str, Array]]:
@@ -74,7 +74,7 @@ def make_train_step(
             gradients, sums = _accumulate(gradients_of_sum, state.params, batch, key, micro_batches)
         if axis_name is not None:
             gradients, sums = jax.lax.psum((gradients, sums), axis_name)
-        # A batch of padding alone has weight 0 and gradient 0; it must not become NaN.
+        # A batch of only padding has weight 0 and gradient 0; it must not become NaN.
         scale = 1 / jnp.maximum(sums["weight"], 1e-9)
         gradients = jax.tree.map(lambda gradient: gradient * scale, gradients)
         if config.l1 or config.l2:
@@ -94,7 +94,7 @@ def make_train_step(
 def _accumulate(
     gradients_of_sum: Callable, params: Params, batch: Batch, key: Array, micro_batches: int
 ) -> tuple[Params, dict[str, Array]]:
-    # Row r goes to part r % micro_batches: each part takes rows from every device's share, so none has to move.
+    # Row r goes to part r % micro_batches: each part takes rows from every device, so no data moves.
     parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def add_part(totals: tuple, indexed_part: tuple[Array, Batch]) -> tuple[tuple, None]:

@@ -1,4 +1,4 @@
-"""What a model trained on a task with examples gets right while it trains."""
+"""Evaluation of a task with examples during training."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,7 +35,7 @@ def make_supervised_validation(
 
 
 def rehearsed_results(task: SupervisedTask, rows: Sequence[Row], batch_size: int, buckets: tuple[int, ...]) -> Results:
-    """Results for made-up outputs, which cost nothing and have the names of the true ones."""
+    """Results for made-up outputs, without computation, to know the names of the real ones."""
     examples = task.encode(rows).examples
     batches = EvaluationExampleBatches(examples, task.axes, task.padding, batch_size, buckets)
     params = jax.eval_shape(task.init, jax.random.key(0))
@@ -50,7 +50,7 @@ def rehearsed_results(task: SupervisedTask, rows: Sequence[Row], batch_size: int
 
 
 def validation_metrics(results: Results) -> dict[str, float]:
-    """Metrics by the names under which they are logged; those of single classes are left to `experiments.evaluate`."""
+    """Metrics by the names under which they are logged; per-class metrics are left to `experiments.evaluate`."""
     metrics = {f"validation/{name}": metric.value for name, metric in results.metrics.items() if "/" not in name}
     if results.predictions is not None:
         metrics |= {f"validation/{name}": value for name, value in calibration_metrics(results.predictions).items()}

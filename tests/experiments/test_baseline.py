@@ -44,7 +44,7 @@ def test_a_pair_is_read_whole():
 
 
 MISTAKES = {
-    "task": ("completion", (), "config.task.name=completion chooses among no classes"),
+    "task": ("completion", (), "config.task.name=completion has no classes"),
     "classes": (
         "classification",
         ("--config.task.classes=('animal',)",),
@@ -59,7 +59,7 @@ MISTAKES = {
     "one class": (
         "classification",
         ("--config.data.train=jsonl:one.jsonl", "--config.task.classes=('animal','colour')"),
-        "config.data.train: no regression can be fitted",
+        "config.data.train: a regression cannot be fitted",
     ),
 }
 

@@ -77,7 +77,7 @@ def test_one_cluster_has_neither_interval_nor_p(tmp_path, capsys):
 
 def test_other_rows_and_missing_predictions_are_errors(tmp_path):
     run, other = write(tmp_path / "run", 0.7, 0), write(tmp_path / "other", 0.7, 0, ids=np.arange(ROWS) + 1)
-    with pytest.raises(UserError, match="of other rows"):
+    with pytest.raises(UserError, match="for other rows"):
         compare([run], [other])
     with pytest.raises(UserError, match=r"experiments\.evaluate --workdir=nowhere --config\.split=validation"):
         compare(["nowhere"], [run], "validation")

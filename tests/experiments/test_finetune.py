@@ -131,7 +131,7 @@ def test_epochs_become_steps_with_an_evaluation_each(here, capsys):
     steps_per_epoch = PARTS["train"] // 8
     assert trainer._config.training.steps == 2 * steps_per_epoch
     assert trainer._config.training.evaluate_every == trainer._config.training.checkpoint_every == steps_per_epoch
-    assert "6 steps, 3 an epoch" in capsys.readouterr().err
+    assert "6 steps, 3 per epoch" in capsys.readouterr().err
 
 
 def test_a_run_begins_from_a_pretrained_one(pretrained, here, capsys):
@@ -203,10 +203,10 @@ def test_dying_in_an_evaluation_loses_nothing(finetuned, here):
 
 def test_long_texts_are_cut_and_counted_where_that_is_allowed(here, capsys):
     trainer = untrained("classification", "runs/short", "--config.model.max_length=4", "--config.task.truncate=True")
-    assert "cut to 4 tokens: 24 rows for training, 16 for validation" in capsys.readouterr().err
+    assert "truncated to 4 tokens: 24 rows for training, 16 for validation" in capsys.readouterr().err
     assert trainer._problem.train_batches[0]["tokens"].shape == (8, 4)
 
 
 def test_test_rows_that_are_known_from_training_are_counted(here, capsys):
     untrained("classification", "runs/known", "--config.data.test=jsonl:rows/classification/train.jsonl")
-    assert "24 rows for testing stand among those for training too" in capsys.readouterr().err
+    assert "24 test rows are also in the training rows" in capsys.readouterr().err

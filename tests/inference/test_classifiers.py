@@ -73,7 +73,7 @@ def test_pairs_are_read_in_their_order(finetuned, here):
     assert found[0].probabilities != pytest.approx(model.predict(pairs, texts)[0].probabilities, rel=1e-4)
     with pytest.raises(UserError, match=r"this run classifies pairs of texts: predict\(texts, pairs\)"):
         model.predict(texts)
-    with pytest.raises(UserError, match="there are 16 text and 15 pair: give as many of each"):
+    with pytest.raises(UserError, match="there are 16 text and 15 pair: give equally many"):
         model.predict(texts, pairs[1:])
 
 
@@ -96,7 +96,7 @@ def test_a_calibrator_changes_the_calibrated_probabilities_alone(classifier, fin
             calibrated = np.array(list(each.calibrated_probabilities.values()))
             np.testing.assert_allclose(calibrated, softened(list(before.probabilities.values()), 3.0), rtol=1e-4)
             assert each.confidence == calibrated.max() < before.confidence
-    with pytest.raises(UserError, match=r"the calibrator temperature is for 5 classes, and this model chooses among 2"):
+    with pytest.raises(UserError, match=r"the calibrator temperature is for 5 classes, and this model has 2"):
         lm.load(workdir, calibrator=temperature(2.0, 5))
     with pytest.raises(UserError, match=r"calibration/hard.json: no such calibrator"):
         lm.load(workdir, calibrator="hard")

@@ -158,7 +158,7 @@ def test_what_only_says_where_and_how_often_may_change(whole, tmp_path):
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     config = tiny_config(tmp_path, steps=40, checkpoint_every=1, evaluate_every=40)
     config = replace(config, optimizer={"name": "sgd", "learning_rate": 1e30, "clip_norm": 0.0, "warmup_steps": 0})
-    with pytest.raises(TrainingError, match=r"is (nan|inf) at step \d+.*last good checkpoint is of step") as error:
+    with pytest.raises(TrainingError, match=r"is (nan|inf) at step \d+.*last good checkpoint is at step") as error:
         run(config, tmp_path / "run")
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     failed = int(str(error.value).split("at step ")[1].split(":")[0])

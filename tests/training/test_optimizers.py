@@ -353,7 +353,7 @@ def test_the_frozen_have_no_part_in_the_norm_that_is_clipped():
 def test_patterns_that_freeze_nothing_or_everything_are_errors():
     check_freeze(PARAMS, OptimizerConfig(freeze=FREEZE))
     with pytest.raises(
-        UserError, match=r"config.optimizer.freeze: 'decoder' fits no parameter; there are .*layers/nor"
+        UserError, match=r"config.optimizer.freeze: 'decoder' matches no parameter; parameters are .*layers/nor"
     ):
         check_freeze(PARAMS, OptimizerConfig(freeze=("embedding", "decoder")))
     with pytest.raises(UserError, match=r"config.optimizer.freeze leaves no parameter to train"):
