@@ -112,7 +112,7 @@ def test_longest_first_equals_taking_tokens_one_by_one():
 
 
 def test_no_room_for_text_is_an_error():
-    with pytest.raises(UserError, match=r"config.model.max_length=4 leaves no room .* beside 3 .* to 5 or more"):
+    with pytest.raises(UserError, match=r"config.model.max_length=4 leaves no room .* next to 3 .* to 5 or more"):
         encode("encoder", ["a"], ["b"], max_length=4)
     assert Layout.of(make_tokenizer("encoder"), "encoder").room(5, pair=True) == 2
 
