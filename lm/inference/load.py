@@ -50,7 +50,8 @@ def load(
       mesh: of devices, with axes `data`, `fsdp` and `tensor`, that share the parameters; None: one device holds them.
 
     Returns:
-# How models trained on rows are used; the first matching class of the task decides. Other tasks can only be evaluated.
+      Depending on the run: `LanguageModel` (decoders and encoder-decoders, pretrained or trained on a task),
+      `MaskedLanguageModel`, `Classifier`, `Tagger` or `QuestionAnswerer`; for other tasks a `TaskModel`.
 
     Raises:
       UserError: if there is no run, checkpoint or calibrator, or the calibrator belongs to another model.
