@@ -323,9 +323,9 @@ class Stopwatch:
 def caught_signals() -> Iterator[list[signal.Signals]]:
     """Records SIGTERM and SIGINT (Ctrl-C) instead of exiting; a second one ends the process immediately."""
     caught: list[signal.Signals] = []
-    known = {}
+    known: dict[signal.Signals, Any] = {}  # handlers
     # Shells start background jobs with SIGINT ignored.
-    deadly = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    deadly: dict[signal.Signals, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
 
     def catch(number: int, _: Any) -> None:
         caught.append(signal.Signals(number))
@@ -348,4 +348,4 @@ def with_params(state: TrainState, params: Params) -> TrainState:
     )
     # A copy, because a step donates its buffers.
     averaged = None if state.averaged_params is None else jax.tree.map(jnp.copy, placed)
-    return state.replace(params=placed, averaged_params=averaged)
+    return dataclasses.replace(state, params=placed, averaged_params=averaged)

@@ -187,4 +187,4 @@ def penalty(params: Params, config: OptimizerConfig) -> Array:
     decayed = [leaf for leaf, keep in zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True) if keep]
     absolute = sum(jnp.abs(leaf).sum() for leaf in decayed)
     squares = sum(jnp.square(leaf).sum() for leaf in decayed)
-    return config.l1 * absolute + config.l2 / 2 * squares
+    return jnp.asarray(config.l1 * absolute + config.l2 / 2 * squares)

@@ -50,7 +50,9 @@ def make_tokenizer(kind="words", architecture="encoder") -> Tokenizer:
 
 def make_task(kind="words", architecture="encoder", max_length=40, stride=12, **choices):
     tokenizer = make_tokenizer(kind, architecture)
-    shape = {"layers": 1, "width": 16, "heads": 2, "max_length": max_length, "dropout": 0.1, "attention": "xla"}
+    shape = {"layers": 1, "width": 16, "max_length": max_length, "dropout": 0.1}
+    if architecture != "lstm":
+        shape |= {"heads": 2, "attention": "xla"}
     types = 2 if architecture == "encoder" else 0
     model = ModelConfig(architecture=architecture, vocab_size=tokenizer.vocab_size, segment_types=types, **shape)
     config = TaskConfig(name="question_answering", stride=stride, **({"unanswerable": True} | choices))
