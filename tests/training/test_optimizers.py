@@ -209,7 +209,8 @@ def test_muon_leaves_heads_to_adam():
 
 
 def shapes_of_classifier(architecture, **values):
-    config = ModelConfig(architecture, vocab_size=7, width=8, heads=2, max_length=4, **{"layers": 2} | values)
+    heads = {} if architecture == "lstm" else {"heads": 2}
+    config = ModelConfig(architecture, vocab_size=7, width=8, max_length=4, **{"layers": 2} | heads | values)
     ones_BT = jnp.ones((1, 2), jnp.int32)
     return jax.eval_shape(SequenceClassifier(config, 3).init, jax.random.key(0), ones_BT, ones_BT, ones_BT)["params"]
 
