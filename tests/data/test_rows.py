@@ -242,7 +242,7 @@ def read(source, columns=("text", "label"), **values):
     return read_examples(ExamplesConfig(train=source, **values), columns)
 
 
-def test_held_out_rows_are_a_stratified_part_whatever_their_order():
+def test_held_out_rows_are_stratified_and_independent_of_order():
     rows = many()
     train, validation, test = read(write_rows("a.jsonl", rows), validation_fraction=0.2)
     assert not test
@@ -289,7 +289,7 @@ def test_folds_of_rows_without_labels():
         read("jsonl:a.jsonl", TAGGING, folds=11)
 
 
-def test_train_rows_are_nested_draws_and_leave_validation_alone():
+def test_train_rows_are_nested_draws_and_do_not_change_validation():
     source = write_rows("a.jsonl", many())
     whole, small, large = (read(source, train_rows=count) for count in (0, 20, 90))
     assert (len(small.train), len(large.train)) == (20, 90)

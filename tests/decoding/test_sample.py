@@ -120,7 +120,7 @@ def test_equal_prompts_in_different_places_continue_differently():
     assert len(texts) == 3
 
 
-def test_every_token_and_every_window_draw_anew():
+def test_every_token_and_every_window_are_sampled_independently():
     indifferent = jax.tree.map(np.zeros_like, params_of("rotary"))
     for generation, prompt in zip(
         generate(MODELS["rotary"], indifferent, PROMPTS, PLAIN, None, VOCAB), PROMPTS, strict=True

@@ -53,7 +53,7 @@ def test_rouge_is_the_mean_f1(found):
     assert found["rouge1"].value > found["rouge2"].value > 0
 
 
-def test_exact_match_forgives_white_space_at_the_ends_alone(found):
+def test_exact_match_ignores_only_outer_white_space(found):
     assert found["exact_match"].value == pytest.approx(1 / 5)
     texts = [" yes\n", "Yes", "y es"]
     assert generation_metrics(texts, ["yes"] * 3)["exact_match"].value == pytest.approx(1 / 3)

@@ -37,7 +37,7 @@ def test_repeated_words_match_once_each():
     assert values(["cat cat cat dog"], [["cat cat owl"]])["f1"] == pytest.approx(2 * 2 / 7)
 
 
-def test_questions_without_an_answer_are_told_apart():
+def test_questions_with_and_without_an_answer_are_reported_separately():
     predicted = ["Paris", "", "", "Rome"]
     gold = [["Paris"], ["Berlin"], [], []]
     assert values(predicted, gold) == {

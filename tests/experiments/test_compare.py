@@ -26,7 +26,7 @@ def write(folder, share_right: float, seed: int, ids=None) -> str:
     return str(folder)
 
 
-def test_a_better_way_of_training_is_told_from_chance(tmp_path):
+def test_a_better_training_method_is_distinguished_from_chance(tmp_path):
     worse = [write(tmp_path / f"worse{seed}", 0.6, seed) for seed in range(3)]
     better = [write(tmp_path / f"better{seed}", 0.8, 10 + seed) for seed in range(3)]
     one, other, difference = compare(worse, better)["accuracy"]

@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
     return command("experiments.pretrain", *flags, "--profile=2:3"), flags, folder / "run"
 
 
-def test_pretraining_tells_what_it_did(trained):
+def test_pretraining_prints_what_it_did(trained):
     result, _, directory = trained
     assert result.returncode == 0, result.stderr
     for part in ("parameters on 1 x cpu", "tokens for training", "step 2/4", "validation loss", "±", "sample 1"):

@@ -79,7 +79,7 @@ def test_the_effect_is_the_difference_of_the_last_losses(trained):
     assert change["high"] - change["low"] < sum(errors), "pairs are compared more sharply than independent texts"
 
 
-def test_the_same_command_goes_on(trained, capsys):
+def test_the_same_command_resumes(trained, capsys):
     workdir, flags = trained
     effect = (workdir / "effect.json").read_bytes()
     generated = workdir / "round_2" / "generated.jsonl"

@@ -83,7 +83,7 @@ def test_texts_are_cleaned_as_the_rows_were(finetuned, here):
     assert small.probabilities == pytest.approx(large.probabilities, rel=1e-6)
 
 
-def test_a_calibrator_changes_the_calibrated_probabilities_alone(classifier, finetuned, tmp_path):
+def test_a_calibrator_changes_only_the_calibrated_probabilities(classifier, finetuned, tmp_path):
     texts = [row["text"] for row in rows_of("classification", "test")]
     raw = classifier.predict(texts)
     fitted = temperature(3.0, 2)

@@ -115,7 +115,7 @@ def test_texts_and_their_end(directory_and_how):
     assert model.generate([]) == model.log_probs([], []) == []
 
 
-def test_several_samples_stand_beside_each_other(pretrained):
+def test_several_samples_of_a_prompt_are_adjacent(pretrained):
     model = lm.load(pretrained("causal", "decoder"))
     written = model.generate(["it", "is"], SamplingConfig(max_new_tokens=5, samples=2))
     assert [each.prompt for each in written] == ["it", "it", "is", "is"]

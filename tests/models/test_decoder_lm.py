@@ -87,7 +87,7 @@ def test_a_token_sees_itself_and_all_before_it(name):
 
 
 @every_config
-def test_a_token_sees_its_own_segment_alone(name):
+def test_a_token_sees_only_its_own_segment(name):
     same = TWO_DOCUMENTS[0][:, None] == TWO_DOCUMENTS[0][None, :]
     for norms_TS in influence(name)[True].values():
         np.testing.assert_array_equal(norms_TS > 1e-4, same & np.tri(LENGTH, dtype=bool))
@@ -203,7 +203,7 @@ def test_parameter_dtype_is_that_of_every_parameter():
         assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("bfloat16")}
 
 
-def test_dropout_acts_with_randomness_alone():
+def test_dropout_acts_only_with_a_key():
     config, params = dataclasses.replace(CONFIGS["learned"], dropout=0.3), random_params("learned")
     apply = jax.jit(lambda rngs: DecoderLM(config).apply({"params": params}, TOKENS, rngs=rngs))
     silent = logits_of("learned", TOKENS)
@@ -242,7 +242,7 @@ def test_a_prefix_sees_itself_in_both_directions(name):
     assert (norms_TS[visible] > 0).all()
 
 
-def test_pool_is_the_last_token_that_is_no_padding():
+def test_pool_is_the_last_token_that_is_not_padding():
     model, hidden = DecoderLM(CONFIGS["learned"]), np.arange(24.0).reshape(3, 4, 2)
     segments = np.array([[1, 1, 1, 0], [1, 2, 2, 2], [0, 1, 0, 0]])
     pooled = model.apply({"params": random_params("learned")}, hidden, segments, method="pool")

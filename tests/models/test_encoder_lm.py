@@ -145,7 +145,7 @@ def test_an_untied_prediction_head_has_its_own_matrix():
     assert set(without) == {"token_embedding", "encoder"}
 
 
-def test_relative_positions_tell_the_order_of_later_tokens():
+def test_relative_positions_distinguish_the_order_of_later_tokens():
     swapped = TOKENS.copy()
     swapped[:, [3, 6]] = TOKENS[:, [6, 3]]
     run = compiled("relative")

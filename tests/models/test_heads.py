@@ -53,7 +53,7 @@ def paths_and_shapes(tree):
 
 @every_body
 @pytest.mark.parametrize("head", HEADS)
-def test_the_body_has_the_parameters_that_it_has_alone(head, body):
+def test_the_body_has_the_same_parameters_without_a_head(head, body):
     alone = make_body(CONFIGS[body])
 
     def own(key):
@@ -139,7 +139,7 @@ def test_a_span_neither_starts_nor_ends_at_padding_or_where_the_mask_forbids():
 
 
 @pytest.mark.parametrize("head", ["sequence", "token"])
-def test_dropout_acts_before_the_head_with_randomness_alone(head):
+def test_dropout_acts_before_the_head_only_with_a_key(head):
     params = random_params(head, "lstm")
     # Words of zeros stay zeros when they are dropped, so that what differs was dropped behind the body.
     body = params["body"] | {"token_embedding": {"embedding": np.zeros((VOCAB, 8), np.float32)}}

@@ -80,7 +80,7 @@ def test_pooled_is_the_largest_state_and_without_segments_all_count(kind):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_gradients_are_finite_and_reach_the_words_present_alone():
+def test_gradients_are_finite_and_reach_only_the_words_present():
     params = random_params("lstm")
 
     @jax.jit
@@ -97,7 +97,7 @@ def test_gradients_are_finite_and_reach_the_words_present_alone():
     assert set(np.flatnonzero(np.abs(found).max(axis=1))) == set(TOKENS[SEGMENTS > 0])
 
 
-def test_dropout_acts_with_randomness_alone_also_on_the_words():
+def test_dropout_acts_only_with_a_key_also_on_the_words():
     config = dataclasses.replace(CONFIGS["gru"], dropout=0.5, layers=1)
     params = random_params("gru")
     params = params | {"recurrent": {"layer_0": params["recurrent"]["layer_0"]}}
@@ -119,7 +119,7 @@ def test_16_bit_compute_keeps_float32_parameters():
     assert hidden.dtype == pooled.dtype == jnp.bfloat16
 
 
-def test_any_width_will_do_where_there_are_no_heads():
+def test_any_width_works_without_heads():
     assert ModelConfig(architecture="lstm", width=50).width == 50
     with pytest.raises(UserError, match="heads=4 does not divide"):
         ModelConfig(width=50, heads=4)

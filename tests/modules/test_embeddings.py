@@ -53,7 +53,7 @@ class RotateTest(chex.TestCase):
         assert np.abs(turned[:, 2:] - inputs[:, 2:]).max(axis=(0, 2, 3)).min() > 0.1
 
 
-def test_rotary_scores_depend_on_the_distance_alone():
+def test_rotary_scores_depend_only_on_the_distance():
     queries, keys = random_heads(1), random_heads(2)
 
     @jax.jit

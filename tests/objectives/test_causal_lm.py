@@ -155,7 +155,7 @@ def test_promising_one_segment_changes_nothing_where_it_holds(params):
     assert abs(loss(params, two_documents)[0][0] - loss(params, two_documents, one_segment=True)[0][0]) > 0.01
 
 
-def test_dropout_acts_in_training_alone(params):
+def test_dropout_acts_only_in_training(params):
     batch = make_batch()
     dropping = jax.jit(CausalLM(MODEL).loss)
     one, again, other = (dropping(params, batch, jax.random.key(seed))[0] for seed in (0, 0, 1))

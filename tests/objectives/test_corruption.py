@@ -59,7 +59,7 @@ def test_units_end_at_borders():
     assert not begins[0, 0], "the argument was changed"
 
 
-def test_joined_units_take_so_many_each():
+def test_joined_units_have_the_given_lengths():
     units = np.array([[0, 0, 1, 2, 2, 3, 4], [0, 1, 2, 3, 4, 5, 6]])
     lengths = np.array([[2, 1, 9, 9, 9, 9, 9], [1, 3, 2, 1, 1, 1, 1]])
     np.testing.assert_array_equal(

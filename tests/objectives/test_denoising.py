@@ -45,7 +45,7 @@ def test_without_damage_the_encoder_sees_all_that_the_decoder_predicts():
     assert batch["inputs"].shape == (B, T + 1)
 
 
-def test_the_decoders_side_is_left_alone():
+def test_the_decoders_side_is_not_corrupted():
     batch = damaged(infilling_rate=0.3, deletion_rate=0.2, permutation_rate=1.0)
     for name, values in WINDOWS.items():
         np.testing.assert_array_equal(batch[name], values)

@@ -32,7 +32,7 @@ def hidden_places(result):
 
 
 @pytest.mark.parametrize("mode", OBJECTIVES)
-def test_the_rate_is_kept_in_every_row_and_special_tokens_are_left_alone(mode):
+def test_every_row_keeps_the_rate_and_special_tokens_stay(mode):
     result = masked(mode)
     ordinary = MASKING[mode].ordinary_V[ORIGINAL["tokens"]]
     assert not ordinary.all(axis=1).any(), "each row has [CLS] and [SEP]"
@@ -113,7 +113,7 @@ def test_words_are_never_half_hidden(mode):
     assert halved_by_token > 50, "the text has words of several tokens"
 
 
-def test_spans_have_the_published_lengths_and_are_of_one_fate():
+def test_spans_have_the_published_lengths_and_are_treated_alike():
     assert abs((np.arange(1, 11) * SPAN_LENGTHS).sum() / SPAN_LENGTHS.sum() - 3.8) < 0.01
     words = np.broadcast_to(np.arange(4000), (5, 4000))
     starts = np.nonzero(begins_span(words, RowRandom((0,), 5, slice(None))).ravel())[0]
@@ -145,7 +145,7 @@ def test_what_a_mask_hides_does_not_show():
     assert (changed["targets"] != result["targets"]).any()
 
 
-def test_a_row_is_framed_and_its_documents_stay_apart():
+def test_a_row_has_special_tokens_and_its_documents_stay_separate():
     tokens, segments, positions = (ORIGINAL[name] for name in ("tokens", "segments", "positions"))
     masking = MASKING["token"]
     assert (tokens[:, 0] == masking.classify).all()

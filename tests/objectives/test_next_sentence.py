@@ -60,7 +60,7 @@ def test_labels_are_true(drawn):
             assert DOCUMENT[one[0] - 1000] != DOCUMENT[other[0] - 1000]
 
 
-def test_labels_are_balanced_and_lengths_do_not_tell_them(drawn):
+def test_labels_are_balanced_and_independent_of_lengths(drawn):
     labels, texts = drawn[0]["continues"], drawn[2]
     assert abs(labels.mean() - 0.5) < 5 * 0.5 / np.sqrt(ROWS)
     for place in (0, 1):

@@ -27,7 +27,7 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
-def test_a_batch_depends_on_its_step_alone(objective):
+def test_a_batch_depends_only_on_its_step(objective):
     def batches(seed=5):
         return toy_task(objective).train_batches(corpus_for(objective), B, seed, random_offsets=True)
 

@@ -54,7 +54,7 @@ def test_a_pair_gives_back_its_text():
     assert reconstruct([5, 0, 6, 1], [0, 7, 8], SENTINELS, END) == [5, 7, 8, 6], "what is left out is left out"
 
 
-def test_sentinels_stand_in_order_on_both_sides_and_noise_on_one():
+def test_sentinels_are_in_order_on_both_sides_and_noise_on_one():
     batch = cut()
     for row in range(B):
         inputs, targets = batch["inputs"][row], batch["targets"][row]

@@ -87,7 +87,7 @@ def test_all_damaged_is_an_error_that_names_the_folder(tmp_path):
         checkpoints.restore_newest(state_at(1))
 
 
-def test_another_model_is_told_by_parameter_and_shape_and_nothing_is_set_aside(tmp_path):
+def test_another_model_is_reported_by_parameter_and_shape_and_nothing_is_renamed(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     save_all(checkpoints, {1: None})
     params = {"kernel": jnp.zeros((64, 32)), "bias": jnp.zeros(3), "scale": jnp.zeros(3, jnp.bfloat16)}
@@ -97,7 +97,7 @@ def test_another_model_is_told_by_parameter_and_shape_and_nothing_is_set_aside(t
     assert checkpoints.steps == [1]
 
 
-def test_none_at_all_is_no_error(tmp_path):
+def test_no_checkpoints_are_not_an_error(tmp_path):
     assert Checkpoints(tmp_path).restore_newest(state_at(1)) is None
 
 
@@ -127,7 +127,7 @@ def averaged_at(step: int) -> TrainState:
 
 
 @pytest.mark.parametrize("state", [state_at(7), averaged_at(7)], ids=["plain", "averaged"])
-def test_parameters_are_read_alone(state, tmp_path):
+def test_parameters_are_read_without_the_optimizer(state, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, {})
     checkpoints.close()

@@ -45,7 +45,7 @@ def test_a_stored_config_may_have_settings_without_effect_and_a_new_one_may_not(
 
 
 @pytest.mark.parametrize(("config", "changes"), OLD)
-def test_a_run_with_settings_without_effect_goes_on_when_they_are_left_out(config, changes, tmp_path):
+def test_a_run_with_settings_without_effect_resumes_when_they_are_left_out(config, changes, tmp_path):
     directory = WorkDirectory(tmp_path)
     directory.config.write_text(json.dumps(stored(config, **changes)))
     directory.check(config)

@@ -98,7 +98,7 @@ def test_layers_read_as_one():
     assert grouped(()) == []
 
 
-def test_it_tells_what_became_of_the_parameters():
+def test_it_prints_which_parameters_were_loaded():
     console = Console(record=True, width=200, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     Transfer({}, ("body/layer_0/a", "body/layer_1/a"), ("head/bias",), ()).print(console, "runs/bert, step 7")
     assert console.export_text() == (
@@ -106,7 +106,7 @@ def test_it_tells_what_became_of_the_parameters():
     )
 
 
-def test_word_vectors_replace_the_embedding_of_tokens_alone():
+def test_word_vectors_replace_only_the_token_embedding():
     fresh = filled(SequenceClassifier(ENCODER, 3), 1)
     table_VD = np.arange(88, dtype=np.float64).reshape(11, 8)
     before, after = by_path(fresh), by_path(with_embedding(fresh, table_VD))

@@ -30,7 +30,7 @@ def test_bias_is_taken_off_once_and_not_added_again():
     assert interval.standard_error == pytest.approx(0.01, rel=0.05)
 
 
-def test_without_numbers_there_is_no_interval():
+def test_without_values_there_is_no_interval():
     for observed, resampled in ((np.nan, np.arange(9.0)), (0.2, np.full(9, np.nan)), (0.2, np.array([0.2, np.nan]))):
         assert np.isnan(bias_corrected_interval(observed, resampled).low)
     some = np.array([0.1, np.nan, 0.2, 0.3])  # such as AUROCs of resamples that were all right

@@ -88,7 +88,7 @@ def test_metrics_resampled_together_equal_each_alone():
     assert together == {name: metric.interval(50, 3, 0.8) for name, metric in metrics.items()}
 
 
-def test_draws_depend_on_the_seed_alone():
+def test_draws_depend_only_on_the_seed():
     metric = squared(ratio_metric())
     assert metric.interval(seed=1) == metric.interval(seed=1) != metric.interval(seed=2)
 

@@ -61,7 +61,7 @@ def test_a_completion_needs_a_decoder():
         Completion(tiny_model("encoder_decoder"), CONFIG, TOKENIZER)
 
 
-def test_the_loss_is_on_the_completion_alone(batch):
+def test_the_loss_covers_only_the_completion(batch):
     def loss(targets):
         return TASK.loss(PARAMS, batch | {"targets": targets}, None)
 
@@ -77,7 +77,7 @@ def test_the_loss_is_on_the_completion_alone(batch):
         assert abs(loss(others)[0] - total) > 1e-3
 
 
-def test_completions_are_greedy_whatever_the_beams_and_see_the_prompt_alone(batch, outputs):
+def test_completions_are_greedy_and_see_only_the_prompt(batch, outputs):
     prompts = [[END, *TOKENIZER.encode(row["prompt"])] for row in ROWS]
     sampling = SamplingConfig(max_new_tokens=6, temperature=0.0)
     expected = generate(TASK.model, PARAMS, prompts, sampling, END, VOCAB)

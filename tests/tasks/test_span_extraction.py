@@ -227,7 +227,7 @@ def test_confidence_is_a_softmax_over_all_candidates():
     np.testing.assert_array_equal(results.predictions.labels_N, [int(best == "bc")])
 
 
-def test_no_answer_is_told_only_if_every_window_tells_it():
+def test_no_answer_is_predicted_only_if_every_window_predicts_it():
     task = make_task("bytes")
     row = make_row(0, words=20)
     examples = task.encode([row]).examples
@@ -238,7 +238,7 @@ def test_no_answer_is_told_only_if_every_window_tells_it():
     assert task.results([row], examples, given).records[0]["predicted"] == row["answers"][0]["text"]
 
 
-def test_no_answer_is_no_candidate_where_every_question_has_one():
+def test_no_answer_is_not_a_candidate_if_every_question_has_one():
     task = make_task("bytes", unanswerable=False)
     examples = task.encode(ROWS).examples
     results = task.results(ROWS, examples, outputs_for(examples, "no_answer", "no_answer"))

@@ -53,7 +53,7 @@ def test_segments_and_types(architecture):
     assert not example["types"].any()
 
 
-def test_end_of_text_serves_where_there_are_no_special_tokens():
+def test_end_of_text_replaces_missing_special_tokens():
     plain = make_tokenizer("decoder")
     assert special_tokens("decoder") == ()
     (example,) = encode("encoder", ["ab"], ["c"], tokenizer=plain).examples

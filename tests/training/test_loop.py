@@ -189,7 +189,7 @@ def test_a_second_signal_is_not_held_back(before):
         signal.signal(signal.SIGINT, outer)
 
 
-def test_validation_counts_the_same_whatever_the_batch(tmp_path):
+def test_validation_does_not_depend_on_the_batch_size(tmp_path):
     config = tiny_config(tmp_path, steps=2)
     results = []
     for rows in (8, 24):
@@ -326,7 +326,7 @@ def test_patience_outlives_a_stop(checkpoint_every, tmp_path):
     chex.assert_trees_all_equal(whole.state, resumed.state)
 
 
-def test_an_evaluation_that_is_no_number_is_not_the_best(tmp_path):
+def test_a_nan_evaluation_is_not_the_best(tmp_path):
     script = [2.0, math.nan, math.inf, math.nan]
     outcome = scripted(tmp_path, script, keep_checkpoints=1, patience=3)
     assert outcome.out_of_patience
@@ -355,7 +355,7 @@ def test_given_parameters_are_those_of_the_first_step_and_not_of_a_resume(tmp_pa
     np.testing.assert_array_equal(resumed.state.params["kernel"], given["kernel"])
 
 
-def test_who_listens_is_told_of_each_evaluation_and_may_end_the_run(tmp_path):
+def test_the_callback_sees_each_evaluation_and_may_end_the_run(tmp_path):
     told = []
 
     def listen(step, metrics):

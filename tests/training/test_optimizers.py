@@ -119,7 +119,7 @@ def test_two_steps_lower_a_loss(name):
 @pytest.mark.parametrize(
     ("name", "decay_embeddings"), [(name, False) for name in OPTIMIZERS] + [("adamw", True), ("muon", True)]
 )
-def test_weight_decay_leaves_norms_and_biases_alone(name, decay_embeddings):
+def test_weight_decay_does_not_change_norms_and_biases(name, decay_embeddings):
     config = dataclasses.replace(PLAIN, name=name, weight_decay=0.5, decay_embeddings=decay_embeddings)
     updates = updates_of(config, [ZEROS])[0]
     if name == "adam":

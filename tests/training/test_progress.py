@@ -19,7 +19,7 @@ def test_lines_after_a_step_go_and_so_does_a_line_that_was_cut_off(tmp_path):
         assert all(line["x"] == line["step"] / 3 for line in kept)
 
 
-def test_a_writer_goes_on_where_a_run_was_cut_off(tmp_path):
+def test_a_writer_resumes_after_an_interrupted_run(tmp_path):
     directory = WorkDirectory(tmp_path)
     writer = MetricsWriter(directory, 0)
     for step in (1, 2, 3):

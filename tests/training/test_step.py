@@ -157,7 +157,7 @@ def test_micro_batches_and_devices_draw_their_own_dropout():
         assert float(sums["noise"]) ** 2 != pytest.approx(2 * float(sums["noise_squared"]), rel=1e-3)
 
 
-def test_evaluation_uses_the_average_and_keeps_rows_apart():
+def test_evaluation_uses_the_average_and_keeps_rows_separate():
     state, step = setup(dataclasses.replace(SGD, ema_decay=0.75))
     state, _ = step(state, BATCH)
     rows = jax.jit(make_evaluation_step(TASK))(state, BATCH)
