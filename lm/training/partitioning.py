@@ -59,7 +59,7 @@ def make_partitioner(config: PartitioningConfig) -> Partitioner:
     if data * rest != devices:
         raise UserError(
             f"config.partitioning: data={config.data} x fsdp={config.fsdp} x tensor={config.tensor} must equal the "
-            f"{devices} available devices"
+            f"{devices} devices available"
         )
     if config.strategy == "pmap":
         return PmapPartitioner()
