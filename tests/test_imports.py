@@ -87,3 +87,9 @@ def test_no_import_goes_round():
 
     for module in imports:
         visit(module, ())
+
+
+def test_test_files_have_distinct_names():
+    """pytest takes two files of one name for one module."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
