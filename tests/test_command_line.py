@@ -51,7 +51,7 @@ MISTAKES = {
     "heads": (("--config.model.heads=3",), "config.model.heads=3 does not divide config.model.width=128"),
     "kv_heads": (("--config.model.kv_heads=3",), "config.model.kv_heads=3 does not divide config.model.heads=4"),
     "devices": (("--config.training.batch_size=12",), "batch_size=12.*8 devices.*multiple of 8"),
-    "mesh": (("--config.partitioning.fsdp=3",), "fsdp=3.*8 available devices"),
+    "mesh": (("--config.partitioning.fsdp=3",), "fsdp=3.*8 devices"),
     "choice": (("--config.optimizer.name=adamm",), "config.optimizer.name must be one of sgd,.*adamm"),
     "source": (
         ("--config.data.source=html:x",),
