@@ -68,6 +68,7 @@ def load(name: str, setting: str | None):
     return from_config_dict(kind, module["get_config"](*([setting] if setting else [])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "setting"), of_kind(PretrainConfig))
 def test_a_pretraining_config_trains_at_toy_size(name, setting, tmp_path):
     config, tiny = load(name, setting), tiny_config(tmp_path, steps=2)
@@ -111,6 +112,7 @@ def write_vectors(path: Path, width: int) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "setting"), of_kind(FinetuneConfig))
 def test_a_fine_tuning_config_trains_at_toy_size(name, setting, tmp_path):
     config = load(name, setting)

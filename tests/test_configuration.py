@@ -14,7 +14,8 @@ from lm.runs.config import PretrainConfig
 
 def test_round_trip_through_config_dict_and_json():
     config = PretrainConfig(
-        model=ModelConfig(vocab_size=7, rotary_base=5.0), data=DataConfig(cleaning=("nfc", "whitespace"))
+        model=ModelConfig(vocab_size=7, positions="rotary", rotary_base=5.0),
+        data=DataConfig(cleaning=("nfc", "whitespace")),
     )
     assert from_config_dict(PretrainConfig, to_config_dict(config)) == config
     assert from_config_dict(PretrainConfig, json.loads(json.dumps(dataclasses.asdict(config)))) == config

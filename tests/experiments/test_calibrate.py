@@ -127,6 +127,7 @@ def test_bad_configs_are_named(change, message):
         dataclasses.replace(CONFIG, **change)
 
 
+@pytest.mark.slow
 def test_from_a_trained_model_to_calibrated_generation(tmp_path):
     """A run writes predictions, a calibrator is fitted to them, and generation applies it."""
     config = dataclasses.replace(tiny_config(tmp_path, steps=2), predictions=PredictionsConfig(tokens=400))

@@ -13,6 +13,8 @@ from lm.runs.config import OptimizerConfig, TrainingConfig
 from lm.training.progress import read_metrics
 from tests.tiny import command_line, files_below, run, tiny_config
 
+pytestmark = pytest.mark.slow
+
 CONFIG = f"--config={Path(__file__).absolute()}"
 
 

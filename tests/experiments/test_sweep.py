@@ -217,6 +217,7 @@ def test_a_report_needs_a_sweep(tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_real_run_ends_like_an_uninterrupted_one(base, tmp_path):
     # How often to log changes neither the model nor what is compiled, so both points must come to the same.
     config = SweepConfig(base=base, parameters=("training.log_every=1,3",), method="grid", pruning="median")

@@ -73,7 +73,9 @@ RUNS = {
 }
 
 
-@pytest.fixture(params=RUNS)
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow) if name == "sequence_to_sequence" else name for name in RUNS]
+)
 def directory_and_how(request, pretrained, finetuned, here):
     architecture, how = RUNS[request.param]
     return pretrained(request.param, architecture) if architecture else here / finetuned(request.param), how
@@ -145,6 +147,7 @@ def test_an_encoder_decoder_reads_the_marks_it_was_trained_with(pretrained):
     assert scored.tokens[0] == mark
 
 
+@pytest.mark.slow
 def test_a_masked_model_fills_its_masks(pretrained):
     directory = pretrained("masked", "encoder")
     model = lm.load(directory)

@@ -168,7 +168,11 @@ def losses_on_one_device(kind) -> list[float]:
 @pytest.mark.parametrize(
     ("kind", "name"),
     [(Masked, name) for name in LAYOUTS]
-    + [(kind, name) for kind in (SpanCorruption, Classification) for name in ("mixed", "pmap")],
+    + [
+        pytest.param(kind, name, marks=pytest.mark.slow)
+        for kind in (SpanCorruption, Classification)
+        for name in ("mixed", "pmap")
+    ],
 )
 def test_other_tasks_are_the_same_work_too(kind, name):
     expected = losses_on_one_device(kind)
