@@ -69,7 +69,7 @@ RUNS = {
     "causal": ("decoder", SAMPLING),
     "span_corruption": ("encoder_decoder", SAMPLING),
     "completion": (None, BEAMS),
-    LONGEST: (None, BEAMS),
+    "sequence_to_sequence": (None, BEAMS),
 }
 
 
