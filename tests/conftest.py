@@ -69,3 +69,11 @@ def finetuned(rows_folder) -> Callable[..., Path]:
         return made[kind, *flags]
 
     return run
+
+
+def pytest_addoption(parser, pluginmanager):
+    """Lets `-p no:xdist` run everything in one process, although pyproject.toml asks for two."""
+    if not pluginmanager.hasplugin("xdist"):
+        group = parser.getgroup("without xdist")
+        group._addoption("-n", help="no effect without xdist")  # pytest keeps short options to itself
+        group.addoption("--dist", help="no effect without xdist")
