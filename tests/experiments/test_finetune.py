@@ -70,7 +70,10 @@ def finetune_quietly(config, workdir):
     return finetune.finetune(config, WorkDirectory(workdir), Console(quiet=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+_SLOW = ("sequence_to_sequence", "completion")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in _SLOW)) for kind in KINDS])
 def test_a_run_leaves_everything_in_its_directory(kind, finetuned, here):
     directory = WorkDirectory(finetuned(kind))
     assert directory.load_config() == tiny_task_config(kind)

@@ -73,9 +73,10 @@ RUNS = {
 }
 
 
-@pytest.fixture(
-    params=[pytest.param(name, marks=pytest.mark.slow) if name == "sequence_to_sequence" else name for name in RUNS]
-)
+_SLOW = ("span_corruption", "sequence_to_sequence")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in _SLOW else name for name in RUNS])
 def directory_and_how(request, pretrained, finetuned, here):
     architecture, how = RUNS[request.param]
     return pretrained(request.param, architecture) if architecture else here / finetuned(request.param), how

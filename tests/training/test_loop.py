@@ -198,22 +198,16 @@ def test_validation_does_not_depend_on_the_batch_size(tmp_path):
     np.testing.assert_allclose(list(results[0].values()), list(results[1].values()), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sections",
     [
-        pytest.param({"optimizer": {"name": "muon", "learning_rate": 0.02}}, marks=pytest.mark.slow, id="muon"),
-        pytest.param(
-            {"optimizer": {"name": "adafactor", "l1": 1e-5, "l2": 1e-4}, "training": {"micro_batches": 1}},
-            marks=pytest.mark.slow,
-            id="adafactor",
-        ),
-        pytest.param({"objective": {"loss_chunk": 20, "z_loss": 1e-4, "label_smoothing": 0.1}}, id="chunked"),
-        pytest.param(
-            {"model": {"scan_layers": True, "rematerialize": "full", "positions": "rotary"}},
-            marks=pytest.mark.slow,
-            id="scanned",
-        ),
+        {"optimizer": {"name": "muon", "learning_rate": 0.02}},
+        {"optimizer": {"name": "adafactor", "l1": 1e-5, "l2": 1e-4}, "training": {"micro_batches": 1}},
+        {"objective": {"loss_chunk": 20, "z_loss": 1e-4, "label_smoothing": 0.1}},
+        {"model": {"scan_layers": True, "rematerialize": "full", "positions": "rotary"}},
     ],
+    ids=["muon", "adafactor", "chunked", "scanned"],
 )
 def test_every_kind_of_run_resumes_exactly(sections, tmp_path):
     config = replace(tiny_config(tmp_path, steps=3, checkpoint_every=2, evaluate_every=3), **sections)

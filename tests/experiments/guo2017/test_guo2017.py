@@ -17,6 +17,8 @@ from lm.configuration import from_config_dict
 from tests.tiny import command_line, files_below
 from tests.tiny_texts import write_sst, write_wheel
 
+pytestmark = pytest.mark.slow
+
 CONFIG = f"--config={Path(__file__).parents[3] / 'configs' / 'guo2017.py'}"
 TOY = (
     CONFIG,
