@@ -92,7 +92,7 @@ def evaluate(
       splits: the rows of the run's own data, if already read; None: read them.
 
     Raises:
-      UserError: if there is no run, no such rows, or rows that don't fit the task.
+      UserError: if the run or the rows cannot be read, or the rows do not match the task.
     """
     model = load(directory.path, checkpoint, config.calibrator or None)
     if not isinstance(model, TaskModel):

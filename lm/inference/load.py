@@ -54,7 +54,7 @@ def load(
       `MaskedLanguageModel`, `Classifier`, `Tagger` or `QuestionAnswerer`; for other tasks a `TaskModel`.
 
     Raises:
-      UserError: if there is no run, checkpoint or calibrator, or the calibrator belongs to another model.
+      UserError: if the run, the checkpoint or the calibrator cannot be read, or the calibrator is for another model.
     """
     work_directory = WorkDirectory(Path(directory))
     fitted = find_calibrator(work_directory, calibrator)

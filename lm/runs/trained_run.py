@@ -60,7 +60,7 @@ def load_run(
       mesh: of the devices that share the parameters; None: the first device holds them.
 
     Raises:
-      UserError: if there is no run, or no such checkpoint, or it can't be read or doesn't fit the config.
+      UserError: if the run or the checkpoint cannot be read, or does not match the config.
     """
     config = directory.load_config()
     tokenizer = Tokenizer.load(directory.tokenizer)
