@@ -17,7 +17,7 @@ Every batch is a dict of
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +28,7 @@ from lm.data.token_texts import WordBorders, ordinary_tokens
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.token_reliability import TokenBuckets
-from lm.evaluation.token_statistics import TokenStatistics, token_loss
+from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.encoder_lm import EncoderLM
 from lm.modules.config import ModelConfig
 from lm.modules.dropout import dropout_rngs
@@ -40,7 +40,7 @@ from lm.objectives.corruption import (
     positions_in_segments,
     units_of,
 )
-from lm.objectives.objective import ObjectiveConfig, TextProperties, predicted_statistics, row_sums, special_id
+from lm.objectives.objective import ObjectiveConfig, PredictsTokens, TextProperties, predicted_statistics, special_id
 from lm.types import Batch, HostBatch, Params
 
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]")
@@ -130,7 +130,7 @@ class Masking:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedLM(CorruptsWindows):
+class MaskedLM(PredictsTokens, CorruptsWindows):
     """The task, as pure functions of (parameters, batch).
 
     Attributes:
@@ -177,14 +177,9 @@ class MaskedLM(CorruptsWindows):
         """Random parameters."""
         return self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
-    def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
-        """The objective summed over the hidden tokens, as `lm.evaluation.token_statistics.token_loss`."""
-        statistics = self._statistics(params, batch, dropout_key)
-        return token_loss(statistics, batch["weights"], self.objective.label_smoothing, self.objective.z_loss)
-
-    def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
-        """Weighted sums over each row and reliability, from `lm.objectives.objective.row_sums`."""
-        return masked_token_sums(self._statistics(params, batch, None), batch, self.buckets, self.model)
+    def token_positions(self, batch: Batch) -> Array:
+        """Positions of the hidden tokens, [B, K]."""
+        return masked_positions(batch)
 
     @property
     def window_length(self) -> int:
@@ -195,7 +190,8 @@ class MaskedLM(CorruptsWindows):
         """Puts each window between [CLS] and [SEP] and hides some of its tokens."""
         return self.masking.apply(framed(windows, self.masking.classify, self.masking.separate), random)
 
-    def _statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
+    def token_statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
+        """Statistics of the hidden tokens, [B, K]."""
         hidden_BTD = hidden_states(self.model, params, batch, dropout_key)
         return masked_token_statistics(self.model, params, hidden_BTD, batch, self.objective)
 
@@ -215,12 +211,9 @@ def masked_token_statistics(
     return predicted_statistics(model, params, hidden_BKD, batch["targets"], objective)
 
 
-def masked_token_sums(
-    statistics: TokenStatistics, batch: Batch, buckets: TokenBuckets, model: EncoderLM
-) -> dict[str, Any]:
-    """`lm.objectives.objective.row_sums` of the hidden tokens."""
-    positions_BK = jnp.take_along_axis(batch["positions"], batch["places"], axis=1)
-    return row_sums(statistics, positions_BK, batch["weights"], buckets, model.config.size_of_vocabulary)
+def masked_positions(batch: Batch) -> Array:
+    """Positions of the hidden tokens in their documents, [B, K]."""
+    return jnp.take_along_axis(batch["positions"], batch["places"], axis=1)
 
 
 def begins_span(words_bT: np.ndarray, random: RowRandom) -> np.ndarray:

@@ -28,8 +28,8 @@ from lm.evaluation.token_statistics import TokenStatistics, token_loss, token_st
 from lm.models.encoder_lm import EncoderLM
 from lm.modules.config import ModelConfig
 from lm.objectives.corruption import TRAINING, VALIDATION, RowRandom
-from lm.objectives.masked_lm import MaskedLM, Masking, hidden_states, masked_token_statistics, masked_token_sums
-from lm.objectives.objective import ObjectiveConfig, TextProperties
+from lm.objectives.masked_lm import MaskedLM, Masking, hidden_states, masked_positions, masked_token_statistics
+from lm.objectives.objective import ObjectiveConfig, TextProperties, row_sums
 from lm.types import Batch, HostBatch, Params
 
 SHORT_ROWS = 0.1  # the share of rows cut to a random length, so that short texts occur too
@@ -112,7 +112,8 @@ class NextSentence:
         """
         tokens, pair = self._statistics(params, batch, None)
         weight_B = batch["weights"].sum(axis=1)
-        sums = masked_token_sums(tokens, batch, self.buckets, self.model)
+        vocab_size = self.model.config.size_of_vocabulary
+        sums = row_sums(tokens, masked_positions(batch), batch["weights"], self.buckets, vocab_size)
         sums |= {"next_sentence_loss": weight_B * pair.nll, "next_sentence_accuracy": weight_B * pair.correct}
         return sums
 

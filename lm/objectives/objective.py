@@ -7,6 +7,7 @@ Each objective is a file with a task: a frozen dataclass around a model that mak
 Axes: B batch, T predicted tokens of a row, V vocabulary, D model width.
 """
 
+import abc
 import dataclasses
 from typing import Any, ClassVar, Protocol
 
@@ -19,7 +20,7 @@ from lm.data.store import Corpus
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.token_reliability import TokenBuckets, reliability_sums
-from lm.evaluation.token_statistics import TokenStatistics, statistics_in_chunks, token_statistics
+from lm.evaluation.token_statistics import TokenStatistics, statistics_in_chunks, token_loss, token_statistics
 from lm.modules.config import ModelConfig
 from lm.types import Batch, Batches, Params
 
@@ -170,6 +171,37 @@ class PretrainingTask(Protocol):
         Raises:
           UserError: if the text is too short or hosts does not divide batch_size.
         """
+
+
+class PredictsTokens(abc.ABC):
+    """The loss and the evaluation of a task that predicts tokens, given their statistics."""
+
+    model: Any
+    objective: ObjectiveConfig
+    buckets: TokenBuckets
+
+    @abc.abstractmethod
+    def token_statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
+        """Statistics of the predicted tokens, of the shape of `batch["weights"]`; a key turns dropout on."""
+
+    def token_positions(self, batch: Batch) -> Array:
+        """Positions of the predicted tokens in their documents."""
+        return batch["positions"]
+
+    def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
+        """The objective summed over the predicted tokens, and the sums to report.
+
+        Returns:
+          As for `lm.evaluation.token_statistics.token_loss`.
+        """
+        statistics = self.token_statistics(params, batch, dropout_key)
+        return token_loss(statistics, batch["weights"], self.objective.label_smoothing, self.objective.z_loss)
+
+    def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
+        """Weighted sums over each row and reliability, from `row_sums`."""
+        statistics = self.token_statistics(params, batch, None)
+        vocab_size = self.model.config.size_of_vocabulary
+        return row_sums(statistics, self.token_positions(batch), batch["weights"], self.buckets, vocab_size)
 
 
 def predicted_statistics(

@@ -10,7 +10,7 @@ Every batch is as in `lm.data.windows`, with weight 0 within the prefix, and
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,17 +19,17 @@ from jax.sharding import Mesh
 
 from lm.data.tokenizers import Tokenizer
 from lm.evaluation.token_reliability import TokenBuckets
-from lm.evaluation.token_statistics import TokenStatistics, token_loss
+from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.decoder_lm import DecoderLM
 from lm.modules.config import ModelConfig
 from lm.modules.dropout import dropout_rngs
 from lm.objectives.corruption import CorruptsWindows, RowRandom
-from lm.objectives.objective import ObjectiveConfig, TextProperties, predicted_statistics, row_sums
+from lm.objectives.objective import ObjectiveConfig, PredictsTokens, TextProperties, predicted_statistics
 from lm.types import Batch, HostBatch, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixLM(CorruptsWindows):
+class PrefixLM(PredictsTokens, CorruptsWindows):
     """The task, as pure functions of (parameters, batch).
 
     Attributes:
@@ -67,21 +67,6 @@ class PrefixLM(CorruptsWindows):
         """Random parameters."""
         return self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
-    def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
-        """The objective summed over what follows the prefixes, as `lm.evaluation.token_statistics.token_loss`."""
-        return token_loss(
-            self._statistics(params, batch, dropout_key),
-            batch["weights"],
-            self.objective.label_smoothing,
-            self.objective.z_loss,
-        )
-
-    def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
-        """Weighted sums over each window and reliability, from `lm.objectives.objective.row_sums`."""
-        statistics = self._statistics(params, batch, None)
-        vocab_size = self.model.config.size_of_vocabulary
-        return row_sums(statistics, batch["positions"], batch["weights"], self.buckets, vocab_size)
-
     @property
     def window_length(self) -> int:
         """The maximum length of a sequence."""
@@ -91,7 +76,8 @@ class PrefixLM(CorruptsWindows):
         """Splits each window."""
         return with_prefix(windows, random)
 
-    def _statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
+    def token_statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
+        """Statistics of the predicted tokens."""
         inputs = batch["tokens"], batch["segments"], batch["positions"]
         hidden_BTD = self.model.apply(
             {"params": params},

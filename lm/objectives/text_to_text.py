@@ -14,21 +14,21 @@ Every batch is a dict of
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax import Array
 
 from lm.evaluation.token_reliability import TokenBuckets
-from lm.evaluation.token_statistics import TokenStatistics, token_loss
+from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
 from lm.modules.dropout import dropout_rngs
-from lm.objectives.objective import ObjectiveConfig, predicted_statistics, row_sums
+from lm.objectives.objective import ObjectiveConfig, PredictsTokens, predicted_statistics
 from lm.types import Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class TextToText:
+class TextToText(PredictsTokens):
     """A task without its batches, as pure functions of (parameters, batch).
 
     Attributes:
@@ -49,22 +49,9 @@ class TextToText:
         one_token = jnp.zeros((1, 1), jnp.int32)
         return self.model.init(key, one_token, one_token)["params"]
 
-    def loss(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, dict[str, Array]]:
-        """The objective summed over the targets, as `lm.evaluation.token_statistics.token_loss`."""
-        return token_loss(
-            self._statistics(params, batch, dropout_key),
-            batch["weights"],
-            self.objective.label_smoothing,
-            self.objective.z_loss,
-        )
+    def token_statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
+        """Statistics of the predicted tokens."""
 
-    def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
-        """Weighted sums over each row and reliability, from `lm.objectives.objective.row_sums`."""
-        statistics = self._statistics(params, batch, None)
-        vocab_size = self.model.config.size_of_vocabulary
-        return row_sums(statistics, batch["positions"], batch["weights"], self.buckets, vocab_size)
-
-    def _statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
         def hidden(model: EncoderDecoderLM) -> Array:
             memory_BSD = model.encode(batch["inputs"], batch["input_segments"], batch["input_positions"])
             output = batch["tokens"], batch["segments"], batch["positions"]
