@@ -110,7 +110,7 @@ def finetune(
     )
     directory.claim(config, tokenizer, classes)
     if config.init_from:
-        tell_shape(config, own_model, console)
+        print_shape(config, own_model, console)
     introduce(full_config, task, splits, batches, (train.cut, validation.cut), console)
     outcome = trainer.train()
     if then_evaluate and not outcome.stopped_by:
@@ -133,7 +133,7 @@ def with_model_of_source(config: FinetuneConfig) -> FinetuneConfig:
         return dataclasses.replace(config, model=theirs.executed_as(config.model))
 
 
-def tell_shape(config: FinetuneConfig, own_model: ModelConfig, console: Console) -> None:
+def print_shape(config: FinetuneConfig, own_model: ModelConfig, console: Console) -> None:
     """Prints how the shape of the source run differs from the config's."""
     changed = differences(own_model, config.model)
     if changed and own_model != ModelConfig(architecture="encoder"):

@@ -145,7 +145,7 @@ def write_products(
 
 
 def introduction(config: PretrainConfig, corpus: Corpus) -> str:
-    """Prints a few lines about what will be trained."""
+    """A few lines about what will be trained."""
     devices = jax.devices()
     tokens_per_step = config.training.batch_size * config.model.max_length
     total = tokens_per_step * config.training.steps
