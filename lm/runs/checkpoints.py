@@ -111,10 +111,10 @@ class Checkpoints:
             self._check_parameters(like.params, step, _FORMER, "params")
             return self._restore_former(like, step)
         self._check_parameters(like.params, step, "params")
-        trees, progress = self._restore_items(_items(like), step)
-        return TrainState(
-            params=trees["params"], averaged_params=trees.get("averaged_params"), **trees["optimizer"]
-        ), progress
+        record = self._record(step)
+        trees = self._restore_items(_items(like), step, record)
+        state = TrainState(params=trees["params"], averaged_params=trees.get("averaged_params"), **trees["optimizer"])
+        return state, record["progress"]
 
     def restore_params(self, like: Params, step: int) -> Params:
         """The parameters of one checkpoint for use, their average if there is one. Nothing else is read.
@@ -129,10 +129,11 @@ class Checkpoints:
         self.wait()
         if self._is_former(step):
             return self._restore_former_params(like, step)
-        name = "averaged_params" if (self._folder(step) / "averaged_params").exists() else "params"
+        record = self._record(step)
+        name = "averaged_params" if "averaged_params" in record["checksums"] else "params"
         self._check_parameters(like, step, name)
         with return_freed_memory():
-            return self._restore_items({name: like}, step)[0][name]
+            return self._restore_items({name: like}, step, record)[name]
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint that can be read, or None if there are no checkpoints.
@@ -174,17 +175,22 @@ class Checkpoints:
     def _folder(self, step: int) -> Path:
         return self.directory.absolute() / str(step)
 
-    def _restore_items(self, like: Mapping[str, Any], step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        arguments = {name: _restore_arguments(tree) for name, tree in like.items()}
-        found = self._manager.restore(step, args=ocp.args.Composite(**arguments, progress=ocp.args.JsonRestore()))
+    def _record(self, step: int) -> dict[str, Any]:
+        """What was saved beside the arrays: the progress record, the score and the checksums."""
+        found = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
         record = dict(found["progress"])
         if record.pop("digest") != _digest(record):
             raise ValueError("its progress record differs from the one that was saved")
+        return record
+
+    def _restore_items(self, like: Mapping[str, Any], step: int, record: dict[str, Any]) -> dict[str, Any]:
+        arguments = {name: _restore_arguments(tree) for name, tree in like.items()}
+        found = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         trees = {name: found[name] for name in like}
         for name, tree in trees.items():
             if checksum(tree) != record["checksums"][name]:
                 raise ValueError(f"its {name} differ from what was saved")
-        return trees, record["progress"]
+        return trees
 
     def _check_parameters(self, like: Params, step: int, item: str, *inside: str) -> None:
         """Orbax's own message names no parameter."""

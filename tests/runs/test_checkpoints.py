@@ -140,6 +140,15 @@ def test_parameters_are_read_without_the_optimizer(state, tmp_path):
         reader.restore_params({**state.params, "kernel": jnp.zeros((64, 32))}, 7)
 
 
+def test_parameters_do_not_stand_in_for_a_missing_average(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(averaged_at(7), {})
+    checkpoints.close()
+    shutil.rmtree(tmp_path / "7" / "averaged_params")
+    with pytest.raises(Exception, match="averaged_params"):
+        Checkpoints(tmp_path, read_only=True).restore_params(averaged_at(7).params, 7)
+
+
 def test_damaged_parameters_are_not_read(tmp_path):
     save_all(Checkpoints(tmp_path), {1: None})
     flip_a_byte(max((tmp_path / "1" / "params").rglob("d/*"), key=lambda path: path.stat().st_size))
