@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from rich.console import Console
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -26,6 +25,7 @@ from experiments.evaluate import show
 from experiments.finetune import check_rows
 from lm.command_line import define_config_file, run
 from lm.configuration import from_config_dict
+from lm.console import Console
 from lm.data.rows import read_examples
 from lm.errors import UserError
 from lm.runs.config import FinetuneConfig

@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
 from lm.calibration.calibrators import CALIBRATORS
@@ -35,6 +34,7 @@ from lm.calibration.report.wording import format_interval, format_p, format_valu
 from lm.calibration.results import Comparison, Entry, Settings, to_json
 from lm.command_line import define_config_file, run
 from lm.configuration import from_config_dict
+from lm.console import Console
 from lm.errors import UserError
 from lm.files import json_value, write_atomically, write_json
 from lm.runs.work_directory import WorkDirectory
@@ -135,11 +135,11 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
     console.print(as_table(comparison))
     for method in comparison.methods:
         if method.message:
-            console.print(f"(!) {method.label}: {method.message}", highlight=False, markup=False)
+            console.print(f"(!) {method.label}: {method.message}")
     said = verdict(comparison)
     for sentence in (said.before, said.after, *said.notes):
-        console.print(sentence, highlight=False, markup=False)
-    console.print(f"report: {directory.calibration / 'report.html'}", soft_wrap=True, highlight=False)
+        console.print(sentence)
+    console.print(f"report: {directory.calibration / 'report.html'}")
     return comparison
 
 

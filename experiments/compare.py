@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
 from lm.calibration.outcomes import outcomes
 from lm.calibration.predictions import Predictions
 from lm.command_line import run
+from lm.console import Console
 from lm.errors import UserError
 from lm.files import json_value
 from lm.runs.work_directory import WorkDirectory

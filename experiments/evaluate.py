@@ -13,11 +13,11 @@ import math
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
 from lm.command_line import define_config, run
 from lm.configuration import from_config_dict, to_config_dict
+from lm.console import Console
 from lm.data.rows import Row, Splits, read_examples, read_source
 from lm.data.store import build_corpus
 from lm.errors import UserError
@@ -148,7 +148,7 @@ def show(found: Evaluation, console: Console) -> None:
         table.add_row(name, _number(figure.value), _interval(figure.interval))
     console.print(table)
     for name, signature in found.signatures.items():
-        console.print(f"{name}: {signature}", soft_wrap=True, highlight=False)
+        console.print(f"{name}: {signature}")
     if found.cut:
         console.print(f"truncated, because they are too long for the model: {found.cut:,} rows")
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from rich.console import Console
 
 from experiments.evaluate import EvaluateConfig, evaluate, show
 from experiments.pretrain import parse_profile
 from lm.command_line import define_config_file, run
 from lm.configuration import differences, from_config_dict
+from lm.console import Console
 from lm.data.example_batches import TrainExampleBatches
 from lm.data.rows import Splits, read_examples
 from lm.data.tokenizers import Tokenizer, train_tokenizer
@@ -59,7 +59,7 @@ def main(values: flags.FlagValues) -> int:
     outcome = finetune(config, directory, console, then_evaluate=True, profile=parse_profile(values.profile))
     if outcome.stopped_by:
         return 128 + outcome.stopped_by
-    console.print(f"everything is in {directory.path}", soft_wrap=True, highlight=False)
+    console.print(f"everything is in {directory.path}")
     return 0
 
 
@@ -138,7 +138,7 @@ def print_shape(config: FinetuneConfig, own_model: ModelConfig, console: Console
     changed = differences(own_model, config.model)
     if changed and own_model != ModelConfig(architecture="encoder"):
         listed = ", ".join(f"{name} {new!r} (not {old!r})" for name, (old, new) in changed.items())
-        console.print(f"the model has the shape of {config.init_from}: {listed}", soft_wrap=True, highlight=False)
+        console.print(f"the model has the shape of {config.init_from}: {listed}")
 
 
 def choose_tokenizer(
@@ -231,7 +231,7 @@ def introduce(
         lines.append(
             f"truncated to {config.model.max_length} tokens: {cut[0]:,} rows for training, {cut[1]:,} for validation"
         )
-    console.print("\n".join(lines), soft_wrap=True, highlight=False)
+    console.print("\n".join(lines))
 
 
 if __name__ == "__main__":

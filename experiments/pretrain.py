@@ -10,10 +10,10 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from rich.console import Console
 
 from lm.command_line import define_config_file, run
 from lm.configuration import from_config_dict
+from lm.console import Console
 from lm.data.store import Corpus, build_corpus
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
@@ -103,15 +103,15 @@ def pretrain(
         full_config, problem, partitioner, directory, console, on_evaluation=on_evaluation, profile=profile
     )
     directory.claim(config, corpus.tokenizer)
-    console.print(introduction(full_config, corpus), soft_wrap=True, highlight=False)
+    console.print(introduction(full_config, corpus))
     outcome = trainer.train()
     if outcome.stopped_by:
         step = int(outcome.state.step)
         console.print(f"{outcome.stopped_by.name}: saved at step {step}; run the same command to resume")
     elif jax.process_index() == 0:
-        console.print(f"done: {describe(outcome.validation)}", soft_wrap=True, highlight=False)
+        console.print(f"done: {describe(outcome.validation)}")
         write_products(full_config, corpus, outcome, directory, console)
-        console.print(f"everything is in {directory.path}", soft_wrap=True, highlight=False)
+        console.print(f"everything is in {directory.path}")
     return outcome
 
 
@@ -141,7 +141,7 @@ def write_products(
     if config.predictions.tokens:
         path = directory.predictions / "validation.npz"
         predicted = write_predictions(model, corpus.validation, config.predictions, config.seed, path)
-        console.print(f"predictions of {len(predicted):,} tokens are in {path}", soft_wrap=True, highlight=False)
+        console.print(f"predictions of {len(predicted):,} tokens are in {path}")
 
 
 def introduction(config: PretrainConfig, corpus: Corpus) -> str:

@@ -17,12 +17,12 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
 from experiments.pretrain import pretrain
 from lm.command_line import define_config_file, run
 from lm.configuration import differences, from_config_dict
+from lm.console import Console
 from lm.data.augmentation import AugmentationConfig, augment
 from lm.data.store import build_corpus
 from lm.data.windows import mixed_rows
@@ -236,8 +236,6 @@ def report(losses: dict[str, list[dict[str, float]]], change: Difference, workdi
     )
     console.print(
         f"self-training minus its control, after the last round: {change.value:+.4f} nats per token ({sure})",
-        highlight=False,
-        soft_wrap=True,
     )
     effect = {"rounds": losses, "change": dataclasses.asdict(change)}
     write_json(workdir / "effect.json", effect)

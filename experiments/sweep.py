@@ -16,12 +16,12 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from rich.console import Console
 
 from experiments.finetune import finetune
 from experiments.pretrain import pretrain
 from lm.command_line import define_config_file, run
 from lm.configuration import differences, from_config_dict
+from lm.console import Console
 from lm.errors import TrainingError, UserError
 from lm.files import read_json, write_atomically, write_json
 from lm.runs.config import (
@@ -131,7 +131,7 @@ def main(values: flags.FlagValues) -> int:
         sweep(config, directory, console, train=None if values.report else train_run)
     except (Stopped, KeyboardInterrupt) as stopped:
         by = stopped.by if isinstance(stopped, Stopped) else signal.SIGINT
-        console.print(f"{by.name}: stopped; run the same command to continue", highlight=False)
+        console.print(f"{by.name}: stopped; run the same command to continue")
         return 128 + by
     return 0
 
@@ -173,7 +173,7 @@ def sweep(config: SweepConfig, directory: Path, console: Console, train: TrainRu
             study,
             config.repetitions,
             runs.train,
-            lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False),
+            lambda line: console.print(line),
         )
     return report(config, base, study, directory, console)
 
@@ -331,8 +331,8 @@ def report(config: SweepConfig, base: RunConfig, study: Study, directory: Path, 
     console.print(f"{search.total} trials: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
     for line in (conclusion(rows, study), again or ""):
         if line:
-            console.print(line, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"everything is in {directory}", soft_wrap=True, highlight=False)
+            console.print(line)
+    console.print(f"everything is in {directory}")
     return rows
 
 

@@ -14,7 +14,10 @@ from ml_collections import ConfigDict, config_flags
 
 from lm.compilation import keep_compiled_programs
 from lm.configuration import flatten
+from lm.console import printable
 from lm.errors import TrainingError, UserError
+
+_LONGEST_MESSAGE = 1500  # characters
 
 
 def run(main: Callable[[flags.FlagValues], int | None], define: Callable[[flags.FlagValues], None], usage: str) -> None:
@@ -127,5 +130,9 @@ def _help(define: Callable[[flags.FlagValues], None]) -> str:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    """Prints one line, whatever names and values from files the message contains, and exits."""
+    line = printable(message, keep="")
+    if len(line) > _LONGEST_MESSAGE:
+        line = f"{line[: _LONGEST_MESSAGE * 2 // 3]} ... {line[-_LONGEST_MESSAGE // 3 :]}"
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(status)

@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
 from experiments.calibrate import CalibrateConfig
 from experiments.finetune import finetune
@@ -15,6 +14,7 @@ from experiments.guo2017.__main__ import Guo2017Config
 from experiments.self_train import SelfTrainConfig
 from experiments.sweep import SweepConfig
 from lm.configuration import from_config_dict
+from lm.console import Console
 from lm.errors import UserError
 from lm.models.accounting import parameter_count
 from lm.modules.config import TRANSFORMERS

@@ -24,6 +24,7 @@ ROOMS = (
     "lm.command_line",
     "lm.compilation",
     "lm.configuration",
+    "lm.console",
     "lm.files",
     "lm.types",
     "lm.errors",

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from experiments.pretrain import pretrain
 from lm.command_line import run as run_command
+from lm.console import Console
 from lm.data.config import DataConfig, TokenizerConfig
 from lm.decoding.sampling import SamplingConfig
 from lm.modules.config import ModelConfig

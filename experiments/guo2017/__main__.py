@@ -33,7 +33,6 @@ from pathlib import Path
 import numpy as np
 import optax
 from absl import flags
-from rich.console import Console
 
 from experiments.guo2017.network import DeepAveragingNetwork
 from experiments.guo2017.table import RowConfig, as_csv, as_markdown, make_row
@@ -42,6 +41,7 @@ from experiments.guo2017.training import predict, train_epochs
 from lm.calibration.predictions import Predictions
 from lm.command_line import define_config_file, run
 from lm.configuration import differences, from_config_dict
+from lm.console import Console
 from lm.errors import UserError
 from lm.files import read_json, write_atomically, write_json
 
@@ -116,7 +116,7 @@ def main(values: flags.FlagValues) -> None:
     console = Console(stderr=True)
     if values.choose_epochs:
         for name in config.data_sets:
-            console.print(describe_epochs(name, accuracy_by_epoch(config, name)), soft_wrap=True, highlight=False)
+            console.print(describe_epochs(name, accuracy_by_epoch(config, name)))
         return
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the results, such as --workdir=runs/guo2017")
@@ -255,7 +255,7 @@ def write_predictions(config: Guo2017Config, source: Parts, files: list[tuple[Pa
             logits_NC = network(words)
             Predictions(logits_NC, labelled.labels_N, np.array(labelled.ids), class_names=names).save(file)
         said = f"training loss {loss:.3f}, test accuracy {accuracy(logits_NC, labelled.labels_N):.2%}"
-        console.print(f"{source.name}, seed {seed}: {said}, {time.monotonic() - start:.0f} s", highlight=False)
+        console.print(f"{source.name}, seed {seed}: {said}, {time.monotonic() - start:.0f} s")
 
 
 def accuracy(logits_NC: np.ndarray, labels_N: np.ndarray) -> float:

@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from lm.console import Console
 from lm.data.cleaning import clean
 from lm.data.config import DataConfig, Split, TokenizerConfig
 from lm.data.sources import Source, empty_split_message

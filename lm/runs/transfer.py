@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
+from lm.console import Console
 from lm.errors import UserError
 from lm.models.parameter_paths import by_path, path_name, shortened_list
 from lm.types import Params
@@ -32,12 +32,10 @@ class Transfer:
 
     def print(self, console: Console, source: str) -> None:
         """Prints the lists, grouping the layers of a stack."""
-        console.print(f"parameters from {source}:", highlight=False, soft_wrap=True)
+        console.print(f"parameters from {source}:")
         for name in ("loaded", "new", "left"):
             paths = getattr(self, name)
-            console.print(
-                f"  {name} {len(paths)}: {', '.join(grouped(paths)) or 'none'}", highlight=False, markup=False
-            )
+            console.print(f"  {name} {len(paths)}: {', '.join(grouped(paths)) or 'none'}")
 
 
 def transfer(fresh: Params, source: Params, name: str) -> Transfer:

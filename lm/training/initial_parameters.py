@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from rich.console import Console
 
+from lm.console import Console
 from lm.data.tokenizers import Tokenizer
 from lm.data.word_vectors import embedding_from_vectors
 from lm.runs.config import FinetuneConfig, RunConfig
@@ -51,7 +51,7 @@ def params_with_word_vectors(
     )
     table_VD, coverage = embedding_from_vectors(Path(config.word_vectors), tokenizer.vocabulary, counts_V, config.seed)
     params = with_embedding(_random_params(config, task), table_VD)
-    console.print(f"word vectors: {coverage}", highlight=False, soft_wrap=True)
+    console.print(f"word vectors: {coverage}")
     return params
 
 

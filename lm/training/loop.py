@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
+from lm.console import Console
 from lm.data.windows import prefetch
 from lm.errors import TrainingError, UserError
 from lm.models.accounting import PEAK_FLOPS
@@ -173,7 +173,7 @@ class Trainer:
                 state = with_params(state, self._problem.initial_params)
             return state, Interval(), Patience(self._config.training), {}
         state, progress = restored
-        self._console.print(f"resuming at step {int(state.step)} from {self._checkpoints.directory}", soft_wrap=True)
+        self._console.print(f"resuming at step {int(state.step)} from {self._checkpoints.directory}")
         patience = Patience(self._config.training, **progress["patience"])
         return state, Interval(progress["interval"]), patience, progress["validation"]
 

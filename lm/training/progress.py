@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from lm.console import Console
 from lm.files import write_atomically
 from lm.runs.work_directory import WorkDirectory
 
@@ -88,7 +88,7 @@ class TrainingProgress:
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -107,7 +107,7 @@ class TrainingProgress:
 
     def say(self, text: str) -> None:
         """Prints a permanent line."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text)
 
     def stop(self) -> None:
         """Clears the progress bar."""

@@ -7,12 +7,12 @@ import json
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
 from experiments.calibrate import CalibrateConfig, calibrate
 from lm.calibration.calibrators import Fitted
 from lm.calibration.predictions import Predictions
 from lm.calibration.results import Settings, to_json
+from lm.console import Console
 from lm.decoding.sample import generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from experiments import finetune
 from lm.calibration.predictions import Predictions
+from lm.console import Console
 from lm.data import rows
 from lm.data.tokenizers import Tokenizer
 from lm.modules.config import ModelConfig

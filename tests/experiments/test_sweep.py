@@ -8,9 +8,9 @@ import signal
 
 import jax
 import pytest
-from rich.console import Console
 
 from experiments.sweep import Stopped, SweepConfig, define_flags, main, sweep, train_run
+from lm.console import Console
 from lm.errors import TrainingError, UserError
 from lm.files import json_value
 from lm.runs.config import FinetuneConfig

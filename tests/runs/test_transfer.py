@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
+from lm.console import Console
 from lm.errors import UserError
 from lm.models.build import make_language_model
 from lm.models.heads import SequenceClassifier

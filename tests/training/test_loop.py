@@ -9,8 +9,8 @@ import chex
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
+from lm.console import Console
 from lm.data.store import build_corpus
 from lm.errors import TrainingError, UserError
 from lm.runs.checkpoints import Checkpoints

@@ -1,0 +1,45 @@
+import io
+
+import pytest
+from rich.table import Table
+
+from lm.console import Console, printable
+
+HOSTILE = ["[bold]red[/bold]", "[/]", "[link=file:///etc]x", ":smile:", "a\x1b[31mb", "a\rb", "\udcff", "x\u202ey"]
+
+
+def printed(renderable) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=60).print(renderable)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_is_printed_as_it_is(text):
+    assert printed(text) == printable(text) + "\n"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_tables_are_printed_as_they_are(text):
+    table = Table(text, title=text)
+    table.add_row(text)
+    lines = printed(table)
+    assert lines.count(printable(text)) == 3
+    assert "\x1b" not in lines
+
+
+def test_a_status_is_no_markup():
+    Console(file=io.StringIO()).status("reading [/]").renderable.render(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Zürich 東京 👩‍👩‍👧 عربي\u200f", "Zürich 東京 👩‍👩‍👧 عربي\u200f"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("\x1b[31m", "\\x1b[31m"),
+        ("\x9b\u2028\ud800", "\\x9b\\u2028\\ud800"),
+    ],
+)
+def test_only_control_characters_are_escaped(text, expected):
+    assert printable(text) == expected
