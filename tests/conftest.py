@@ -8,12 +8,14 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 # Nearly all the time of the tests is compiling; the fast code that full optimization makes would not earn it back.
 _flags = " --xla_force_host_platform_device_count=8"
 _flags += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-_flags += " --xla_cpu_use_fusion_emitters=false"  # slower to compile than what they replace
+if version("jaxlib") < "0.11":  # later versions exit at a flag that they don't know
+    _flags += " --xla_cpu_use_fusion_emitters=false"  # slower to compile than what they replace
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.tiny, experiments and configs
