@@ -55,7 +55,8 @@ def write_predictions(
         labels.append(row["targets"][counted_T])
         ids.append(start + 1 + np.flatnonzero(counted_T))
     hidden_ND, labels_N, ids_N = (np.concatenate(parts) for parts in (hidden, labels, ids))
-    documents_N = np.searchsorted(store.document_starts, ids_N, side="right") - 1
+    # By the token before: what ends a document belongs to it, and begins the next one.
+    documents_N = np.searchsorted(store.document_starts, ids_N - 1, side="right") - 1
     windows_N = (ids_N - 1) // length
     enough = np.unique(documents_N).size >= _FEWEST_DOCUMENTS
     factors = FactoredLogits(hidden_ND, _output_matrix(model, params))
@@ -65,6 +66,8 @@ def write_predictions(
         labels_N=labels_N,
         ids_N=ids_N,
         clusters_N=documents_N if enough else windows_N,
+        checkpoint=in_use.step,
+        model=in_use.digest,
     )
     predictions.save(path)
     return predictions
