@@ -24,14 +24,16 @@ from lm.models.accounting import parameter_count
 from lm.objectives.objective import PretrainingTask, TextProperties
 from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
+from lm.runs.data_record import check_data, write_data_record
 from lm.runs.host_memory import keep_freed_memory
-from lm.runs.trained_run import TrainedRun, load_source
+from lm.runs.trained_run import load_run, load_source
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.training.evaluation import describe
 from lm.training.initial_parameters import params_of_source
 from lm.training.loop import Outcome, Trainer, check_batch_size
 from lm.training.partitioning import make_partitioner
-from lm.training.pretraining import pretraining_problem
+from lm.training.pretraining import mixed_corpus, pretraining_problem, text_fingerprints
+from lm.training.summary import stopped, summary
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -97,20 +99,26 @@ def pretrain(
     text = TextProperties.of(corpus, full_config.model.vocab_size)
     task = make_task(config.objective, full_config.model, corpus.tokenizer, partitioner.mesh, text)
     check_products(full_config, task)
+    mixed = mixed_corpus(config, corpus.tokenizer)
+    data = text_fingerprints(corpus, mixed)
+    notes = check_data(directory, data)
     params = None if source is None else params_of_source(config, task, source, console)
-    problem = pretraining_problem(full_config, task, corpus, partitioner, params)
+    problem = pretraining_problem(full_config, task, corpus, partitioner, params, mixed)
     trainer = Trainer(
         full_config, problem, partitioner, directory, console, on_evaluation=on_evaluation, profile=profile
     )
-    directory.claim(config, corpus.tokenizer)
-    console.print(introduction(full_config, corpus))
-    outcome = trainer.train()
+    console.print("\n".join([*notes, introduction(full_config, corpus)]))
+
+    def claim() -> None:
+        directory.claim(config, corpus.tokenizer)
+        write_data_record(directory, config, data)
+
+    outcome = trainer.train(claim)
     if outcome.stopped_by:
-        step = int(outcome.state.step)
-        console.print(f"{outcome.stopped_by.name}: saved at step {step}; run the same command to resume")
+        console.print(stopped(outcome))
     elif jax.process_index() == 0:
-        console.print(f"done: {describe(outcome.validation)}")
-        write_products(full_config, corpus, outcome, directory, console)
+        console.print(summary(directory, outcome, describe))
+        write_products(full_config, corpus, directory, console)
         console.print(f"everything is in {directory.path}")
     return outcome
 
@@ -127,21 +135,17 @@ def check_products(config: PretrainConfig, task: PretrainingTask) -> None:
         )
 
 
-def write_products(
-    config: PretrainConfig, corpus: Corpus, outcome: Outcome, directory: WorkDirectory, console: Console
-) -> None:
-    """Writes samples and predictions, if the model can continue texts."""
+def write_products(config: PretrainConfig, corpus: Corpus, directory: WorkDirectory, console: Console) -> None:
+    """Writes samples and predictions of the best checkpoint, if the model can continue texts."""
     if config.model.architecture != "decoder":
         return
     # The mesh is for training; a few samples are made on one device.
-    params = jax.device_get(outcome.state.evaluation_params)
-    task = make_task(config.objective, config.model, corpus.tokenizer)
-    model = in_use(TrainedRun(config, corpus.tokenizer, (), task, params, int(outcome.state.step)))
+    model = in_use(load_run(directory))
     print(write_samples(model, config.samples, directory.samples), file=console.file)  # rich would replace tabs
     if config.predictions.tokens:
         path = directory.predictions / "validation.npz"
         predicted = write_predictions(model, corpus.validation, config.predictions, config.seed, path)
-        console.print(f"predictions of {len(predicted):,} tokens are in {path}")
+        console.print(f"predictions of {len(predicted):,} tokens by checkpoint {model.step} are in {path}")
 
 
 def introduction(config: PretrainConfig, corpus: Corpus) -> str:

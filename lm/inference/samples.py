@@ -10,7 +10,7 @@ from lm.runs.config import SamplesConfig
 def write_samples(model: LanguageModel, config: SamplesConfig, path: Path) -> str:
     """Continues each prompt, writes the texts to a file and returns them."""
     texts = [
-        f"--- sample {number} ---\n{written.prompt}{written.text}\n"
+        f"--- sample {number}, checkpoint {model.step} ---\n{written.prompt}{written.text}\n"
         for number, written in enumerate(model.generate(config.prompts, config.sampling), 1)
     ]
     write_atomically(path, "\n".join(texts))

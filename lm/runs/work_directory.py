@@ -1,7 +1,7 @@
 """A work directory: everything about one run, enough to resume it or to use its model.
 
-config.json  tokenizer.json  classes.json  checkpoints/  metrics.jsonl  speed.jsonl  tensorboard/  samples.txt
-predictions/  calibration/
+config.json  data.json  tokenizer.json  classes.json  checkpoints/  metrics.jsonl  speed.jsonl  tensorboard/
+samples.txt  predictions/  calibration/
 """
 
 import dataclasses
@@ -39,6 +39,11 @@ class WorkDirectory:
     def classes(self) -> Path:
         """Names of a fine-tuned model's classes, JSON."""
         return self.path / "classes.json"
+
+    @property
+    def data(self) -> Path:
+        """Fingerprints of the data that the run was trained on, JSON."""
+        return self.path / "data.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -115,10 +120,12 @@ class WorkDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             if not self.tokenizer.exists():
                 tokenizer.save(self.tokenizer)
-            if classes:
+            # What a run began with never changes; without a config it did not begin.
+            if classes and not (self.config.exists() and self.classes.exists()):
                 write_json(self.classes, list(classes))
             # Last: a directory with a config is complete.
-            write_json(self.config, dataclasses.asdict(config))
+            if not self.config.exists() or differences(read_json(self.config), config):
+                write_json(self.config, dataclasses.asdict(config))
         except OSError as error:
             raise UserError(f"--workdir={self.path} cannot be written: {error.strerror}") from error
 

@@ -88,7 +88,7 @@ class Trainer:
           config: of the run.
           problem: what to learn; `config.training.best_metric` must be among its metrics.
           partitioner: on which devices.
-          directory: claimed before `train`.
+          directory: of the run.
           console: for progress.
           on_evaluation: is called with the step and the metrics of each evaluation, and may raise to end the run.
           profile: steps to record.
@@ -118,8 +118,11 @@ class Trainer:
         flops = problem.flops_per_unit
         self._flops_share = flops / (peak * jax.device_count()) if peak and flops else None
 
-    def train(self) -> Outcome:
+    def train(self, claim: Callable[[], None] = lambda: None) -> Outcome:
         """Trains from the newest checkpoint, or from scratch, to the last step or the first signal.
+
+        Args:
+          claim: writes the rest of the directory, once the checkpoint has been read.
 
         Raises:
           TrainingError: if a loss or a gradient is not finite.
@@ -127,6 +130,7 @@ class Trainer:
         training = self._config.training
         self._checkpoints = Checkpoints(self._directory.checkpoints, training.keep_checkpoints)
         state, self._interval, self._patience, validation = self._start()
+        claim()
         first_step = int(state.step)
         self._writer = MetricsWriter(self._directory, first_step)
         self._progress = TrainingProgress(self._console, first_step, training.steps)
