@@ -61,7 +61,7 @@ def test_text_changed_under_a_run_is_refused(part, tmp_path):
     run(config, tmp_path / "run")
     (tmp_path / part / "new.txt").write_text("the model knows")
     before = contents(tmp_path / "run")
-    with pytest.raises(UserError, match="since it began, the (training|validation|mixed) data changed"):
+    with pytest.raises(UserError, match=r"since it began, the (training|validation|mixed) data changed"):
         run(config, tmp_path / "run")
     assert contents(tmp_path / "run") == before
 
