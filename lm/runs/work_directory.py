@@ -5,7 +5,6 @@ samples.txt  predictions/  calibration/
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +12,7 @@ from typing import TypeVar
 from lm.configuration import differences
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.files import read_json, write_json
+from lm.files import check_writable, read_json, write_json
 from lm.runs.config import FREE_TO_CHANGE, FinetuneConfig, PretrainConfig, RunConfig, stored_config
 
 AnyConfig = TypeVar("AnyConfig", bound=PretrainConfig | FinetuneConfig)
@@ -91,13 +90,7 @@ class WorkDirectory:
         Raises:
           UserError: if the directory can't be written, or holds a run with another config.
         """
-        nearest = self.path.absolute()
-        while not nearest.exists() and nearest != nearest.parent:
-            nearest = nearest.parent
-        if not nearest.is_dir():
-            raise UserError(f"--workdir={self.path}: {nearest} is a file, not a directory")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"--workdir={self.path}: no permission to write in {nearest}")
+        check_writable(self.path, f"--workdir={self.path}")
         if not self.config.exists():
             return
         free = tuple(FREE_TO_CHANGE)
