@@ -24,6 +24,7 @@ from lm.data.rows import Splits, read_examples
 from lm.data.tokenizers import Tokenizer, train_tokenizer
 from lm.data.word_vectors import first_words
 from lm.errors import UserError
+from lm.files import check_writable
 from lm.modules.config import ModelConfig
 from lm.runs.config import FinetuneConfig
 from lm.runs.data_record import check_data, write_data_record
@@ -90,6 +91,7 @@ def finetune(
     """
     config, own_model = with_model_of_source(config), config.model
     directory.check(config)
+    check_writable(directory.predictions, f"--workdir={directory.path}")
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     partitioner = make_partitioner(config.partitioning)

@@ -17,16 +17,17 @@ from lm.console import Console
 from lm.data.store import Corpus, build_corpus
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
+from lm.files import check_writable
 from lm.inference.load import in_use
-from lm.inference.predictions import write_predictions
-from lm.inference.samples import write_samples
+from lm.inference.predictions import check_predictable, write_predictions
+from lm.inference.samples import check_samples, write_samples
 from lm.models.accounting import parameter_count
 from lm.objectives.objective import PretrainingTask, TextProperties
 from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
 from lm.runs.data_record import check_data, write_data_record
 from lm.runs.host_memory import keep_freed_memory
-from lm.runs.trained_run import load_run, load_source
+from lm.runs.trained_run import TrainedRun, load_run, load_source
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.training.evaluation import describe
 from lm.training.initial_parameters import params_of_source
@@ -98,10 +99,10 @@ def pretrain(
     full_config = with_vocabulary(config, corpus.tokenizer)
     text = TextProperties.of(corpus, full_config.model.vocab_size)
     task = make_task(config.objective, full_config.model, corpus.tokenizer, partitioner.mesh, text)
-    check_products(full_config, task)
+    notes = check_products(full_config, task, corpus, directory)
     mixed = mixed_corpus(config, corpus.tokenizer)
     data = text_fingerprints(corpus, mixed)
-    notes = check_data(directory, data)
+    notes += check_data(directory, data)
     params = None if source is None else params_of_source(config, task, source, console)
     problem = pretraining_problem(full_config, task, corpus, partitioner, params, mixed)
     trainer = Trainer(
@@ -123,16 +124,31 @@ def pretrain(
     return outcome
 
 
-def check_products(config: PretrainConfig, task: PretrainingTask) -> None:
-    """Checks that the objective supports the outputs requested at the end.
+def check_products(
+    config: PretrainConfig, task: PretrainingTask, corpus: Corpus, directory: WorkDirectory
+) -> list[str]:
+    """Checks, before training, what will be written after it; returns lines to print.
 
     Raises:
-      UserError: if not.
+      UserError: if the model cannot make it, or it cannot be written.
     """
-    if config.predictions.tokens and not task.counts_bytes:
+    wanted = config.predictions.tokens
+    if wanted and not task.counts_bytes:
         raise UserError(
             f"config.predictions.tokens needs config.objective.name=causal, not {config.objective.name}: set it to 0"
         )
+    if config.model.architecture != "decoder":
+        return []
+    model = in_use(TrainedRun(config, corpus.tokenizer, (), task, None, 0))
+    check_samples(model, config.samples)
+    if directory.samples.is_dir():
+        raise UserError(f"{directory.samples} is a directory, and the samples are written there: remove it")
+    if not wanted:
+        return []
+    check_writable(directory.predictions, "config.predictions")
+    found = check_predictable(corpus.validation, config.predictions, config.seed, config.model.max_length)
+    few = f"config.predictions.tokens={wanted:,}, but the validation text has {found:,}: all are predicted"
+    return [few] if found < wanted else []
 
 
 def write_products(config: PretrainConfig, corpus: Corpus, directory: WorkDirectory, console: Console) -> None:

@@ -15,6 +15,7 @@ from lm.calibration.logits import FactoredLogits
 from lm.calibration.predictions import Predictions
 from lm.data.store import TokenStore
 from lm.data.windows import window
+from lm.errors import UserError
 from lm.inference.language_models import LanguageModel
 from lm.models.decoder_lm import DecoderLM
 from lm.runs.config import PredictionsConfig
@@ -43,12 +44,9 @@ def write_predictions(
     """
     model, params = in_use.model, in_use.params
     length = model.config.max_length
-    starts = np.arange(0, store.num_tokens - 1, length)
-    wanted = min(-(-config.tokens // length), starts.size)
-    chosen = np.sort(np.random.default_rng(seed).permutation(starts)[:wanted])
-    rows = [window(store, int(start), length) for start in chosen]
     hidden, labels, ids = [], [], []
-    for start, row in zip(chosen, rows, strict=True):
+    for start in _chosen_starts(store, config, seed, length):
+        row = window(store, start, length)
         counted_T = row["weights"] > 0
         batch = {name: row[name][None] for name in ("tokens", "segments", "positions")}
         hidden.append(np.asarray(_hidden(model, params, batch)[0], np.float32)[counted_T])
@@ -71,6 +69,29 @@ def write_predictions(
     )
     predictions.save(path)
     return predictions
+
+
+def check_predictable(store: TokenStore, config: PredictionsConfig, seed: int, length: int) -> int:
+    """How many tokens `write_predictions` would predict, without a model.
+
+    Raises:
+      UserError: if there are none.
+    """
+    starts = _chosen_starts(store, config, seed, length)
+    tokens = sum(int((window(store, start, length)["weights"] > 0).sum()) for start in starts)
+    if not tokens:
+        raise UserError(
+            f"config.predictions.tokens={config.tokens}, but the validation text has no token that follows another: "
+            "set it to 0, or use more text for validation"
+        )
+    return tokens
+
+
+def _chosen_starts(store: TokenStore, config: PredictionsConfig, seed: int, length: int) -> list[int]:
+    """Where the windows to predict begin."""
+    starts = np.arange(0, store.num_tokens - 1, length)
+    wanted = min(-(-config.tokens // length), starts.size)
+    return np.sort(np.random.default_rng(seed).permutation(starts)[:wanted]).tolist()
 
 
 @functools.partial(jax.jit, static_argnames="model")
