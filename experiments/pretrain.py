@@ -13,7 +13,7 @@ from absl import flags
 
 from lm.command_line import define_config_file, run
 from lm.configuration import from_config_dict
-from lm.console import Console
+from lm.console import Console, printable
 from lm.data.store import Corpus, build_corpus
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
@@ -157,7 +157,9 @@ def write_products(config: PretrainConfig, corpus: Corpus, directory: WorkDirect
         return
     # The mesh is for training; a few samples are made on one device.
     model = in_use(load_run(directory))
-    print(write_samples(model, config.samples, directory.samples), file=console.file)  # rich would replace tabs
+    written = write_samples(model, config.samples, directory.samples)
+    if not console.quiet:
+        print(printable(written), file=console.file)  # rich would replace tabs
     if config.predictions.tokens:
         path = directory.predictions / "validation.npz"
         predicted = write_predictions(model, corpus.validation, config.predictions, config.seed, path)

@@ -53,7 +53,7 @@ def test_predictions_and_samples_are_of_the_best_checkpoint(overfitted, tmp_path
     corpus = build_corpus(config.data, config.tokenizer)
     expected = write_predictions(model, corpus.validation, PREDICTIONS, config.seed, tmp_path / "it.npz")
     np.testing.assert_array_equal(found.logits, expected.logits)
-    assert directory.samples.read_text() == write_samples(model, config.samples, tmp_path / "it.txt")
+    assert directory.samples.read_bytes().decode() == write_samples(model, config.samples, tmp_path / "it.txt")
     assert "checkpoint 2" in directory.samples.read_text()
 
 
