@@ -42,6 +42,11 @@ class Fingerprint:
     count: int
     digest: str
 
+    @property
+    def size(self) -> str:
+        """Such as "24 rows"."""
+        return f"{self.count:,} {self.unit if self.count != 1 else self.unit.removesuffix('s')}"
+
     @classmethod
     def of_rows(cls, rows: Sequence[Row]) -> "Fingerprint":
         """Of labelled rows, whatever their places."""
@@ -100,7 +105,7 @@ def changes(recorded: Fingerprints, found: Fingerprints, splits: Collection[str]
         before, now = recorded.get(split), found.get(split)
         if before == now:
             continue
-        counts = [f"{each.count:,} {each.unit}" if each else "none" for each in (before, now)]
+        counts = [each.size if each else "none" for each in (before, now)]
         what = f"from {counts[0]} to {counts[1]}" if counts[0] != counts[1] else f"({counts[0]}, of other content)"
         texts[split] = f"the {split} data changed {what}"
     return texts

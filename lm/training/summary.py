@@ -18,7 +18,7 @@ def summary(directory: WorkDirectory, outcome: Outcome, describe: Callable[[dict
       describe: a line about an evaluation's metrics.
     """
     last = int(outcome.state.step)
-    of_last = f"step {last}, {describe(outcome.validation)}"
+    of_last = f"step {last}, {describe(outcome.validation)}" if outcome.validation else f"step {last}"
     checkpoints = Checkpoints(directory.checkpoints, read_only=True)
     best = checkpoints.best_step
     checkpoints.close()

@@ -68,7 +68,7 @@ def test_training_goes_on_with_the_same_data_alone(directory):
     for split in found:
         with pytest.raises(UserError, match=f"since it began, the {split} data changed .*another --workdir"):
             check_data(directory, {**found, split: Fingerprint.of_rows(CHANGED["label"])})
-    with pytest.raises(UserError, match="the validation data changed from 1 rows to none"):
+    with pytest.raises(UserError, match="the validation data changed from 1 row to none"):
         check_data(directory, {"training": found["training"]})
 
 
@@ -76,7 +76,7 @@ def test_other_test_data_is_said(directory):
     found = {"training": Fingerprint.of_rows(ROWS), "test": Fingerprint.of_rows(ROWS[:1])}
     write_data_record(directory, CONFIG, found)
     (note,) = check_data(directory, {**found, "test": Fingerprint.of_rows(ROWS[1:])})
-    assert note == "the test data changed (1 rows, of other content): the results on it are renewed"
+    assert note == "the test data changed (1 row, of other content): the results on it are renewed"
 
 
 def test_the_classes_of_a_run_without_a_record_are_compared(directory):
