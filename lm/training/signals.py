@@ -13,6 +13,7 @@ _ACKNOWLEDGEMENTS = {
     signal.SIGINT: "stopping after this step; press Ctrl-C again to stop now",
     signal.SIGTERM: "SIGTERM: stopping after this step; a second one stops now",
 }
+_END = b"\0"  # no signal has this number
 
 
 @contextlib.contextmanager
@@ -52,14 +53,15 @@ def _acknowledged(say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(known)
-        os.close(writer)
+        os.write(writer, _END)  # closing would not do while a forked process has the pipe too
         thread.join()
+        os.close(writer)
         os.close(reader)
 
 
 def _say_first(reader: int, say: Callable[[str], None]) -> None:
     said = False
-    while number := os.read(reader, 1):
+    while (number := os.read(reader, 1)) != _END:
         if number[0] in _ACKNOWLEDGEMENTS and not said:
             said = True
             say(_ACKNOWLEDGEMENTS[signal.Signals(number[0])])
