@@ -127,7 +127,8 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
         )
         status.update("drawing figures")
         for name, calibrator in fitted.items():
-            calibrator.save(directory.calibration / f"{name}.json")
+            origin = {"checkpoint": fit.checkpoint, "model": fit.model}
+            dataclasses.replace(calibrator, **origin).save(directory.calibration / f"{name}.json")
         save_pictures(comparison, directory.calibration)
         write_json(directory.calibration / "comparison.json", to_json(comparison))
         write_atomically(directory.calibration / "table.csv", as_csv(comparison))

@@ -10,6 +10,7 @@ experiments.calibrate reads, and a plot of the confusion matrix. A pretraining r
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -21,17 +22,22 @@ from lm.console import Console
 from lm.data.rows import Row, Splits, read_examples, read_source
 from lm.data.store import build_corpus
 from lm.errors import UserError
+from lm.files import check_writable, is_plain_name
 from lm.inference.load import load
 from lm.inference.model_in_use import ModelInUse
 from lm.inference.task_model import TaskModel
-from lm.runs.config import FinetuneConfig
+from lm.runs.config import FinetuneConfig, PretrainConfig, RunConfig
+from lm.runs.data_record import Fingerprint, Fingerprints, changes, check_own, is_own, recorded_data
 from lm.runs.results import Evaluation, Figure, write_results
 from lm.runs.state import TrainState
 from lm.runs.work_directory import WorkDirectory
 from lm.statistics.intervals import Interval
+from lm.statistics.units import shown
 from lm.tasks.registry import columns_of
 from lm.training.evaluation import make_validation
 from lm.training.partitioning import one_device_partitioner
+
+_SPLITS = ("test", "validation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,30 +45,57 @@ class EvaluateConfig:
     """An evaluation.
 
     Attributes:
-      split: "test" or "validation", of the run's own data.
+      split: "test" or "validation", of the run's own data. Empty: "test"; a pretraining run has "validation" alone.
       source: other rows, such as "jsonl:other.jsonl"; empty: those of `split`.
       columns: what `source` calls the task's columns, as in "text=review". Empty: as in the run's own data.
-      name: prefix of the files written for `source`.
+      name: prefix of the files written for `source`; not that of a split.
       batch_size: rows per batch; 0: the run's.
       resamples: for the intervals.
       calibrator: name of a calibrator in the run's calibration/, or path of one, applied to the probabilities.
+      trust: read the data that the run's own config names although someone else may have trained the run.
     """
 
-    split: str = "test"
+    split: str = ""
     source: str = ""
     columns: tuple[str, ...] = ()
     name: str = "other"
     batch_size: int = 0
     resamples: int = 1000
     calibrator: str = ""
+    trust: bool = False
 
     def __post_init__(self):
-        if self.split not in ("test", "validation"):
+        if self.split not in ("", *_SPLITS):
             raise UserError(f"config.split must be test or validation, got {self.split!r}")
-        if not self.name or Path(self.name).name != self.name:
+        if not is_plain_name(self.name):
             raise UserError(f"config.name must be a prefix of a file name, without folders; got {self.name!r}")
+        if self.name.partition(".")[0] in _SPLITS:
+            raise UserError(
+                f"config.name={self.name} is for the run's own rows: choose a name for those of config.source"
+            )
         if self.batch_size < 0 or self.resamples < 20:
             raise UserError("config.batch_size must not be negative, and config.resamples at least 20")
+        if self.source and self.split:
+            raise UserError("config.source and config.split name different rows: leave one out")
+        self._refuse(() if self.source else ("columns", "name"), "has no effect without config.source: leave it out")
+
+    def check_for_text(self) -> None:
+        """Checks that nothing is set that has no effect on a pretraining run.
+
+        Raises:
+          UserError: if something is.
+        """
+        if self.split == "test":
+            raise UserError("a pretraining run has no test rows: leave config.split out to measure its validation text")
+        self._refuse(
+            ("source", "calibrator", "resamples"),
+            "has no effect on a pretraining run, which is measured on its validation text: leave it out",
+        )
+
+    def _refuse(self, names: Sequence[str], why: str) -> None:
+        for field in dataclasses.fields(self):
+            if field.name in names and getattr(self, field.name) != field.default:
+                raise UserError(f"config.{field.name}={getattr(self, field.name)} {why}")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -94,37 +127,74 @@ def evaluate(
     Raises:
       UserError: if the run or the rows cannot be read, or the rows do not match the task.
     """
+    run_config = directory.load_config()
+    if isinstance(run_config, PretrainConfig):
+        config.check_for_text()
+        _check_own(config, directory, run_config, ("source", "validation_source"), "add --config.trust=True")
+        return _evaluate_text(config, directory, load(directory.path, checkpoint))
+    check_writable(directory.predictions, f"--workdir={directory.path}")
+    if not config.source and splits is None:
+        way_out = "add --config.trust=True, or name rows with --config.source"
+        _check_own(config, directory, run_config, ("train", "validation", "test"), way_out)
+    _check_inside(config, directory, run_config)
     model = load(directory.path, checkpoint, config.calibrator or None)
-    if not isinstance(model, TaskModel):
-        return _evaluate_pretrained(model)
-    measured = model.measure(rows_to_evaluate(config, model.config, splits), config.batch_size)
-    name = config.name if config.source else config.split
+    assert isinstance(model, TaskModel)  # as it was trained on rows
+    rows, notes = rows_to_evaluate(config, directory, run_config, splits)
+    measured = model.measure(rows, config.batch_size)
+    name = config.name if config.source else config.split or "test"
     name += f".{Path(config.calibrator).name.removesuffix('.json')}" if config.calibrator else ""
-    return write_results(measured.results, directory, name, config.resamples, model.step, measured.cut)
+    found = write_results(measured.results, directory, name, config.resamples, model.step, measured.cut)
+    return dataclasses.replace(found, notes=notes)
 
 
-def rows_to_evaluate(config: EvaluateConfig, run_config: FinetuneConfig, splits: Splits | None = None) -> list[Row]:
-    """The rows to evaluate a run on.
+def rows_to_evaluate(
+    config: EvaluateConfig, directory: WorkDirectory, run_config: FinetuneConfig, splits: Splits | None = None
+) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows to evaluate a run on, and notes about them.
 
     Raises:
       UserError: if they cannot be read, or the run has none.
     """
-    data, columns = run_config.data, columns_of(run_config.task)
+    data, columns, split = run_config.data, columns_of(run_config.task), config.split or "test"
     if config.source:
         data = dataclasses.replace(data, columns=config.columns or data.columns)
-        return read_source(config.source, "config.source", data, *columns)
-    if config.split == "test" and not data.test:
+        return read_source(config.source, "config.source", data, *columns), ()
+    if split == "test" and not data.test:
         raise UserError("this run has no test rows: use --config.split=validation, or name rows with --config.source")
     splits = splits or read_examples(data, *columns)
-    return splits.test if config.split == "test" else splits.validation
+    rows = splits.test if split == "test" else splits.validation
+    return rows, _changes(directory, {split: Fingerprint.of_rows(rows)})
 
 
-def _evaluate_pretrained(model: ModelInUse) -> Evaluation:
+def _changes(directory: WorkDirectory, found: Fingerprints) -> tuple[str, ...]:
+    """Lines about data that differ from those of training, where these are known."""
+    recorded = recorded_data(directory)
+    return tuple(changes(recorded, found, found if recorded else ()).values())
+
+
+def _check_own(
+    config: EvaluateConfig, directory: WorkDirectory, run_config: RunConfig, reads: Sequence[str], way_out: str
+) -> None:
+    if not config.trust:
+        check_own(directory, run_config, reads, way_out)
+
+
+def _check_inside(config: EvaluateConfig, directory: WorkDirectory, run_config: RunConfig) -> None:
+    """Raises UserError if a link would lead the results out of a run that may come from someone else."""
+    target = directory.predictions.resolve()
+    if target.is_relative_to(directory.path.resolve()) or config.trust or is_own(directory, run_config):
+        return
+    raise UserError(f"{directory.predictions} leads to {target}: remove the link, or add --config.trust=True")
+
+
+def _evaluate_text(config: EvaluateConfig, directory: WorkDirectory, model: ModelInUse) -> Evaluation:
     """The metrics of a full pass over the validation text, with intervals of 1.96 standard errors."""
-    config, task, partitioner = model.config, model.task, one_device_partitioner()
-    corpus = build_corpus(config.data, config.tokenizer, model.tokenizer)
-    rows = config.training.evaluation_batch_size or config.training.batch_size
-    batches = task.validation_batches(corpus, rows)
+    run_config, task, partitioner = model.config, model.task, one_device_partitioner()
+    corpus = build_corpus(run_config.data, run_config.tokenizer, model.tokenizer)
+    training = run_config.training
+    batches = task.validation_batches(
+        corpus, config.batch_size or training.evaluation_batch_size or training.batch_size
+    )
     num_bytes = corpus.validation.num_bytes if task.counts_bytes else None
     found = make_validation(task, batches, num_bytes, partitioner)(TrainState.of_params(model.params))
     metrics = {}
@@ -136,31 +206,31 @@ def _evaluate_pretrained(model: ModelInUse) -> Evaluation:
         metrics[name] = Figure(
             value, None if error is None else Interval(value - 1.96 * error, value + 1.96 * error, error)
         )
-    return Evaluation("validation", model.step, len(batches) * rows, metrics)
+    tokens = int(metrics.pop("tokens").value)
+    notes = _changes(directory, {"validation": Fingerprint.of_text(corpus.validation)})
+    return Evaluation("validation", model.step, tokens, metrics, unit="tokens", notes=notes)
 
 
 def show(found: Evaluation, console: Console) -> None:
     """Prints a table of the metrics."""
-    table = Table(title=f"{found.split}: {found.rows:,} rows, checkpoint {found.checkpoint}")
+    table = Table(title=f"{found.split}: {found.rows:,} {found.unit}, checkpoint {found.checkpoint}")
     for column in ("", "value", "95% interval"):
         table.add_column(column, justify="left" if not column else "right")
     for name, figure in found.metrics.items():
-        table.add_row(name, _number(figure.value), _interval(figure.interval))
+        table.add_row(name, shown(name, figure.value), _interval(name, figure.interval))
     console.print(table)
+    for note in found.notes:
+        console.print(f"(!) since training, {note}")
     for name, signature in found.signatures.items():
         console.print(f"{name}: {signature}")
     if found.cut:
         console.print(f"truncated, because they are too long for the model: {found.cut:,} rows")
 
 
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"
-
-
-def _interval(interval: Interval | None) -> str:
+def _interval(name: str, interval: Interval | None) -> str:
     if interval is None or math.isnan(interval.low):
         return ""
-    return f"{interval.low:.4f} to {interval.high:.4f}"
+    return f"{shown(name, interval.low)} to {shown(name, interval.high)}"
 
 
 if __name__ == "__main__":

@@ -24,18 +24,21 @@ from lm.data.rows import Splits, read_examples
 from lm.data.tokenizers import Tokenizer, train_tokenizer
 from lm.data.word_vectors import first_words
 from lm.errors import UserError
+from lm.files import check_writable
 from lm.modules.config import ModelConfig
 from lm.runs.config import FinetuneConfig
+from lm.runs.data_record import check_data, write_data_record
 from lm.runs.host_memory import keep_freed_memory
 from lm.runs.trained_run import TrainedRun, load_source, naming_source
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.tasks.registry import classes_of, columns_of, make_supervised_task, texts_of
 from lm.tasks.supervised import Row, SupervisedTask
 from lm.tasks.text_encoding import special_tokens
-from lm.training.finetuning import finetuning_problem, make_train_batches, with_steps
+from lm.training.finetuning import finetuning_problem, make_train_batches, row_fingerprints, with_steps
 from lm.training.initial_parameters import params_of_source, params_with_word_vectors
 from lm.training.loop import Outcome, Trainer, check_batch_size
 from lm.training.partitioning import make_partitioner
+from lm.training.summary import stopped, summary
 from lm.types import Params
 
 
@@ -88,6 +91,7 @@ def finetune(
     """
     config, own_model = with_model_of_source(config), config.model
     directory.check(config)
+    check_writable(directory.predictions, f"--workdir={directory.path}")
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     partitioner = make_partitioner(config.partitioning)
@@ -98,6 +102,8 @@ def finetune(
     tokenizer = choose_tokenizer(config, source, directory, splits)
     full_config = with_vocabulary(config, tokenizer)
     classes = classes_of(config.task, splits.train)
+    data = row_fingerprints(splits)
+    notes = check_data(directory, data, classes)
     with naming_source(config.init_from):  # its architecture may not suit the task, or be too short for the rows
         task = make_supervised_task(config.task, full_config.model, tokenizer, classes, splits.train, partitioner.mesh)
         train, validation, _ = (task.encode(rows) for rows in splits)
@@ -108,12 +114,21 @@ def finetune(
     trainer = Trainer(
         full_config, problem, partitioner, directory, console, on_evaluation=on_evaluation, profile=profile
     )
-    directory.claim(config, tokenizer, classes)
     if config.init_from:
         print_shape(config, own_model, console)
     introduce(full_config, task, splits, batches, (train.cut, validation.cut), console)
-    outcome = trainer.train()
-    if then_evaluate and not outcome.stopped_by:
+    for note in notes:
+        console.print(note)
+
+    def claim() -> None:
+        directory.claim(config, tokenizer, classes)
+        write_data_record(directory, config, data)
+
+    outcome = trainer.train(claim)
+    if outcome.stopped_by:
+        console.print(stopped(outcome))
+    elif then_evaluate:
+        console.print(summary(directory, outcome, problem.describe))
         for split in ("validation", "test") if config.data.test else ("validation",):
             show(evaluate(EvaluateConfig(split=split), directory, splits=splits), console)
     return outcome

@@ -13,25 +13,28 @@ from absl import flags
 
 from lm.command_line import define_config_file, run
 from lm.configuration import from_config_dict
-from lm.console import Console
+from lm.console import Console, printable
 from lm.data.store import Corpus, build_corpus
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
+from lm.files import check_writable
 from lm.inference.load import in_use
-from lm.inference.predictions import write_predictions
-from lm.inference.samples import write_samples
+from lm.inference.predictions import check_predictable, write_predictions
+from lm.inference.samples import check_samples, write_samples
 from lm.models.accounting import parameter_count
 from lm.objectives.objective import PretrainingTask, TextProperties
 from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
+from lm.runs.data_record import check_data, write_data_record
 from lm.runs.host_memory import keep_freed_memory
-from lm.runs.trained_run import TrainedRun, load_source
+from lm.runs.trained_run import TrainedRun, load_run, load_source
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.training.evaluation import describe
 from lm.training.initial_parameters import params_of_source
 from lm.training.loop import Outcome, Trainer, check_batch_size
 from lm.training.partitioning import make_partitioner
-from lm.training.pretraining import pretraining_problem
+from lm.training.pretraining import mixed_corpus, pretraining_problem, text_fingerprints
+from lm.training.summary import stopped, summary
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -96,52 +99,71 @@ def pretrain(
     full_config = with_vocabulary(config, corpus.tokenizer)
     text = TextProperties.of(corpus, full_config.model.vocab_size)
     task = make_task(config.objective, full_config.model, corpus.tokenizer, partitioner.mesh, text)
-    check_products(full_config, task)
+    notes = check_products(full_config, task, corpus, directory)
+    mixed = mixed_corpus(config, corpus.tokenizer)
+    data = text_fingerprints(corpus, mixed)
+    notes += check_data(directory, data)
     params = None if source is None else params_of_source(config, task, source, console)
-    problem = pretraining_problem(full_config, task, corpus, partitioner, params)
+    problem = pretraining_problem(full_config, task, corpus, partitioner, params, mixed)
     trainer = Trainer(
         full_config, problem, partitioner, directory, console, on_evaluation=on_evaluation, profile=profile
     )
-    directory.claim(config, corpus.tokenizer)
-    console.print(introduction(full_config, corpus))
-    outcome = trainer.train()
+    console.print("\n".join([*notes, introduction(full_config, corpus)]))
+
+    def claim() -> None:
+        directory.claim(config, corpus.tokenizer)
+        write_data_record(directory, config, data)
+
+    outcome = trainer.train(claim)
     if outcome.stopped_by:
-        step = int(outcome.state.step)
-        console.print(f"{outcome.stopped_by.name}: saved at step {step}; run the same command to resume")
+        console.print(stopped(outcome))
     elif jax.process_index() == 0:
-        console.print(f"done: {describe(outcome.validation)}")
-        write_products(full_config, corpus, outcome, directory, console)
+        console.print(summary(directory, outcome, describe))
+        write_products(full_config, corpus, directory, console)
         console.print(f"everything is in {directory.path}")
     return outcome
 
 
-def check_products(config: PretrainConfig, task: PretrainingTask) -> None:
-    """Checks that the objective supports the outputs requested at the end.
+def check_products(
+    config: PretrainConfig, task: PretrainingTask, corpus: Corpus, directory: WorkDirectory
+) -> list[str]:
+    """Checks, before training, what will be written after it; returns lines to print.
 
     Raises:
-      UserError: if not.
+      UserError: if the model cannot make it, or it cannot be written.
     """
-    if config.predictions.tokens and not task.counts_bytes:
+    wanted = config.predictions.tokens
+    if wanted and not task.counts_bytes:
         raise UserError(
             f"config.predictions.tokens needs config.objective.name=causal, not {config.objective.name}: set it to 0"
         )
+    if config.model.architecture != "decoder":
+        return []
+    model = in_use(TrainedRun(config, corpus.tokenizer, (), task, None, 0))
+    check_samples(model, config.samples)
+    if directory.samples.is_dir():
+        raise UserError(f"{directory.samples} is a directory, and the samples are written there: remove it")
+    if not wanted:
+        return []
+    check_writable(directory.predictions, "config.predictions")
+    found = check_predictable(corpus.validation, config.predictions, config.seed, config.model.max_length)
+    few = f"config.predictions.tokens={wanted:,}, but the validation text has {found:,}: all are predicted"
+    return [few] if found < wanted else []
 
 
-def write_products(
-    config: PretrainConfig, corpus: Corpus, outcome: Outcome, directory: WorkDirectory, console: Console
-) -> None:
-    """Writes samples and predictions, if the model can continue texts."""
+def write_products(config: PretrainConfig, corpus: Corpus, directory: WorkDirectory, console: Console) -> None:
+    """Writes samples and predictions of the best checkpoint, if the model can continue texts."""
     if config.model.architecture != "decoder":
         return
     # The mesh is for training; a few samples are made on one device.
-    params = jax.device_get(outcome.state.evaluation_params)
-    task = make_task(config.objective, config.model, corpus.tokenizer)
-    model = in_use(TrainedRun(config, corpus.tokenizer, (), task, params, int(outcome.state.step)))
-    print(write_samples(model, config.samples, directory.samples), file=console.file)  # rich would replace tabs
+    model = in_use(load_run(directory))
+    written = write_samples(model, config.samples, directory.samples)
+    if not console.quiet:
+        print(printable(written), file=console.file)  # rich would replace tabs
     if config.predictions.tokens:
         path = directory.predictions / "validation.npz"
         predicted = write_predictions(model, corpus.validation, config.predictions, config.seed, path)
-        console.print(f"predictions of {len(predicted):,} tokens are in {path}")
+        console.print(f"predictions of {len(predicted):,} tokens by checkpoint {model.step} are in {path}")
 
 
 def introduction(config: PretrainConfig, corpus: Corpus) -> str:

@@ -32,6 +32,7 @@ from lm.files import read_json, write_atomically, write_json
 from lm.inference.language_models import LanguageModel
 from lm.inference.load import load
 from lm.runs.config import FREE_TO_CHANGE, OptimizerConfig, PretrainConfig, TrainingConfig
+from lm.runs.data_record import check_own
 from lm.runs.state import TrainState
 from lm.runs.trained_run import TrainedRun, load_run, naming_source
 from lm.runs.work_directory import WorkDirectory
@@ -58,6 +59,7 @@ class SelfTrainConfig:
       optimizer: of each round.
       training: of each round, with `training.steps` steps.
       seed: for generation, changes and the order of the data.
+      trust: read the text that the config of `init_from` names although someone else may have trained that run.
     """
 
     init_from: str = ""
@@ -69,6 +71,7 @@ class SelfTrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, warmup_steps=10)
     training: TrainingConfig = TrainingConfig(steps=100)
     seed: int = 0
+    trust: bool = False
 
     def __post_init__(self):
         if self.rounds < 1 or self.texts < 1:
@@ -142,6 +145,10 @@ def check(config: SelfTrainConfig, first: TrainedRun, workdir: Path) -> None:
       UserError: if not, because of the directory, the devices or the real text.
     """
     WorkDirectory(workdir).check(first.config)
+    if not config.trust:
+        source = WorkDirectory(Path(config.init_from))
+        named = source.load_config()
+        check_own(source, named, ("source", "validation_source", "mixed_source"), "add --config.trust=True")
     check_same(config, workdir)
     check_batch_size(first.config, make_partitioner(first.config.partitioning))
     mixed_rows(config.share, config.training.batch_size // jax.process_count(), "config.share")
@@ -158,7 +165,9 @@ def check_same(config: SelfTrainConfig, workdir: Path) -> None:
     if not path.exists():
         return
     changed = differences(read_json(path), config)
-    changed = {name: pair for name, pair in changed.items() if not name.startswith(("rounds", *FREE_TO_CHANGE))}
+    changed = {
+        name: pair for name, pair in changed.items() if not name.startswith(("rounds", "trust", *FREE_TO_CHANGE))
+    }
     if changed:
         listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
         raise UserError(f"{workdir} holds rounds with another config ({listed}): use another --workdir")

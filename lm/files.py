@@ -28,6 +28,31 @@ def cache_directory() -> Path:
         return Path(tempfile.gettempdir()) / f"calibrated_lm-{os.getuid()}"
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a name can begin the name of a file: without folders, not hidden, printable and not too long."""
+    folders = "/" in name or "\\" in name
+    return bool(name) and not folders and not name.startswith(".") and name.isprintable() and len(name.encode()) <= 100
+
+
+def check_writable(folder: Path, name: str) -> None:
+    """Checks, without writing anything, that a folder can be written or created.
+
+    Args:
+      folder: perhaps missing, as its parents may be.
+      name: how to call it in messages.
+
+    Raises:
+      UserError: if not.
+    """
+    nearest = folder.absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UserError(f"{name}: {nearest} is a file, not a directory")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{name}: no permission to write in {nearest}")
+
+
 @contextlib.contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write to, which replaces `path` on success and is removed otherwise.

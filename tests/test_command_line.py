@@ -73,6 +73,14 @@ MISTAKES = {
         ("--config.training.best_metric=bleu",),
         "config.training.best_metric=bleu is not logged by this run; choose one of .*loss.*bits_per_byte",
     ),
+    "sample prompt": (
+        ("--config.tokenizer.kind=characters", "--config.samples.prompts=('the', '漢字')"),
+        "config.samples.prompts: .*漢",
+    ),
+    "empty sample prompt": (
+        ("--config.tokenizer.end_of_text=False", "--config.samples.prompts=('',)"),
+        "config.samples.prompts: an empty prompt needs a tokenizer with an end-of-text token",
+    ),
     "profile": (("--profile=5",), "--profile=5 must be FIRST:LAST"),
     "setting": (("--config=configs/shakespeare_char.py:tpu",), "settings cpu.*'tpu'"),
     "no config": (("--config=configs/nowhere.py",), "there is no config file configs/nowhere.py"),

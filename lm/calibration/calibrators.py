@@ -240,6 +240,8 @@ class Fitted:
       nll_after: the same after calibration.
       converged: whether the fit converged.
       at_bound: whether a parameter hit its search bound, so that the data do not determine its value.
+      checkpoint: step of the run's checkpoint that made the predictions fitted to, or None.
+      model: digest of that checkpoint's parameters, or None.
     """
 
     name: str
@@ -250,6 +252,8 @@ class Fitted:
     nll_after: float
     converged: bool
     at_bound: bool
+    checkpoint: int | None = None
+    model: str | None = None
 
     @property
     def accepted(self) -> bool:
@@ -304,6 +308,8 @@ def _check(fitted: Fitted) -> None:
     numbers = (fitted.classes, fitted.items, fitted.nll_before, fitted.nll_after)
     if any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in numbers):
         raise ValueError("classes, items, nll_before and nll_after must be numbers")
+    if type(fitted.checkpoint) not in (int, type(None)) or not isinstance(fitted.model, str | None):
+        raise ValueError("checkpoint must be a whole number and model a text, or null")
     calibrated = CALIBRATORS[fitted.name].apply(fitted.parameters, jnp.zeros((1, fitted.classes), jnp.float32))
     if calibrated.shape != (1, fitted.classes):
         raise ValueError(f"its parameters do not match {fitted.classes} classes")

@@ -22,6 +22,7 @@ from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.inference.examples import predict_examples
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
+from lm.runs.checkpoints import checksum
 from lm.runs.config import FinetuneConfig, RunConfig
 from lm.runs.trained_run import TrainedRun
 from lm.tasks import text_encoding
@@ -50,12 +51,27 @@ class ModelInUse:
     mesh: Mesh | None = None
 
     def __post_init__(self):
-        choices = self.choices
-        if self.calibrator is not None and self.calibrator.classes != choices:
+        if self.calibrator is not None:
+            self._check_calibrator(self.calibrator)
+
+    def _check_calibrator(self, fitted: Fitted) -> None:
+        """Raises UserError for a calibrator of another model; one that doesn't say where it is from is accepted."""
+        name, own = f"the calibrator {fitted.name}", "use one that was fitted to this run's own predictions"
+        if fitted.classes != self.choices:
+            raise UserError(f"{name} is for {fitted.classes} classes, and this model has {self.choices}: {own}")
+        if fitted.checkpoint not in (None, self.step):
             raise UserError(
-                f"the calibrator {self.calibrator.name} is for {self.calibrator.classes} classes, and this model "
-                f"has {choices}: use one that was fitted to this run's own predictions"
+                f"{name} was fitted to checkpoint {fitted.checkpoint}, and this is checkpoint {self.step}: use "
+                f"--checkpoint={fitted.checkpoint}, or write the predictions of checkpoint {self.step} and fit it "
+                "again with experiments.calibrate"
             )
+        if fitted.model not in (None, self.digest):
+            raise UserError(f"{name} was fitted to another model than this run's checkpoint {self.step}: {own}")
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A digest of the parameters, the same on any number of devices."""
+        return f"{checksum(self.params):08x}"
 
     @property
     def choices(self) -> int:

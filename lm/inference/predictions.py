@@ -15,6 +15,7 @@ from lm.calibration.logits import FactoredLogits
 from lm.calibration.predictions import Predictions
 from lm.data.store import TokenStore
 from lm.data.windows import window
+from lm.errors import UserError
 from lm.inference.language_models import LanguageModel
 from lm.models.decoder_lm import DecoderLM
 from lm.runs.config import PredictionsConfig
@@ -43,19 +44,17 @@ def write_predictions(
     """
     model, params = in_use.model, in_use.params
     length = model.config.max_length
-    starts = np.arange(0, store.num_tokens - 1, length)
-    wanted = min(-(-config.tokens // length), starts.size)
-    chosen = np.sort(np.random.default_rng(seed).permutation(starts)[:wanted])
-    rows = [window(store, int(start), length) for start in chosen]
     hidden, labels, ids = [], [], []
-    for start, row in zip(chosen, rows, strict=True):
+    for start in _chosen_starts(store, config, seed, length):
+        row = window(store, start, length)
         counted_T = row["weights"] > 0
         batch = {name: row[name][None] for name in ("tokens", "segments", "positions")}
         hidden.append(np.asarray(_hidden(model, params, batch)[0], np.float32)[counted_T])
         labels.append(row["targets"][counted_T])
         ids.append(start + 1 + np.flatnonzero(counted_T))
     hidden_ND, labels_N, ids_N = (np.concatenate(parts) for parts in (hidden, labels, ids))
-    documents_N = np.searchsorted(store.document_starts, ids_N, side="right") - 1
+    # By the token before: what ends a document belongs to it, and begins the next one.
+    documents_N = np.searchsorted(store.document_starts, ids_N - 1, side="right") - 1
     windows_N = (ids_N - 1) // length
     enough = np.unique(documents_N).size >= _FEWEST_DOCUMENTS
     factors = FactoredLogits(hidden_ND, _output_matrix(model, params))
@@ -65,9 +64,34 @@ def write_predictions(
         labels_N=labels_N,
         ids_N=ids_N,
         clusters_N=documents_N if enough else windows_N,
+        checkpoint=in_use.step,
+        model=in_use.digest,
     )
     predictions.save(path)
     return predictions
+
+
+def check_predictable(store: TokenStore, config: PredictionsConfig, seed: int, length: int) -> int:
+    """How many tokens `write_predictions` would predict, without a model.
+
+    Raises:
+      UserError: if there are none.
+    """
+    starts = _chosen_starts(store, config, seed, length)
+    tokens = sum(int((window(store, start, length)["weights"] > 0).sum()) for start in starts)
+    if not tokens:
+        raise UserError(
+            f"config.predictions.tokens={config.tokens}, but the validation text has no token that follows another: "
+            "set it to 0, or use more text for validation"
+        )
+    return tokens
+
+
+def _chosen_starts(store: TokenStore, config: PredictionsConfig, seed: int, length: int) -> list[int]:
+    """Where the windows to predict begin."""
+    starts = np.arange(0, store.num_tokens - 1, length)
+    wanted = min(-(-config.tokens // length), starts.size)
+    return np.sort(np.random.default_rng(seed).permutation(starts)[:wanted]).tolist()
 
 
 @functools.partial(jax.jit, static_argnames="model")

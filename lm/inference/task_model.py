@@ -5,6 +5,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from lm.calibration.predictions import Predictions
 from lm.data.rows import clean_row
 from lm.errors import UserError
 from lm.inference.examples import make_prediction_step, with_calibrator
@@ -36,7 +37,15 @@ class TaskModel(ModelInUse):
         outputs = self._predicted(encoded, batch_size)
         if self.calibrator is not None:
             outputs = with_calibrator(outputs, self.calibrator)
-        return Measured(self.task.results(rows, encoded.examples, outputs), encoded.cut)
+        results = self.task.results(rows, encoded.examples, outputs)
+        if results.predictions is not None:
+            results = dataclasses.replace(results, predictions=self._signed(results.predictions))
+        return Measured(results, encoded.cut)
+
+    def _signed(self, predictions: Predictions) -> Predictions:
+        # What is fitted to calibrated probabilities does not suit the model alone.
+        calibrated = "" if self.calibrator is None else f"+{self.calibrator.name}"
+        return dataclasses.replace(predictions, checkpoint=self.step, model=self.digest + calibrated)
 
     def _predicted(self, encoded: Encoded, batch_size: int = 0) -> list[dict[str, Any]]:
         return self._outputs(self._predict, encoded.examples, self.task.axes, self.task.padding, batch_size)

@@ -49,10 +49,12 @@ class Evaluation:
     Attributes:
       split: name of the rows.
       checkpoint: step of the model.
-      rows: how many.
+      rows: how many; for text, how many tokens.
       metrics: by name, the most important first.
       signatures: exactly how a metric was computed, where the field has a notation for it.
       cut: how many rows were too long for the model and were truncated.
+      unit: what `rows` counts.
+      notes: lines about it for the reader.
     """
 
     split: str
@@ -61,6 +63,8 @@ class Evaluation:
     metrics: dict[str, Figure]
     signatures: dict[str, str] = dataclasses.field(default_factory=dict)
     cut: int = 0
+    unit: str = "rows"
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """What SPLIT.metrics.json holds."""

@@ -1,11 +1,10 @@
 """A work directory: everything about one run, enough to resume it or to use its model.
 
-config.json  tokenizer.json  classes.json  checkpoints/  metrics.jsonl  speed.jsonl  tensorboard/  samples.txt
-predictions/  calibration/
+config.json  data.json  tokenizer.json  classes.json  checkpoints/  metrics.jsonl  speed.jsonl  tensorboard/
+samples.txt  predictions/  calibration/
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +12,7 @@ from typing import TypeVar
 from lm.configuration import differences
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.files import read_json, write_json
+from lm.files import check_writable, read_json, write_json
 from lm.runs.config import FREE_TO_CHANGE, FinetuneConfig, PretrainConfig, RunConfig, stored_config
 
 AnyConfig = TypeVar("AnyConfig", bound=PretrainConfig | FinetuneConfig)
@@ -39,6 +38,11 @@ class WorkDirectory:
     def classes(self) -> Path:
         """Names of a fine-tuned model's classes, JSON."""
         return self.path / "classes.json"
+
+    @property
+    def data(self) -> Path:
+        """Fingerprints of the data that the run was trained on, JSON."""
+        return self.path / "data.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -86,13 +90,7 @@ class WorkDirectory:
         Raises:
           UserError: if the directory can't be written, or holds a run with another config.
         """
-        nearest = self.path.absolute()
-        while not nearest.exists() and nearest != nearest.parent:
-            nearest = nearest.parent
-        if not nearest.is_dir():
-            raise UserError(f"--workdir={self.path}: {nearest} is a file, not a directory")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"--workdir={self.path}: no permission to write in {nearest}")
+        check_writable(self.path, f"--workdir={self.path}")
         if not self.config.exists():
             return
         free = tuple(FREE_TO_CHANGE)
@@ -115,10 +113,12 @@ class WorkDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             if not self.tokenizer.exists():
                 tokenizer.save(self.tokenizer)
-            if classes:
+            # What a run began with never changes; without a config it did not begin.
+            if classes and not (self.config.exists() and self.classes.exists()):
                 write_json(self.classes, list(classes))
             # Last: a directory with a config is complete.
-            write_json(self.config, dataclasses.asdict(config))
+            if not self.config.exists() or differences(read_json(self.config), config):
+                write_json(self.config, dataclasses.asdict(config))
         except OSError as error:
             raise UserError(f"--workdir={self.path} cannot be written: {error.strerror}") from error
 

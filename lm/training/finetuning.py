@@ -7,6 +7,7 @@ import jax
 from lm.data.example_batches import TrainExampleBatches
 from lm.data.rows import Splits
 from lm.runs.config import FinetuneConfig
+from lm.runs.data_record import Fingerprint
 from lm.tasks.supervised import Encoded, SupervisedTask
 from lm.training.partitioning import Partitioner
 from lm.training.problem import Problem
@@ -48,6 +49,12 @@ def with_steps(config: FinetuneConfig, steps_per_epoch: int) -> FinetuneConfig:
         checkpoint_every=steps_per_epoch,
     )
     return dataclasses.replace(config, training=training)
+
+
+def row_fingerprints(splits: Splits) -> dict[str, Fingerprint]:
+    """What a run on these rows must find again when it resumes."""
+    named = {"training": splits.train, "validation": splits.validation, "test": splits.test}
+    return {name: Fingerprint.of_rows(rows) for name, rows in named.items() if rows}
 
 
 def finetuning_problem(

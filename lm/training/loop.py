@@ -25,6 +25,7 @@ from lm.training.optimizers import check_freeze, make_optimizer, make_schedule
 from lm.training.partitioning import Partitioner
 from lm.training.problem import Problem
 from lm.training.progress import MetricsWriter, TrainingProgress
+from lm.training.signals import caught_signals
 from lm.training.step import init_state, make_train_step
 from lm.types import Params
 
@@ -88,7 +89,7 @@ class Trainer:
           config: of the run.
           problem: what to learn; `config.training.best_metric` must be among its metrics.
           partitioner: on which devices.
-          directory: claimed before `train`.
+          directory: of the run.
           console: for progress.
           on_evaluation: is called with the step and the metrics of each evaluation, and may raise to end the run.
           profile: steps to record.
@@ -118,8 +119,11 @@ class Trainer:
         flops = problem.flops_per_unit
         self._flops_share = flops / (peak * jax.device_count()) if peak and flops else None
 
-    def train(self) -> Outcome:
+    def train(self, claim: Callable[[], None] = lambda: None) -> Outcome:
         """Trains from the newest checkpoint, or from scratch, to the last step or the first signal.
+
+        Args:
+          claim: writes the rest of the directory, once the checkpoint has been read.
 
         Raises:
           TrainingError: if a loss or a gradient is not finite.
@@ -127,6 +131,7 @@ class Trainer:
         training = self._config.training
         self._checkpoints = Checkpoints(self._directory.checkpoints, training.keep_checkpoints)
         state, self._interval, self._patience, validation = self._start()
+        claim()
         first_step = int(state.step)
         self._writer = MetricsWriter(self._directory, first_step)
         self._progress = TrainingProgress(self._console, first_step, training.steps)
@@ -136,7 +141,7 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             for resource in (self._checkpoints.close, self._writer.close, self._progress.stop):
                 stack.callback(resource)
-            signals = stack.enter_context(caught_signals())
+            signals = stack.enter_context(caught_signals(self._progress.say))
             for step in range(first_step + 1, 1 if self._patience.is_over else training.steps + 1):
                 self._record_profile(step)
                 state, sums = self._train_step(state, self._partitioner.place_batch(next(batches)))
@@ -317,28 +322,6 @@ class Stopwatch:
     def units_per_second(self) -> float:
         """Since the start of the stopwatch."""
         return self.units / (time.perf_counter() - self._started)
-
-
-@contextlib.contextmanager
-def caught_signals() -> Iterator[list[signal.Signals]]:
-    """Records SIGTERM and SIGINT (Ctrl-C) instead of exiting; a second one ends the process immediately."""
-    caught: list[signal.Signals] = []
-    known: dict[signal.Signals, Any] = {}  # handlers
-    # Shells start background jobs with SIGINT ignored.
-    deadly: dict[signal.Signals, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
-
-    def catch(number: int, _: Any) -> None:
-        caught.append(signal.Signals(number))
-        for each, handler in known.items():
-            signal.signal(each, deadly[each] if handler == signal.SIG_IGN else handler)
-
-    for each in deadly:
-        known[each] = signal.signal(each, catch)
-    try:
-        yield caught
-    finally:
-        for each, handler in known.items():
-            signal.signal(each, handler)
 
 
 def with_params(state: TrainState, params: Params) -> TrainState:

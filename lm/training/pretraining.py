@@ -5,10 +5,12 @@ import dataclasses
 import jax
 
 from lm.data.store import Corpus, build_corpus
+from lm.data.tokenizers import Tokenizer
 from lm.data.windows import MixedBatches
 from lm.models.accounting import training_flops_per_token
 from lm.objectives.objective import PretrainingTask
 from lm.runs.config import PretrainConfig
+from lm.runs.data_record import Fingerprint
 from lm.training.evaluation import describe, make_validation, rehearsed_metrics
 from lm.training.partitioning import Partitioner
 from lm.training.problem import Problem
@@ -21,6 +23,7 @@ def pretraining_problem(
     corpus: Corpus,
     partitioner: Partitioner,
     initial_params: Params | None = None,
+    mixed: Corpus | None = None,
 ) -> Problem:
     """The problem that a config describes.
 
@@ -30,9 +33,10 @@ def pretraining_problem(
       corpus: of the config.
       partitioner: of the devices.
       initial_params: to begin with, or None for random ones.
+      mixed: from `mixed_corpus`.
 
     Raises:
-      UserError: if there is too little text, or text to be mixed in cannot be read.
+      UserError: if there is too little text.
     """
     rows = config.training.evaluation_batch_size or config.training.batch_size
     batches = task.validation_batches(corpus, rows, host=jax.process_index(), hosts=jax.process_count())
@@ -41,7 +45,7 @@ def pretraining_problem(
     flops = training_flops_per_token(config.model, config.model.max_length) if task.counts_bytes else None
     return Problem(
         task,
-        _train_batches(config, task, corpus),
+        _train_batches(config, task, corpus, mixed),
         make_validation(task, batches, num_bytes, partitioner),
         rehearsed_metrics(task, batches, num_bytes, partitioner),
         describe,
@@ -50,7 +54,30 @@ def pretraining_problem(
     )
 
 
-def _train_batches(config: PretrainConfig, task: PretrainingTask, corpus: Corpus) -> Batches:
+def mixed_corpus(config: PretrainConfig, tokenizer: Tokenizer) -> Corpus | None:
+    """The text to mix into the training text, or None if the config names none.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    data = config.data
+    if data.mixed_source is None:
+        return None
+    other = dataclasses.replace(
+        data, source=data.mixed_source, validation_source=data.mixed_source, mixed_source=None, mixed_share=0.0
+    )
+    return build_corpus(other, config.tokenizer, tokenizer)
+
+
+def text_fingerprints(corpus: Corpus, mixed: Corpus | None) -> dict[str, Fingerprint]:
+    """What a run on this text must find again when it resumes."""
+    stores = {"training": corpus.train, "validation": corpus.validation}
+    if mixed is not None:
+        stores["mixed"] = mixed.train
+    return {name: Fingerprint.of_text(store) for name, store in stores.items()}
+
+
+def _train_batches(config: PretrainConfig, task: PretrainingTask, corpus: Corpus, mixed: Corpus | None) -> Batches:
     """This host's batches of the training text, and of the text mixed into it."""
 
     def batches_of(corpus: Corpus) -> Batches:
@@ -58,11 +85,6 @@ def _train_batches(config: PretrainConfig, task: PretrainingTask, corpus: Corpus
         size, offsets = config.training.batch_size, config.data.random_offsets
         return task.train_batches(corpus, size, config.seed, offsets, **shared)
 
-    data = config.data
-    if data.mixed_source is None:
+    if mixed is None:
         return batches_of(corpus)
-    other = dataclasses.replace(
-        data, source=data.mixed_source, validation_source=data.mixed_source, mixed_source=None, mixed_share=0.0
-    )
-    mixed = build_corpus(other, config.tokenizer, corpus.tokenizer)
-    return MixedBatches(batches_of(corpus), batches_of(mixed), data.mixed_share)
+    return MixedBatches(batches_of(corpus), batches_of(mixed), config.data.mixed_share)

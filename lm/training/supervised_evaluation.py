@@ -10,6 +10,7 @@ from lm.data.example_batches import EvaluationExampleBatches
 from lm.inference.examples import make_prediction_step, predict_examples
 from lm.runs.results import calibration_metrics
 from lm.runs.state import TrainState
+from lm.statistics.units import shown
 from lm.tasks.supervised import Example, Results, Row, SupervisedTask
 from lm.training.partitioning import Partitioner
 
@@ -59,8 +60,10 @@ def validation_metrics(results: Results) -> dict[str, float]:
 
 def describe(metrics: dict[str, float]) -> str:
     """A line about an evaluation."""
-    shown = ("accuracy", "f1_macro", "f1", "exact_match", "bleu", "chrf", "rougeL", "perplexity", "loss")
-    parts = [f"{name} {metrics[f'validation/{name}']:.4g}" for name in shown if f"validation/{name}" in metrics]
+    names = ("accuracy", "f1_macro", "f1", "exact_match", "bleu", "chrf", "rougeL", "perplexity", "loss")
+    parts = [
+        f"{name} {shown(name, metrics[f'validation/{name}'])}" for name in names if f"validation/{name}" in metrics
+    ]
     if "validation/ece" in metrics:
         parts.append(f"ECE {metrics['validation/ece']:.2%} (floor {metrics['validation/ece_floor']:.2%})")
     return "validation " + "  ".join(parts)

@@ -1,6 +1,8 @@
 """Evaluation of finished runs: the same figures each time, other rows, other checkpoints, calibrated probabilities."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +53,8 @@ def test_evaluating_again_gives_the_same(kind, finetuned, here, capsys):
     np.testing.assert_allclose([again[name] for name in metrics], list(metrics.values()), rtol=1e-4, atol=1e-6)
     assert [row["predicted"] for row in records_of(workdir, "test")] == [row["predicted"] for row in records]
     printed = capsys.readouterr().out
-    assert f"{next(iter(metrics.values())):.4f}" in printed
+    name, value = next(iter(metrics.items()))
+    assert (f"{value:.4f}" if name == "bleu" else f"{100 * value:.2f}%") in printed
     assert ("bleu: nrefs:1|case:mixed|eff:no|tok:13a" in printed) == ("bleu" in metrics)
 
 
@@ -111,15 +114,85 @@ def test_runs_are_calibrated_together_and_evaluated_with_the_calibrator(finetune
     )
 
 
-def test_a_pretraining_run_is_measured_on_its_validation_text(tmp_path, capsys):
-    outcome = run(tiny_config(tmp_path, steps=3, evaluate_every=3), tmp_path / "run")
-    before = set((tmp_path / "run").rglob("*"))
-    assert evaluate_run(tmp_path / "run") == 0
-    assert set((tmp_path / "run").rglob("*")) == before
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """The folder of a pretraining run, with its metrics."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    return folder, run(tiny_config(folder, steps=3, evaluate_every=3), folder / "run").validation
+
+
+def measure_text(workdir, *flags):
+    return command_line(evaluate.main, evaluate.define_flags, f"--workdir={workdir}", *flags)
+
+
+def test_a_pretraining_run_is_measured_on_its_validation_text(pretrained, capsys):
+    folder, logged = pretrained
+    before = set((folder / "run").rglob("*"))
+    assert measure_text(folder / "run") == 0
+    assert set((folder / "run").rglob("*")) == before
     shown = capsys.readouterr().out
-    loss, error = (outcome.validation[f"validation/{name}"] for name in ("loss", "loss_stderr"))
+    loss, error = (logged[f"validation/{name}"] for name in ("loss", "loss_stderr"))
     assert f"{loss:.4f}" in shown
     assert f"{loss - 1.96 * error:.4f} to {loss + 1.96 * error:.4f}" in shown
+    assert f"{100 * logged['validation/accuracy']:.2f}%" in shown
+    assert f"validation: {int(logged['validation/tokens']):,} tokens, checkpoint 3" in shown
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--config.calibrator=temperature", "--config.source=jsonl:x", "--config.split=test", "--config.resamples=40"],
+)
+def test_what_has_no_effect_on_a_pretraining_run_is_refused(flag, pretrained, capsys):
+    folder, _ = pretrained
+    assert measure_text(folder / "run", flag) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "pretraining run" in line
+
+
+def test_a_run_from_someone_else_is_not_evaluated_on_what_it_names(pretrained, tmp_path, capsys, monkeypatch):
+    folder, _ = pretrained
+    monkeypatch.setenv("LM_CACHE_DIR", str(tmp_path / "mine"))
+    before = {path.name for path in tmp_path.rglob("*")}
+    assert measure_text(folder / "run") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"read text:{folder}/corpus/*.txt and write to {folder}/cache" in line
+    assert "--config.trust=True" in line
+    assert {path.name for path in tmp_path.rglob("*") if path.name != "compiled"} <= before | {"mine", "signing_key"}
+    assert measure_text(folder / "run", "--config.trust=True") == 0
+
+
+def test_rows_of_a_run_from_someone_else_are_named_or_allowed(finetuned, here, tmp_path, capsys, monkeypatch):
+    workdir = Path(shutil.copytree(finetuned("classification"), tmp_path / "received"))
+    monkeypatch.setenv("LM_CACHE_DIR", str(tmp_path / "mine"))
+    capsys.readouterr()
+    assert evaluate_run(workdir) == 2
+    assert "would" not in (line := capsys.readouterr().err)
+    assert "jsonl:rows/classification/test.jsonl: if you want that, add --config.trust=True, or name rows" in line
+    assert evaluate_run(workdir, "--config.source=jsonl:rows/classification/test.jsonl") == 0
+    shutil.move(workdir / "predictions", tmp_path / "outside")
+    (workdir / "predictions").symlink_to(tmp_path / "outside")
+    assert evaluate_run(workdir, "--config.source=jsonl:rows/classification/test.jsonl") == 2
+    assert f"leads to {tmp_path / 'outside'}" in capsys.readouterr().err
+    assert evaluate_run(workdir, "--config.trust=True") == 0
+
+
+def test_a_directory_that_cannot_be_written_is_found_before_anything_is_computed(finetuned, here, capsys, monkeypatch):
+    workdir = finetuned("classification")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "predictions")
+    monkeypatch.setattr(evaluate, "load", None)
+    assert evaluate_run(workdir) == 2
+    assert "no permission to write in" in capsys.readouterr().err
+
+
+def test_rows_that_changed_since_training_are_named(finetuned, here, tmp_path, capsys, monkeypatch):
+    workdir = Path(shutil.copytree(finetuned("classification"), tmp_path / "run"))
+    shutil.copytree("rows", tmp_path / "rows")
+    monkeypatch.chdir(tmp_path)
+    assert evaluate_run(workdir) == 0
+    assert "since training" not in capsys.readouterr().out
+    write_rows(Path("rows/classification/test.jsonl"), rows_of("classification", "test")[:9])
+    assert evaluate_run(workdir) == 0
+    assert "(!) since training, the test data changed from 16 rows to 9 rows" in capsys.readouterr().out
 
 
 MISTAKES = {
@@ -134,7 +207,12 @@ MISTAKES = {
         "--config.source=jsonl:rows/labels.jsonl",
         "rows/labels.jsonl:2: the label 'plant' is not among the classes animal, colour",
     ),
-    "name": ("--config.name=../other", "config.name"),
+    "folder": ("--config.name=../other", "config.name must be a prefix of a file name, without folders"),
+    "test": ("--config.name=test", "config.name=test is for the run's own rows"),
+    "validation": ("--config.name=validation.mine", "config.name=validation.mine is for the run's own rows"),
+    "idle name": ("--config.name=mine", "config.name=mine has no effect without config.source"),
+    "idle columns": ("--config.columns=('text=a',)", "has no effect without config.source"),
+    "calibrator elsewhere": ("--config.calibrator=../../evil", "../../evil: no such calibrator"),
     "resamples": ("--config.resamples=3", "config.resamples at least 20"),
 }
 

@@ -55,7 +55,8 @@ def untrained(kind, workdir, *more):
     """The trainer of a run that is stopped before it compiles anything."""
     made = []
 
-    def stop(trainer):
+    def stop(trainer, claim):
+        claim()
         made.append(trainer)
         raise KeyboardInterrupt
 

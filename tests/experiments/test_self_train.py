@@ -124,3 +124,11 @@ def test_a_mistake_is_one_line_and_leaves_nothing(mistake, pretrained, tmp_path,
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_from_someone_else_names_no_text(pretrained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LM_CACHE_DIR", str(tmp_path / "mine"))
+    flags = (CONFIG, f"--config.init_from={pretrained}", f"--workdir={tmp_path / 'run'}")
+    assert command_line(self_train.main, self_train.define_flags, *flags) == 2
+    assert "was not trained by you on this machine" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

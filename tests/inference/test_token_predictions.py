@@ -64,7 +64,7 @@ def test_clusters_are_documents_or_windows_where_these_are_few(corpus_and_model,
     for fewest, same in ((2, "documents"), (10_000, "windows")):
         monkeypatch.setattr(predictions, "_FEWEST_DOCUMENTS", fewest)
         found = predictions.write_predictions(model, store, PredictionsConfig(900), 1, tmp_path / "it.npz")
-        documents_N = np.cumsum(np.isin(np.arange(store.num_tokens), store.document_starts))[found.ids_N]
+        documents_N = np.cumsum(np.isin(np.arange(store.num_tokens), store.document_starts))[found.ids_N - 1]
         expected_N = documents_N if same == "documents" else (found.ids_N - 1) // length
         one, other = (np.unique(clusters, return_inverse=True)[1] for clusters in (found.clusters_N, expected_N))
         np.testing.assert_array_equal(one, other)

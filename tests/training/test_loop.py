@@ -16,7 +16,7 @@ from lm.errors import TrainingError, UserError
 from lm.runs.checkpoints import Checkpoints
 from lm.runs.config import FinetuneConfig, OptimizerConfig, PartitioningConfig, TrainingConfig
 from lm.runs.work_directory import WorkDirectory
-from lm.training.loop import Interval, Trainer, caught_signals
+from lm.training.loop import Interval, Trainer
 from lm.training.partitioning import make_partitioner
 from lm.training.problem import Problem
 from lm.training.progress import read_metrics
@@ -40,6 +40,7 @@ def test_a_run_leaves_a_self_contained_directory(whole):
     names = {path.name for path in directory.iterdir()}
     assert names == {
         "config.json",
+        "data.json",
         "tokenizer.json",
         "checkpoints",
         "metrics.jsonl",
@@ -172,21 +173,6 @@ def test_interval_covers_what_came_before_the_checkpoint():
     resumed = Interval(json.loads(json.dumps(interval.sums)))
     resumed.add({"weight": 6.0, "loss": 4.0, "gradient_norm": 3.0})
     assert resumed.metrics() == {"train/loss": 1.0, "train/gradient_norm": 2.0}
-
-
-@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
-def test_a_second_signal_is_not_held_back(before):
-    """A process that a shell put in the background was started with SIGINT ignored."""
-    outer = signal.signal(signal.SIGINT, before)
-    try:
-        with caught_signals() as caught:
-            os.kill(os.getpid(), signal.SIGINT)
-            assert caught == [signal.SIGINT]
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) == before
-    finally:
-        signal.signal(signal.SIGINT, outer)
 
 
 def test_validation_does_not_depend_on_the_batch_size(tmp_path):
