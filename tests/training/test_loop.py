@@ -46,6 +46,8 @@ def test_a_run_leaves_a_self_contained_directory(whole):
         "speed.jsonl",
         "tensorboard",
         "samples.txt",
+        "starts.jsonl",
+        "training.lock",
     }
     assert int(outcome.state.step) == 6
     assert not any(name.startswith(".") for name in files_below(directory))
