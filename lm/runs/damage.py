@@ -15,7 +15,7 @@ _CHUNK = 2**24
 def first_line(error: BaseException) -> str:
     """The first line of the message, cut, or the kind of the error if it has none."""
     lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return lines[0].split(". See full TensorStore")[0][:200] if lines else type(error).__name__
 
 
 def check_damaged(folder: Path, error: BaseException) -> None:
