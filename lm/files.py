@@ -1,10 +1,12 @@
 """Atomic writing of files, JSON with error messages that name the file, and the cache directory."""
 
 import contextlib
+import glob
 import json
 import math
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from lm.errors import UserError
+
+# A temporary file that was not written to for so long belongs to a killed process.
+_LEFT_OVER_SECONDS = 3600
 
 
 def cache_directory() -> Path:
@@ -45,8 +50,11 @@ def check_writable(folder: Path, name: str) -> None:
       UserError: if not.
     """
     nearest = folder.absolute()
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
+    try:
+        while not nearest.exists() and nearest != nearest.parent:
+            nearest = nearest.parent
+    except OSError as error:  # as for a name that is too long
+        raise UserError(f"{name}: {error.strerror}") from error
     if not nearest.is_dir():
         raise UserError(f"{name}: {nearest} is a file, not a directory")
     if not os.access(nearest, os.W_OK | os.X_OK):
@@ -58,14 +66,23 @@ def written_atomically(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write to, which replaces `path` on success and is removed otherwise.
 
     A partial file is never visible, and two writers never share a temporary file. The temporary path has the suffix of
-    `path`, because some libraries choose a format by it.
+    `path`, because some libraries choose a format by it. Those that killed writers of `path` left are removed.
     """
+    _remove_left_over(path)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_left_over(path: Path) -> None:
+    pattern = f".{glob.escape(path.stem)}.{'[0-9a-f]' * 32}{glob.escape(path.suffix)}"
+    for old in path.parent.glob(pattern):
+        with contextlib.suppress(OSError):  # another process may have removed it
+            if time.time() - old.stat().st_mtime > _LEFT_OVER_SECONDS:
+                old.unlink()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

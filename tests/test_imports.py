@@ -26,6 +26,7 @@ ROOMS = (
     "lm.configuration",
     "lm.console",
     "lm.files",
+    "lm.locks",
     "lm.types",
     "lm.errors",
 )

@@ -5,65 +5,75 @@ A checkpoint is a folder of items, so that a model can be read without its train
     params            the parameters
     averaged_params   their moving average, if the run keeps one
     optimizer         the step and the optimizer's state
-    progress          JSON: whatever else a run needs to resume as if it had never stopped, and the checksums
+    progress          the record, JSON: the score, the checksums, what the model was made of, and whatever else a run
+                      needs to resume as if it had never stopped
 
 Checkpoints of earlier versions hold the first three in one item, `state`. These can be read too.
 """
 
-import functools
-import hashlib
-import json
+import contextlib
+import glob
 import logging
 import shutil
-from collections.abc import Mapping
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lm.errors import UserError
+from lm.errors import TrainingError, UserError
 from lm.models.parameter_paths import by_path, shortened_list
+from lm.runs import quiet_orbax  # noqa: F401
+from lm.runs.checksum import checksum, former_checksum
+from lm.runs.damage import check_damaged, first_line, reason_not_written
 from lm.runs.host_memory import return_freed_memory
+from lm.runs.records import FORMER, changed_origin, read_record, read_score, with_digest
 from lm.runs.state import TrainState
 from lm.types import Params
 
 logger = logging.getLogger(__name__)
 
-# Orbax reports every file; below, one line says what a damaged file means for the run.
-for _noisy in ("absl", "asyncio", "orbax"):
-    logging.getLogger(_noisy).setLevel(logging.CRITICAL)
-
-_FORMER = "state"
-
 
 class Checkpoints:
     """The checkpoints of one run, in one directory. Each becomes visible only when it is complete."""
 
-    def __init__(self, directory: Path, keep: int = 2, read_only: bool = False):
+    def __init__(
+        self, directory: Path, keep: int = 2, read_only: bool = False, origin: Mapping[str, Any] | None = None
+    ):
         """Opens the directory.
 
         Args:
           directory: where; created if missing, unless `read_only`.
           keep: how many of the newest to keep, in addition to the one with the lowest score.
           read_only: change nothing, so that a run can be read while it trains.
+          origin: what the models are made of, JSON by name, stored with each. One made of something else is refused.
+
+        Raises:
+          UserError: if the directory cannot be read.
         """
-        self.directory = directory
-        newest = preservation_policy.LatestN(keep)
-        best = preservation_policy.BestN(
-            get_metric_fn=_score, reverse=True, n=1, keep_checkpoints_without_metrics=False
-        )
+        self.directory, self.origin = directory, dict(origin or {})
+        self._scores: dict[int, float | None] = {}
+        self._unknown: dict[int, Exception] = {}  # why the score cannot be read
+        self._lost_best: int | None = None
+        kept = [preservation_policy.LatestN(keep), _Best(self._scores, self._unknown)]
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.AnyPreservationPolicy([newest, best]),
-            best_fn=_score,  # without it Orbax writes no metrics
-            best_mode="min",
+            preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        try:
+            if not read_only:
+                directory.mkdir(parents=True, exist_ok=True)
+            self._opened = self._without_patterns(directory.absolute())
+            self._manager = ocp.CheckpointManager(self._opened, options=options)
+            self._read_scores()
+        except OSError as error:
+            raise UserError(f"{directory} cannot be opened: {error.strerror or error}") from error
 
     @property
     def steps(self) -> list[int]:
@@ -72,8 +82,26 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The step with the lowest score among the checkpoints kept, or None if none was evaluated."""
-        return self._manager.best_step()
+        """The step with the lowest score among the checkpoints kept, or None if none was evaluated.
+
+        Raises:
+          UserError: if a score cannot be read.
+        """
+        for step, error in self._unknown.items():
+            others = ", ".join(str(other) for other in self.steps if other != step) or "none"
+            raise UserError(
+                f"checkpoint {step} in {self.directory} cannot be read ({first_line(error)}), so it is not known which "
+                f"is the best: choose one of {others}"
+            )
+        best = _lowest(self._scores, self.steps)
+        if self._lost_best is not None:
+            logger.warning(
+                "the best checkpoint, %d, is no longer in %s: the best of the others is %s",
+                self._lost_best,
+                self.directory,
+                best,
+            )
+        return best
 
     def save(self, state: TrainState, progress: dict[str, Any], score: float | None = None) -> None:
         """Copies the state off the devices and writes it in the background.
@@ -82,18 +110,28 @@ class Checkpoints:
           state: its own step names the checkpoint.
           progress: JSON.
           score: validation score of this state, if it was evaluated; lower is better.
+
+        Raises:
+          TrainingError: if this checkpoint or the one before cannot be written.
         """
+        step = int(state.step)
         trees = _items(state)
-        checksums = {name: checksum(tree) for name, tree in trees.items()}
-        record = {"progress": progress, "score": score, "checksums": checksums}
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
-                progress=ocp.args.JsonSave({**record, "digest": _digest(record)}),
-            ),
-            metrics=None if score is None else {"score": score},
-        )
+        self._scores[step], self._lost_best = score, None
+        record = {
+            "progress": progress,
+            "score": score,
+            "best": _lowest(self._scores, self._scores),
+            "origin": self.origin,
+            "checksums": {name: checksum(tree) for name, tree in trees.items()},
+        }
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
+                    progress=ocp.args.JsonSave(with_digest(record)),
+                ),
+            )
 
     def restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """The state and progress record of one checkpoint.
@@ -108,7 +146,7 @@ class Checkpoints:
         """
         self.wait()  # a checkpoint cannot be read while it is being written
         if self._is_former(step):
-            self._check_parameters(like.params, step, _FORMER, "params")
+            self._check_parameters(like.params, step, FORMER, "params")
             return self._restore_former(like, step)
         self._check_parameters(like.params, step, "params")
         record = self._record(step)
@@ -138,49 +176,99 @@ class Checkpoints:
     def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint that can be read, or None if there are no checkpoints.
 
-        A damaged one is renamed to `damaged-STEP` and skipped with a warning.
+        Damaged ones are renamed to `damaged-STEP` and skipped with a warning, if an older one can be read.
 
         Raises:
-          UserError: if there are checkpoints and none can be read, or one belongs to another model.
+          UserError: if there are checkpoints and none can be read, one belongs to another model, or a file cannot be
+            read though it may be whole. Nothing is changed then.
         """
-        failure = None
+        damaged: dict[int, str] = {}
         for step in reversed(self.steps):
             try:
-                return self.restore(like, step)
+                found = self.restore(like, step)
             except UserError:
                 raise
             except Exception as error:  # a broken file can raise anything
-                failure = error
-                aside = self._set_aside(step)
-                reason = str(error).splitlines()[0][:200]
-                logger.warning(
-                    "checkpoint %d cannot be read (%s); renamed to %s; falling back to an older one",
-                    step,
-                    reason,
-                    aside,
-                )
-        if failure is not None:
-            raise UserError(f"none of the checkpoints in {self.directory} can be read: {str(failure).splitlines()[0]}")
+                check_damaged(self._folder(step), error)
+                damaged[step] = first_line(error)
+                continue
+            others = {each: first_line(error) for each, error in self._unknown.items() if isinstance(error, ValueError)}
+            self._set_aside({**others, **damaged}, step)
+            return found
+        before = sorted(path.name for path in self.directory.glob("damaged-*"))
+        if damaged or before:
+            reason = "; ".join([f"{step}: {reason}" for step, reason in damaged.items()] or before)
+            raise UserError(
+                f"none of the checkpoints in {self.directory} can be read ({reason}): put a copy back, or move "
+                f"{self.directory.parent} away to begin anew"
+            )
         return None
 
     def wait(self) -> None:
-        """Returns when the last save is complete."""
-        self._manager.wait_until_finished()
+        """Returns when the last save is complete.
+
+        Raises:
+          TrainingError: if it cannot be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for pending writes, then stops the threads."""
-        self.wait()
-        self._manager.close()
+        """Waits for pending writes, then stops the threads.
+
+        Raises:
+          As `wait`.
+        """
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            reason = reason_not_written(error)
+            if reason is None:
+                raise
+            whole = [int(path.name) for path in self.directory.iterdir() if path.name.isdigit()]
+            kept = f"the last complete one is of step {max(whole)}" if whole else "there is none yet"
+            raise TrainingError(
+                f"a checkpoint in {self.directory} cannot be written: {reason}; {kept}. When this is solved, run the "
+                "same command to resume"
+            ) from error
+
+    def _without_patterns(self, directory: Path) -> Path:
+        """The directory by a name without `[`, `*` and `?`, which Orbax would take for patterns."""
+        if not glob.has_magic(str(directory)):
+            return directory
+        folder = tempfile.mkdtemp(prefix="checkpoints-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        link = Path(folder, "link")
+        link.symlink_to(directory, target_is_directory=True)
+        return link
 
     def _folder(self, step: int) -> Path:
-        return self.directory.absolute() / str(step)
+        return self._opened / str(step)
+
+    def _read_scores(self) -> None:
+        for step in self.steps:
+            try:
+                self._scores[step] = read_score(self._folder(step))
+            except (OSError, ValueError) as error:
+                if self._folder(step).exists():  # the run that trains may have deleted it
+                    self._unknown[step] = error
+        with contextlib.suppress(OSError, ValueError):  # told when it is read
+            best = read_record(self._folder(self.steps[-1])).get("best") if self.steps else None
+            self._lost_best = best if best not in self.steps else None
 
     def _record(self, step: int) -> dict[str, Any]:
         """What was saved beside the arrays: the progress record, the score and the checksums."""
-        found = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
-        record = dict(found["progress"])
-        if record.pop("digest") != _digest(record):
-            raise ValueError("its progress record differs from the one that was saved")
+        record = read_record(self._folder(step))
+        if changed := changed_origin(record, self.origin):
+            raise UserError(
+                f"checkpoint {step} in {self.directory} is of a model with other files: {'; '.join(changed)}. Put the "
+                "former back"
+            )
         return record
 
     def _restore_items(self, like: Mapping[str, Any], step: int, record: dict[str, Any]) -> dict[str, Any]:
@@ -212,28 +300,34 @@ class Checkpoints:
                 f"checkpoint {step} in {self.directory} does not match the config's model: {shortened_list(misfits)}"
             )
 
-    def _set_aside(self, step: int) -> Path:
-        aside = self.directory / f"damaged-{step}"
-        if jax.process_index() == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            self._folder(step).rename(aside)
-        self._manager.reload()
-        return aside
+    def _set_aside(self, damaged: Mapping[int, str], step: int) -> None:
+        for each, reason in damaged.items():
+            aside = self.directory / f"damaged-{each}"
+            if jax.process_index() == 0:
+                shutil.rmtree(aside, ignore_errors=True)
+                self._folder(each).rename(aside)
+            self._scores.pop(each, None)
+            self._unknown.pop(each, None)
+            logger.warning(
+                "checkpoint %d cannot be read (%s); renamed to %s; going on from %d", each, reason, aside, step
+            )
+        if damaged:
+            self._manager.reload()
 
     def _is_former(self, step: int) -> bool:
-        return (self._folder(step) / _FORMER).exists()
+        return (self._folder(step) / FORMER).exists()
 
     def _restore_former(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
-        arguments = {_FORMER: _restore_arguments(like), "progress": ocp.args.JsonRestore()}
+        arguments = {FORMER: _restore_arguments(like), "progress": ocp.args.JsonRestore()}
         found = self._manager.restore(step, args=ocp.args.Composite(**arguments))
-        if int(former_checksum(found[_FORMER])) != found["progress"].pop("fingerprint"):
+        if int(former_checksum(found[FORMER])) != found["progress"].pop("fingerprint"):
             raise ValueError("its arrays differ from what was saved")
-        return found[_FORMER], found["progress"]
+        return found[FORMER], found["progress"]
 
     def _restore_former_params(self, like: Params, step: int) -> Params:
-        stored = ocp.StandardCheckpointer().metadata(self._folder(step) / _FORMER).item_metadata
+        stored = ocp.StandardCheckpointer().metadata(self._folder(step) / FORMER).item_metadata
         name = "params" if stored["averaged_params"] is None else "averaged_params"
-        self._check_parameters(like, step, _FORMER, name)
+        self._check_parameters(like, step, FORMER, name)
         logger.warning(
             "checkpoint %d was written by an earlier version: its parameters have no separate checksum", step
         )
@@ -241,11 +335,25 @@ class Checkpoints:
         arguments = ocp.args.PyTreeRestore(
             item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
         )
-        return ocp.PyTreeCheckpointer().restore(self._folder(step) / _FORMER, args=arguments)[name]
+        return ocp.PyTreeCheckpointer().restore(self._folder(step) / FORMER, args=arguments)[name]
 
 
-def _score(metrics: dict[str, float]) -> float:
-    return metrics["score"]
+class _Best(preservation_policy.PreservationPolicy):
+    """Keeps the checkpoint with the lowest score, and those whose score cannot be read."""
+
+    def __init__(self, scores: Mapping[int, float | None], unknown: Mapping[int, Any]):
+        self._scores, self._unknown = scores, unknown
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = _lowest(self._scores, steps)
+        return [step == best or step in self._unknown for step in steps]
+
+
+def _lowest(scores: Mapping[int, float | None], steps: Iterable[int]) -> int | None:
+    """The step with the lowest score, of equal ones the last; None if none has a score."""
+    ranked = [(score, -step) for step in steps if (score := scores.get(step)) is not None]
+    return -min(ranked)[1] if ranked else None
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -269,65 +377,3 @@ def _restore_arguments(like: Any) -> ocp.args.StandardRestore:
 def _plain(tree: Any) -> Any:
     """A tree of Orbax's metadata as nested dicts."""
     return {name: _plain(inner) for name, inner in tree.items()} if isinstance(tree, Mapping) else tree
-
-
-def _digest(record: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def checksum(tree: Any) -> int:
-    """A checksum of all bits of a tree and their positions, the same on any number of devices.
-
-    Integer sums do not depend on their order. The storage that Orbax uses notices damage to its indices but not to the
-    arrays themselves.
-    """
-    # On one device XLA would first materialize all terms of the sum; on many, each holds only its part.
-    sums = [_mixed_sum(leaf, len(leaf.sharding.device_set) == 1) for leaf in map(jnp.asarray, jax.tree.leaves(tree))]
-    total = 0
-    for of_leaf in sums:
-        total = (total * 31 + int(of_leaf)) % 2**32
-    return total
-
-
-@functools.partial(jax.jit, static_argnames="row_by_row")
-def _mixed_sum(leaf: jax.Array, row_by_row: bool) -> jax.Array:
-    """The sum of all numbers of an array, each mixed with its position."""
-    if leaf.ndim < 2 or not row_by_row:
-        return _mixed(_bits(leaf), _places(leaf.shape)).sum(dtype=jnp.uint32)
-    inner = _places(leaf.shape[1:])
-
-    def add_row(row: jax.Array, total: jax.Array) -> jax.Array:
-        places = inner + row.astype(jnp.uint32) * jnp.uint32(inner.size % 2**32)
-        return total + _mixed(_bits(leaf[row]), places).sum(dtype=jnp.uint32)
-
-    return jax.lax.fori_loop(0, leaf.shape[0], add_row, jnp.zeros((), jnp.uint32))
-
-
-def _places(shape: tuple[int, ...]) -> jax.Array:
-    """The position of each number in an array, counted row by row."""
-    places, stride = jnp.zeros(shape, jnp.uint32), 1
-    for axis in reversed(range(len(shape))):
-        places += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= shape[axis]
-    return places
-
-
-def _mixed(bits: jax.Array, places: jax.Array) -> jax.Array:
-    """The finalizer of MurmurHash3 (Appleby 2011): each input bit flips about half of the output bits."""
-    mixed = bits ^ (places * jnp.uint32(0x9E3779B1))
-    mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EBCA6B)
-    mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35)
-    return mixed ^ (mixed >> 16)
-
-
-@jax.jit
-def former_checksum(state: TrainState) -> jax.Array:
-    """The checksum of earlier versions, which ignores the order within an array."""
-    total = jnp.zeros((), jnp.uint32)
-    for leaf in jax.tree.leaves(state):
-        total = total * jnp.uint32(31) + _bits(leaf).sum(dtype=jnp.uint32)
-    return total
-
-
-def _bits(leaf: jax.Array) -> jax.Array:
-    return jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")).astype(jnp.uint32)

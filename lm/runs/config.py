@@ -106,7 +106,8 @@ class PartitioningConfig:
     """How the work is divided among devices.
 
     Attributes:
-      strategy: "jit" (a mesh) or "pmap" (data parallel, parameters replicated).
+      strategy: "jit" (a mesh) or "pmap" (data parallel, parameters replicated). Under "pmap" each device draws its own
+        dropout masks, so with dropout the two give slightly different losses.
       data: devices along the axis `data`; -1: all that remain.
       fsdp: devices along the axis `fsdp`.
       tensor: devices along the axis `tensor`.
@@ -347,3 +348,5 @@ FREE_TO_CHANGE: tuple[str, ...] = (
     "training.keep_checkpoints",
     "training.loader_threads",
 )
+# And it may become longer.
+FREE_TO_GROW: tuple[str, ...] = ("epochs", "training.steps")

@@ -106,7 +106,13 @@ def changes(recorded: Fingerprints, found: Fingerprints, splits: Collection[str]
         if before == now:
             continue
         counts = [each.size if each else "none" for each in (before, now)]
-        what = f"from {counts[0]} to {counts[1]}" if counts[0] != counts[1] else f"({counts[0]}, of other content)"
+        if counts[0] != counts[1]:
+            what = f"from {counts[0]} to {counts[1]}"
+        else:
+            other = (
+                "other content" if before and before.unit == "rows" else "other content or of another tokenizer.json"
+            )
+            what = f"({counts[0]}, of {other})"
         texts[split] = f"the {split} data changed {what}"
     return texts
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -16,10 +17,14 @@ from lm.objectives.objective import PretrainingTask
 from lm.objectives.registry import make_task
 from lm.runs.checkpoints import Checkpoints
 from lm.runs.config import FinetuneConfig, RunConfig
+from lm.runs.damage import first_line
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.tasks.registry import make_supervised_task
 from lm.tasks.supervised import SupervisedTask
 from lm.types import Params
+
+# How often to choose a checkpoint anew if the run that trains deletes the chosen one.
+_ATTEMPTS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,33 +76,52 @@ def load_run(
         task = make_supervised_task(config.task, config.model, tokenizer, classes, mesh=mesh)
     else:
         task = make_task(config.objective, config.model, tokenizer, mesh)
+    like = _placed(jax.eval_shape(task.init, jax.random.key(0)), mesh)
+    for _ in range(_ATTEMPTS):
+        found = _restore(directory, directory.origin(config), which, flag, like)
+        if found is not None:
+            return TrainedRun(config, tokenizer, classes, task, *found)
+    raise UserError(f"the checkpoints in {directory.checkpoints} were deleted while they were read: try again")
+
+
+def _restore(
+    directory: WorkDirectory, origin: Mapping[str, Any], which: str, flag: str, like: Params
+) -> tuple[Params, int] | None:
+    """Parameters and their step; None if the run that trains deleted the checkpoint in the meantime."""
     none_yet = UserError(f"{directory.path} has no checkpoint yet: train first")
     if not directory.checkpoints.exists():
         raise none_yet
-    checkpoints = Checkpoints(directory.checkpoints, read_only=True)
-    steps = checkpoints.steps
-    if not steps:
+    checkpoints = Checkpoints(directory.checkpoints, read_only=True, origin=origin)
+    if not checkpoints.steps:
         raise none_yet
-    step = {"best": checkpoints.best_step, "last": steps[-1]}.get(which) or steps[-1]
-    if which not in ("best", "last"):
-        if not which.isdigit() or int(which) not in steps:
-            known = ", ".join(str(step) for step in steps)
-            raise UserError(f"{flag}={which} does not exist: choose best, last or one of {known}")
-        step = int(which)
-    like = _placed(jax.eval_shape(task.init, jax.random.key(0)), mesh)
+    step = _chosen(checkpoints, which, flag)
     try:
-        params = checkpoints.restore_params(like, step)
+        return checkpoints.restore_params(like, step), step
     except UserError:
         raise
     except Exception as error:  # a broken file can raise anything
-        reason = str(error).splitlines()[0][:200]
-        others = ", ".join(str(other) for other in steps if other != step) or "none"
+        if not (directory.checkpoints / str(step)).exists():
+            return None
+        others = ", ".join(str(other) for other in checkpoints.steps if other != step) or "none"
         raise UserError(
-            f"checkpoint {step} in {directory.checkpoints} cannot be read ({reason}); other values for {flag}: {others}"
+            f"checkpoint {step} in {directory.checkpoints} cannot be read ({first_line(error)}); other values for "
+            f"{flag}: {others}"
         ) from error
     finally:
         checkpoints.close()
-    return TrainedRun(config, tokenizer, classes, task, params, step)
+
+
+def _chosen(checkpoints: Checkpoints, which: str, flag: str) -> int:
+    steps = checkpoints.steps
+    if which == "last":
+        return steps[-1]
+    if which == "best":
+        best = checkpoints.best_step
+        return steps[-1] if best is None else best
+    if not (which.isascii() and which.isdigit() and int(which) in steps):
+        known = ", ".join(str(step) for step in steps)
+        raise UserError(f"{flag}={which} does not exist: choose best, last or one of {known}")
+    return int(which)
 
 
 def _placed(shapes: Params, mesh: Mesh | None) -> Params:

@@ -1,28 +1,37 @@
 """A work directory: everything about one run, enough to resume it or to use its model.
 
 config.json  data.json  tokenizer.json  classes.json  checkpoints/  metrics.jsonl  speed.jsonl  tensorboard/
-samples.txt  predictions/  calibration/
+samples.txt  predictions/  calibration/  starts.jsonl  training.lock
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from lm.configuration import differences
+import jax
+
+from lm.configuration import differences, flatten
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.files import check_writable, read_json, write_json
-from lm.runs.config import FREE_TO_CHANGE, FinetuneConfig, PretrainConfig, RunConfig, stored_config
+from lm.locks import ProcessLock
+from lm.modules.config import EXECUTION
+from lm.runs.config import FREE_TO_CHANGE, FREE_TO_GROW, FinetuneConfig, PretrainConfig, RunConfig, stored_config
 
 AnyConfig = TypeVar("AnyConfig", bound=PretrainConfig | FinetuneConfig)
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkDirectory:
-    """The paths of a run."""
+    """The paths of a run. A leading `~` in `path` stands for the home directory."""
 
     path: Path
+
+    def __post_init__(self):
+        object.__setattr__(self, "path", _expanded(self.path))
 
     @property
     def config(self) -> Path:
@@ -84,24 +93,62 @@ class WorkDirectory:
         """Texts generated at the end of training."""
         return self.path / "samples.txt"
 
+    @property
+    def starts(self) -> Path:
+        """One JSON object per line: when training started or resumed, and the version of the code."""
+        return self.path / "starts.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the process that trains."""
+        return self.path / "training.lock"
+
     def check(self, config: RunConfig) -> None:
         """Checks, without writing anything, that this run can use the directory.
 
         Raises:
-          UserError: if the directory can't be written, or holds a run with another config.
+          UserError: if the directory can't be written, another process trains in it, or it holds a run with another
+            config.
         """
         check_writable(self.path, f"--workdir={self.path}")
+        if jax.process_index() == 0 and (holder := ProcessLock(self.lock).holder()):
+            raise self._in_use(holder)
         if not self.config.exists():
             return
-        free = tuple(FREE_TO_CHANGE)
         changed = {
             name: values
             for name, values in differences(self.load_config(), config).items()
-            if not name.startswith(free)
+            if not name.startswith(tuple(FREE_TO_CHANGE)) and not (name in FREE_TO_GROW and _grew(*values))
         }
         if changed:
             listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
             raise UserError(f"{self.path} holds a run with another config ({listed}): use another --workdir")
+
+    def _in_use(self, holder: str) -> UserError:
+        return UserError(
+            f"{self.path} is in use: {holder} trains there. Wait until it ends, stop it, or use another --workdir"
+        )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """A context in which no other process trains in this directory. Of several hosts the first takes the lock.
+
+        Raises:
+          UserError: if another process trains there, or the directory can't be written.
+        """
+        lock = ProcessLock(self.lock)
+        if jax.process_index() == 0:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                taken = lock.acquire()
+            except OSError as error:
+                raise UserError(f"--workdir={self.path} cannot be written: {error.strerror}") from error
+            if not taken:
+                raise self._in_use(lock.holder() or "another process")
+        try:
+            yield
+        finally:
+            lock.release()
 
     def claim(self, config: RunConfig, tokenizer: Tokenizer, classes: Sequence[str] = ()) -> None:
         """Creates the directory, if it doesn't exist yet, with the config, the tokenizer and the class names.
@@ -122,23 +169,70 @@ class WorkDirectory:
         except OSError as error:
             raise UserError(f"--workdir={self.path} cannot be written: {error.strerror}") from error
 
+    def origin(self, config: RunConfig) -> dict[str, Any]:
+        """What the model of the run is made of, for its checkpoints: digests of files, and the config of the model.
+
+        Args:
+          config: of the run, with its vocabulary size.
+        """
+        files = [path for path in (self.tokenizer, self.classes) if path.exists()]
+        learned = ("model.", "task.", "objective.")
+        used = {
+            name: value
+            for name, value in flatten(config).items()
+            if name.startswith(learned) and name.removeprefix("model.") not in EXECUTION
+        }
+        return {path.name: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in files} | used
+
+    def stored_checkpoint_every(self) -> int:
+        """The stored config's steps between checkpoints; 0 if there is no config."""
+        return self.load_config().training.checkpoint_every if self.config.exists() else 0
+
     def load_classes(self) -> tuple[str, ...]:
         """Names of the classes; empty for a task without classes.
 
         Raises:
-          UserError: if the file is not JSON.
+          UserError: if the file is not a list of different names.
         """
-        return tuple(read_json(self.classes)) if self.classes.exists() else ()
+        if not _exists(self.classes):
+            return ()
+        names = read_json(self.classes)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
+            raise UserError(f"{self.classes} must be a list of names: it is damaged")
+        if len(set(names)) < len(names):
+            raise UserError(f"{self.classes} repeats a name: it is damaged")
+        return tuple(names)
 
     def load_config(self) -> RunConfig:
         """The config of the run in this directory.
 
         Raises:
-          UserError: if there is none.
+          UserError: if there is none, or it is damaged.
         """
-        if not self.config.exists():
+        if not _exists(self.config):
             raise UserError(f"--workdir={self.path} has no run: it has no {self.config.name}")
-        return stored_config(read_json(self.config), prefix=str(self.config))
+        values = read_json(self.config)
+        if not isinstance(values, dict):
+            raise UserError(f"{self.config} must be a JSON object with the keys of a config: it is damaged")
+        return stored_config(values, prefix=str(self.config))
+
+
+def _grew(old: Any, new: Any) -> bool:
+    return isinstance(old, int) and isinstance(new, int) and 0 < old < new
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # as for a name that is too long
+        raise UserError(f"{path}: {error.strerror}") from error
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error}".rstrip(".")) from error
 
 
 def with_vocabulary(config: AnyConfig, tokenizer: Tokenizer) -> AnyConfig:

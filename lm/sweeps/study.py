@@ -26,7 +26,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from lm.errors import TrainingError, UserError
-from lm.sweeps.locks import FileLock, WorkerLock
+from lm.locks import FileLock, ProcessLock
 from lm.sweeps.search_space import Parameter, Value, Values, format_values, grid, space_size
 
 METHODS = ("bayes", "random", "grid")
@@ -144,7 +144,7 @@ class Study:
         with self.lock:
             trials = self.trials
             for old in trials:
-                lock = WorkerLock(self._worker_file(old.number))
+                lock = ProcessLock(self._worker_file(old.number))
                 if old.state == TrialState.RUNNING and lock.acquire():
                     if self.trials[old.number].state != TrialState.RUNNING:  # it ended in the meantime
                         lock.release()
@@ -157,11 +157,11 @@ class Study:
                     return None
                 self._study.enqueue_trial(propose(self.search, trials))
             trial = self._study.ask()
-            lock = WorkerLock(self._worker_file(trial.number))
+            lock = ProcessLock(self._worker_file(trial.number))
             lock.acquire()
             return self._begin(trial, lock, taken_over=False)
 
-    def _begin(self, trial: optuna.trial.Trial, lock: "WorkerLock", taken_over: bool) -> "Trial":
+    def _begin(self, trial: optuna.trial.Trial, lock: ProcessLock, taken_over: bool) -> "Trial":
         values = {parameter.key: _suggest(trial, parameter) for parameter in self.search.space}
         return Trial(self._study, trial, values, lock, taken_over)
 
@@ -177,7 +177,7 @@ class Trial:
         study: optuna.Study,
         trial: optuna.trial.Trial,
         values: Values,
-        lock: "WorkerLock",
+        lock: ProcessLock,
         taken_over: bool,
     ):
         """Created by `Study.take`.

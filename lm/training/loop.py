@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,13 +19,14 @@ from lm.errors import TrainingError, UserError
 from lm.models.accounting import PEAK_FLOPS
 from lm.runs.checkpoints import Checkpoints
 from lm.runs.config import RunConfig, TrainingConfig
+from lm.runs.starts import record_start
 from lm.runs.state import TrainState
 from lm.runs.work_directory import WorkDirectory
 from lm.statistics.directions import BETTER, is_lower_better
 from lm.training.optimizers import check_freeze, make_optimizer, make_schedule
 from lm.training.partitioning import Partitioner
 from lm.training.problem import Problem
-from lm.training.progress import MetricsWriter, TrainingProgress
+from lm.training.progress import MetricsWriter, TrainingProgress, check_metrics, lines_until, step_of
 from lm.training.signals import caught_signals
 from lm.training.step import init_state, make_train_step
 from lm.types import Params
@@ -126,13 +128,22 @@ class Trainer:
           claim: writes the rest of the directory, once the checkpoint has been read.
 
         Raises:
-          TrainingError: if a loss or a gradient is not finite.
+          UserError: if another process trains in this directory, or it cannot be resumed.
+          TrainingError: if a loss or a gradient is not finite, or a checkpoint cannot be written.
         """
+        with self._directory.locked():
+            return self._train(claim)
+
+    def _train(self, claim: Callable[[], None]) -> Outcome:
         training = self._config.training
-        self._checkpoints = Checkpoints(self._directory.checkpoints, training.keep_checkpoints)
+        origin = self._directory.origin(self._config)
+        self._checkpoints = Checkpoints(self._directory.checkpoints, training.keep_checkpoints, origin=origin)
         state, self._interval, self._patience, validation = self._start()
         claim()
+        self._checkpoints.origin = self._directory.origin(self._config)  # a new run has its files only now
         first_step = int(state.step)
+        if jax.process_index() == 0:
+            record_start(self._directory.starts, first_step)
         self._writer = MetricsWriter(self._directory, first_step)
         self._progress = TrainingProgress(self._console, first_step, training.steps)
         self._clock = Stopwatch()
@@ -174,13 +185,51 @@ class Trainer:
         state = self._init(jax.random.key(self._config.seed))
         restored = self._checkpoints.restore_newest(state)
         if restored is None:
+            self._check_beginning()
             if self._problem.initial_params is not None:
                 state = with_params(state, self._problem.initial_params)
             return state, Interval(), Patience(self._config.training), {}
         state, progress = restored
-        self._console.print(f"resuming at step {int(state.step)} from {self._checkpoints.directory}")
+        step = int(state.step)
+        if lost := check_metrics(self._directory.metrics, step, progress.get("metrics")):
+            self._console.print(lost)
         patience = Patience(self._config.training, **progress["patience"])
+        self._introduce(step, progress.get("steps", self._config.training.steps), patience)
         return state, Interval(progress["interval"]), patience, progress["validation"]
+
+    def _check_beginning(self) -> None:
+        """Checks that without a checkpoint there is nothing that would be lost.
+
+        Raises:
+          UserError: if there must have been a checkpoint.
+        """
+        metrics = self._directory.metrics
+        lines = lines_until(metrics, sys.maxsize)
+        reached = step_of(lines[-1]) if lines else 0
+        # While one checkpoint is being written training goes on, but not beyond the next.
+        if reached > 2 * max(self._config.training.checkpoint_every, self._directory.stored_checkpoint_every()):
+            raise UserError(
+                f"{metrics} goes to step {reached}, but there is no checkpoint in {self._checkpoints.directory}: put "
+                f"the checkpoints back, or delete {metrics.name} to begin anew"
+            )
+        if lines:
+            self._console.print(f"stopped before the first checkpoint, after step {reached}: beginning anew")
+
+    def _introduce(self, step: int, former_steps: int, patience: "Patience") -> None:
+        """Prints from where training goes on, or that it does not, and how a longer run changes the schedule."""
+        training, optimizer = self._config.training, self._config.optimizer
+        if step >= training.steps or patience.is_over:
+            self._console.print(f"finished at step {step} already: nothing to train (a larger number of steps goes on)")
+            return
+        self._console.print(f"resuming at step {step} from {self._checkpoints.directory}")
+        if former_steps != training.steps:
+            before, now = (
+                float(make_schedule(optimizer, steps)(min(step, steps - 1))) for steps in (former_steps, training.steps)
+            )
+            self._console.print(
+                f"the run was to end at step {former_steps} and now ends at {training.steps}: the {optimizer.schedule} "
+                f"schedule is that of {training.steps} steps, and the learning rate goes from {before:.3g} to {now:.3g}"
+            )
 
     def _count(self, step: int, sums: dict[str, Any]) -> None:
         values = {name: float(np.asarray(value)) for name, value in sums.items()}
@@ -229,7 +278,13 @@ class Trainer:
         with self._clock.paused():
             self._writer.flush()
             patience = {"best": self._patience.best, "since_best": self._patience.since_best}
-            progress = {"interval": self._interval.sums, "validation": validation, "patience": patience}
+            progress = {
+                "interval": self._interval.sums,
+                "validation": validation,
+                "patience": patience,
+                "metrics": self._writer.written,
+                "steps": self._config.training.steps,
+            }
             score = self._patience.score(validation) if evaluated else math.nan
             # Orbax would treat a NaN score as the best of all.
             self._checkpoints.save(state, progress, score if math.isfinite(score) else None)

@@ -1,8 +1,11 @@
 """Progress reports of a run: a progress line, JSON Lines, TensorBoard."""
 
+import contextlib
+import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 from lm.console import Console
+from lm.errors import TrainingError, UserError
 from lm.files import write_atomically
 from lm.runs.work_directory import WorkDirectory
 
@@ -21,12 +25,25 @@ class MetricsWriter:
     """
 
     def __init__(self, directory: WorkDirectory, step: int):
-        """Resumes after `step`: lines of later steps, from an interrupted run, are dropped."""
+        """Resumes after `step`: lines of later steps, from an interrupted run, are dropped.
+
+        Raises:
+          UserError: if the files cannot be read or written.
+        """
         for path in (directory.metrics, directory.speed):
             drop_lines_after(path, step)
-        self._metrics = directory.metrics.open("a", encoding="utf-8")
-        self._speed = directory.speed.open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(str(directory.tensorboard), purge_step=step + 1 if step else None)
+        self._written = _Written(lines_until(directory.metrics, step))
+        try:
+            self._metrics = directory.metrics.open("a", encoding="utf-8")
+            self._speed = directory.speed.open("a", encoding="utf-8")
+            self._tensorboard = SummaryWriter(str(directory.tensorboard), purge_step=step + 1 if step else None)
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be written: {error.strerror}") from error
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """The count and a digest of the lines in `metrics.jsonl`, for `check_metrics`."""
+        return self._written.summary()
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Adds a line of metrics."""
@@ -37,44 +54,121 @@ class MetricsWriter:
         self._write(self._speed, step, values)
 
     def flush(self) -> None:
-        """Flushes the lines to disk. Call this before writing a checkpoint."""
+        """Flushes the lines to disk. Call this before writing a checkpoint.
+
+        Raises:
+          TrainingError: if they cannot be written.
+        """
         for file in (self._metrics, self._speed):
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError as error:
+                raise TrainingError(f"{file.name} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Flushes and closes."""
-        self.flush()
-        self._metrics.close()
-        self._speed.close()
-        self._tensorboard.close()
+        with contextlib.ExitStack() as stack:
+            for resource in (self._tensorboard.close, self._speed.close, self._metrics.close, self.flush):
+                stack.callback(resource)
 
     def _write(self, file: Any, step: int, values: dict[str, float]) -> None:
         # JSON has no NaN; readers expect null.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
+        line = json.dumps({"step": step, **finite}, allow_nan=False) + "\n"
+        file.write(line)
+        if file is self._metrics:
+            self._written.add(line.encode())
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
 
 
-def drop_lines_after(path: Path, step: int) -> None:
-    """Keeps the lines of a JSON Lines file up to a step, atomically; an incomplete line is dropped too."""
+def check_metrics(path: Path, step: int, written: Mapping[str, Any] | None) -> str:
+    """Checks that a metrics file still holds the lines that a run wrote until a step.
+
+    Args:
+      path: of the file.
+      step: of the checkpoint to resume from.
+      written: `MetricsWriter.written` at that step; None for a checkpoint of an earlier version.
+
+    Returns:
+      A line to print if the file was deleted, else "".
+
+    Raises:
+      UserError: if lines are missing or changed.
+    """
+    if written is None or _Written(kept := lines_until(path, step)).summary() == written:
+        return ""
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            if not line.endswith("\n") or json.loads(line)["step"] > step:
-                continue
-        except (ValueError, KeyError, TypeError):
-            continue
-        kept.append(line)
-    write_atomically(path, "".join(kept))
+        return f"{path} is gone, with its {written['lines']:,} lines until step {step}: it begins anew"
+    raise UserError(
+        f"{path} was changed: its {len(kept):,} lines until step {step} are not the {written['lines']:,} that the run "
+        "wrote. Put the former file back, or delete this one to go on without its lines"
+    )
+
+
+def lines_until(path: Path, step: int) -> list[bytes]:
+    """The complete lines of a JSON Lines file up to a step; damaged ones are left out.
+
+    Raises:
+      UserError: if the file cannot be read.
+    """
+    return [line for line in _lines(path) if line.endswith(b"\n") and step_of(line) <= step] if path.exists() else []
+
+
+def step_of(line: bytes) -> float:
+    """The step of a line; infinity if it is damaged."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return math.inf
+    return step if isinstance(step, int) else math.inf
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+class _Written:
+    """The lines in a file, as a number and a digest."""
+
+    def __init__(self, lines: Sequence[bytes]):
+        self._count, self._digest = 0, hashlib.blake2b(digest_size=16)
+        for line in lines:
+            self.add(line)
+
+    def add(self, line: bytes) -> None:
+        self._count += 1
+        self._digest.update(line)
+
+    def summary(self) -> dict[str, Any]:
+        return {"lines": self._count, "digest": self._digest.hexdigest()}
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Keeps the complete lines of a JSON Lines file up to a step, atomically.
+
+    Raises:
+      UserError: if the file cannot be read.
+    """
+    if path.exists():
+        write_atomically(path, b"".join(lines_until(path, step)))
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The lines of a `metrics.jsonl`.
+
+    Raises:
+      UserError: if it cannot be read, or a line is damaged.
+    """
+    lines = _lines(path)
+    for number, line in enumerate(lines, 1):
+        if math.isinf(step_of(line)):
+            raise UserError(f"{path}: line {number} is damaged: fix or remove it")
+    return [json.loads(line) for line in lines]
 
 
 class TrainingProgress:

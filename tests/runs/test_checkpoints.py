@@ -1,7 +1,10 @@
 """Checkpoints keep what they promise to keep, and damage is noticed, told and survived."""
 
+import errno
 import logging
+import resource
 import shutil
+from pathlib import Path
 
 import chex
 import jax
@@ -9,8 +12,9 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
 
-from lm.errors import UserError
-from lm.runs.checkpoints import Checkpoints, checksum, former_checksum
+from lm.errors import TrainingError, UserError
+from lm.runs.checkpoints import Checkpoints
+from lm.runs.checksum import checksum, former_checksum
 from lm.runs.state import TrainState
 
 
@@ -37,6 +41,13 @@ def test_what_is_still_being_written_is_waited_for(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state_at(7), {})
     chex.assert_trees_all_equal(checkpoints.restore_newest(state_at(1))[0], state_at(7))
+
+
+def test_what_changes_after_the_call_is_not_written(tmp_path):
+    checkpoints, sums = Checkpoints(tmp_path), {"loss": 1.0}
+    checkpoints.save(state_at(7), {"interval": sums})
+    sums["loss"] = 2.0
+    assert checkpoints.restore(state_at(1), 7)[1] == {"interval": {"loss": 1.0}}
 
 
 def test_the_newest_and_the_best_are_kept_also_after_reopening(tmp_path):
@@ -79,12 +90,137 @@ def test_a_damaged_newest_checkpoint_is_set_aside(damage, tmp_path, caplog):
     assert checkpoints.steps == [1, 2]
 
 
-def test_all_damaged_is_an_error_that_names_the_folder(tmp_path):
+def data_of(folder):
+    return max((folder / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+def test_all_damaged_is_an_error_that_names_the_folder_and_nothing_is_renamed(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    save_all(checkpoints, {1: None})
-    flip_a_byte(max((tmp_path / "1" / "params").rglob("d/*"), key=lambda path: path.stat().st_size))
-    with pytest.raises(UserError, match=str(tmp_path)):
+    save_all(checkpoints, {1: None, 2: None})
+    for step in (1, 2):
+        flip_a_byte(data_of(tmp_path / str(step)))
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"none of the checkpoints in {tmp_path} can be read .* move"):
+            checkpoints.restore_newest(state_at(1))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_what_is_left_of_damaged_checkpoints_is_not_begun_anew(tmp_path):
+    (tmp_path / "damaged-7").mkdir()
+    with pytest.raises(UserError, match="damaged-7"):
+        Checkpoints(tmp_path).restore_newest(state_at(1))
+
+
+def wrapped(inner):
+    error = ValueError("somewhere in a thread")
+    error.__cause__ = inner
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied", "x"),
+        OSError(errno.EIO, "Input/output error"),
+        wrapped(OSError(errno.EMFILE, "Too many open files")),
+        ExceptionGroup("tasks", [wrapped(PermissionError(errno.EPERM, "Operation not permitted"))]),
+        MemoryError(),
+        ValueError("RESOURCE_EXHAUSTED: Out of memory"),
+    ],
+    ids=["permission", "device", "files", "group", "memory", "allocator"],
+)
+def test_what_cannot_be_read_now_is_not_damaged(error, tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    save_all(checkpoints, {1: None, 2: None})
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Checkpoints, "_restore_items", fail)
+    with pytest.raises(UserError, match=r"memory|denied|error|files|permitted"):
         checkpoints.restore_newest(state_at(1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that nobody can read")
+def test_a_file_that_cannot_be_read_does_not_condemn_its_checkpoint(tmp_path):
+    save_all(Checkpoints(tmp_path), {1: None, 2: None})
+    data = data_of(tmp_path / "2")
+    data.unlink()
+    data.symlink_to("/proc/self/mem")
+    with pytest.raises(UserError, match=f"{data} cannot be read: Input/output error"):
+        Checkpoints(tmp_path).restore_newest(state_at(1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_a_record_that_cannot_be_read_leaves_the_best_unknown(tmp_path, caplog):
+    save_all(Checkpoints(tmp_path), {1: 1.0, 2: 2.0, 3: 3.0})
+    record = tmp_path / "1" / "progress" / "metadata"
+    record.write_text(record.read_text().replace("1.0", "9.0"))
+    with pytest.raises(UserError, match=r"checkpoint 1 .* choose one of 2, 3$"):
+        Checkpoints(tmp_path, read_only=True).best_step  # noqa: B018
+    checkpoints = Checkpoints(tmp_path)
+    assert int(checkpoints.restore_newest(state_at(1))[0].step) == 3
+    assert "checkpoint 1 cannot be read" in caplog.text
+    assert checkpoints.best_step == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3", "damaged-1"]
+
+
+def test_a_best_checkpoint_that_is_gone_is_missed(tmp_path, caplog):
+    save_all(Checkpoints(tmp_path), {1: 1.0, 2: 2.0, 3: 3.0})
+    assert Checkpoints(tmp_path, read_only=True).best_step == 1
+    assert not caplog.text
+    shutil.rmtree(tmp_path / "1")
+    assert Checkpoints(tmp_path, read_only=True).best_step == 2
+    assert "the best checkpoint, 1, is no longer" in caplog.text
+
+
+def test_a_model_made_of_other_files_is_refused_by_their_names(tmp_path):
+    origin = {"tokenizer.json": "1f", "model.heads": 2, "model.later": 1}
+    save_all(Checkpoints(tmp_path, origin=origin), {1: None})
+    Checkpoints(tmp_path, origin={**origin, "model.new": 3}).restore(state_at(1), 1)
+    Checkpoints(tmp_path, origin={}).restore(state_at(1), 1)
+    others = Checkpoints(tmp_path, origin={"tokenizer.json": "2f", "model.heads": 1})
+    for read in (lambda: others.restore_newest(state_at(1)), lambda: others.restore_params(state_at(1).params, 1)):
+        with pytest.raises(UserError, match=r"tokenizer\.json; config\.model\.heads was 2, is 1"):
+            read()
+    assert others.steps == [1]
+
+
+def test_a_full_disk_keeps_the_last_complete_checkpoint(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    state = state_at(2).replace(params={"kernel": jax.random.normal(jax.random.key(0), (64, 64))})
+    checkpoints.save(state.replace(step=jnp.asarray(1, jnp.int32)), {})
+    checkpoints.wait()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        checkpoints.save(state, {})
+        with pytest.raises(TrainingError, match=r"written: File too large; the last complete one is of step 1"):
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    checkpoints.close()
+    again = Checkpoints(tmp_path)
+    assert int(again.restore_newest(state)[0].step) == 1
+    again.save(state, {})
+    again.wait()
+    assert again.steps == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["a[b]", "a[!b]*?", "two words", "100%~", "größe: 東", "{1,2}$x#"])
+def test_any_name_of_a_directory_can_be_written_and_read(name, tmp_path):
+    folder = tmp_path / name / "checkpoints"
+    save_all(Checkpoints(folder), {1: 1.0})
+    assert sorted(path.name for path in folder.iterdir()) == ["1"]
+    reader = Checkpoints(folder, read_only=True)
+    assert (reader.steps, reader.best_step) == ([1], 1)
+    chex.assert_trees_all_equal(reader.restore(state_at(2), 1)[0], state_at(1))
+    flip_a_byte(data_of(folder / "1"))
+    save_all(writer := Checkpoints(folder), {2: 2.0})
+    flip_a_byte(data_of(folder / "2"))
+    with pytest.raises(UserError, match="none of the checkpoints"):
+        writer.restore_newest(state_at(1))
 
 
 def test_another_model_is_reported_by_parameter_and_shape_and_nothing_is_renamed(tmp_path):
@@ -160,7 +296,7 @@ def test_a_changed_progress_record_is_noticed(tmp_path):
     save_all(Checkpoints(tmp_path), {1: 2.0})
     record = tmp_path / "1" / "progress" / "metadata"
     record.write_text(record.read_text().replace("0.1", "0.2"))
-    with pytest.raises(ValueError, match="progress record differs"):
+    with pytest.raises(ValueError, match="record differs"):
         Checkpoints(tmp_path).restore(state_at(1), 1)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -14,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from lm.errors import TrainingError, UserError
-from lm.sweeps import locks
-from lm.sweeps.locks import WorkerLock
+from lm.locks import ProcessLock
 from lm.sweeps.report import as_csv, command, conclusion, rows_of, save_picture
 from lm.sweeps.search_space import Parameter
 from lm.sweeps.study import PointFailed, Repetition, Search, Study, propose, work
@@ -130,20 +128,6 @@ def test_a_live_worker_keeps_its_trial(tmp_path):
     assert study.take().number == 0  # closed unfinished
 
 
-def test_a_worker_on_another_machine_is_alive_while_it_touches_its_file(tmp_path, monkeypatch):
-    path = tmp_path / "0.lock"
-    path.write_text(json.dumps({"machine": "another", "process": 1}))
-    assert not WorkerLock(path).acquire()
-    long_ago = time.time() - 2 * locks._STALE_SECONDS
-    os.utime(path, (long_ago, long_ago))
-    monkeypatch.setattr(locks, "_HEARTBEAT_SECONDS", 0.01)
-    lock = WorkerLock(path)
-    assert lock.acquire()
-    os.utime(path, (long_ago, long_ago))
-    wait_for(lambda: time.time() - path.stat().st_mtime < 60)  # the heartbeat
-    lock.release()
-
-
 def test_an_incomplete_last_line_of_the_journal_is_repaired(tmp_path):
     work(Study(tmp_path, dataclasses.replace(BAYES, trials=2)), ONCE, train, quiet)
     journal = tmp_path / "study.journal"
@@ -201,15 +185,15 @@ def test_no_point_is_taken_twice_at_once(tmp_path):
 
 def test_a_trial_that_ends_while_another_process_looks_is_not_tried_again(tmp_path, monkeypatch):
     one, other = Study(tmp_path, GRID), Study(tmp_path, GRID)
-    first, acquire = one.take(), WorkerLock.acquire
+    first, acquire = one.take(), ProcessLock.acquire
 
     def acquire_late(lock):
-        monkeypatch.setattr(WorkerLock, "acquire", acquire)
+        monkeypatch.setattr(ProcessLock, "acquire", acquire)
         with first:
             first.complete(1.0)
         return acquire(lock)
 
-    monkeypatch.setattr(WorkerLock, "acquire", acquire_late)
+    monkeypatch.setattr(ProcessLock, "acquire", acquire_late)
     with other.take() as second:
         assert (first.number, second.number) == (0, 1)
         assert not second.taken_over

@@ -6,21 +6,16 @@ import os
 import signal
 
 import chex
-import jax
 import numpy as np
 import pytest
 
-from lm.console import Console
 from lm.data.store import build_corpus
 from lm.errors import TrainingError, UserError
 from lm.runs.checkpoints import Checkpoints
-from lm.runs.config import FinetuneConfig, OptimizerConfig, PartitioningConfig, TrainingConfig
-from lm.runs.work_directory import WorkDirectory
 from lm.training.loop import Interval, Trainer
-from lm.training.partitioning import make_partitioner
-from lm.training.problem import Problem
 from lm.training.progress import read_metrics
 from tests.tiny import files_below, replace, run, tiny_config
+from tests.training.scripted import FALLING, scripted
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +42,8 @@ def test_a_run_leaves_a_self_contained_directory(whole):
         "speed.jsonl",
         "tensorboard",
         "samples.txt",
+        "starts.jsonl",
+        "training.lock",
     }
     assert int(outcome.state.step) == 6
     assert not any(name.startswith(".") for name in files_below(directory))
@@ -207,53 +204,11 @@ def test_every_kind_of_run_resumes_exactly(sections, tmp_path):
     chex.assert_trees_all_equal(outcome.state, resumed.state)
 
 
-class Mean:
-    """The smallest task: a number that should be that of the rows."""
-
-    def init(self, key):
-        return {"kernel": jax.random.normal(key, (2,))}
-
-    def loss(self, params, batch, dropout_key):
-        total = ((params["kernel"][None] - batch["values"]) ** 2).sum()
-        return total, {"loss": total, "objective": total, "weight": batch["row_weights"].sum()}
-
-
-class Values:
-    """Endless batches."""
-
-    def __len__(self):
-        return 1000
-
-    def __getitem__(self, step):
-        return {"values": np.full((8, 2), step, np.float32), "row_weights": np.ones(8, np.float32)}
-
-
-def scripted(folder, script, metric="loss", learning_rate=0.1, initial_params=None, on_evaluation=None, **training):
-    """A run whose evaluation after each step finds the next number of a script."""
-    values = {"steps": len(script), "evaluate_every": 1, "checkpoint_every": 1, "log_every": 1, **training}
-    config = FinetuneConfig(
-        optimizer=OptimizerConfig("sgd", learning_rate, warmup_steps=0, weight_decay=0.0, ema_decay=0.5),
-        training=TrainingConfig(batch_size=8, **{"best_metric": metric} | values),
-    )
-
-    def evaluate(state):
-        return {"validation/accuracy": 0.5, f"validation/{metric}": script[int(state.step) - 1]}
-
-    rehearsed = {"validation/accuracy": 1.0, f"validation/{metric}": 1.0}
-    problem = Problem(Mean(), Values(), evaluate, rehearsed, describe=str, initial_params=initial_params)
-    partitioner = make_partitioner(PartitioningConfig(data=8))
-    directory, console = WorkDirectory(folder), Console(quiet=True)
-    return Trainer(config, problem, partitioner, directory, console, on_evaluation=on_evaluation).train()
-
-
 def best_step(folder):
     checkpoints = Checkpoints(folder / "checkpoints")
     best = checkpoints.best_step
     checkpoints.close()
     return best
-
-
-FALLING = [3.0, 2.0, 2.5, 2.2, 2.1, 1.0, 1.5]  # the best for long is after step 2
 
 
 @pytest.mark.parametrize(
