@@ -33,7 +33,7 @@ from lm.calibration.report.page import report_html
 from lm.calibration.report.wording import format_interval, format_p, format_value, verdict
 from lm.calibration.results import Comparison, Entry, Settings, to_json
 from lm.command_line import define_config_file, run
-from lm.configuration import from_config_dict
+from lm.configuration import check_seed
 from lm.console import Console
 from lm.errors import UserError
 from lm.files import json_value, write_atomically, write_json
@@ -69,16 +69,14 @@ class CalibrateConfig:
             if name not in CALIBRATORS:
                 raise UserError(f"config.calibrators: unknown {name!r}; known are {', '.join(CALIBRATORS)}")
         settings = self.settings
-        if settings.bins < 1 or settings.resamples < 20 or not 0 < settings.level < 1 or settings.seed < 0:
-            raise UserError(
-                "config.settings: bins must be at least 1, resamples at least 20, level between 0 and 1, seed at least "
-                "0"
-            )
+        check_seed("config.settings.seed", settings.seed)
+        if settings.bins < 1 or settings.resamples < 20 or not 0 < settings.level < 1:
+            raise UserError("config.settings: bins must be at least 1, resamples at least 20, level between 0 and 1")
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
-    define_config_file(values)
+    define_config_file(values, CalibrateConfig)
     flags.DEFINE_multi_string(
         "workdir", None, "Work directory of a run, or a new one; may be repeated.", flag_values=values
     )
@@ -88,7 +86,7 @@ def main(values: flags.FlagValues) -> None:
     """Runs the experiment in each work directory."""
     if not values.workdir:
         raise UserError("--workdir is missing: name the directory of a run, or a new one for the results")
-    config = from_config_dict(CalibrateConfig, values.config)
+    config = values.config
     if config.predictions and len(values.workdir) > 1:
         raise UserError("config.predictions is for a single run: pass one --workdir, or leave config.predictions empty")
     console = Console(stderr=True)

@@ -12,7 +12,6 @@ import jax
 from absl import flags
 
 from lm.command_line import define_config_file, run
-from lm.configuration import from_config_dict
 from lm.console import Console
 from lm.data.store import Corpus, build_corpus
 from lm.data.tokenizers import Tokenizer
@@ -36,7 +35,7 @@ from lm.training.pretraining import pretraining_problem
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
-    define_config_file(values)
+    define_config_file(values, PretrainConfig)
     flags.DEFINE_string(
         "workdir", None, "Directory of the run: created if missing, resumed if not.", flag_values=values
     )
@@ -54,7 +53,7 @@ def main(values: flags.FlagValues) -> int:
         jax.distributed.initialize()
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the run, such as --workdir=runs/quickstart")
-    config = from_config_dict(PretrainConfig, values.config)
+    config = values.config
     console = Console(stderr=True, quiet=jax.process_index() != 0)
     outcome = pretrain(config, WorkDirectory(Path(values.workdir)), console, parse_profile(values.profile))
     return 128 + outcome.stopped_by if outcome.stopped_by else 0

@@ -44,6 +44,10 @@ class Console(rich.console.Console):
         """A line that stays until its context ends. Pass `Text` to its `update`."""
         return super().status(Text(printable(status)) if isinstance(status, str) else status, **settings)
 
+    def on_broken_pipe(self) -> None:
+        """Leaves it to the command line to end quietly."""
+        raise BrokenPipeError
+
     @contextlib.contextmanager
     def progress(self, doing: str, total: int | None = None) -> Iterator[Advance]:
         """Shows "`doing` k of n" and the time left while the context lasts, and yields the function that counts.
