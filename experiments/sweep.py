@@ -91,13 +91,13 @@ class SweepConfig:
             raise UserError('config.parameters is empty: name what to vary, such as "model.dropout=0.0,0.1,0.3"')
         if self.trials < 1:
             raise UserError(f"config.trials must be at least 1, got {self.trials}")
-        for name, seeds in (("seed", (self.seed,)), ("seeds", self.seeds)):
-            for seed in seeds:
-                check_seed(f"config.{name}", seed)
+        check_seed("config.seed", self.seed)
         if self.folds < 0 or self.folds == 1:
             raise UserError(f"config.folds must be 0 or at least 2, got {self.folds}")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or any(type(one) is not int for one in self.seeds):
             raise UserError(f"config.seeds must be one or more distinct integers, got {self.seeds}")
+        for seed in self.seeds:
+            check_seed("config.seeds", seed)
 
     @property
     def repetitions(self) -> list[Repetition]:
@@ -188,7 +188,10 @@ def read_base(config: SweepConfig) -> RunConfig:
     Raises:
       UserError: if it is for neither experiment, or has no folds although the sweep needs them.
     """
-    base = load_config(config.base, (PretrainConfig, FinetuneConfig))
+    try:
+        base = load_config(config.base, (PretrainConfig, FinetuneConfig))
+    except UserError as error:
+        raise UserError(f"config.base={config.base}: {error}") from error
     if config.folds:
         if not isinstance(base, FinetuneConfig):
             raise UserError("config.folds is for fine-tuning; pretraining has no rows to split into folds: set it to 0")
