@@ -37,6 +37,7 @@ from lm.configuration import check_seed
 from lm.console import Console
 from lm.errors import UserError
 from lm.files import json_value, write_atomically, write_json
+from lm.runs.tensorboard import add_products
 from lm.runs.work_directory import WorkDirectory
 
 
@@ -126,7 +127,9 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
         status.update("drawing figures")
         for name, calibrator in fitted.items():
             calibrator.save(directory.calibration / f"{name}.json")
-        save_pictures(comparison, directory.calibration)
+        pictures = save_pictures(comparison, directory.calibration)
+        if directory.tensorboard.exists():
+            add_products(directory, 0, {f"calibration/{path.stem}": path for path in pictures})
         write_json(directory.calibration / "comparison.json", to_json(comparison))
         write_atomically(directory.calibration / "table.csv", as_csv(comparison))
         write_atomically(directory.calibration / "report.html", report_html(comparison))

@@ -24,6 +24,7 @@ from lm.objectives.objective import PretrainingTask, TextProperties
 from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
 from lm.runs.host_memory import keep_freed_memory
+from lm.runs.tensorboard import add_products
 from lm.runs.trained_run import TrainedRun, load_source
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.training.evaluation import describe
@@ -136,7 +137,9 @@ def write_products(
     params = jax.device_get(outcome.state.evaluation_params)
     task = make_task(config.objective, config.model, corpus.tokenizer)
     model = in_use(TrainedRun(config, corpus.tokenizer, (), task, params, int(outcome.state.step)))
-    print(write_samples(model, config.samples, directory.samples), file=console.file)  # rich would replace tabs
+    samples = write_samples(model, config.samples, directory.samples)
+    print(samples, file=console.file)  # rich would replace tabs
+    add_products(directory, model.step, texts={"samples": samples})
     if config.predictions.tokens:
         path = directory.predictions / "validation.npz"
         predicted = write_predictions(model, corpus.validation, config.predictions, config.seed, path)

@@ -132,7 +132,7 @@ def main(values: flags.FlagValues) -> int:
     if values.report and not (directory / "sweep_config.json").exists():
         raise UserError(f"--workdir={directory} holds no sweep to report: remove --report to start one")
     try:
-        sweep(config, directory, console, train=None if values.report else train_run)
+        sweep(config, directory, console, None if values.report else train_run, results=Console())
     except (Stopped, KeyboardInterrupt) as stopped:
         by = stopped.by if isinstance(stopped, Stopped) else signal.SIGINT
         console.print(f"{by.name}: stopped; run the same command to continue")
@@ -150,7 +150,13 @@ def train_run(
     return pretrain(quick, directory, console, on_evaluation=on_evaluation)
 
 
-def sweep(config: SweepConfig, directory: Path, console: Console, train: TrainRun | None = train_run) -> list[Row]:
+def sweep(
+    config: SweepConfig,
+    directory: Path,
+    console: Console,
+    train: TrainRun | None = train_run,
+    results: Console | None = None,
+) -> list[Row]:
     """Runs or resumes a sweep in a directory and writes the report.
 
     Args:
@@ -158,6 +164,7 @@ def sweep(config: SweepConfig, directory: Path, console: Console, train: TrainRu
       directory: of the sweep.
       console: for progress.
       train: trains one run; None to only report.
+      results: for the report. None: `console`.
 
     Returns:
       The trials, best first.
@@ -179,7 +186,7 @@ def sweep(config: SweepConfig, directory: Path, console: Console, train: TrainRu
             runs.train,
             lambda line: console.print(line),
         )
-    return report(config, base, study, directory, console)
+    return report(config, base, study, directory, results or console)
 
 
 def read_base(config: SweepConfig) -> RunConfig:

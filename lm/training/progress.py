@@ -11,6 +11,8 @@ from tensorboardX import SummaryWriter
 
 from lm.console import Console
 from lm.files import write_atomically
+from lm.runs.config import RunConfig
+from lm.runs.tensorboard import add_settings, tag_of
 from lm.runs.work_directory import WorkDirectory
 
 
@@ -27,6 +29,10 @@ class MetricsWriter:
         self._metrics = directory.metrics.open("a", encoding="utf-8")
         self._speed = directory.speed.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(directory.tensorboard), purge_step=step + 1 if step else None)
+
+    def settings(self, config: RunConfig) -> None:
+        """Shows the config in TensorBoard."""
+        add_settings(self._tensorboard, config, f"validation/{config.training.best_metric}")
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Adds a line of metrics."""
@@ -54,7 +60,7 @@ class MetricsWriter:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.add_scalar(tag_of(name), value, step)
 
 
 def drop_lines_after(path: Path, step: int) -> None:
