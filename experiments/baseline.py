@@ -24,7 +24,6 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from experiments.evaluate import show
 from experiments.finetune import check_rows
 from lm.command_line import define_config_file, run
-from lm.configuration import from_config_dict
 from lm.console import Console
 from lm.data.rows import read_examples
 from lm.errors import UserError
@@ -55,7 +54,7 @@ class Items:
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
-    define_config_file(values)
+    define_config_file(values, FinetuneConfig)
     flags.DEFINE_string("workdir", None, "Directory for the results.", flag_values=values)
 
 
@@ -63,7 +62,7 @@ def main(values: flags.FlagValues) -> None:
     """Fits, evaluates and prints."""
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the results, such as --workdir=runs/trec_baseline")
-    baseline(from_config_dict(FinetuneConfig, values.config), WorkDirectory(Path(values.workdir)), Console(stderr=True))
+    baseline(values.config, WorkDirectory(Path(values.workdir)), Console(stderr=True))
 
 
 def baseline(config: FinetuneConfig, directory: WorkDirectory, console: Console) -> dict[str, Evaluation]:

@@ -33,10 +33,11 @@ from lm.calibration.report.page import report_html
 from lm.calibration.report.wording import format_interval, format_p, format_value, verdict
 from lm.calibration.results import Comparison, Entry, Settings, to_json
 from lm.command_line import define_config_file, run
-from lm.configuration import from_config_dict
+from lm.configuration import check_seed
 from lm.console import Console
 from lm.errors import UserError
 from lm.files import json_value, write_atomically, write_json
+from lm.runs.tensorboard import add_products
 from lm.runs.work_directory import WorkDirectory
 
 
@@ -69,16 +70,14 @@ class CalibrateConfig:
             if name not in CALIBRATORS:
                 raise UserError(f"config.calibrators: unknown {name!r}; known are {', '.join(CALIBRATORS)}")
         settings = self.settings
-        if settings.bins < 1 or settings.resamples < 20 or not 0 < settings.level < 1 or settings.seed < 0:
-            raise UserError(
-                "config.settings: bins must be at least 1, resamples at least 20, level between 0 and 1, seed at least "
-                "0"
-            )
+        check_seed("config.settings.seed", settings.seed)
+        if settings.bins < 1 or settings.resamples < 20 or not 0 < settings.level < 1:
+            raise UserError("config.settings: bins must be at least 1, resamples at least 20, level between 0 and 1")
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
-    define_config_file(values)
+    define_config_file(values, CalibrateConfig)
     flags.DEFINE_multi_string(
         "workdir", None, "Work directory of a run, or a new one; may be repeated.", flag_values=values
     )
@@ -88,7 +87,7 @@ def main(values: flags.FlagValues) -> None:
     """Runs the experiment in each work directory."""
     if not values.workdir:
         raise UserError("--workdir is missing: name the directory of a run, or a new one for the results")
-    config = from_config_dict(CalibrateConfig, values.config)
+    config = values.config
     if config.predictions and len(values.workdir) > 1:
         raise UserError("config.predictions is for a single run: pass one --workdir, or leave config.predictions empty")
     console = Console(stderr=True)
@@ -129,7 +128,9 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
         for name, calibrator in fitted.items():
             origin = {"checkpoint": fit.checkpoint, "model": fit.model}
             dataclasses.replace(calibrator, **origin).save(directory.calibration / f"{name}.json")
-        save_pictures(comparison, directory.calibration)
+        pictures = save_pictures(comparison, directory.calibration)
+        if directory.tensorboard.exists():
+            add_products(directory, 0, {f"calibration/{path.stem}": path for path in pictures})
         write_json(directory.calibration / "comparison.json", to_json(comparison))
         write_atomically(directory.calibration / "table.csv", as_csv(comparison))
         write_atomically(directory.calibration / "report.html", report_html(comparison))

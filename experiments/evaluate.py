@@ -17,7 +17,6 @@ from absl import flags
 from rich.table import Table
 
 from lm.command_line import define_config, run
-from lm.configuration import from_config_dict, to_config_dict
 from lm.console import Console
 from lm.data.rows import Row, Splits, read_examples, read_source
 from lm.data.store import build_corpus
@@ -100,7 +99,7 @@ class EvaluateConfig:
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
-    define_config(values, to_config_dict(EvaluateConfig()))
+    define_config(values, EvaluateConfig)
     flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, last or a step.", flag_values=values)
 
@@ -109,7 +108,7 @@ def main(values: flags.FlagValues) -> None:
     """Evaluates and prints."""
     if not values.workdir:
         raise UserError("--workdir is missing: name the directory of a run")
-    config = from_config_dict(EvaluateConfig, values.config)
+    config = values.config
     show(evaluate(config, WorkDirectory(Path(values.workdir)), values.checkpoint), Console())
 
 

@@ -17,7 +17,7 @@ from absl import flags
 from experiments.evaluate import EvaluateConfig, evaluate, show
 from experiments.pretrain import parse_profile
 from lm.command_line import define_config_file, run
-from lm.configuration import differences, from_config_dict
+from lm.configuration import differences
 from lm.console import Console
 from lm.data.example_batches import TrainExampleBatches
 from lm.data.rows import Splits, read_examples
@@ -44,7 +44,7 @@ from lm.types import Params
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
-    define_config_file(values)
+    define_config_file(values, FinetuneConfig)
     flags.DEFINE_string(
         "workdir", None, "Directory of the run: created if missing, resumed if not.", flag_values=values
     )
@@ -57,7 +57,7 @@ def main(values: flags.FlagValues) -> int:
     """Trains and evaluates; returns the exit status."""
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the run, such as --workdir=runs/sst2")
-    config = from_config_dict(FinetuneConfig, values.config)
+    config = values.config
     directory, console = WorkDirectory(Path(values.workdir)), Console(stderr=True)
     outcome = finetune(config, directory, console, then_evaluate=True, profile=parse_profile(values.profile))
     if outcome.stopped_by:

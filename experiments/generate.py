@@ -14,7 +14,6 @@ from typing import Any
 from absl import flags
 
 from lm.command_line import define_config, run
-from lm.configuration import from_config_dict, to_config_dict
 from lm.decoding.beam_search import BeamSearchConfig
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
@@ -24,7 +23,7 @@ from lm.inference.load import load
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
-    define_config(values, to_config_dict(SamplingConfig()))
+    define_config(values, SamplingConfig)
     flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=values)
     flags.DEFINE_multi_string("prompt", [""], "Text to continue; may be given several times.", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, last or a step.", flag_values=values)
@@ -44,7 +43,7 @@ def main(values: flags.FlagValues) -> None:
     """Generates and prints."""
     if not values.workdir:
         raise UserError("--workdir is missing: name the directory of a run")
-    how: SamplingConfig | BeamSearchConfig = from_config_dict(SamplingConfig, values.config)
+    how: SamplingConfig | BeamSearchConfig = values.config
     if values.beams:
         how = BeamSearchConfig(values.beams, how.max_new_tokens)
     model = load(values.workdir, values.checkpoint, values.calibrator)

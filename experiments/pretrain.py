@@ -12,7 +12,6 @@ import jax
 from absl import flags
 
 from lm.command_line import define_config_file, run
-from lm.configuration import from_config_dict
 from lm.console import Console, printable
 from lm.data.store import Corpus, build_corpus
 from lm.data.tokenizers import Tokenizer
@@ -27,6 +26,7 @@ from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
 from lm.runs.data_record import check_data, write_data_record
 from lm.runs.host_memory import keep_freed_memory
+from lm.runs.tensorboard import add_products
 from lm.runs.trained_run import TrainedRun, load_run, load_source
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.training.evaluation import describe
@@ -39,7 +39,7 @@ from lm.training.summary import stopped, summary
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
-    define_config_file(values)
+    define_config_file(values, PretrainConfig)
     flags.DEFINE_string(
         "workdir", None, "Directory of the run: created if missing, resumed if not.", flag_values=values
     )
@@ -57,7 +57,7 @@ def main(values: flags.FlagValues) -> int:
         jax.distributed.initialize()
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the run, such as --workdir=runs/quickstart")
-    config = from_config_dict(PretrainConfig, values.config)
+    config = values.config
     console = Console(stderr=True, quiet=jax.process_index() != 0)
     outcome = pretrain(config, WorkDirectory(Path(values.workdir)), console, parse_profile(values.profile))
     return 128 + outcome.stopped_by if outcome.stopped_by else 0
@@ -160,6 +160,7 @@ def write_products(config: PretrainConfig, corpus: Corpus, directory: WorkDirect
     written = write_samples(model, config.samples, directory.samples)
     if not console.quiet:
         print(printable(written), file=console.file)  # rich would replace tabs
+    add_products(directory, model.step, texts={"samples": written})
     if config.predictions.tokens:
         path = directory.predictions / "validation.npz"
         predicted = write_predictions(model, corpus.validation, config.predictions, config.seed, path)

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from experiments.pretrain import pretrain
 from lm.command_line import define_config_file, run
-from lm.configuration import differences, from_config_dict
+from lm.configuration import check_seed, differences
 from lm.console import Console
 from lm.data.augmentation import AugmentationConfig, augment
 from lm.data.store import build_corpus
@@ -74,6 +74,7 @@ class SelfTrainConfig:
     trust: bool = False
 
     def __post_init__(self):
+        check_seed("config.seed", self.seed)
         if self.rounds < 1 or self.texts < 1:
             raise UserError("config.rounds and config.texts must be at least 1")
         if not 0 < self.share < 1:
@@ -82,13 +83,13 @@ class SelfTrainConfig:
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
-    define_config_file(values)
+    define_config_file(values, SelfTrainConfig)
     flags.DEFINE_string("workdir", None, "Directory of the rounds.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> int:
     """Trains; returns the exit status."""
-    config = from_config_dict(SelfTrainConfig, values.config)
+    config = values.config
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory, such as --workdir=runs/self_training")
     if not config.init_from:

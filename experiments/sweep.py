@@ -20,7 +20,8 @@ from absl import flags
 from experiments.finetune import finetune
 from experiments.pretrain import pretrain
 from lm.command_line import define_config_file, run
-from lm.configuration import differences, from_config_dict
+from lm.config_files import load_config
+from lm.configuration import check_seed, differences
 from lm.console import Console
 from lm.errors import TrainingError, UserError
 from lm.files import read_json, write_atomically, write_json
@@ -35,7 +36,7 @@ from lm.runs.config import (
 from lm.runs.work_directory import WorkDirectory
 from lm.statistics.directions import BETTER, is_lower_better
 from lm.sweeps.report import Row, as_csv, as_table, command, conclusion, rows_of, save_picture
-from lm.sweeps.search_space import Parameter, Values, grid, load_base, read_space, with_values
+from lm.sweeps.search_space import Parameter, Values, grid, read_space, with_values
 from lm.sweeps.study import (
     METHODS,
     PRUNINGS,
@@ -88,12 +89,15 @@ class SweepConfig:
                 raise UserError(f"config.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if not self.parameters:
             raise UserError('config.parameters is empty: name what to vary, such as "model.dropout=0.0,0.1,0.3"')
-        if self.trials < 1 or self.seed < 0:
-            raise UserError(f"config.trials must be at least 1 and config.seed at least 0: {self.trials}, {self.seed}")
+        if self.trials < 1:
+            raise UserError(f"config.trials must be at least 1, got {self.trials}")
+        check_seed("config.seed", self.seed)
         if self.folds < 0 or self.folds == 1:
             raise UserError(f"config.folds must be 0 or at least 2, got {self.folds}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or any(type(one) is not int for one in self.seeds):
             raise UserError(f"config.seeds must be one or more distinct integers, got {self.seeds}")
+        for seed in self.seeds:
+            check_seed("config.seeds", seed)
 
     @property
     def repetitions(self) -> list[Repetition]:
@@ -112,7 +116,7 @@ class Stopped(Exception):
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
-    define_config_file(values)
+    define_config_file(values, SweepConfig)
     flags.DEFINE_string(
         "workdir", None, "Directory of the sweep; created if missing, resumed if not.", flag_values=values
     )
@@ -123,12 +127,12 @@ def main(values: flags.FlagValues) -> int:
     """Searches and reports; returns the exit status."""
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the sweep, such as --workdir=runs/sweep")
-    config, directory = from_config_dict(SweepConfig, values.config), Path(values.workdir)
+    config, directory = values.config, Path(values.workdir)
     console = Console(stderr=True)
     if values.report and not (directory / "sweep_config.json").exists():
         raise UserError(f"--workdir={directory} holds no sweep to report: remove --report to start one")
     try:
-        sweep(config, directory, console, train=None if values.report else train_run)
+        sweep(config, directory, console, None if values.report else train_run, results=Console())
     except (Stopped, KeyboardInterrupt) as stopped:
         by = stopped.by if isinstance(stopped, Stopped) else signal.SIGINT
         console.print(f"{by.name}: stopped; run the same command to continue")
@@ -146,7 +150,13 @@ def train_run(
     return pretrain(quick, directory, console, on_evaluation=on_evaluation)
 
 
-def sweep(config: SweepConfig, directory: Path, console: Console, train: TrainRun | None = train_run) -> list[Row]:
+def sweep(
+    config: SweepConfig,
+    directory: Path,
+    console: Console,
+    train: TrainRun | None = train_run,
+    results: Console | None = None,
+) -> list[Row]:
     """Runs or resumes a sweep in a directory and writes the report.
 
     Args:
@@ -154,6 +164,7 @@ def sweep(config: SweepConfig, directory: Path, console: Console, train: TrainRu
       directory: of the sweep.
       console: for progress.
       train: trains one run; None to only report.
+      results: for the report. None: `console`.
 
     Returns:
       The trials, best first.
@@ -175,7 +186,7 @@ def sweep(config: SweepConfig, directory: Path, console: Console, train: TrainRu
             runs.train,
             lambda line: console.print(line),
         )
-    return report(config, base, study, directory, console)
+    return report(config, base, study, directory, results or console)
 
 
 def read_base(config: SweepConfig) -> RunConfig:
@@ -184,13 +195,12 @@ def read_base(config: SweepConfig) -> RunConfig:
     Raises:
       UserError: if it is for neither experiment, or has no folds although the sweep needs them.
     """
-    values = load_base(config.base)
-    kind = FinetuneConfig if "task" in values else PretrainConfig
-    if not {"model", "training", "optimizer"} <= set(values):
-        raise UserError(f"config.base={config.base} is not a config of experiments.pretrain or experiments.finetune")
-    base = from_config_dict(kind, values)
+    try:
+        base = load_config(config.base, (PretrainConfig, FinetuneConfig))
+    except UserError as error:
+        raise UserError(f"config.base={config.base}: {error}") from error
     if config.folds:
-        if kind is not FinetuneConfig:
+        if not isinstance(base, FinetuneConfig):
             raise UserError("config.folds is for fine-tuning; pretraining has no rows to split into folds: set it to 0")
         with_values(base, {"data.folds": config.folds})
     return base
@@ -202,7 +212,7 @@ def make_search(config: SweepConfig, base: RunConfig) -> Search:
     Raises:
       UserError: for a parameter that the base config does not have, or that the sweep sets itself.
     """
-    space = read_space(config.parameters, config.base)
+    space = read_space(config.parameters, type(base))
     for parameter in space:
         if parameter.key in ("seed", "data.fold", "data.folds"):
             raise UserError(f"config.parameters: {parameter.key} cannot be searched: use config.seeds and config.folds")

@@ -1,138 +1,202 @@
 """The command line that all experiments share: flags, overrides, one clear line for each mistake.
 
-Exit statuses: 0 done; 1 training failed; 2 a mistake in what the user gave; 128 + n stopped by signal n.
+Exit statuses: 0 done; 1 training failed; 2 a mistake in what the user gave, or a file that cannot be read or written;
+128 + n stopped by signal n.
 """
 
-import difflib
+import contextlib
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
 
 from lm.compilation import keep_compiled_programs
-from lm.configuration import flatten
+from lm.config_files import load_config
+from lm.config_help import describe
+from lm.configuration import from_config_dict
 from lm.console import printable
 from lm.errors import TrainingError, UserError
+from lm.overrides import with_overrides
 
 _LONGEST_MESSAGE = 1500  # characters
+_OUT_OF_MEMORY = (
+    "out of memory: lower config.training.batch_size, raise config.training.micro_batches, or use a smaller model"
+)
 
 
 def run(main: Callable[[flags.FlagValues], int | None], define: Callable[[flags.FlagValues], None], usage: str) -> None:
     """Parses the command line, calls `main` with the flags, and exits with its status.
+
+    Errors that are not known to come from outside keep their traceback.
 
     Args:
       main: the experiment; returns the exit status, None meaning 0.
       define: defines the experiment's flags.
       usage: the text that `--help` begins with.
     """
+    print_whatever_the_encoding()
     try:
         values = parse(define, sys.argv, usage)
         keep_compiled_programs()
-        sys.exit(main(values) or 0)
+        status = main(values) or 0
+        flush()
+        sys.exit(status)
     except UserError as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
     except TrainingError as error:
-        _fail(str(error), 1)
+        fail(str(error), 1)
+    except KeyboardInterrupt:
+        fail("stopped", 128 + signal.SIGINT)
+    except BrokenPipeError:  # as in `... | head`
+        _discard(sys.stdout)
+        _discard(sys.stderr)
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        fail(_describe(error), 2)
+    except MemoryError:
+        fail(_OUT_OF_MEMORY, 1)
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):  # JAX's error, whose class would take seconds to import
+            raise
+        fail(f"{_OUT_OF_MEMORY} ({str(error).splitlines()[0]})", 1)
 
 
 def parse(define: Callable[[flags.FlagValues], None], argv: Sequence[str], usage: str) -> flags.FlagValues:
-    """The parsed flags.
+    """The parsed flags; `config`, if it is defined, is the config as a dataclass.
 
     Raises:
       UserError: for an unknown flag or config key, a value of the wrong type, or a config file that fails.
     """
-    if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
-        print(f"{usage}\n\nFlags:\n{_help(define)}")
-        sys.exit(0)
+    for argument in argv:
+        if not argument.isascii() and any("\udc80" <= letter <= "\udcff" for letter in argument):
+            raise UserError(f"{argument!r} is not UTF-8: give arguments in UTF-8")
     values = flags.FlagValues()
-    known_argv, sys.argv = sys.argv, list(argv)  # config_flags looks for overrides in sys.argv
+    define(values)
+    if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
+        print(f"{usage}\n\n{_help(values, argv)}")
+        flush()
+        sys.exit(0)
+    argv, overrides = _split_overrides(argv)
     try:
-        define(values)
-        rest = values(list(argv))
-        config = values["config"].value if "config" in values else None
-        hasattr(config, "keys")  # ml_collections reports a missing file only when the config is used
-    except UserError:
-        raise
-    except Exception as error:  # absl and ml_collections raise many kinds; each becomes one line
-        raise UserError(_explain(error, define, argv)) from error
-    finally:
-        sys.argv = known_argv
+        rest = values(argv)
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
-    if config is None and "config" in values:
-        raise UserError("--config is missing: name a config file, such as --config=configs/quickstart.py")
+    if (config := _config_flag(values)) is not None:
+        config.value = config.load(overrides)
+    elif overrides:
+        raise UserError(f"--config.{next(iter(overrides))}: there is no config here")
     return values
 
 
-def define_config_file(values: flags.FlagValues, default: str | None = None) -> None:
-    """Defines `--config=FILE.py[:arguments]` and `--config.KEY=VALUE`."""
-    config_flags.DEFINE_config_file(
-        "config", default, "Config file, FILE.py[:arguments]; --config.KEY=VALUE changes one value.", flag_values=values
-    )
+class _ConfigFlag(flags.Flag):
+    """A flag whose value becomes a config."""
+
+    def __init__(self, help_text: str, *kinds: type, from_file: bool):
+        super().__init__(flags.ArgumentParser(), None, "config", None, help_text)
+        self.kinds, self._from_file = kinds, from_file
+
+    def load(self, overrides: dict[str, str]) -> Any:
+        """The config with overrides."""
+        if not self._from_file:
+            if self.value is not None:
+                raise UserError("--config takes no file here: write --config.KEY=VALUE")
+            (cls,) = self.kinds
+            return from_config_dict(cls, with_overrides(cls, {}, overrides))
+        if not self.value:
+            raise UserError("--config is missing: name a config file, such as --config=configs/quickstart.py")
+        return load_config(self.value, self.kinds, overrides)
 
 
-def define_config(values: flags.FlagValues, config: ConfigDict) -> None:
-    """Defines `--config.KEY=VALUE` for the keys of `config`."""
-    config_flags.DEFINE_config_dict("config", config, "--config.KEY=VALUE changes one value.", flag_values=values)
+def define_config_file(values: flags.FlagValues, *kinds: type) -> None:
+    """Defines `--config=FILE.py[:arguments]`, for a config of these kinds, and `--config.KEY=VALUE`."""
+    text = "Config: FILE.py, FILE.py:ARGUMENTS or a name such as quickstart; --config.KEY=VALUE changes one value."
+    flags.DEFINE_flag(_ConfigFlag(text, *kinds, from_file=True), values)
 
 
-def _explain(error: Exception, define: Callable[[flags.FlagValues], None], argv: Sequence[str]) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
-    file = next((a.split("=", 1)[1] for a in reversed(argv) if a.startswith("--config=")), None)
-    if isinstance(error, AttributeError | KeyError) and (unknown := _unknown_key(define, argv)):
-        return unknown
-    if isinstance(error, OSError | ImportError | AttributeError | KeyError | TypeError | SyntaxError) and file:
-        inner = error.__cause__ or error
-        if "No such file" in str(error):
-            return f"there is no config file {file.split(':')[0]}"
-        return f"the config file {file} failed: {_one_line(inner)}"
-    return _one_line(error)
+def define_config(values: flags.FlagValues, kind: type) -> None:
+    """Defines `--config.KEY=VALUE` for the keys of a dataclass with defaults."""
+    flags.DEFINE_flag(_ConfigFlag("--config.KEY=VALUE changes one value.", kind, from_file=False), values)
 
 
-def _unknown_key(define: Callable[[flags.FlagValues], None], argv: Sequence[str]) -> str | None:
-    without_overrides = [argument for argument in argv if not re.match(r"--?config\.", argument)]
-    if without_overrides == list(argv):
-        return None
-    values: Any = parse(define, without_overrides, "")
-    leaves = flatten(values["config"].value.to_dict())
-    groups = {name.rsplit(".", 1)[0] for name in leaves if "." in name}
-    for argument in argv[1:]:
-        match = re.match(r"--?config\.([\w.]+)", argument)
-        if match and match[1] not in leaves and match[1] not in groups:
-            close = difflib.get_close_matches(match[1], leaves, n=3, cutoff=0.5)
-            tail = match[1].rsplit(".", 1)[-1]
-            close += [name for name in leaves if name.rsplit(".", 1)[-1] == tail and name not in close]
-            hint = f"; did you mean {' or '.join('config.' + name for name in close)}?" if close else ""
-            return f"config.{match[1]} is not a known config key{hint}"
-    return None
+def _config_flag(values: flags.FlagValues) -> _ConfigFlag | None:
+    flag = values["config"] if "config" in values else None  # noqa: SIM401  # it has no `get`
+    return flag if isinstance(flag, _ConfigFlag) else None
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, flags.Error) else f"{type(error).__name__}: {text}"
+def _split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments without --config.KEY=VALUE, and the values by key; the last one counts."""
+    rest, overrides, place = [], {}, 0
+    while place < len(argv):
+        match = re.fullmatch(r"--?config\.([^=]*)(=.*)?", argv[place], re.DOTALL)
+        place += 1
+        if not match:
+            rest.append(argv[place - 1])
+        elif match[2]:
+            overrides[match[1]] = match[2][1:]
+        elif place < len(argv) and not argv[place].startswith("-"):
+            overrides[match[1]] = argv[place]
+            place += 1
+        else:
+            overrides[match[1]] = "true"
+    return rest, overrides
 
 
-def _help(define: Callable[[flags.FlagValues], None]) -> str:
-    values, lines = flags.FlagValues(), []
-    define(values)
+def _help(values: flags.FlagValues, argv: Sequence[str]) -> str:
+    lines = ["Flags:"]
     for name in sorted(values):
         flag = values[name]
-        default = "" if flag.default in (None, False) or name == "config" else f" (default: {flag.default})"
+        default = "" if flag.default in (None, False) else f" (default: {flag.default})"
         lines.append(f"  --{name}: {flag.help}{default}")
+    if (config := _config_flag(values)) is not None:
+        lines += ["", describe(config.kinds[0])]
     return "\n".join(lines)
 
 
-def _fail(message: str, status: int) -> None:
+def print_whatever_the_encoding() -> None:
+    """Makes standard output and error replace what their encoding lacks by escapes such as \\u4e1c, not fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def flush() -> None:
+    """Flushes standard output, so that a full disk is noticed while it can be reported.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _describe(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def fail(message: str, status: int) -> NoReturn:
     """Prints one line, whatever names and values from files the message contains, and exits."""
     line = printable(message, keep="")
     if len(line) > _LONGEST_MESSAGE:
         line = f"{line[: _LONGEST_MESSAGE * 2 // 3]} ... {line[-_LONGEST_MESSAGE // 3 :]}"
-    print(f"error: {line}", file=sys.stderr)
+    try:
+        flush()
+    except OSError:
+        _discard(sys.stdout)
+    try:
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
     sys.exit(status)
+
+
+def _discard(stream: Any) -> None:
+    """Sends what a stream still holds to nowhere; the interpreter would try, and complain, once more at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # not a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,6 +1,7 @@
 """Compiled programs cached on disk, so that a second run with the same shapes does not compile again."""
 
 import hashlib
+import os
 import platform
 from pathlib import Path
 
@@ -32,9 +33,21 @@ def keep_compiled_programs() -> Path | None:
     except OSError:
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
+    if _owner_has_a_name():
+        jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
     return folder
+
+
+def _owner_has_a_name() -> bool:
+    """Whether user and group have names; without them, as in `docker run -u 1234`, JAX cannot delete old programs."""
+    try:
+        import grp
+        import pwd
+
+        return bool(pwd.getpwuid(os.getuid()) and grp.getgrgid(os.getgid()))
+    except (ImportError, KeyError):
+        return False
 
 
 def _machine() -> str:

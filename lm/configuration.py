@@ -1,10 +1,10 @@
-"""Configs in three forms: frozen dataclasses (validated), ConfigDicts (overridable by flags) and JSON.
+"""Configs in three forms: frozen dataclasses (validated), ConfigDicts (what config files return) and JSON.
 
-The dataclasses are the truth. A config file returns one of them as a ConfigDict, flags change single values, and the
-experiment converts the result back, which validates it.
+The dataclasses are the truth: whatever form a config comes in, it is converted to one, which checks types and ranges.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -16,6 +16,9 @@ from lm.errors import UserError
 
 Config = TypeVar("Config")
 
+# Larger integers fit no array.
+_LARGEST = 2**63 - 1
+
 
 def to_config_dict(config: Any) -> ConfigDict:
     """A dataclass, nested ones included, as a locked, type-checked ConfigDict."""
@@ -26,9 +29,27 @@ def to_config_dict(config: Any) -> ConfigDict:
         if dataclasses.is_dataclass(value):
             value = to_config_dict(value)
         elif value is None:
-            value = config_dict.placeholder(_type_without_none(hints[field.name]))
+            value = config_dict.placeholder(type_without_none(hints[field.name]))
         values[field.name] = value
-    return ConfigDict(values).lock()
+    made = ConfigDict(values).lock()
+    object.__setattr__(made, "kind", type(config).__name__)  # ConfigDict's own assignment would make it a value
+    return made
+
+
+def kind_of(config: Any) -> str:
+    """The name of the dataclass that a config is, or was made from; empty for others."""
+    return (
+        type(config).__name__ if dataclasses.is_dataclass(config) else getattr(config, "__dict__", {}).get("kind", "")
+    )
+
+
+def as_nested_dict(config: Any) -> dict[str, Any]:
+    """A dataclass, ConfigDict or dict as new dicts, nested in each other."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return dataclasses.asdict(config)
+    return {
+        name: as_nested_dict(value) if isinstance(value, dict | ConfigDict) else value for name, value in config.items()
+    }
 
 
 def from_config_dict(cls: type[Config], values: Any, prefix: str = "config") -> Config:
@@ -40,7 +61,7 @@ def from_config_dict(cls: type[Config], values: Any, prefix: str = "config") -> 
       prefix: how to name the values in messages.
 
     Raises:
-      UserError: for an unknown key, a value of the wrong type, or one that the dataclass rejects.
+      UserError: for an unknown or missing key, a value of the wrong type, or one that the dataclass rejects.
     """
     hints = typing.get_type_hints(cls)
     arguments = {}
@@ -48,6 +69,9 @@ def from_config_dict(cls: type[Config], values: Any, prefix: str = "config") -> 
         if name not in hints:
             raise UserError(f"{prefix}.{name} is not a known config key; known keys: {', '.join(hints)}")
         arguments[name] = _convert(hints[name], value, f"{prefix}.{name}")
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # a TypeVar cannot be bound to dataclasses
+        if field.name not in arguments and field.default is field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{prefix}.{field.name} is missing: set it")
     return cls(**arguments)
 
 
@@ -58,20 +82,78 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         return from_config_dict(hint, value, name)
     if value is None and type(None) in typing.get_args(hint):
         return None
-    kind = _type_without_none(hint)
-    if kind is tuple and isinstance(value, list | tuple):
-        return tuple(value)
-    if kind is float and type(value) is int:
+    kind = type_without_none(hint)
+    if kind is tuple:
+        return _convert_elements(hint, value, name)
+    if kind is float and type(value) is int and abs(value) <= _LARGEST:
         return float(value)
+    if kind is int and type(value) is float and value.is_integer() and abs(value) <= _LARGEST:
+        return int(value)
     if type(value) is not kind:
         raise UserError(f"{name} must be of type {kind.__name__}, got {value!r}")
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise UserError(f"{name} must fit in 64 bits, got a number of {value.bit_length()} bits")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number, got {value}")
     return value
 
 
-def _type_without_none(hint: Any) -> type:
+def _convert_elements(hint: Any, values: Any, name: str) -> tuple:
+    kind = element_type(hint)
+    if isinstance(values, str) or not isinstance(values, list | tuple):
+        raise UserError(f"{name} must be a tuple of {kind.__name__}, got {values!r}: for one element, add a comma")
+    return tuple(_convert_element(kind, value, f"{name}[{place}]") for place, value in enumerate(values))
+
+
+def _convert_element(kind: type, value: Any, name: str) -> Any:
+    """Like `_convert`, and text and numbers become each other: class names may be numbers."""
+    if kind is str and isinstance(value, bool | int | float):
+        return str(value)
+    if kind in (int, float) and isinstance(value, str):
+        return number(kind, value, name)
+    return _convert(kind, value, name)
+
+
+def number(kind: type, text: str, name: str) -> int | float:
+    """A finite number from text; for integers also as 1e3 or 1_000.
+
+    Raises:
+      UserError: if the text is no such number.
+    """
+    wanted = "an integer" if kind is int else "a number"
+    try:
+        value = float(text)
+        if kind is int and math.isfinite(value) and value.is_integer():
+            return int(text) if text.strip().lstrip("+-").replace("_", "").isdigit() else int(value)
+    except ValueError:
+        raise UserError(f"{name} must be {wanted}, got {text!r}") from None
+    if not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number, got {text}")
+    if kind is int:
+        raise UserError(f"{name} must be {wanted}, got {text!r}")
+    return value
+
+
+def element_type(hint: Any) -> type:
+    """The T of `tuple[T, ...]`."""
+    return typing.get_args(hint)[0]
+
+
+def type_without_none(hint: Any) -> type:
+    """The T of `T | None`; other types as they are, without their parameters."""
     if isinstance(hint, types.UnionType):
         hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
     return typing.get_origin(hint) or hint
+
+
+def check_seed(name: str, value: int) -> None:
+    """Checks that random generators tell a seed from others; JAX takes it modulo 2^32.
+
+    Raises:
+      UserError: if not.
+    """
+    if not 0 <= value < 2**32:
+        raise UserError(f"{name} must be from 0 to {2**32 - 1}, got {value}")
 
 
 def refuse_idle(config: Any, prefix: str, idle: Mapping[str, str]) -> None:

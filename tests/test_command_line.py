@@ -1,7 +1,10 @@
 """Each mistake gets one line that names it, and exit status 2, and leaves nothing behind."""
 
+import errno
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,8 +47,9 @@ def refused(capsys, *flags: str, by=pretrain) -> str:
 MISTAKES = {
     "unknown key": (("--config.model.layrs=3",), "config.model.layrs is not a known.*config.model.layers"),
     "unknown group": (("--config.modle.layers=3",), "config.modle.layers is not a known.*config.model.layers"),
-    "mistyped": (("--config.training.steps=many",), "config.training.steps=many"),
-    "a float for an int": (("--config.training.steps=1.5",), "config.training.steps=1.5"),
+    "mistyped": (("--config.training.steps=many",), "config.training.steps must be an integer, got 'many'"),
+    "a float for an int": (("--config.training.steps=1.5",), "config.training.steps must be an integer.*1.5"),
+    "not a number": (("--config.optimizer.learning_rate=nan",), "learning_rate must be a finite number, got nan"),
     "unknown flag": (("--wrokdir=x",), "wrokdir"),
     "stray argument": (("train",), "train"),
     "heads": (("--config.model.heads=3",), "config.model.heads=3 does not divide config.model.width=128"),
@@ -84,6 +88,9 @@ MISTAKES = {
     "profile": (("--profile=5",), "--profile=5 must be FIRST:LAST"),
     "setting": (("--config=configs/shakespeare_char.py:tpu",), "settings cpu.*'tpu'"),
     "no config": (("--config=configs/nowhere.py",), "there is no config file configs/nowhere.py"),
+    "near config": (("--config=quikstart",), "there is no config file quikstart; did you mean quickstart"),
+    "other kind": (("--config=sst2",), "sst2.py holds a FinetuneConfig, for experiments.finetune; .* PretrainConfig"),
+    "bytes": (("--workdir=run\udcff",), "'--workdir=run.*' is not UTF-8"),
 }
 
 
@@ -153,9 +160,71 @@ def test_generate_needs_a_run(tmp_path, capsys):
     assert "top_p must be in (0, 1]" in line
 
 
+def failing_with(error):
+    def main(values):
+        raise error
+
+    return main
+
+
+OUTSIDE = {
+    "interrupted": (KeyboardInterrupt(), 130, "error: stopped\n"),
+    "a full disk": (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 2, "error: No space left on device\n"),
+    "a file": (PermissionError(errno.EACCES, "Permission denied", "/a\nb"), 2, r"error: /a\\nb: Permission denied"),
+    "memory": (MemoryError(), 1, "error: out of memory: lower config.training.batch_size"),
+    "device memory": (RuntimeError("RESOURCE_EXHAUSTED: 12 GB\nstack"), 1, "batch_size.*RESOURCE_EXHAUSTED: 12 GB"),
+    "a pipe that closed": (BrokenPipeError(), 141, "^$"),
+}
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_what_fails_outside_is_one_line(kind, capsys):
+    error, status, said = OUTSIDE[kind]
+    assert command_line(failing_with(error), lambda values: None) == status
+    text = capsys.readouterr().err
+    assert re.search(said, text), text
+    assert text.count("\n") == bool(text)
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    with pytest.raises(KeyError, match="ours"):
+        command_line(failing_with(KeyError("ours")), lambda values: None)
+
+
+PRINTS = """
+from lm.command_line import run
+run(lambda values: print("\\u6771\\udcff " * 20_000), lambda values: None, "usage")
+"""
+
+
+@pytest.mark.parametrize(
+    ("shell", "status", "errors"),
+    [
+        ("> /dev/full", 2, "error: No space left on device\n"),
+        ("> /dev/full 2> /dev/full", 2, ""),
+        ("| head -c 10 > /dev/null; exit ${PIPESTATUS[0]}", 141, ""),
+        ("> /dev/null", 0, ""),
+        (">&-", 0, ""),
+    ],
+)
+def test_standard_output_may_fail_or_have_any_encoding(shell, status, errors):
+    command = f'"$PYTHON" -c "$PROGRAM" {shell}'
+    variables = {**os.environ, "PYTHON": sys.executable, "PROGRAM": PRINTS, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(["bash", "-c", command], env=variables, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (status, errors)
+
+
 @pytest.mark.parametrize("experiment", [pretrain, generate])
 def test_help_says_what_each_flag_does(experiment, capsys):
     assert command_line(experiment.main, experiment.define_flags, "--help") == 0
     text = capsys.readouterr().out
     assert "--workdir: " in text
     assert "--config: " in text
+    assert all(len(line) <= 120 for line in text.splitlines())
+
+
+def test_help_lists_the_keys_of_the_config(capsys):
+    assert command_line(pretrain.main, pretrain.define_flags, "--help") == 0
+    text = capsys.readouterr().out
+    assert "--config.optimizer.learning_rate: number (default: 0.001)\n      the peak of the schedule." in text
+    assert "--config.samples.sampling.top_p: number (default: 1.0)" in text

@@ -13,10 +13,21 @@ jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((3, 3))).block_until_ready()
 """
 
 
-def run(**environment) -> str:
+NAMELESS = """
+import pwd
+def getpwuid(uid): raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = getpwuid
+"""
+
+
+def run(program=PROGRAM, **environment) -> str:
     outer = {name: value for name, value in os.environ.items() if "CACHE" not in name}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env={**outer, **environment}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        env={**outer, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.strip()
 
@@ -28,6 +39,13 @@ def test_programs_are_kept_below_the_cache_directory(tmp_path):
     assert all(str(path).startswith(folder) for path in kept)
     assert run(LM_CACHE_DIR=str(tmp_path)) == folder
     assert set(tmp_path.rglob("*-cache")) == kept, "the second process compiled again"
+
+
+def test_a_user_without_a_name_has_a_cache_too(tmp_path):
+    run(LM_CACHE_DIR=str(tmp_path))
+    kept = set(tmp_path.rglob("*-cache"))
+    run(NAMELESS + PROGRAM.replace("sin", "cos"), LM_CACHE_DIR=str(tmp_path))
+    assert set(tmp_path.rglob("*-cache")) > kept
 
 
 def test_what_the_user_set_stays(tmp_path):

@@ -40,7 +40,7 @@ from experiments.guo2017.texts import LabelledTexts, Lexicon, Words, encode, fre
 from experiments.guo2017.training import predict, train_epochs
 from lm.calibration.predictions import Predictions
 from lm.command_line import define_config_file, run
-from lm.configuration import differences, from_config_dict
+from lm.configuration import differences
 from lm.console import Console
 from lm.errors import UserError
 from lm.files import read_json, write_atomically, write_json
@@ -95,8 +95,14 @@ class Guo2017Config:
         for name in self.data_sets:
             if name not in rows:
                 raise UserError(f"config.data_sets names {name!r}; known: {', '.join(rows)}")
-        if self.seeds < 1:
-            raise UserError(f"config.seeds must be at least 1, not {self.seeds}")
+        whole = [field.name for field in dataclasses.fields(self) if field.type is int]
+        for name in whole:
+            if getattr(self, name) < 1:
+                raise UserError(f"config.{name} must be at least 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.word_dropout < 1:
+            raise UserError(
+                "config.learning_rate must be positive, config.weight_decay not negative, config.word_dropout in [0, 1)"
+            )
 
     def row(self, name: str) -> RowConfig:
         """The row of a data set."""
@@ -105,14 +111,14 @@ class Guo2017Config:
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
-    define_config_file(values)
+    define_config_file(values, Guo2017Config)
     flags.DEFINE_string("workdir", None, "Directory for the predictions and the table.", flag_values=values)
     flags.DEFINE_bool("choose_epochs", False, "Only print the best number of epochs.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
     """Runs the experiment."""
-    config = from_config_dict(Guo2017Config, values.config)
+    config = values.config
     console = Console(stderr=True)
     if values.choose_epochs:
         for name in config.data_sets:

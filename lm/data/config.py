@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from lm.configuration import check_seed
 from lm.data.cleaning import STREAM_STEPS, check_steps
 from lm.errors import UserError
 
@@ -100,9 +101,9 @@ class ExamplesConfig:
     def __post_init__(self):
         if not 0 <= self.validation_fraction < 1:
             raise UserError(f"config.data.validation_fraction must be in [0, 1), got {self.validation_fraction}")
-        for name in ("train_rows", "split_seed"):
-            if getattr(self, name) < 0:
-                raise UserError(f"config.data.{name} must not be negative, got {getattr(self, name)}")
+        if self.train_rows < 0:
+            raise UserError(f"config.data.train_rows must not be negative, got {self.train_rows}")
+        check_seed("config.data.split_seed", self.split_seed)
         self._check_folds()
         _check_tuple("config.data.cleaning", self.cleaning)
         check_steps(self.cleaning)

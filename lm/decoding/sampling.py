@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lm.configuration import check_seed
 from lm.errors import UserError
 
 
@@ -36,6 +37,7 @@ class SamplingConfig:
     def __post_init__(self):
         if self.max_new_tokens < 1 or self.samples < 1:
             raise UserError("max_new_tokens and samples must be at least 1")
+        check_seed("seed", self.seed)
         if self.temperature < 0:
             raise UserError(f"temperature must not be negative, got {self.temperature}")
         if self.top_k < 0:

@@ -146,6 +146,9 @@ class ModelConfig:
             least = 2 if name == "max_length" else 1
             if value is not None and value < least:
                 raise UserError(f"config.model.{name} must be at least {least}, got {value}")
+        for name in ("rotary_base", "normalization_epsilon", "initializer_range"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"config.model.{name} must be positive, got {getattr(self, name)}")
         if self.segment_types < 0:
             raise UserError(f"config.model.segment_types must not be negative, got {self.segment_types}")
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lm.configuration import from_config_dict
+from lm.configuration import check_seed, from_config_dict
 from lm.data.config import DataConfig, ExamplesConfig, TokenizerConfig
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
@@ -78,7 +78,7 @@ class OptimizerConfig:
                 raise UserError(
                     f"config.optimizer.{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
                 )
-        for name in ("warmup_steps", "weight_decay", "clip_norm", "l1", "l2", "epsilon", "final_learning_rate"):
+        for name in ("warmup_steps", "weight_decay", "clip_norm", "l1", "l2", "final_learning_rate"):
             if getattr(self, name) < 0:
                 raise UserError(f"config.optimizer.{name} must not be negative, got {getattr(self, name)}")
         for name in ("b1", "b2", "ema_decay"):
@@ -97,8 +97,9 @@ class OptimizerConfig:
                 raise UserError(f"config.optimizer.freeze: {pattern!r} is not a regular expression: {error}") from error
         if not 0 < self.decay_fraction <= 1:
             raise UserError(f"config.optimizer.decay_fraction must be in (0, 1], got {self.decay_fraction}")
-        if self.learning_rate <= 0:
-            raise UserError(f"config.optimizer.learning_rate must be positive, got {self.learning_rate}")
+        for name in ("learning_rate", "adam_learning_rate", "epsilon"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"config.optimizer.{name} must be positive, got {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +240,7 @@ class PretrainConfig:
     predictions: PredictionsConfig = PredictionsConfig()
 
     def __post_init__(self):
+        check_seed("config.seed", self.seed)
         check_objective(self.objective)
 
 
@@ -286,6 +288,7 @@ class FinetuneConfig:
     partitioning: PartitioningConfig = PartitioningConfig()
 
     def __post_init__(self):
+        check_seed("config.seed", self.seed)
         for name in ("epochs", "word_vectors_kept"):
             if getattr(self, name) < 0:
                 raise UserError(f"config.{name} must not be negative, got {getattr(self, name)}")

@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
+from lm.console import printable
 from lm.files import written_atomically
 from lm.sweeps.search_space import Parameter, Value, Values, format_value
 from lm.sweeps.study import Metrics, Repetition, Study, directory_of, format_mean, mean_and_error
@@ -291,5 +292,5 @@ def _share(value: float, low: float, high: float) -> float:
 
 
 def _short(value: Value) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else format_value(value)
+    text = f"{value:.4g}" if isinstance(value, float) else printable(format_value(value), keep="")
     return text if len(text) <= 24 else text[:23] + "…"

@@ -17,11 +17,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
-from ml_collections import ConfigDict
-
-from lm.command_line import define_config_file, parse
 from lm.configuration import from_config_dict
 from lm.errors import UserError
+from lm.overrides import hint_of, leaves, parse_value
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -60,27 +58,18 @@ class Parameter:
         return self.high - self.low + 1 if isinstance(self.low, int) else math.inf
 
 
-def load_base(file: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
-    """A config file as the command line loads it, FILE.py[:arguments], with overrides.
-
-    Raises:
-      UserError: as on the command line, for a missing file, an unknown key or a value of the wrong type.
-    """
-    changes = [f"--config.{key}={value}" for key, value in (overrides or {}).items()]
-    return parse(define_config_file, ["sweep", f"--config={file}", *changes], "")["config"].value
-
-
-def read_space(texts: Sequence[str], file: str) -> tuple[Parameter, ...]:
+def read_space(texts: Sequence[str], kind: type) -> tuple[Parameter, ...]:
     """Parses parameters.
 
     Args:
       texts: in the format described at the top of this file.
-      file: the config file whose values they vary.
+      kind: the dataclass of the config whose values they vary.
 
     Raises:
       UserError: for a malformed parameter, a key that the config does not have, or a value of the wrong type.
     """
-    space = tuple(_read(text, file) for text in texts)
+    hints = dict(leaves(kind))
+    space = tuple(_read(text, hints) for text in texts)
     keys = [parameter.key for parameter in space]
     for key in keys:
         if keys.count(key) > 1:
@@ -88,22 +77,22 @@ def read_space(texts: Sequence[str], file: str) -> tuple[Parameter, ...]:
     return space
 
 
-def _read(text: str, file: str) -> Parameter:
+def _read(text: str, hints: Mapping[str, Any]) -> Parameter:
     key, equals, rest = (part.strip() for part in text.partition("="))
     if not (equals and rest and re.fullmatch(r"\w+(\.\w+)*", key)):
         raise UserError(f"config.parameters: {text!r} must be KEY=LOW..HIGH, KEY=LOW..HIGH log or KEY=A,B,C")
     if found := _RANGE.fullmatch(rest):
-        return _read_range(text, key, found, file)
+        return _read_range(text, key, found, hints)
     if re.match(rf"{_NUMBER}\.\.", rest) or rest.endswith(" log"):
         raise UserError(f"config.parameters: {text!r}: a range is LOW..HIGH or LOW..HIGH log, with numbers like 1e-4")
-    choices = tuple(_read_value(text, key, choice.strip(), file) for choice in rest.split(","))
+    choices = tuple(_read_value(text, key, choice.strip(), hints) for choice in rest.split(","))
     if len(set(choices)) < len(choices):
         raise UserError(f"config.parameters: {text!r} has a value twice: remove one")
     return Parameter(key, choices)
 
 
-def _read_range(text: str, key: str, found: re.Match, file: str) -> Parameter:
-    low, high = (_read_value(text, key, end, file) for end in found.group(1, 2))
+def _read_range(text: str, key: str, found: re.Match, hints: Mapping[str, Any]) -> Parameter:
+    low, high = (_read_value(text, key, end, hints) for end in found.group(1, 2))
     if not (_is_number(low) and _is_number(high)):
         raise UserError(f"config.parameters: {text!r}: {key} is not a number: list its values as KEY=A,B,C")
     if low >= high:
@@ -117,18 +106,14 @@ def _is_number(value: Value) -> TypeGuard[int | float]:
     return type(value) in (int, float)  # not bool
 
 
-def _read_value(text: str, key: str, value: str, file: str) -> Value:
+def _read_value(text: str, key: str, value: str, hints: Mapping[str, Any]) -> Value:
     try:
-        config = load_base(file, {key: value})
+        parsed = parse_value(hint_of(key, hints), value, f"config.{key}")
     except UserError as error:
         raise UserError(f"config.parameters: {text!r}: {error}") from error
-    for name in key.split("."):
-        config = config[name]
-    if not isinstance(config, Value):
+    if not isinstance(parsed, Value):
         raise UserError(f"config.parameters: {text!r}: only numbers, booleans and strings can be varied")
-    if isinstance(config, float) and not math.isfinite(config):
-        raise UserError(f"config.parameters: {text!r}: {value} is not a finite number")
-    return config
+    return parsed
 
 
 def space_size(space: Sequence[Parameter]) -> float:

@@ -23,7 +23,7 @@ from lm.runs.starts import record_start
 from lm.runs.state import TrainState
 from lm.runs.work_directory import WorkDirectory
 from lm.statistics.directions import BETTER, is_lower_better
-from lm.training.optimizers import check_freeze, make_optimizer, make_schedule
+from lm.training.optimizers import check_freeze, make_optimizer, make_schedule, warmup_note
 from lm.training.partitioning import Partitioner
 from lm.training.problem import Problem
 from lm.training.progress import MetricsWriter, TrainingProgress, check_metrics, lines_until, step_of
@@ -145,7 +145,10 @@ class Trainer:
         if jax.process_index() == 0:
             record_start(self._directory.starts, first_step)
         self._writer = MetricsWriter(self._directory, first_step)
+        self._writer.settings(self._config)
         self._progress = TrainingProgress(self._console, first_step, training.steps)
+        if (note := warmup_note(self._config.optimizer, training.steps)) and not first_step:
+            self._progress.say(note)
         self._clock = Stopwatch()
         batches = prefetch(self._problem.train_batches, first_step, threads=training.loader_threads)
         waiting: tuple[int, Any] | None = None  # sums of the last step, fetched while the next one is computed

@@ -39,6 +39,17 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([ramp, main], [warmup])
 
 
+def warmup_note(config: OptimizerConfig, steps: int) -> str:
+    """What to tell someone whose run ends before its warm-up; empty for other runs."""
+    if config.warmup_steps < steps:
+        return ""
+    reached = float(make_schedule(config, steps)(steps - 1)) / config.learning_rate
+    return (
+        f"the learning rate warms up for config.optimizer.warmup_steps={config.warmup_steps:,} steps, but training "
+        f"lasts {steps:,}: it only reaches {reached:.0%} of config.optimizer.learning_rate"
+    )
+
+
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """The configured optimizer: clipping, update rule, weight decay, schedule.
 

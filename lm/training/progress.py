@@ -15,6 +15,8 @@ from tensorboardX import SummaryWriter
 from lm.console import Console
 from lm.errors import TrainingError, UserError
 from lm.files import write_atomically
+from lm.runs.config import RunConfig
+from lm.runs.tensorboard import add_settings, tag_of
 from lm.runs.work_directory import WorkDirectory
 
 
@@ -44,6 +46,10 @@ class MetricsWriter:
     def written(self) -> dict[str, Any]:
         """The count and a digest of the lines in `metrics.jsonl`, for `check_metrics`."""
         return self._written.summary()
+
+    def settings(self, config: RunConfig) -> None:
+        """Shows the config in TensorBoard."""
+        add_settings(self._tensorboard, config, f"validation/{config.training.best_metric}")
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Adds a line of metrics."""
@@ -80,7 +86,7 @@ class MetricsWriter:
         if file is self._metrics:
             self._written.add(line.encode())
         for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.add_scalar(tag_of(name), value, step)
 
 
 def check_metrics(path: Path, step: int, written: Mapping[str, Any] | None) -> str:

@@ -1,6 +1,7 @@
 """Confusion pictures show the numbers they are given, readably, and as files of the kind asked for."""
 
 import warnings
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -54,6 +55,15 @@ def test_letters_stand_out_from_their_shade():
         shade = luminance(image.to_rgba(image.get_array())[row, column])
         light, dark = sorted([shade, luminance(to_rgb(text.get_color()))], reverse=True)
         assert (light + 0.05) / (dark + 0.05) > 3.8
+
+
+HOSTILE = ["$x^2$", "$\\frac$", "a\x1b[31mb", "\x00", "\ufffe\uffff", "\ud800", "<b>&amp;", "[/]", "a\nb"]
+
+
+def test_names_with_control_characters_or_markup_are_in_a_valid_svg(tmp_path):
+    save_confusion_picture(np.eye(len(HOSTILE), dtype=int), HOSTILE, tmp_path / "a.svg")
+    texts = {"".join(each.itertext()) for each in ElementTree.parse(tmp_path / "a.svg").iter()}
+    assert texts >= {"$x^2$", "$\\frac$", "a\\x1b[31mb", "\\x00", "\\ufffe\\uffff", "\\ud800", "<b>&amp;", "[/]", "a b"}
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,10 @@ def test_a_directory_belongs_to_one_sweep(base, tmp_path):
         ({"metric": "confidence"}, "config.metric=confidence does not rank models"),
         ({"metric": "f1"}, "config.metric=f1 is not logged by this run; use one of loss, accuracy"),
         ({"base": "nowhere.py"}, "there is no config file nowhere.py"),
-        ({"base": "configs/calibrate.py"}, "is not a config of experiments.pretrain"),
+        (
+            {"base": "configs/calibrate.py"},
+            "config.base=configs/calibrate.py: configs/calibrate.py holds a Cal",
+        ),
     ],
 )
 def test_a_user_error_is_one_line(base, tmp_path, changes, message):

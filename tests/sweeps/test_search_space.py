@@ -4,27 +4,14 @@ import math
 
 import pytest
 
+from lm.configuration import from_config_dict
 from lm.errors import UserError
+from lm.overrides import with_overrides
 from lm.runs.config import PretrainConfig
-from lm.sweeps.search_space import Parameter, format_values, grid, load_base, read_space, space_size, with_values
-
-BASE = """
-from lm.configuration import to_config_dict
-from lm.runs.config import PretrainConfig
-
-def get_config():
-    return to_config_dict(PretrainConfig())
-"""
+from lm.sweeps.search_space import Parameter, format_values, grid, read_space, space_size, with_values
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    path = tmp_path_factory.mktemp("base") / "base.py"
-    path.write_text(BASE)
-    return str(path)
-
-
-def test_values_have_the_type_of_the_config(base):
+def test_values_have_the_type_of_the_config():
     texts = (
         "optimizer.learning_rate=1e-4..1e-2 log",
         "model.dropout=0..1",
@@ -35,7 +22,7 @@ def test_values_have_the_type_of_the_config(base):
         "optimizer.name=adamw,muon",
         "optimizer.weight_decay=0,1",
     )
-    learning_rate, dropout, layers, width, kv_heads, offsets, name, decay = read_space(texts, base)
+    learning_rate, dropout, layers, width, kv_heads, offsets, name, decay = read_space(texts, PretrainConfig)
     assert learning_rate == Parameter("optimizer.learning_rate", low=1e-4, high=1e-2, log=True)
     assert type(dropout.low) is type(dropout.high) is float
     assert (layers.low, layers.high, type(layers.low)) == (2, 8, int)
@@ -53,31 +40,31 @@ def test_values_have_the_type_of_the_config(base):
             "model.layer=1,2",
             "model.layer=1,2.*config.model.layer is not a known config key; did you mean config.model.l",
         ),
-        ("model.layers=1,two", "model.layers=1,two.*invalid literal for int"),
-        ("model.layers=1.5..3", "invalid literal for int"),
+        ("model.layers=1,two", "model.layers=1,two.*must be an integer"),
+        ("model.layers=1.5..3", "must be an integer"),
         ("model.dropout=0.3..0.1", "0.3 must be less than 0.1"),
         ("model.dropout=0..0.1 log", "must be above 0"),
         ("model.dropout=0..0.1 ln", "a range is LOW..HIGH or LOW..HIGH log"),
         ("model.dropout=0..x", "a range is LOW..HIGH"),
-        ("model.dropout=0.1,nan", "not a finite number"),
+        ("model.dropout=0.1,nan", "a finite number"),
         ("model.dropout=0.1,0.10", "a value twice"),
         ("data.source=1..2", "is not a number"),
-        ("model=1,2", "is not a dict"),
+        ("model=1,2", "is a group of values"),
         ("model.dropout", "must be KEY=LOW..HIGH"),
         ("=1,2", "must be KEY=LOW..HIGH"),
-        ("model.dropout=__import__('os')", "could not convert string to float"),
+        ("model.dropout=__import__('os')", "must be a number"),
     ],
 )
-def test_a_user_error_is_one_line(base, text, message):
+def test_a_user_error_is_one_line(text, message):
     with pytest.raises(UserError, match=message) as caught:
-        read_space((text,), base)
+        read_space((text,), PretrainConfig)
     assert "\n" not in str(caught.value)
     assert "config.parameters" in str(caught.value)
 
 
-def test_a_key_is_given_once(base):
+def test_a_key_is_given_once():
     with pytest.raises(UserError, match="names model"):
-        read_space(("model.layers=1,2", "model.layers=3,4"), base)
+        read_space(("model.layers=1,2", "model.layers=3,4"), PretrainConfig)
 
 
 def test_a_grid_is_every_combination_and_needs_lists():
@@ -101,10 +88,10 @@ def test_values_are_set_together_and_validated():
         with_values(PretrainConfig(), {"model.dropout": 2.0})
 
 
-def test_what_is_printed_is_read_back(base):
+def test_what_is_printed_is_read_back():
     values = {"optimizer.learning_rate": 0.1 + 0.2, "data.random_offsets": True, "model.layers": 3}
     texts = dict(pair.split("=", 1) for pair in format_values(values).split())
-    config = load_base(base, texts)
+    config = from_config_dict(PretrainConfig, with_overrides(PretrainConfig, {}, texts))
     assert config.optimizer.learning_rate == 0.1 + 0.2
     assert config.data.random_offsets is True
     assert config.model.layers == 3

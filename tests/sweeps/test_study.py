@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -264,6 +265,15 @@ def test_the_report_holds_every_trial(tmp_path):
     save_picture(rows, study, tmp_path)
     assert (tmp_path / "sweep.svg").read_bytes() == first
     save_picture([], study, tmp_path)  # nothing yet
+
+
+def test_choices_with_control_characters_or_markup_are_in_a_valid_picture(tmp_path):
+    choices = ("$x^2$", "a\x1b[31mb", "[/]", "<b>", "\ufffe")
+    study = Study(tmp_path, dataclasses.replace(GRID, space=(Parameter("a", (1, 2)), Parameter("b", choices))))
+    work(study, ONCE, train, quiet)
+    save_picture(rows_of(study), study, tmp_path)
+    texts = {"".join(each.itertext()) for each in ElementTree.parse(tmp_path / "sweep.svg").iter()}
+    assert texts >= {"$x^2$", "a\\x1b[31mb", "[/]", "<b>", "\\ufffe"}
 
 
 def test_the_command_is_one_that_a_shell_reads():

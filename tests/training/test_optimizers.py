@@ -17,7 +17,15 @@ from lm.models.decoder_lm import DecoderLM
 from lm.models.heads import SequenceClassifier
 from lm.modules.config import ModelConfig
 from lm.runs.config import OPTIMIZERS, SCHEDULES, OptimizerConfig
-from lm.training.optimizers import check_freeze, decay_mask, make_optimizer, make_schedule, penalty, update_factor
+from lm.training.optimizers import (
+    check_freeze,
+    decay_mask,
+    make_optimizer,
+    make_schedule,
+    penalty,
+    update_factor,
+    warmup_note,
+)
 
 PLAIN = OptimizerConfig(schedule="constant", warmup_steps=0, learning_rate=0.01, weight_decay=0.0, clip_norm=0.0)
 RANDOM = np.random.default_rng(0)
@@ -397,6 +405,12 @@ def test_shapes_of_schedules(warmup):
         np.testing.assert_allclose(rate[warmup:], PEAK * shape, rtol=1e-4, err_msg=name)
 
 
+def test_a_warmup_longer_than_the_run_is_said():
+    config = OptimizerConfig(warmup_steps=100)
+    assert warmup_note(config, 101) == ""
+    assert "warmup_steps=100 steps, but training lasts 50: it only reaches 50%" in warmup_note(config, 50)
+
+
 def test_the_optimizer_follows_the_schedule():
     config = dataclasses.replace(PLAIN, name="sgd", schedule="linear", warmup_steps=2, final_learning_rate=0.0)
     ones = jax.tree.map(np.ones_like, PARAMS)
@@ -415,7 +429,7 @@ def test_the_optimizer_follows_the_schedule():
         ({"clip_norm": -1.0}, "config.optimizer.clip_norm must not be negative, got -1.0"),
         ({"l1": -1.0}, "config.optimizer.l1 must not be negative"),
         ({"l2": -1.0}, "config.optimizer.l2 must not be negative"),
-        ({"epsilon": -1.0}, "config.optimizer.epsilon must not be negative"),
+        ({"epsilon": -1.0}, "config.optimizer.epsilon must be positive"),
         ({"final_learning_rate": -0.1}, "config.optimizer.final_learning_rate must not be negative"),
         ({"b1": 1.0}, "config.optimizer.b1 must be in [0, 1), got 1.0"),
         ({"b2": -0.1}, "config.optimizer.b2 must be in [0, 1), got -0.1"),

@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lm.calibration.report.wording import format_interval, format_level, with_unit
 from lm.calibration.results import Comparison, Method
+from lm.console import printable
 from lm.files import written_atomically
 
 # By role, so that a page can override each in dark mode. No two may be equal.
@@ -289,5 +290,5 @@ def _fill(method: Method) -> str:
 
 
 def _shortened(label: str, most: int = 28) -> str:
-    label = " ".join(label.split())
+    label = printable(" ".join(label.split()), keep="")  # in an SVG, control characters are errors
     return label if len(label) <= most else label[: most - 1] + "…"

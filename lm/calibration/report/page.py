@@ -24,6 +24,7 @@ from lm.calibration.report.wording import (
     with_unit,
 )
 from lm.calibration.results import Comparison, Entry, Method
+from lm.console import printable
 
 _CHANGE_WORDS = {
     "better": "better",
@@ -68,7 +69,7 @@ def report_html(comparison: Comparison) -> str:
 
 
 def _text(value: object) -> str:
-    return html.escape(str(value), quote=True)
+    return html.escape(printable(str(value)), quote=True)
 
 
 def _about_the_items(comparison: Comparison) -> str:

@@ -1,0 +1,71 @@
+"""What `--help` says of a config: every key with its type, default and description, from the dataclasses."""
+
+import dataclasses
+import inspect
+import re
+import textwrap
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from lm.configuration import element_type, type_without_none
+
+_WIDTH = 80
+_TYPES = {int: "integer", float: "number", str: "text", bool: "true or false"}
+
+
+def describe(cls: type) -> str:
+    """The keys of a config's dataclass, those of nested ones in groups of their own."""
+    return "\n".join(_lines(cls, "config", _first_line(cls)))
+
+
+def _lines(cls: type, prefix: str, about: str) -> Iterator[str]:
+    hints, texts = typing.get_type_hints(cls), attributes(cls)
+    groups = []
+    yield from textwrap.wrap(f"{prefix}: {about}", _WIDTH)
+    for field in dataclasses.fields(cls):
+        name, hint, text = f"{prefix}.{field.name}", hints[field.name], texts.get(field.name, "")
+        if dataclasses.is_dataclass(hint):
+            groups.append((hint, name, text))
+            continue
+        yield f"  --{name}: {type_name(hint)}{_default(field)}"
+        yield from textwrap.wrap(text, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    for hint, name, text in groups:
+        yield ""
+        yield from _lines(typing.cast(type, hint), name, text or _first_line(typing.cast(type, hint)))
+
+
+def attributes(cls: type) -> dict[str, str]:
+    """The descriptions under `Attributes:` in a docstring, each as one line."""
+    _, _, section = (inspect.getdoc(cls) or "").partition("Attributes:\n")
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        if match := re.match(r"  (\w+): (.*)", line):
+            name = match[1]
+            found[name] = match[2]
+        elif name and line.startswith("    "):
+            found[name] += f" {line.strip()}"
+        elif line.strip():
+            break
+    return found
+
+
+def type_name(hint: Any) -> str:
+    """A type in words, such as "integer or None" or "list of text"."""
+    kind = type_without_none(hint)
+    name = f"list of {_TYPES[element_type(hint)]}" if kind is tuple else _TYPES[kind]
+    return f"{name} or None" if type(None) in typing.get_args(hint) else name
+
+
+def _default(field: dataclasses.Field) -> str:
+    if field.default is dataclasses.MISSING:
+        return ""
+    value = field.default
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value)) if value not in ((), ("",)) else repr(value)
+    return f" (default: {value!r})" if value == "" else f" (default: {value})"
+
+
+def _first_line(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").partition("\n")[0]
