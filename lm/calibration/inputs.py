@@ -142,16 +142,22 @@ def checked_weights(weights: ArrayLike | None, items: int, name: str = "weights"
     return weights_N
 
 
-def checked_clusters(clusters: ArrayLike | None, items: int, name: str = "clusters") -> np.ndarray | None:
-    """Numbers of clusters, 0 to G - 1, [N]; None if items are independent. Names of clusters may be text or numbers."""
-    if clusters is None:
+def checked_names(names: ArrayLike | None, items: int, name: str) -> np.ndarray | None:
+    """Ids or names of clusters, numbers or text, [N]; None if there are none."""
+    if names is None:
         return None
-    clusters_N = _on_host(clusters, name)
-    if clusters_N.shape != (items,):
-        raise InputError(f"{name} must have shape ({items},), one for each item, not {clusters_N.shape}")
-    if clusters_N.dtype == object:
-        clusters_N = np.array([str(value) for value in clusters_N])
-    return np.unique(clusters_N, return_inverse=True)[1]
+    names_N = _on_host(names, name)
+    if names_N.shape != (items,):
+        raise InputError(f"{name} must have shape ({items},), one for each item, not {names_N.shape}")
+    if names_N.dtype.kind in "fc" and not np.isfinite(names_N).all():
+        raise InputError(f"{name} of some items are NaN or infinite; give each item a number or a name")
+    return np.array([str(each) for each in names_N]) if names_N.dtype == object else names_N
+
+
+def checked_clusters(clusters: ArrayLike | None, items: int, name: str = "clusters") -> np.ndarray | None:
+    """Numbers of clusters, 0 to G - 1, [N], from numbers or text; None if items are independent."""
+    names_N = checked_names(clusters, items, name)
+    return None if names_N is None else np.unique(names_N, return_inverse=True)[1]
 
 
 def checked_share(value: float, name: str) -> float:
@@ -279,9 +285,7 @@ def _two_columns(zero: AnyArray, one: AnyArray) -> AnyArray:
 
 def _checked_values(values: AnyArray, name: str) -> AnyArray:
     """Logits [N, C] in at most 32 bits, none of them NaN or +inf, and one of each item finite."""
-    if values.dtype.itemsize > 4:
-        with np.errstate(over="ignore"):  # to infinity, which is refused below
-            values = values.astype(np.float32)
+    values = _at_most_32_bits(values)
     if isinstance(values, jax.core.Tracer):
         return values
     highest_N = np.asarray(values.max(axis=1), np.float32)  # NaN if one of them is
@@ -294,8 +298,17 @@ def _checked_values(values: AnyArray, name: str) -> AnyArray:
     return values
 
 
+def _at_most_32_bits(values: AnyArray) -> AnyArray:
+    if values.dtype.itemsize <= 4:
+        return values
+    with np.errstate(over="ignore"):  # to infinity, which is refused later
+        return values.astype(np.float32)
+
+
 def _checked_factors(factors: FactoredLogits) -> FactoredLogits:
-    hidden_ND, output_CD = (as_array(values, name) for name, values in zip(("hidden", "output"), factors, strict=True))
+    hidden_ND, output_CD = (
+        _at_most_32_bits(as_array(values, name)) for name, values in zip(("hidden", "output"), factors, strict=True)
+    )
     for name, values in (("hidden", hidden_ND), ("output", output_CD)):
         if values.ndim != 2 or not jnp.issubdtype(values.dtype, jnp.floating):
             raise InputError(f"{name} must be floating-point [rows, width], not {values.dtype} {values.shape}")
