@@ -79,7 +79,14 @@ def checked_logits(
             raise InputError(f"{name} need a column for each class under jax.jit")
         return jnp.log(values) if name == "probabilities" else values
     on_host = np.asarray(values, np.float64)
-    return _checked_log_probs(on_host) if name == "log_probs" else _checked_probabilities(on_host, normalize)
+    return _checked_log_probs(on_host) if name == "log_probs" else _logarithms(_of_rows(on_host, normalize))
+
+
+def checked_probabilities(probabilities: ArrayLike, normalize: bool = False) -> np.ndarray:
+    """The `probabilities` of `checked_logits` as they are, [N, C] in float64 on the host."""
+    values = as_array(probabilities, "probabilities")
+    _check_scores_shape(values, "probabilities")
+    return _of_rows(np.asarray(values, np.float64), normalize)
 
 
 def checked_labels(labels: ArrayLike, shape: tuple[int, ...], name: str = "labels") -> AnyArray:
@@ -120,6 +127,13 @@ def checked_confidence(confidence: ArrayLike, name: str = "confidence") -> np.nd
     outside_N = ~((confidence_N >= -_ROUNDING) & (confidence_N <= 1 + _ROUNDING))
     _refuse(outside_N, name, confidence_N, _advice_on_range(confidence_N))
     return confidence_N.clip(0, 1)
+
+
+def checked_numbers(values: ArrayLike, name: str) -> np.ndarray:
+    """Finite numbers as float64, [N] with N >= 1, on the host."""
+    values_N = _numbers(values, name).astype(np.float64)
+    _refuse(~np.isfinite(values_N), name, values_N, "fix these items or drop them")
+    return values_N
 
 
 def checked_correct(correct: ArrayLike, items: int, name: str = "correct") -> np.ndarray:
@@ -333,8 +347,8 @@ def _checked_log_probs(values: AnyArray) -> AnyArray:
     return values
 
 
-def _checked_probabilities(values: np.ndarray, normalize: bool) -> np.ndarray:
-    """Their logarithms, [N, C] in float32."""
+def _of_rows(values: np.ndarray, normalize: bool) -> np.ndarray:
+    """Probabilities [N, C]."""
     name = "probabilities"
     if _is_binary(values):
         if normalize:
@@ -342,20 +356,20 @@ def _checked_probabilities(values: np.ndarray, normalize: bool) -> np.ndarray:
         values = values.reshape(-1)
         outside_N = ~((values >= -_ROUNDING) & (values <= 1 + _ROUNDING))
         _refuse(outside_N, name, values, _advice_on_range(values))
-        return _logarithms(np.stack([1 - values, values], axis=1))
+        return np.stack([1 - values, values], axis=1).clip(0, 1)
     lowest_N = values.min(axis=1)
     _refuse(~(lowest_N >= -_ROUNDING), name, lowest_N, _advice_on_range(values))
     total_N = values.sum(axis=1)
     if normalize:
         _refuse(~((total_N > 0) & np.isfinite(total_N)), "the sum of probabilities", total_N, "it must be positive")
-        return _logarithms(values / total_N[:, None])
+        return (values / total_N[:, None]).clip(0, 1)
     _refuse_sums(total_N, name, _advice_on_sums(values, total_N))
-    return _logarithms(values)
+    return values.clip(0, 1)
 
 
 def _logarithms(probabilities_NC: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
-        return np.log(probabilities_NC.clip(0, 1)).astype(np.float32)
+        return np.log(probabilities_NC).astype(np.float32)
 
 
 def _advice_on_sums(values: np.ndarray, total_N: np.ndarray) -> str:
