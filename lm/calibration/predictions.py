@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from lm.calibration.inputs import InputError, checked_labels, checked_logits, checked_names, checked_weights
@@ -128,7 +129,7 @@ class Predictions:
     @classmethod
     def _from_arrays(cls, arrays: dict[str, np.ndarray], normalize: bool, unused: tuple[str, ...]) -> "Predictions":
         if "labels" not in arrays:
-            raise InputError(f"labels are missing; found {', '.join(arrays) or 'none'}")
+            raise InputError(f"the array `labels` is missing; found {', '.join(arrays) or 'none'}")
         names = arrays.get("class_names")
         class_names = None if names is None else tuple(str(name) for name in names.ravel())
         return cls(
@@ -202,6 +203,13 @@ def split(predictions: Predictions, fit_fraction: float, seed: int) -> tuple[Pre
     return predictions.select(for_fit[unit_number_N]), predictions.select(~for_fit[unit_number_N])
 
 
+def _have_equal_arrays(one: Predictions, other: Predictions) -> bool:
+    pairs = zip(
+        jax.tree.leaves((one.logits, one.labels_N)), jax.tree.leaves((other.logits, other.labels_N)), strict=False
+    )
+    return all(np.array_equal(ours, others) for ours, others in pairs)
+
+
 def check_disjoint(fit: Predictions, test: Predictions) -> str:
     """Checks that no item or cluster is used both for fitting and for testing.
 
@@ -233,5 +241,7 @@ def check_disjoint(fit: Predictions, test: Predictions) -> str:
                 "items it was fitted to"
             )
     if fit.ids_N is None or test.ids_N is None:
+        if _have_equal_arrays(fit, test):
+            raise UserError(f"fit and test hold the same {len(fit)} items: fit on some and test on others")
         return "the predictions have no ids, so it cannot be checked that no item is used for both fitting and testing"
     return ""

@@ -164,9 +164,13 @@ def aurc_of_groups(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     return area.sum(axis=-1) / after[..., -1]
 
 
-def risk_coverage(ranking: Ranking, correct_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def risk_coverage(
+    ranking: Ranking, correct_N: np.ndarray, weights_N: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The curve at the end of each group: (coverage, error rate among the covered items), [G] each."""
-    right, wrong = ranking.right_and_wrong(correct_N)
+    right, wrong = ranking.right_and_wrong(correct_N, weights_N)
+    counted = right + wrong > 0
+    right, wrong = right[counted], wrong[counted]
     covered = np.cumsum(right + wrong)
     return covered / covered[-1], np.cumsum(wrong) / covered
 

@@ -127,5 +127,6 @@ def _of_clusters(
     """The weighted sum and the weight of each cluster, [2, G]."""
     values_N = np.asarray(values_N, np.float64)
     weights_N = np.ones_like(values_N) if weights_N is None else np.asarray(weights_N, np.float64)
-    sums_N2 = np.stack([weights_N * values_N, weights_N], axis=1)
+    weighted_N = np.multiply(weights_N, values_N, out=np.zeros_like(values_N), where=weights_N != 0)
+    sums_N2 = np.stack([weighted_N, weights_N], axis=1)
     return (sums_N2 if clusters_N is None else sum_by_cluster(sums_N2, clusters_N)).T

@@ -111,7 +111,7 @@ def test_one_column_is_class_1_of_two(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "", "labels are missing"),
+        ("a.csv", "", "the array `labels` is missing"),
         ("a.csv", "1,0.9\n0,0.25\n", "must name the columns"),
         ("a.csv", "label,probability\n", "at least 1 item"),
         ("a.csv", "label,probability\n1\n", "line 2 has 1 fields, the header 2"),
@@ -161,9 +161,12 @@ def test_rounded_probabilities_are_normalized_where_asked(tmp_path):
 
 def test_without_ids_nothing_is_said_to_be_shared():
     one = Predictions(np.log(PROBABILITIES), LABELS)
-    assert "no ids" in check_disjoint(one, one)
     named = Predictions(np.log(PROBABILITIES), LABELS, np.array(IDS))
-    assert "no ids" in check_disjoint(named, one)
+    some = one.select(np.arange(5))
+    assert "no ids" in check_disjoint(some, one)
+    assert "no ids" in check_disjoint(named, some)
+    with pytest.raises(UserError, match="the same 12 items"):
+        check_disjoint(one, named)
     with pytest.raises(UserError, match="share 12 ids"):
         check_disjoint(named, named)
     assert check_disjoint(named.select(np.arange(5)), named.select(np.arange(5, N))) == ""

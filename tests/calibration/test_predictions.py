@@ -76,8 +76,8 @@ def test_probabilities_and_log_probs_are_logits_by_name(dtype, tmp_path):
 
 
 BAD = {
-    "no labels": ({"logits": LOGITS}, "labels are missing; found logits"),
-    "nothing": ({}, "labels are missing; found none"),
+    "no labels": ({"logits": LOGITS}, "the array `labels` is missing; found logits"),
+    "nothing": ({}, "the array `labels` is missing; found none"),
     "no scores": ({"labels": LABELS}, "exactly one of logits"),
     "two scores": ({**GOOD, "probabilities": PROBABILITIES}, "not logits and probabilities"),
     "scores and factors": ({**GOOD, "hidden": LOGITS, "output": LOGITS}, "the file has logits, hidden"),
