@@ -34,7 +34,7 @@ ROOMS = (
     "lm.errors",
 )
 # What `import lm` offers is found in the rooms when it is asked for.
-LAZY = {"lm/__init__.py"}
+LAZY = {"lm/__init__.py", "lm/calibration/__init__.py"}
 
 
 def module_of(path: Path) -> str:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lm.calibration.inputs import ArrayLike, checked_confidence, checked_correct, checked_weights
 from lm.types import AnyArray
 
 # A value in [0, 1] is an integer number of steps of 2^-24, the spacing of float32 just below 1. Sums of the upper and
@@ -59,11 +60,9 @@ class Binning:
         return {"bins": self.bins, "scheme": self.scheme, "edges": "(a, b], 0 in the first"}
 
 
-def equal_mass(confidence_N: AnyArray, bins: int = 15) -> Binning:
+def equal_mass(confidence: ArrayLike, bins: int = 15) -> Binning:
     """Bins with about the same number of these confidences each; fewer bins if ties span an edge."""
-    ordered = np.sort(np.asarray(confidence_N, np.float32))
-    if not ordered.size:
-        raise ValueError("equal-mass bins need at least one confidence")
+    ordered = np.sort(checked_confidence(confidence).astype(np.float32))
     last_of_each = np.ceil(np.arange(1, bins) * ordered.size / bins).astype(int) - 1
     inner = np.unique(ordered[np.maximum(last_of_each, 0)])
     inner = inner[(inner > 0) & (inner < ordered[-1])]
@@ -71,13 +70,13 @@ def equal_mass(confidence_N: AnyArray, bins: int = 15) -> Binning:
     return Binning(len(edges) - 1, edges, "equal_mass")
 
 
-def near_edges(confidence_N: AnyArray, binning: Binning) -> float:
+def near_edges(confidence: ArrayLike, binning: Binning) -> float:
     """The share of confidences within 1e-6 of an inner edge, where libraries disagree on the bin.
 
     Votes (k/10) and verbalized confidences (0.8, 0.9) lie there. Above 1%, prefer `smooth_ece`.
     """
     inner = binning.all_edges()[1:-1]
-    distance = np.abs(np.asarray(confidence_N, np.float64)[:, None] - inner[None, :])
+    distance = np.abs(checked_confidence(confidence).astype(np.float64)[:, None] - inner[None, :])
     return float((distance < 1e-6).any(axis=1).mean()) if inner.size else 0.0
 
 
@@ -203,9 +202,36 @@ class BinTotals(NamedTuple):
     confidence: np.ndarray
 
 
-def bin_totals(confidence_N: AnyArray, correct_N: AnyArray, binning: Binning) -> BinTotals:
-    """Totals of items in memory."""
+def bin_totals(
+    confidence: ArrayLike, correct: ArrayLike, binning: Binning, weights: ArrayLike | None = None
+) -> BinTotals:
+    """Totals of items in memory.
+
+    Args:
+      confidence: in [0, 1], [N].
+      correct: in [0, 1], [N].
+      binning: the bins.
+      weights: how much each item counts, [N]; then `count` holds sums of weights.
+
+    Raises:
+      InputError: if an array is not as described.
+    """
+    confidence_N = checked_confidence(confidence)
+    correct_N = checked_correct(correct, len(confidence_N))
+    weights_N = checked_weights(weights, len(confidence_N))
+    if weights_N is not None:
+        return weighted_totals(confidence_N, correct_N, binning, weights_N)
     return _update_jitted(BinSums.init(binning), jnp.asarray(confidence_N), jnp.asarray(correct_N), binning).totals()
+
+
+def weighted_totals(
+    confidence_N: np.ndarray, correct_N: np.ndarray, binning: Binning, weights_N: np.ndarray | None = None
+) -> BinTotals:
+    """Totals in float64, which `bin_totals` rounds to steps of 2^-24; without `weights_N` each item counts once."""
+    bin_N = np.asarray(binning.index(confidence_N))
+    weights_N = np.ones(len(bin_N)) if weights_N is None else weights_N
+    columns = (weights_N, weights_N * correct_N, weights_N * np.asarray(confidence_N, np.float64))
+    return BinTotals(*(np.bincount(bin_N, column_N, binning.bins) for column_N in columns))
 
 
 _update_jitted = jax.jit(update, static_argnames="binning")

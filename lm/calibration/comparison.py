@@ -4,6 +4,7 @@ Axes: N items, C classes, M bins, R resamples.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -17,10 +18,12 @@ from lm.calibration.metrics import METRICS, Metric
 from lm.calibration.noise_floor import Floor, error_interval, floor_of, null_totals, observed_totals
 from lm.calibration.outcomes import Outcomes, outcomes
 from lm.calibration.predictions import Predictions, check_disjoint
+from lm.calibration.reliability import reliability_bins
 from lm.calibration.resampled_errors import BINNED, Resamplable, Sums, binned_sums, classwise_sums, smooth_sums
 from lm.calibration.results import Bin, Comparison, Entry, Items, Method, Settings
 from lm.statistics.comparisons import paired_mean_difference, resampled_difference
-from lm.statistics.intervals import bias_corrected_interval, mean_interval, share_interval, wilson_interval
+from lm.statistics.intervals import bias_corrected_interval, mean_interval, share_interval
+from lm.statistics.metrics import mean_metric
 from lm.statistics.resampling import Resampler
 
 _MEANS = {
@@ -32,6 +35,8 @@ _MEANS = {
 }
 _LARGEST_CLASSWISE = 2**26  # most probabilities held at once
 _LARGEST_CLASSWISE_RESAMPLED = 2**21
+_LARGEST_CLASSWISE_WEIGHTED = 2**18  # items of different weights cannot be drawn together
+_COUNTING = ("rms_debiased", "aurc")  # which count items, so that weights have no meaning for them
 
 
 def compare(
@@ -67,7 +72,7 @@ def compare(
     if test_part.clusters_N is not None:
         clusters_N = np.unique(test_part.clusters_N, return_inverse=True)[1]
     resampler = Resampler(len(test_part), resamples=settings.resamples, seed=settings.seed, clusters_N=clusters_N)
-    measure = _Measurer(test_part.labels_N, clusters_N, resampler, settings)
+    measure = _Measurer(test_part.labels_N, clusters_N, test_part.weights_N, resampler, settings)
     progress("none")
     before = measure(test_part.logits)
     methods = [_uncalibrated(before)]
@@ -143,7 +148,6 @@ class _Measured:
     """One method's numbers on the test items."""
 
     found: Outcomes
-    totals: BinTotals
     binning: Binning
     null: BinTotals
     values: dict[str, float]
@@ -165,11 +169,12 @@ class _Measured:
         if name in _MEANS:
             per_item = getattr(self.found, _MEANS[name])
             interval_of = share_interval if name == "accuracy" else mean_interval
-            interval = interval_of(per_item, self.clusters_N, self.level)
+            weights_N = self.items.weights_N
+            interval = interval_of(per_item, self.clusters_N, self.level, weights_N)
             if before is not None:
-                difference = paired_mean_difference(
-                    getattr(before.found, _MEANS[name]), per_item, self.clusters_N, self.level
-                )
+                old = getattr(before.found, _MEANS[name])
+                with np.errstate(invalid="ignore"):  # the loss of a label with probability 0 has no difference
+                    difference = paired_mean_difference(old, per_item, self.clusters_N, self.level, weights_N)
         elif name in self.resampled:
             resampled_R = self.resampled[name]
             interval = (
@@ -184,31 +189,15 @@ class _Measured:
 
     def bins(self) -> tuple[Bin, ...]:
         """The non-empty bins of the reliability diagram."""
-        edges = self.binning.all_edges()
-        tails = [(1 - self.level) / 2, (1 + self.level) / 2]
-        band = np.quantile(self.null.correct / np.maximum(self.null.count, 1), tails, axis=0).clip(0, 1)
-        bins = []
-        for b in np.flatnonzero(self.totals.count):
-            count, correct = self.totals.count[b], self.totals.correct[b]
-            low, high = wilson_interval(correct, count, self.level)
-            bins.append(
-                Bin(
-                    low=float(edges[b]),
-                    high=float(edges[b + 1]),
-                    count=int(count),
-                    confidence=float(self.totals.confidence[b] / count),
-                    accuracy=float(correct / count),
-                    accuracy_low=float(low),
-                    accuracy_high=float(high),
-                    band_low=float(band[0, b]),
-                    band_high=float(band[1, b]),
-                )
-            )
-        return tuple(bins)
+        items = self.items
+        return reliability_bins(
+            items.confidence_N, items.correct_N, self.binning, self.null, self.level, items.weights_N
+        )
 
     def risk_coverage(self) -> tuple[tuple[float, float], ...]:
         """At most 200 points of the curve."""
-        coverage, risk = scores.risk_coverage(scores.Ranking.of(self.items.confidence_N), self.items.correct_N)
+        items = self.items
+        coverage, risk = scores.risk_coverage(scores.Ranking.of(items.confidence_N), items.correct_N, items.weights_N)
         chosen = np.unique(np.linspace(0, coverage.size - 1, 200).round().astype(int))
         return tuple((float(coverage[i]), float(risk[i])) for i in chosen)
 
@@ -216,24 +205,31 @@ class _Measured:
 class _Measurer:
     """Measures logits of the test items, with the same resamples in every call."""
 
-    def __init__(self, labels_N: np.ndarray, clusters_N: np.ndarray | None, resampler: Resampler, settings: Settings):
-        self._labels_N, self._clusters_N = labels_N, clusters_N
+    def __init__(
+        self,
+        labels_N: np.ndarray,
+        clusters_N: np.ndarray | None,
+        weights_N: np.ndarray | None,
+        resampler: Resampler,
+        settings: Settings,
+    ):
+        self._labels_N, self._clusters_N, self._weights_N = labels_N, clusters_N, weights_N
         self._resampler, self._settings = resampler, settings
 
     def __call__(self, logits: Logits) -> _Measured:
-        settings = self._settings
+        settings, weights_N = self._settings, self._weights_N
         found = outcomes(self._labels_N, logits=logits)
         confidence_N, correct_N = np.asarray(found.confidence_N), np.asarray(found.correct_N)
         binnings = {"equal_width": Binning(settings.bins), "equal_mass": equal_mass(confidence_N, settings.bins)}
         sums = [
             *(
-                binned_sums(confidence_N, correct_N, scheme, binning, settings.bins)
+                binned_sums(confidence_N, correct_N, scheme, binning, settings.bins, weights_N)
                 for scheme, binning in binnings.items()
             ),
-            smooth_sums(confidence_N, correct_N),
+            smooth_sums(confidence_N, correct_N, weights_N),
         ]
         binnings["fine"] = Binning(errors.GRID)
-        totals = {scheme: bin_totals(confidence_N, correct_N, binning) for scheme, binning in binnings.items()}
+        totals = {scheme: bin_totals(confidence_N, correct_N, each, weights_N) for scheme, each in binnings.items()}
         null = {
             scheme: null_totals(
                 confidence_N,
@@ -242,27 +238,32 @@ class _Measurer:
                 resamples=settings.resamples,
                 rng=np.random.default_rng(settings.seed + 1),
                 clusters_N=self._clusters_N,
+                weights_N=weights_N,
             )
             for scheme, binning in binnings.items()
         }
-        values = {name: float(function(totals[scheme])) for name, (function, scheme) in BINNED.items()}
-        observed = {scheme: observed_totals(confidence_N, correct_N, binning) for scheme, binning in binnings.items()}
+        binned = {name: of for name, of in BINNED.items() if weights_N is None or name not in _COUNTING}
+        values = {name: float(function(totals[scheme])) for name, (function, scheme) in binned.items()}
+        observed = {
+            scheme: observed_totals(confidence_N, correct_N, each, weights_N) for scheme, each in binnings.items()
+        }
         floors = {
             name: floor_of(float(function(observed[scheme])), function(null[scheme]))
-            for name, (function, scheme) in BINNED.items()
+            for name, (function, scheme) in binned.items()
         }
 
         ranking = scores.Ranking.of(confidence_N)
-        cumulative = errors.cumulative_error(confidence_N, correct_N)
+        cumulative = errors.cumulative_error(confidence_N, correct_N, weights_N)
         values |= {
-            "smooth_ece": errors.smooth_ece(confidence_N, correct_N),
+            "smooth_ece": errors.smooth_ece(confidence_N, correct_N, weights_N),
             "ks": cumulative.maximum,
-            "auroc": float(scores.auroc(ranking, correct_N)),
-            "aurc": float(scores.aurc(ranking, correct_N)),
+            "auroc": float(scores.auroc(ranking, correct_N, weights_N)),
         }
+        if weights_N is None:
+            values["aurc"] = float(scores.aurc(ranking, correct_N))
         # By the same sums over cells as the draws, whose smooth error differs from the exact one by less than 1e-5.
         residuals_M, residuals_RM = (
-            (fine.correct - fine.confidence) / len(confidence_N) for fine in (observed["fine"], null["fine"])
+            (fine.correct - fine.confidence) / observed["fine"].count.sum() for fine in (observed["fine"], null["fine"])
         )
         smooth = errors.smooth_ece_of_residuals
         floors["smooth_ece"] = floor_of(float(smooth(residuals_M)), smooth(residuals_RM))
@@ -270,12 +271,13 @@ class _Measurer:
         floors["ks"] = cumulative.floor
         if self._clusters_N is not None:
             floors["ks"] = floor_of(float(_largest_sum(residuals_M)), _largest_sum(residuals_RM))
-        values |= {name: float(np.mean(getattr(found, field), dtype=np.float64)) for name, field in _MEANS.items()}
+        values |= {name: mean_metric(getattr(found, field), weights_N).value for name, field in _MEANS.items()}
         sums += self._classwise(logits, values, floors)
-        items = Resamplable(tuple(sums), confidence_N, correct_N)
+        if self._resampler.groups < 2 and self._clusters_N is not None:  # one cluster shows no spread, so no p
+            floors = {name: dataclasses.replace(floor, p=math.nan) for name, floor in floors.items()}
+        items = Resamplable(tuple(sums), confidence_N, correct_N, weights_N)
         return _Measured(
             found=found,
-            totals=totals["equal_width"],
             binning=binnings["equal_width"],
             null=null["equal_width"],
             values={metric.name: values[metric.name] for metric in METRICS if metric.name in values},
@@ -298,9 +300,9 @@ class _Measurer:
             return []
         bins = self._settings.bins
         probabilities_NC = np.asarray(jax.nn.softmax(whole(logits), axis=-1))
-        totals = errors.class_bin_totals(self._labels_N, probabilities_NC, bins)
+        totals = errors.class_bin_totals(self._labels_N, probabilities_NC, bins, self._weights_N)
         values["classwise_ece"] = float(errors.ece(totals).mean())
-        if items * classes > _LARGEST_CLASSWISE_RESAMPLED:
+        if items * classes > (_LARGEST_CLASSWISE_RESAMPLED if self._weights_N is None else _LARGEST_CLASSWISE_WEIGHTED):
             return []
         is_class_NC = self._labels_N[:, None] == np.arange(classes)
         # One floor per class: their mean is exact, the spread treats classes as independent.
@@ -315,6 +317,7 @@ class _Measurer:
                         resamples=self._settings.resamples,
                         rng=rng,
                         clusters_N=self._clusters_N,
+                        weights_N=self._weights_N,
                     )
                 )
                 for c in range(classes)
@@ -322,7 +325,7 @@ class _Measurer:
             axis=1,
         )
         floors["classwise_ece"] = floor_of(values["classwise_ece"], null_RC.mean(axis=1))
-        return [classwise_sums(self._labels_N, probabilities_NC, bins)]
+        return [classwise_sums(self._labels_N, probabilities_NC, bins, self._weights_N)]
 
 
 def _largest_sum(residuals: np.ndarray) -> np.ndarray:

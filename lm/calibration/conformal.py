@@ -12,6 +12,9 @@ import math
 import numpy as np
 from scipy import special, stats
 
+from lm.calibration.inputs import ArrayLike, InputError, as_array, checked_labels, checked_logits, checked_share
+from lm.calibration.logits import whole
+
 METHODS = ("lac", "aps", "raps")
 
 
@@ -36,13 +39,14 @@ class ConformalSets:
     penalty: float = 0.01
     free: int = 5
 
-    def sets(self, logits_NC: np.ndarray, seed: int = 0) -> np.ndarray:
-        """The classes in each item's set, bool [N, C].
+    def sets(self, logits: ArrayLike, seed: int = 0) -> np.ndarray:
+        """The classes in each item's set, bool [N, C], from logits [N, C].
 
         "aps" and "raps" randomize whether the last class is included (from `seed`); without that they would cover too
         much. No set is empty.
         """
-        scores_NC = _scores(np.asarray(logits_NC), self.method, self.penalty, self.free, seed)
+        logits_NC = np.asarray(whole(checked_logits(logits=logits)))
+        scores_NC = _scores(logits_NC, self.method, self.penalty, self.free, seed)
         best_N1 = scores_NC.argmin(axis=1)[:, None]
         inside_NC = scores_NC <= self.threshold
         np.put_along_axis(inside_NC, best_N1, True, axis=1)
@@ -50,8 +54,8 @@ class ConformalSets:
 
 
 def fit_sets(
-    logits_NC: np.ndarray,
-    labels_N: np.ndarray,
+    logits: ArrayLike,
+    labels: ArrayLike,
     coverage: float = 0.9,
     method: str = "lac",
     *,
@@ -62,19 +66,23 @@ def fit_sets(
     """Finds the threshold: the ceil((N + 1) coverage)-th smallest score of a true class.
 
     Raises:
-      ValueError: for an unknown method, or if N is too small for the coverage (0.9 needs at least 9 items).
+      InputError: for an unknown method, logits and labels that don't fit, or if N is too small for the coverage (0.9
+        needs at least 9 items).
     """
     if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    if not 0 < coverage < 1:
-        raise ValueError(f"coverage must be between 0 and 1, got {coverage}")
+        raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    checked_share(coverage, "coverage")
+    if penalty < 0 or free < 0:
+        raise InputError(f"penalty and free must be at least 0, got {penalty} and {free}")
+    checked = checked_logits(logits=logits)
+    labels_N = np.asarray(checked_labels(labels, checked.shape))
     items = len(labels_N)
     rank = math.ceil((items + 1) * coverage)
     if rank > items:
-        raise ValueError(
+        raise InputError(
             f"coverage {coverage} needs at least {math.ceil(coverage / (1 - coverage) - 1e-9)} items, not {items}"
         )
-    scores_NC = _scores(np.asarray(logits_NC), method, penalty, free, seed)
+    scores_NC = _scores(np.asarray(whole(checked)), method, penalty, free, seed)
     of_labels_N = scores_NC[np.arange(items), labels_N]
     return ConformalSets(method, coverage, float(np.sort(of_labels_N)[rank - 1]), penalty, free)
 
@@ -114,8 +122,16 @@ class SetReport:
     coverage_by_size: dict[int, float]
 
 
-def report_sets(sets_NC: np.ndarray, labels_N: np.ndarray) -> SetReport:
-    """Evaluates sets on items that they were not fitted to."""
+def report_sets(sets: ArrayLike, labels: ArrayLike) -> SetReport:
+    """Evaluates sets, bool [N, C], on items that they were not fitted to.
+
+    Raises:
+      InputError: if the sets are not bools, or the labels don't fit.
+    """
+    sets_NC = np.asarray(as_array(sets, "sets"))
+    if sets_NC.dtype != bool or sets_NC.ndim != 2 or not sets_NC.size:
+        raise InputError(f"sets must be bool [items, classes], not {sets_NC.dtype} {sets_NC.shape}")
+    labels_N = np.asarray(checked_labels(labels, sets_NC.shape))
     items = len(labels_N)
     hit_N = sets_NC[np.arange(items), labels_N]
     hits, sizes_N = int(hit_N.sum()), sets_NC.sum(axis=1)

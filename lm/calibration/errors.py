@@ -15,10 +15,30 @@ import numpy as np
 from scipy import fft, special
 
 from lm.calibration.binning import Binning, BinTotals, bin_totals, equal_mass
-from lm.calibration.logits import Logits, whole
-from lm.calibration.noise_floor import Floor
+from lm.calibration.inputs import (
+    ArrayLike,
+    InputError,
+    checked_clusters,
+    checked_confidence,
+    checked_correct,
+    checked_labels,
+    checked_logits,
+    checked_share,
+    checked_weights,
+)
+from lm.calibration.logits import whole
+from lm.calibration.noise_floor import (
+    Floor,
+    bin_features,
+    error_interval,
+    floor_of,
+    null_totals,
+    observed_totals,
+    totals_of_sums,
+)
 from lm.calibration.outcomes import top_label
-from lm.types import AnyArray
+from lm.statistics.intervals import Interval, bias_corrected_interval
+from lm.statistics.resampling import Resampler
 
 
 def ece(totals: BinTotals) -> np.ndarray:
@@ -80,7 +100,7 @@ def _weights(totals: BinTotals) -> np.ndarray:
     return totals.count / totals.count.sum(axis=-1, keepdims=True)
 
 
-def smooth_ece(confidence_N: np.ndarray, correct_N: np.ndarray) -> float:
+def smooth_ece(confidence: ArrayLike, correct: ArrayLike, weights: ArrayLike | None = None) -> float:
     """smECE: the calibration error after smoothing with a width equal to the error itself (Blasiok & Nakkiran 2023).
 
     Without bins, it does not jump when a confidence crosses an edge. Residuals are smoothed by a Gaussian reflected at
@@ -88,12 +108,28 @@ def smooth_ece(confidence_N: np.ndarray, correct_N: np.ndarray) -> float:
     cells, which changes the result by less than 1e-5.
 
     Args:
-      confidence_N: in [0, 1].
-      correct_N: in [0, 1].
+      confidence: in [0, 1], [N].
+      correct: in [0, 1], [N].
+      weights: how much each item counts, [N]; None: once.
+
+    Raises:
+      InputError: if an array is not as described.
     """
-    residual_N = (np.asarray(correct_N, np.float64) - confidence_N) / len(confidence_N)
+    confidence_N, correct_N, share_N = _checked_items(confidence, correct, weights)
+    residual_N = share_N * (correct_N - confidence_N)
     cells = GridCells.of(confidence_N)
     return float(smooth_ece_of_residuals(cells.share(residual_N)))
+
+
+def _checked_items(
+    confidence: ArrayLike, correct: ArrayLike, weights: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Confidences, correctness, and each item's share of the weight."""
+    confidence_N = checked_confidence(confidence)
+    correct_N = checked_correct(correct, len(confidence_N))
+    weights_N = checked_weights(weights, len(confidence_N))
+    weights_N = np.ones(len(confidence_N)) if weights_N is None else weights_N
+    return confidence_N, correct_N, weights_N / weights_N.sum()
 
 
 GRID = 1024  # cells of confidence
@@ -163,20 +199,23 @@ class CumulativeError:
     floor: Floor
 
 
-def cumulative_error(confidence_N: np.ndarray, correct_N: np.ndarray) -> CumulativeError:
+def cumulative_error(confidence: ArrayLike, correct: ArrayLike, weights: ArrayLike | None = None) -> CumulativeError:
     """Kolmogorov-Smirnov and Kuiper errors with p-values. Equal confidences enter the sum together.
 
     Under calibration the sum is a random walk of known variance, sum of c (1 - c); the p-values are those of its
     limit, Brownian motion.
+
+    Raises:
+      InputError: if confidences or correctness are not in [0, 1], [N].
     """
-    confidence_N = np.asarray(confidence_N, np.float64)
+    confidence_N, correct_N, share_N = _checked_items(confidence, correct, weights)
     order_N = np.argsort(confidence_N, kind="stable")
-    sorted_N = confidence_N[order_N]
-    walk_N = np.cumsum(np.asarray(correct_N, np.float64)[order_N] - sorted_N) / sorted_N.size
+    sorted_N, share_N = confidence_N[order_N].astype(np.float64), share_N[order_N]
+    walk_N = np.cumsum(share_N * (correct_N[order_N] - sorted_N))
     at_ends_of_ties = walk_N[np.append(sorted_N[1:] != sorted_N[:-1], True)]
     maximum = float(np.abs(at_ends_of_ties).max())
     extent = float(max(at_ends_of_ties.max(), 0.0) - min(at_ends_of_ties.min(), 0.0))
-    deviation = math.sqrt(float((sorted_N * (1 - sorted_N)).sum())) / sorted_N.size
+    deviation = math.sqrt(float((share_N**2 * sorted_N * (1 - sorted_N)).sum()))
     if deviation == 0:
         p = 1.0 if maximum == 0 else 0.0
         return CumulativeError(maximum, extent, p, p, Floor(0.0, 0.0, p))
@@ -213,79 +252,131 @@ class Estimate:
     Attributes:
       value: the number.
       specification: bins, scheme, edge rule, norm, and what counts as confidence.
+      interval: its confidence interval; None if none was computed.
+      floor: what a perfectly calibrated model would show, and the p-value of calibration; None likewise.
     """
 
     value: float
     specification: dict[str, object]
+    interval: Interval | None = None
+    floor: Floor | None = None
 
     def __float__(self) -> float:
         return self.value
 
 
 def calibration_error(
-    labels_N: AnyArray,
+    labels: ArrayLike,
     *,
-    logits: Logits | None = None,
-    log_probs: Logits | None = None,
+    logits: ArrayLike | None = None,
+    log_probs: ArrayLike | None = None,
+    probabilities: ArrayLike | None = None,
+    normalize: bool = False,
     kind: str = "ece",
     scheme: str = "equal_width",
     bins: int = 15,
+    clusters: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> Estimate:
-    """A binned calibration error of the predicted class's probability.
+    """A binned calibration error of the predicted class's probability, with its interval, noise floor and p-value.
 
     Args:
-      labels_N: the true classes.
+      labels: the true classes, [N].
       logits: [N, C]; or
-      log_probs: [N, C], normalized.
+      log_probs: [N, C]; or
+      probabilities: [N, C]. `lm.calibration.inputs.checked_logits` says what each of them may be.
+      normalize: divide each row of `probabilities` by its sum.
       kind: "ece", "mce", "rms", "rms_debiased" or "signed_gap".
       scheme: "equal_width" or "equal_mass".
       bins: number of bins.
+      clusters: the document, prompt or seed that makes items dependent, [N].
+      weights: how much each item counts, [N]; not for "rms_debiased".
+      resamples: of the floor and the bootstrap; 0: neither interval nor floor.
+      level: of the interval.
+      seed: of the resamples.
 
     Raises:
-      ValueError: as `outcomes` does, or for an unknown kind or scheme.
+      InputError: as `outcomes` does, or for an unknown kind or scheme.
     """
     if kind not in BINNED_ERRORS:
-        raise ValueError(f"kind must be one of {', '.join(BINNED_ERRORS)}; got {kind!r}")
+        raise InputError(f"kind must be one of {', '.join(BINNED_ERRORS)}; got {kind!r}")
     if scheme not in ("equal_width", "equal_mass"):
-        raise ValueError(f"scheme must be equal_width or equal_mass, got {scheme!r}")
-    confidence_N, correct_N = top_label(labels_N, logits=logits, log_probs=log_probs)
+        raise InputError(f"scheme must be equal_width or equal_mass, got {scheme!r}")
+    if weights is not None and kind == "rms_debiased":
+        raise InputError("kind rms_debiased counts items, so it takes no weights")
+    checked_share(level, "level")
+    confidence_N, correct_N = map(
+        np.asarray,
+        top_label(labels, logits=logits, log_probs=log_probs, probabilities=probabilities, normalize=normalize),
+    )
+    clusters_N = checked_clusters(clusters, len(confidence_N))
+    weights_N = checked_weights(weights, len(confidence_N))
     binning = Binning(bins) if scheme == "equal_width" else equal_mass(confidence_N, bins)
-    totals = bin_totals(confidence_N, correct_N, binning)
+    error = BINNED_ERRORS[kind]
+    value = float(error(bin_totals(confidence_N, correct_N, binning, weights_N)))
     specification = {"error": kind, "confidence": "probability of the predicted class", **binning.specification()}
-    return Estimate(float(BINNED_ERRORS[kind](totals)), specification)
+    if not resamples:
+        return Estimate(value, specification)
+    rng = np.random.default_rng(seed + 1)
+    null = null_totals(
+        confidence_N, correct_N, binning, resamples=resamples, rng=rng, clusters_N=clusters_N, weights_N=weights_N
+    )
+    floor = floor_of(float(error(observed_totals(confidence_N, correct_N, binning, weights_N))), error(null))
+    resampler = Resampler(len(confidence_N), resamples=resamples, seed=seed, clusters_N=clusters_N)
+    features_NF = bin_features(confidence_N, correct_N, binning, weights_N=weights_N)
+    resampled_R = error(totals_of_sums(resampler.sums(features_NF)))
+    if clusters_N is not None and resampler.groups < 2:
+        floor = Floor(floor.mean, floor.high, math.nan)
+    if kind == "signed_gap":
+        return Estimate(value, specification, bias_corrected_interval(value, resampled_R, level), floor)
+    return Estimate(value, specification, error_interval(value, resampled_R, floor, level), floor)
 
 
 def expected_calibration_error(
-    labels_N: AnyArray, *, logits: Logits | None = None, log_probs: Logits | None = None, bins: int = 15
+    labels: ArrayLike,
+    *,
+    logits: ArrayLike | None = None,
+    log_probs: ArrayLike | None = None,
+    probabilities: ArrayLike | None = None,
+    bins: int = 15,
 ) -> Estimate:
-    """ECE with equal-width bins as in Guo et al. (2017): `calibration_error` with its defaults."""
-    return calibration_error(labels_N, logits=logits, log_probs=log_probs, bins=bins)
+    """ECE with equal-width bins as in Guo et al. (2017): `calibration_error` with its defaults and no resamples."""
+    return calibration_error(
+        labels, logits=logits, log_probs=log_probs, probabilities=probabilities, bins=bins, resamples=0
+    )
 
 
-def class_bin_totals(labels_N: np.ndarray, probabilities_NC: np.ndarray, bins: int) -> BinTotals:
+def class_bin_totals(
+    labels_N: np.ndarray, probabilities_NC: np.ndarray, bins: int, weights_N: np.ndarray | None = None
+) -> BinTotals:
     """Totals over equal-width bins of each class's probability, [C, M]; `correct` counts items of the class."""
     items, classes = probabilities_NC.shape
     cell_NC = np.asarray(Binning(bins).index(probabilities_NC)) + bins * np.arange(classes, dtype=np.int64)
-    counted = [
-        np.bincount(cell_NC.ravel(), weights, classes * bins).reshape(classes, bins)
-        for weights in (None, np.asarray(probabilities_NC, np.float64).ravel())
-    ]
-    of_class = np.bincount(cell_NC[np.arange(items), labels_N], None, classes * bins).reshape(classes, bins)
-    return BinTotals(counted[0].astype(np.float64), of_class.astype(np.float64), counted[1])
+    weights_N = np.ones(items) if weights_N is None else weights_N
+    columns = (np.repeat(weights_N, classes), (weights_N[:, None] * probabilities_NC.astype(np.float64)).ravel())
+    count, confidence = (np.bincount(cell_NC.ravel(), each, classes * bins) for each in columns)
+    of_class = np.bincount(cell_NC[np.arange(items), labels_N], weights_N, classes * bins)
+    return BinTotals(*(each.reshape(classes, bins) for each in (count, of_class, confidence)))
 
 
 def classwise_ece(
-    labels_N: AnyArray, *, logits: Logits | None = None, log_probs: Logits | None = None, bins: int = 15
+    labels: ArrayLike,
+    *,
+    logits: ArrayLike | None = None,
+    log_probs: ArrayLike | None = None,
+    probabilities: ArrayLike | None = None,
+    bins: int = 15,
 ) -> Estimate:
     """Classwise (static) calibration error: the ECE of each class's own probability, averaged over classes.
 
     Nixon et al. (2019); Kull et al. (2019, eq. 3). Unlike ECE it covers every probability, not only the highest;
     with many classes nearly all of them fall into the first bin. Needs [N, C] probabilities in memory.
     """
-    top_label(labels_N, logits=logits, log_probs=log_probs)  # for its checks
-    given = logits if log_probs is None else log_probs
-    assert given is not None
-    logits_NC = np.asarray(whole(given))
-    totals = class_bin_totals(np.asarray(labels_N), special.softmax(logits_NC, axis=-1), bins)
+    given = checked_logits(logits=logits, log_probs=log_probs, probabilities=probabilities)
+    labels_N = np.asarray(checked_labels(labels, given.shape))
+    totals = class_bin_totals(labels_N, special.softmax(np.asarray(whole(given)), axis=-1), bins)
     specification = {"error": "ece, mean over classes", "confidence": "probability of each class"}
     return Estimate(float(ece(totals).mean()), {**specification, **Binning(bins).specification()})

@@ -13,8 +13,11 @@ import math
 import numpy as np
 from scipy import sparse
 
-from lm.calibration.binning import Binning, BinTotals
+from lm.calibration.binning import Binning, BinTotals, weighted_totals
+from lm.calibration.inputs import checked_clusters, checked_confidence, checked_correct, checked_weights
 from lm.statistics.intervals import Interval, bias_corrected_interval
+
+_DRAWN = 2**24  # draws in memory at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,7 @@ def null_totals(
     resamples: int,
     rng: np.random.Generator,
     clusters_N: np.ndarray | None = None,
+    weights_N: np.ndarray | None = None,
 ) -> BinTotals:
     """Totals, [R, M], of perfectly calibrated models (consistency resampling; Broecker & Smith 2007).
 
@@ -55,36 +59,66 @@ def null_totals(
       resamples: R.
       rng: randomness.
       clusters_N: the cluster of each item, 0 to G - 1.
+      weights_N: how much each item counts; None: once.
+
+    Raises:
+      InputError: if an array is not as described.
     """
-    confidence_N = np.asarray(confidence_N, np.float64)
-    bin_N = np.asarray(binning.index(confidence_N))
-    count_M, _, confidence_M = observed_totals(confidence_N, confidence_N, binning)
-    if clusters_N is not None:
-        residual_N = np.asarray(correct_N, np.float64) - confidence_N
+    confidence_N = checked_confidence(confidence_N).astype(np.float64)
+    clusters_N = checked_clusters(clusters_N, len(confidence_N))
+    weights_N = checked_weights(weights_N, len(confidence_N))
+    count_M, _, confidence_M = observed_totals(confidence_N, confidence_N, binning, weights_N)
+    if clusters_N is None:
+        correct_RM = _drawn(confidence_N, binning, weights_N, resamples, rng)
+    else:
         groups = int(clusters_N.max()) + 1
-        cell_N = clusters_N * binning.bins + bin_N
+        cell_N = clusters_N * binning.bins + np.asarray(binning.index(confidence_N))
+        residual_N = (checked_correct(correct_N, len(confidence_N)) - confidence_N) * (
+            1 if weights_N is None else weights_N
+        )
         residual_GM = np.bincount(cell_N, residual_N, groups * binning.bins).reshape(groups, binning.bins)
         signs_RG = rng.choice(np.array([-1.0, 1.0]), size=(resamples, groups))
         correct_RM = confidence_M + signs_RG @ residual_GM
-    else:
-        fine_N = np.minimum((confidence_N * 4096).astype(np.int64), 4095)
-        cells, cell_N = np.unique(bin_N * 4096 + fine_N, return_inverse=True)
-        size_K = np.bincount(cell_N)
-        mean_K = np.clip(np.bincount(cell_N, confidence_N) / size_K, 0, 1)
-        drawn_RK = rng.binomial(size_K, mean_K, size=(resamples, cells.size))
-        correct_RM = drawn_RK @ np.eye(binning.bins)[cells // 4096]
     count_RM, confidence_RM = (np.broadcast_to(x, correct_RM.shape) for x in (count_M, confidence_M))
     return BinTotals(count_RM, correct_RM, confidence_RM)
 
 
-def observed_totals(confidence_N: np.ndarray, correct_N: np.ndarray, binning: Binning) -> BinTotals:
+def _drawn(
+    confidence_N: np.ndarray,
+    binning: Binning,
+    weights_N: np.ndarray | None,
+    resamples: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """How much is right in each bin if each answer is right with a probability equal to its confidence, [R, M]."""
+    bin_N = np.asarray(binning.index(confidence_N))
+    cell_N = bin_N * 4096 + np.minimum((confidence_N * 4096).astype(np.int64), 4095)
+    weight_N = np.ones(1)
+    if weights_N is not None:  # drawn together if they also have the same weight
+        weight_N, number_N = np.unique(weights_N, return_inverse=True)
+        cell_N = cell_N * weight_N.size + number_N
+    cells, cell_N = np.unique(cell_N, return_inverse=True)
+    size_K = np.bincount(cell_N)
+    mean_K = np.clip(np.bincount(cell_N, confidence_N) / size_K, 0, 1)
+    bin_K, weight_K = cells // weight_N.size // 4096, weight_N[cells % weight_N.size]
+    features_KM = sparse.csr_array((weight_K, (np.arange(cells.size), bin_K)), shape=(cells.size, binning.bins))
+    rows = max(1, _DRAWN // cells.size)
+    return np.concatenate(
+        [
+            rng.binomial(size_K, mean_K, size=(min(rows, resamples - start), cells.size)) @ features_KM
+            for start in range(0, resamples, rows)
+        ]
+    )
+
+
+def observed_totals(
+    confidence_N: np.ndarray, correct_N: np.ndarray, binning: Binning, weights_N: np.ndarray | None = None
+) -> BinTotals:
     """Totals, [M], computed as in `null_totals`, so that ties with the draws are exact.
 
     `bin_totals` rounds confidences to 2^-24: enough to break such a tie, and with few clusters ties decide the p-value.
     """
-    bin_N = np.asarray(binning.index(confidence_N))
-    weights = (np.ones(len(bin_N)), np.asarray(correct_N, np.float64), np.asarray(confidence_N, np.float64))
-    return BinTotals(*(np.bincount(bin_N, weight_N, binning.bins) for weight_N in weights))
+    return weighted_totals(confidence_N, correct_N, binning, weights_N)
 
 
 def floor_of(observed: float, null_R: np.ndarray) -> Floor:
@@ -96,7 +130,11 @@ def floor_of(observed: float, null_R: np.ndarray) -> Floor:
 
 
 def bin_features(
-    confidence_N: np.ndarray, correct_N: np.ndarray, binning: Binning, bins: int | None = None
+    confidence_N: np.ndarray,
+    correct_N: np.ndarray,
+    binning: Binning,
+    bins: int | None = None,
+    weights_N: np.ndarray | None = None,
 ) -> sparse.csr_array:
     """Features whose sums are totals: indicators of the bin, then times correct, then times confidence, [N, 3 M].
 
@@ -105,9 +143,11 @@ def bin_features(
       correct_N: in [0, 1].
       binning: the bins.
       bins: M, where it should be more than the binning has; the rest stay empty.
+      weights_N: how much each item counts; None: once.
     """
     bin_N, bins = np.asarray(binning.index(confidence_N)), bins or binning.bins
     values_N3 = np.stack([np.ones(len(bin_N)), correct_N, confidence_N], axis=1).astype(np.float64)
+    values_N3 = values_N3 if weights_N is None else values_N3 * weights_N[:, None]
     column_N3 = bin_N[:, None] + bins * np.arange(3)
     return sparse.csr_array(
         (values_N3.ravel(), column_N3.ravel(), 3 * np.arange(len(bin_N) + 1)), shape=(len(bin_N), 3 * bins)

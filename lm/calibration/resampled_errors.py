@@ -41,18 +41,20 @@ class Resamplable(NamedTuple):
       sums: errors that are functions of sums; the same ones, in the same order, for every model that is compared.
       confidence_N: in [0, 1].
       correct_N: in [0, 1].
+      weights_N: how much each item counts; None: once. "aurc" is NaN with weights.
     """
 
     sums: tuple[Sums, ...]
     confidence_N: np.ndarray
     correct_N: np.ndarray
+    weights_N: np.ndarray | None = None
 
     def resampled(self, resampler: Resampler) -> dict[str, np.ndarray]:
         """Each error's values over the resamples, [R]."""
         found: dict[str, np.ndarray] = {}
         for features_NF, of_sums in self.sums:
             found |= of_sums(resampler.sums(features_NF))
-        by_order = _by_order(self.confidence_N, self.correct_N)
+        by_order = _by_order(self.confidence_N, self.correct_N, self.weights_N)
         return found | dict(zip(_BY_ORDER, resampler.evaluate(by_order).T, strict=True))
 
     def swapped_differences(self, before: "Resamplable", resampler: Resampler) -> dict[str, np.ndarray]:
@@ -64,6 +66,7 @@ class Resamplable(NamedTuple):
         by_order = _by_order(
             np.concatenate([before.confidence_N, self.confidence_N]),
             np.concatenate([before.correct_N, self.correct_N]),
+            None if self.weights_N is None else np.tile(self.weights_N, 2),
         )
 
         def difference(is_swapped_sN: np.ndarray) -> np.ndarray:
@@ -73,7 +76,14 @@ class Resamplable(NamedTuple):
         return found | dict(zip(_BY_ORDER, resampler.evaluate_swapped(difference).T, strict=True))
 
 
-def binned_sums(confidence_N: np.ndarray, correct_N: np.ndarray, scheme: str, binning: Binning, bins: int) -> Sums:
+def binned_sums(
+    confidence_N: np.ndarray,
+    correct_N: np.ndarray,
+    scheme: str,
+    binning: Binning,
+    bins: int,
+    weights_N: np.ndarray | None = None,
+) -> Sums:
     """The errors in `BINNED` of one scheme; `bins` as in `bin_features`.
 
     Items keep their bins when swapped, although recomputed equal-mass edges would move slightly.
@@ -83,10 +93,10 @@ def binned_sums(confidence_N: np.ndarray, correct_N: np.ndarray, scheme: str, bi
         totals = totals_of_sums(sums)
         return {name: function(totals) for name, (function, of_scheme) in BINNED.items() if of_scheme == scheme}
 
-    return Sums(bin_features(confidence_N, correct_N, binning, bins), of_sums)
+    return Sums(bin_features(confidence_N, correct_N, binning, bins, weights_N), of_sums)
 
 
-def smooth_sums(confidence_N: np.ndarray, correct_N: np.ndarray) -> Sums:
+def smooth_sums(confidence_N: np.ndarray, correct_N: np.ndarray, weights_N: np.ndarray | None = None) -> Sums:
     """`smooth_ece`, from sums of residuals over the cells of its grid, and the number of items."""
     cells, items = errors.GridCells.of(confidence_N), len(confidence_N)
     residual_N = np.asarray(correct_N, np.float64) - confidence_N
@@ -94,12 +104,14 @@ def smooth_sums(confidence_N: np.ndarray, correct_N: np.ndarray) -> Sums:
     values_N3 = np.stack([residual_N - right_N, right_N, np.ones(items)], axis=1)
     column_N3 = np.stack([cells.left_N, cells.right_N, np.full(items, errors.GRID)], axis=1)
     return Sums(
-        _csr(values_N3, column_N3, errors.GRID + 1),
+        _csr(_weighted(values_N3, weights_N), column_N3, errors.GRID + 1),
         lambda sums: {"smooth_ece": errors.smooth_ece_of_residuals(sums[..., :-1] / sums[..., -1:])},
     )
 
 
-def classwise_sums(labels_N: np.ndarray, probabilities_NC: np.ndarray, bins: int) -> Sums:
+def classwise_sums(
+    labels_N: np.ndarray, probabilities_NC: np.ndarray, bins: int, weights_N: np.ndarray | None = None
+) -> Sums:
     """`classwise_ece`, from sums of residuals over each class's bins, and the number of items."""
     items, classes = probabilities_NC.shape
     is_class_NC = labels_N[:, None] == np.arange(classes)
@@ -110,28 +122,34 @@ def classwise_sums(labels_N: np.ndarray, probabilities_NC: np.ndarray, bins: int
     def of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
         return {"classwise_ece": np.abs(sums[..., :-1]).sum(axis=-1) / (classes * sums[..., -1])}
 
-    return Sums(_csr(values, columns, classes * bins + 1), of_sums)
+    return Sums(_csr(_weighted(values, weights_N), columns, classes * bins + 1), of_sums)
 
 
 _BY_ORDER = ("ks", "auroc", "aurc")
 
 
-def _by_order(confidence_N: np.ndarray, correct_N: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def _by_order(
+    confidence_N: np.ndarray, correct_N: np.ndarray, weights_N: np.ndarray | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
     """The function from items' weights [r, N] to the errors that depend on the order of confidences, [r, 3]."""
     ranking = scores.Ranking.of(confidence_N)
     confidence_G = np.asarray(confidence_N, np.float64)[ranking.order_N][ranking.starts_G]
 
     def errors_of(weights_rN: np.ndarray) -> np.ndarray:
+        weights_rN = weights_rN if weights_N is None else weights_rN * weights_N
         right_rG, wrong_rG = ranking.right_and_wrong(correct_N, weights_rN)
         residual_rG = right_rG - confidence_G * (right_rG + wrong_rG)
         rising_rG = np.cumsum(residual_rG[:, ::-1], axis=1)
         ks_r = np.abs(rising_rG).max(axis=1) / weights_rN.sum(axis=1)
-        auroc_r, aurc_r = (
-            of_groups(right_rG, wrong_rG) for of_groups in (scores.auroc_of_groups, scores.aurc_of_groups)
-        )
+        auroc_r = scores.auroc_of_groups(right_rG, wrong_rG)
+        aurc_r = np.full_like(auroc_r, np.nan) if weights_N is not None else scores.aurc_of_groups(right_rG, wrong_rG)
         return np.stack([ks_r, auroc_r, aurc_r], axis=1)
 
     return errors_of
+
+
+def _weighted(values_NK: np.ndarray, weights_N: np.ndarray | None) -> np.ndarray:
+    return values_NK if weights_N is None else values_NK * weights_N[:, None]
 
 
 def _csr(values_NK: np.ndarray, columns_NK: np.ndarray, width: int) -> sparse.csr_array:

@@ -8,6 +8,15 @@ import dataclasses
 import numpy as np
 from scipy.special import digamma
 
+from lm.calibration.inputs import (
+    ArrayLike,
+    InputError,
+    checked_correct,
+    checked_labels,
+    checked_numbers,
+    checked_probabilities,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class BrierDecomposition:
@@ -29,13 +38,26 @@ class BrierDecomposition:
     within_bins: float
 
 
-def brier_decomposition(labels_N: np.ndarray, probabilities_NC: np.ndarray, bins: int = 15) -> BrierDecomposition:
-    """Murphy's (1973) decomposition over equal-width bins of each class's probability, summed over classes."""
-    probabilities_NC = np.asarray(probabilities_NC, np.float64)
+def brier_decomposition(
+    labels: ArrayLike, probabilities: ArrayLike, bins: int = 15, *, normalize: bool = False
+) -> BrierDecomposition:
+    """Murphy's (1973) decomposition over equal-width bins of each class's probability, summed over classes.
+
+    Args:
+      labels: the true classes, [N].
+      probabilities: [N, C]; [N] or [N, 1] for class 1 of two.
+      bins: number of bins.
+      normalize: divide each row of the probabilities by its sum.
+
+    Raises:
+      InputError: if an array is not as described.
+    """
+    probabilities_NC = checked_probabilities(probabilities, normalize)
+    labels_N = np.asarray(checked_labels(labels, probabilities_NC.shape))
     items, classes = probabilities_NC.shape
     parts = np.zeros(5)
     for c in range(classes):
-        p, y = probabilities_NC[:, c], (np.asarray(labels_N) == c).astype(np.float64)
+        p, y = probabilities_NC[:, c], (labels_N == c).astype(np.float64)
         bin_N = np.clip(np.ceil(p.astype(np.float32) * np.float32(bins)) - 1, 0, bins - 1).astype(int)
         count = np.bincount(bin_N, None, bins)
         safe = np.maximum(count, 1)
@@ -66,10 +88,11 @@ class Ranking:
     starts_G: np.ndarray
 
     @classmethod
-    def of(cls, confidence_N: np.ndarray) -> "Ranking":
-        """Sorts."""
-        order_N = np.argsort(-np.asarray(confidence_N, np.float64), kind="stable")
-        sorted_N = np.asarray(confidence_N)[order_N]
+    def of(cls, confidence: ArrayLike) -> "Ranking":
+        """Sorts confidences, [N]: probabilities, or any other numbers that are higher where the model is surer."""
+        confidence_N = checked_numbers(confidence, "confidence")
+        order_N = np.argsort(-confidence_N, kind="stable")
+        sorted_N = confidence_N[order_N]
         starts_G = np.flatnonzero(np.append(True, sorted_N[1:] != sorted_N[:-1]))
         return cls(order_N, starts_G)
 
@@ -87,7 +110,7 @@ class Ranking:
           correct_N: in [0, 1].
           weight: how often each item counts, [..., N]; None: once.
         """
-        correct_N = np.asarray(correct_N, np.float64)
+        correct_N = checked_correct(correct_N, self.order_N.size)
         weight = np.ones_like(correct_N) if weight is None else weight
         right = self.group_sums(weight * correct_N)
         return right, self.group_sums(weight) - right
@@ -141,9 +164,13 @@ def aurc_of_groups(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     return area.sum(axis=-1) / after[..., -1]
 
 
-def risk_coverage(ranking: Ranking, correct_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def risk_coverage(
+    ranking: Ranking, correct_N: np.ndarray, weights_N: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The curve at the end of each group: (coverage, error rate among the covered items), [G] each."""
-    right, wrong = ranking.right_and_wrong(correct_N)
+    right, wrong = ranking.right_and_wrong(correct_N, weights_N)
+    counted = right + wrong > 0
+    right, wrong = right[counted], wrong[counted]
     covered = np.cumsum(right + wrong)
     return covered / covered[-1], np.cumsum(wrong) / covered
 
@@ -151,7 +178,7 @@ def risk_coverage(ranking: Ranking, correct_N: np.ndarray) -> tuple[np.ndarray, 
 def accuracy_at_coverage(ranking: Ranking, correct_N: np.ndarray, coverage: float) -> float:
     """Accuracy of the `coverage` share of most confident items; ties are shared evenly."""
     if not 0 < coverage <= 1:
-        raise ValueError(f"coverage must be in (0, 1], got {coverage}")
+        raise InputError(f"coverage must be in (0, 1], got {coverage}")
     right, wrong = ranking.right_and_wrong(correct_N)
     wanted = coverage * len(correct_N)
     size = right + wrong

@@ -9,6 +9,8 @@ import math
 import numpy as np
 from scipy import stats
 
+from lm.calibration.inputs import ArrayLike, checked_confidence, checked_correct, checked_share
+
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
@@ -27,9 +29,7 @@ class Threshold:
     error_bound: float
 
 
-def threshold_for_risk(
-    confidence_N: np.ndarray, correct_N: np.ndarray, risk: float, *, assurance: float = 0.95
-) -> Threshold:
+def threshold_for_risk(confidence: ArrayLike, correct: ArrayLike, risk: float, *, assurance: float = 0.95) -> Threshold:
     """The lowest threshold at which the error rate is at most `risk`, with a guarantee for finite samples.
 
     Twenty thresholds, which answer 5%, 10%, ... 100% of the items, are tested with the exact (Clopper-Pearson) bound of
@@ -37,18 +37,22 @@ def threshold_for_risk(
     Test with Bonferroni correction; Angelopoulos et al. 2021, section 3).
 
     Args:
-      confidence_N: of items not used to fit a calibrator, independent and distributed like future items.
-      correct_N: 0 or 1; fractions of ties count as wrong.
+      confidence: of items not used to fit a calibrator, independent and distributed like future items; [N].
+      correct: 0 or 1, [N], such as `predictions == labels`; fractions of ties count as wrong.
       risk: the maximum error rate, in (0, 1).
       assurance: the probability, over the sampling of these items, that the true error rate stays below it.
 
     Returns:
       The threshold. `confidence` is infinite and `coverage` 0 if there are too few items or too many errors.
+
+    Raises:
+      InputError: if an argument is not as described.
     """
-    if not (0 < risk < 1 and 0 < assurance < 1):
-        raise ValueError(f"risk and assurance must be between 0 and 1, got {risk} and {assurance}")
-    sorted_N = np.sort(np.asarray(confidence_N, np.float64))[::-1]
-    wrong_N = np.asarray(correct_N) < 1
+    checked_share(risk, "risk")
+    checked_share(assurance, "assurance")
+    confidence_N = checked_confidence(confidence).astype(np.float64)
+    wrong_N = checked_correct(correct, len(confidence_N)) < 1
+    sorted_N = np.sort(confidence_N)[::-1]
     tests = 20
     chosen = Threshold(math.inf, 0.0, math.nan, math.nan)
     for answered in np.unique(np.ceil(np.arange(1, tests + 1) / tests * sorted_N.size).astype(int)):

@@ -82,10 +82,15 @@ def paired_difference(
 
 
 def paired_mean_difference(
-    one_N: np.ndarray, other_N: np.ndarray, clusters_N: np.ndarray | None = None, level: float = 0.95
+    one_N: np.ndarray,
+    other_N: np.ndarray,
+    clusters_N: np.ndarray | None = None,
+    level: float = 0.95,
+    weights_N: np.ndarray | None = None,
 ) -> Difference:
-    """`paired_difference` of means over items."""
-    return paired_difference(mean_metric(one_N), mean_metric(other_N), level=level, clusters_N=clusters_N)
+    """`paired_difference` of (weighted) means over items."""
+    one, other = mean_metric(one_N, weights_N), mean_metric(other_N, weights_N)
+    return paired_difference(one, other, level=level, clusters_N=clusters_N)
 
 
 def resampled_difference(

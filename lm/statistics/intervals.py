@@ -50,21 +50,37 @@ def ratio_interval(total_G: np.ndarray, weight_G: np.ndarray, level: float = 0.9
     return Interval(mean - reach, mean + reach, error)
 
 
-def mean_interval(values_N: np.ndarray, clusters_N: np.ndarray | None = None, level: float = 0.95) -> Interval:
-    """`ratio_interval` of a mean over items; without `clusters_N` each item is a cluster."""
-    total_G, weight_G = _of_clusters(values_N, clusters_N)
+def mean_interval(
+    values_N: np.ndarray,
+    clusters_N: np.ndarray | None = None,
+    level: float = 0.95,
+    weights_N: np.ndarray | None = None,
+) -> Interval:
+    """`ratio_interval` of a (weighted) mean over items; without `clusters_N` each item is a cluster."""
+    total_G, weight_G = _of_clusters(values_N, clusters_N, weights_N)
     return ratio_interval(total_G, weight_G, level)
 
 
-def share_interval(right_N: np.ndarray, clusters_N: np.ndarray | None = None, level: float = 0.95) -> Interval:
+def share_interval(
+    right_N: np.ndarray,
+    clusters_N: np.ndarray | None = None,
+    level: float = 0.95,
+    weights_N: np.ndarray | None = None,
+) -> Interval:
     """`mean_interval` of values in [0, 1], such as an accuracy, kept `within_limits`."""
-    total_G, weight_G = _of_clusters(right_N, clusters_N)
+    total_G, weight_G = _of_clusters(right_N, clusters_N, weights_N)
     interval = ratio_interval(total_G, weight_G, level)
-    return within_limits(interval, total_G.sum() / weight_G.sum(), (0.0, 1.0), int(np.count_nonzero(weight_G)), level)
+    clusters = np.count_nonzero(weight_G) if weights_N is None else effective_number(weight_G)
+    return within_limits(interval, total_G.sum() / weight_G.sum(), (0.0, 1.0), float(clusters), level)
+
+
+def effective_number(weights_N: np.ndarray) -> float:
+    """The number of equal weights that leave a mean as uncertain as these do (Kish 1965)."""
+    return float(weights_N.sum() ** 2 / np.square(weights_N).sum())
 
 
 def within_limits(
-    interval: Interval, value: float, limits: tuple[float, float], clusters: int, level: float = 0.95
+    interval: Interval, value: float, limits: tuple[float, float], clusters: float, level: float = 0.95
 ) -> Interval:
     """Clips an interval to a metric's limits; uses Wilson's interval if the metric is at a limit.
 
@@ -105,8 +121,12 @@ def bias_corrected_interval(observed: float, resampled_R: np.ndarray, level: flo
     return Interval(float(2 * observed - high), float(2 * observed - low), float(resampled_R.std(ddof=1)))
 
 
-def _of_clusters(values_N: np.ndarray, clusters_N: np.ndarray | None) -> np.ndarray:
-    """The sum and the item count of each cluster, [2, G]."""
+def _of_clusters(
+    values_N: np.ndarray, clusters_N: np.ndarray | None, weights_N: np.ndarray | None = None
+) -> np.ndarray:
+    """The weighted sum and the weight of each cluster, [2, G]."""
     values_N = np.asarray(values_N, np.float64)
-    sums_N2 = np.stack([values_N, np.ones_like(values_N)], axis=1)
+    weights_N = np.ones_like(values_N) if weights_N is None else np.asarray(weights_N, np.float64)
+    weighted_N = np.multiply(weights_N, values_N, out=np.zeros_like(values_N), where=weights_N != 0)
+    sums_N2 = np.stack([weighted_N, weights_N], axis=1)
     return (sums_N2 if clusters_N is None else sum_by_cluster(sums_N2, clusters_N)).T

@@ -104,7 +104,8 @@ def mean_metric(
     """
     values_N = np.asarray(values_N, np.float64)
     weights_N = np.ones_like(values_N) if weights_N is None else np.asarray(weights_N, np.float64)
-    return Metric(np.stack([weights_N * values_N, weights_N], axis=1), Ratio(), better, limits)
+    weighted_N = np.multiply(weights_N, values_N, out=np.zeros_like(values_N), where=weights_N != 0)
+    return Metric(np.stack([weighted_N, weights_N], axis=1), Ratio(), better, limits)
 
 
 def divide(numerator: np.ndarray, denominator: np.ndarray, undefined: float) -> np.ndarray:

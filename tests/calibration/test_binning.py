@@ -218,7 +218,7 @@ def test_equal_confidences_share_a_bin(values):
 
 
 def test_equal_mass_needs_confidences():
-    with pytest.raises(ValueError, match="at least one confidence"):
+    with pytest.raises(ValueError, match="confidence is empty"):
         equal_mass(np.array([]), 5)
 
 

@@ -105,7 +105,7 @@ def test_fitting_on_test_items_is_refused(tmp_path):
     config = dataclasses.replace(
         CONFIG, predictions=str(tmp_path / "mine.npz"), fit_predictions=str(tmp_path / "mine.npz")
     )
-    with pytest.raises(UserError, match="share 400 ids"):
+    with pytest.raises(UserError, match="the same 400 items"):
         calibrate(config, WorkDirectory(tmp_path / "run"), QUIET)
 
 
