@@ -16,6 +16,8 @@ from lm.errors import UserError
 from lm.files import written_atomically
 
 _SCORES = ("logits", "log_probs", "probabilities")
+# One value each; a model of the user's own may leave them out.
+_ORIGIN = {"checkpoint": np.integer, "model": np.str_}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Predictions:
     As an npz file: `logits` [N, C] (or `log_probs`, or `probabilities`: by name, never guessed from the values; or, for
     a large vocabulary, the factors `hidden` [N, D] and `output` [C, D] with the logits as product), `labels` [N], and
     optionally `ids` [N], `clusters` [N] (the document, prompt or seed that makes items dependent) and `class_names`
-    [C].
+    [C]. Predictions of a run also say which model made them: `checkpoint`, its step, and `model`, a digest of its
+    parameters.
 
     Attributes:
       logits: [N, C] float32, or factors.
@@ -33,6 +36,8 @@ class Predictions:
       ids_N: unique ids; the item numbers if the file has none.
       clusters_N: the cluster of each item, or None if items are independent.
       class_names: of the C classes, or None.
+      checkpoint: step of the run's checkpoint that made them, or None.
+      model: digest of that checkpoint's parameters, or None.
     """
 
     logits: np.ndarray | FactoredLogits
@@ -40,6 +45,8 @@ class Predictions:
     ids_N: np.ndarray
     clusters_N: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
+    checkpoint: int | None = None
+    model: str | None = None
 
     def __post_init__(self):
         items, classes = self.logits.shape
@@ -84,6 +91,7 @@ class Predictions:
             arrays["clusters"] = self.clusters_N
         if self.class_names is not None:
             arrays["class_names"] = np.array(self.class_names)
+        arrays |= {name: np.array(of) for name in _ORIGIN if (of := getattr(self, name)) is not None}
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_atomically(path) as temporary:
             np.savez(temporary, **arrays)
@@ -119,7 +127,14 @@ class Predictions:
             ids_N=arrays.get("ids", np.arange(labels_N.size)),
             clusters_N=arrays.get("clusters"),
             class_names=None if names is None else tuple(str(name) for name in names.ravel()),
+            **{name: _one_value(arrays[name], name) for name in _ORIGIN if name in arrays},
         )
+
+
+def _one_value(array: np.ndarray, name: str) -> Any:
+    if array.size != 1 or not np.issubdtype(array.dtype, _ORIGIN[name]):
+        raise ValueError(f"`{name}` must be one value, not {array.dtype} {array.shape}: leave it out")
+    return array.item()
 
 
 def _on_host(logits: Logits) -> np.ndarray | FactoredLogits:
@@ -199,11 +214,16 @@ def check_disjoint(fit: Predictions, test: Predictions) -> None:
     """Checks that no item or cluster is used both for fitting and for testing.
 
     Raises:
-      UserError: if the parts share an id or a cluster, or differ in the number of classes.
+      UserError: if the parts share an id or a cluster, differ in the number of classes, or come from two checkpoints.
     """
     if fit.logits.shape[1] != test.logits.shape[1]:
         raise UserError(
             f"the fit predictions have {fit.logits.shape[1]} classes, the test predictions {test.logits.shape[1]}"
+        )
+    if None not in (fit.model, test.model) and fit.model != test.model:
+        raise UserError(
+            f"the fit predictions are of checkpoint {fit.checkpoint}, the test predictions of checkpoint "
+            f"{test.checkpoint}, which is another model: write both again with the same one"
         )
     if (fit.clusters_N is None) != (test.clusters_N is None):
         raise UserError("either both fit and test predictions need `clusters`, or neither")
