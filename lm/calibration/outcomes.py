@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lm.calibration.inputs import ArrayLike, InputError, checked_labels, checked_logits
 from lm.calibration.logits import Logits, map_chunks
 from lm.types import AnyArray
 
@@ -33,77 +34,58 @@ class Outcomes(NamedTuple):
     entropy_N: AnyArray
 
 
-def outcomes(labels_N: AnyArray, *, logits: Logits | None = None, log_probs: Logits | None = None) -> Outcomes:
+def outcomes(
+    labels: ArrayLike,
+    *,
+    logits: ArrayLike | None = None,
+    log_probs: ArrayLike | None = None,
+    probabilities: ArrayLike | None = None,
+    normalize: bool = False,
+) -> Outcomes:
     """Outcomes of each item.
 
     Args:
-      labels_N: the true classes, 0 to C - 1.
-      logits: [N, C] in any floating dtype, or factors; -inf for impossible classes.
-      log_probs: [N, C], instead of `logits`, if they are normalized. The kind is never guessed from the values: logits
-        that happen to lie in [0, 1] are logits.
+      labels: the true classes, 0 to C - 1, [N].
+      logits: [N, C], or factors; or
+      log_probs: [N, C]; or
+      probabilities: [N, C]. `checked_logits` says what each of them may be.
+      normalize: divide each row of `probabilities` by its sum.
 
     Returns:
       `Outcomes`, computed in float32 in chunks of items.
 
     Raises:
-      ValueError: if not exactly one of `logits` and `log_probs` is given, shapes do not match, a label is out of range,
-        an item has NaN, +inf or no finite logit, or `log_probs` are not normalized. Under `jax.jit`, values cannot be
-        checked and invalid items yield NaN.
+      InputError: as `checked_logits` and `checked_labels`. Under `jax.jit`, values cannot be checked and invalid items
+        yield NaN.
     """
-    return Outcomes(*_checked(labels_N, logits, log_probs, Outcomes._fields))
+    checked = checked_logits(logits=logits, log_probs=log_probs, probabilities=probabilities, normalize=normalize)
+    return Outcomes(*_checked(labels, checked, Outcomes._fields, is_normalized=logits is None))
 
 
 def top_label(
-    labels_N: AnyArray, *, logits: Logits | None = None, log_probs: Logits | None = None
+    labels: ArrayLike,
+    *,
+    logits: ArrayLike | None = None,
+    log_probs: ArrayLike | None = None,
+    probabilities: ArrayLike | None = None,
+    normalize: bool = False,
 ) -> tuple[AnyArray, AnyArray]:
     """Only `confidence_N` and `correct_N` of `outcomes`, at a fraction of the cost."""
-    confidence_N, correct_N = _checked(labels_N, logits, log_probs, ("confidence_N", "correct_N"))
+    checked = checked_logits(logits=logits, log_probs=log_probs, probabilities=probabilities, normalize=normalize)
+    confidence_N, correct_N = _checked(labels, checked, ("confidence_N", "correct_N"), is_normalized=logits is None)
     return confidence_N, correct_N
 
 
-def _checked(
-    labels_N: AnyArray, logits: Logits | None, log_probs: Logits | None, fields: tuple[str, ...]
-) -> tuple[AnyArray, ...]:
-    given = _exactly_one(logits, log_probs)
-    labels_N = _checked_labels(labels_N, given.shape)
-    found = _outcomes(given, labels_N, normalized=log_probs is not None, fields=fields)
+def _checked(labels: ArrayLike, logits: Logits, fields: tuple[str, ...], is_normalized: bool) -> tuple[AnyArray, ...]:
+    labels_N = jnp.asarray(checked_labels(labels, logits.shape))
+    found = _outcomes(logits, labels_N, normalized=is_normalized, fields=fields)
     if isinstance(found[0], jax.core.Tracer):
         return found
     on_host = tuple(np.asarray(values) for values in found)
-    _check_confidence(on_host[0])
+    if np.isnan(on_host[0]).any():  # of factors, whose product is seen in chunks alone
+        item = np.flatnonzero(np.isnan(on_host[0]))[0]
+        raise InputError(f"logits of item {item} are too large for float32; scale the hidden states")
     return on_host
-
-
-def _exactly_one(logits: Logits | None, log_probs: Logits | None) -> Logits:
-    if (logits is None) == (log_probs is None):
-        raise ValueError("give exactly one of logits= and log_probs=")
-    given = logits if log_probs is None else log_probs
-    assert given is not None
-    if len(given.shape) != 2 or given.shape[0] < 1 or given.shape[1] < 2:
-        raise ValueError(f"logits must be [items, classes] with at least 1 item and 2 classes, not {given.shape}")
-    return given
-
-
-def _checked_labels(labels_N: AnyArray, shape: tuple[int, ...]) -> Array:
-    if labels_N.shape != (shape[0],):
-        raise ValueError(f"labels must have shape ({shape[0]},) like the logits' items, not {labels_N.shape}")
-    if not jnp.issubdtype(labels_N.dtype, jnp.integer):
-        raise ValueError(f"labels must be integers, not {labels_N.dtype}")
-    if not isinstance(labels_N, jax.core.Tracer):
-        wrong = np.flatnonzero((np.asarray(labels_N) < 0) | (np.asarray(labels_N) >= shape[1]))
-        if wrong.size:
-            item = wrong[0]
-            raise ValueError(f"label {labels_N[item]} of item {item} is not one of the classes 0 to {shape[1] - 1}")
-    return jnp.asarray(labels_N, jnp.int32)
-
-
-def _check_confidence(confidence_N: np.ndarray) -> None:
-    wrong = np.flatnonzero(np.isnan(confidence_N))
-    if wrong.size:
-        raise ValueError(
-            f"item {wrong[0]} ({wrong.size} in all) has NaN, +inf, no finite logit, or log_probs whose probabilities "
-            "don't sum to 1"
-        )
 
 
 @jax.jit(static_argnames=("normalized", "fields"))

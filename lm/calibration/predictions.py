@@ -4,20 +4,20 @@ Axes: N items, C classes, D hidden width.
 """
 
 import dataclasses
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lm.calibration.inputs import InputError, checked_labels, checked_logits, checked_names, checked_weights
 from lm.calibration.logits import FactoredLogits, Logits, take
+from lm.calibration.prediction_files import SCORES, read_arrays
 from lm.errors import UserError
 from lm.files import written_atomically
 
-_SCORES = ("logits", "log_probs", "probabilities")
 # One value each; a model of the user's own may leave them out.
 _ORIGIN = {"checkpoint": np.integer, "model": np.str_}
+_ARRAYS = (*SCORES, "hidden", "output", "labels", "ids", "clusters", "class_names", "weights", *_ORIGIN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,70 +25,80 @@ class Predictions:
     """Logits and labels of items, and their clusters.
 
     As an npz file: `logits` [N, C] (or `log_probs`, or `probabilities`: by name, never guessed from the values; or, for
-    a large vocabulary, the factors `hidden` [N, D] and `output` [C, D] with the logits as product), `labels` [N], and
-    optionally `ids` [N], `clusters` [N] (the document, prompt or seed that makes items dependent) and `class_names`
-    [C]. Predictions of a run also say which model made them: `checkpoint`, its step, and `model`, a digest of its
-    parameters.
+    a large vocabulary, the factors `hidden` [N, D] and `output` [C, D] with the logits as product), `labels` [N]
+    (numbers, or names of classes), and optionally `ids` [N], `clusters` [N] (the document, prompt or seed that makes
+    items dependent), `weights` [N] and `class_names` [C]. Scores [N] or [N, 1] are those of class 1 of two.
+    Predictions of a run also say which model made them: `checkpoint`, its step, and `model`, a digest of its
+    parameters. `lm.calibration.prediction_files` says how the same is written as csv, json and others.
 
     Attributes:
       logits: [N, C] float32, or factors.
       labels_N: the true classes.
-      ids_N: unique ids; the item numbers if the file has none.
+      ids_N: unique ids, or None if the items have none.
       clusters_N: the cluster of each item, or None if items are independent.
       class_names: of the C classes, or None.
       checkpoint: step of the run's checkpoint that made them, or None.
       model: digest of that checkpoint's parameters, or None.
+      weights_N: how much each item counts, or None if all count the same.
+      unused: what a file held besides, by name.
     """
 
     logits: np.ndarray | FactoredLogits
     labels_N: np.ndarray
-    ids_N: np.ndarray
+    ids_N: np.ndarray | None = None
     clusters_N: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
     checkpoint: int | None = None
     model: str | None = None
+    weights_N: np.ndarray | None = None
+    unused: tuple[str, ...] = ()
 
     def __post_init__(self):
-        items, classes = self.logits.shape
-        for name, values in (("labels", self.labels_N), ("ids", self.ids_N), ("clusters", self.clusters_N)):
-            if values is not None and values.shape != (items,):
-                raise ValueError(
-                    f"`{name}` must have shape ({items},) like the items of the logits, not {values.shape}"
-                )
-        if not np.issubdtype(self.labels_N.dtype, np.integer):
-            raise ValueError(f"`labels` must be integers, not {self.labels_N.dtype}")
-        outside = np.flatnonzero((self.labels_N < 0) | (self.labels_N >= classes))
-        if outside.size:
-            item = outside[0]
-            raise ValueError(f"label {self.labels_N[item]} of item {item} is not one of the classes 0 to {classes - 1}")
+        logits = _on_host(checked_logits(logits=self.logits))
+        items, classes = logits.shape
+        checked = {
+            "logits": logits,
+            "labels_N": np.asarray(checked_labels(self.labels_N, (items, classes))),
+            "ids_N": checked_names(self.ids_N, items, "ids"),
+            "clusters_N": checked_names(self.clusters_N, items, "clusters"),
+            "weights_N": checked_weights(self.weights_N, items),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         if self.class_names is not None and len(self.class_names) != classes:
-            raise ValueError(f"`class_names` has {len(self.class_names)} names for {classes} classes")
-        if np.unique(self.ids_N).size != items:
-            raise ValueError("`ids` must be unique, but some are equal")
+            raise InputError(f"class_names has {len(self.class_names)} names for {classes} classes")
+        if self.ids_N is not None and np.unique(self.ids_N).size != items:
+            raise InputError("ids must be unique, but some are equal")
 
     def __len__(self) -> int:
         return len(self.labels_N)
 
     def select(self, index_N: np.ndarray) -> "Predictions":
         """A subset of the items, by mask or by index."""
-        clusters_N = None if self.clusters_N is None else self.clusters_N[index_N]
-        return dataclasses.replace(
-            self,
-            logits=_on_host(take(self.logits, index_N)),
-            labels_N=self.labels_N[index_N],
-            ids_N=self.ids_N[index_N],
-            clusters_N=clusters_N,
-        )
+        chosen = {
+            name: values[index_N]
+            for name in ("labels_N", "ids_N", "clusters_N", "weights_N")
+            if (values := getattr(self, name)) is not None
+        }
+        return dataclasses.replace(self, logits=_on_host(take(self.logits, index_N)), **chosen)
 
-    def save(self, path: Path) -> None:
-        """Writes an npz file, atomically."""
-        arrays: dict[str, Any] = {"labels": self.labels_N.astype(np.int32), "ids": self.ids_N}
+    def save(self, path: str | Path) -> None:
+        """Writes an npz file, atomically.
+
+        Raises:
+          UserError: if the name of the file does not end in .npz.
+        """
+        path = Path(path)
+        if path.suffix != ".npz":
+            raise UserError(f"{path}: predictions are written to files that end in .npz")
+        arrays: dict[str, Any] = {"labels": self.labels_N.astype(np.int32)}
         if isinstance(self.logits, FactoredLogits):
             arrays |= {"hidden": np.asarray(self.logits.hidden_ND), "output": np.asarray(self.logits.output_CD)}
         else:
             arrays["logits"] = np.asarray(self.logits, np.float32)
-        if self.clusters_N is not None:
-            arrays["clusters"] = self.clusters_N
+        for name in ("ids", "clusters", "weights"):
+            if (values := getattr(self, f"{name}_N")) is not None:
+                arrays[name] = values
         if self.class_names is not None:
             arrays["class_names"] = np.array(self.class_names)
         arrays |= {name: np.array(of) for name in _ORIGIN if (of := getattr(self, name)) is not None}
@@ -97,100 +107,81 @@ class Predictions:
             np.savez(temporary, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> "Predictions":
-        """Reads an npz file.
+    def load(cls, path: str | Path, *, normalize: bool = False) -> "Predictions":
+        """Reads a file, by its suffix: npz, npy, csv, tsv, json, jsonl or parquet.
+
+        Args:
+          path: of the file.
+          normalize: divide each row of probabilities by its sum, where they are rounded, percentages or counts.
 
         Raises:
-          UserError: if it is missing or not an npz file, holds pickled objects, lacks an array, or arrays do not match.
+          UserError: if it is missing or of another kind, holds pickled objects, lacks an array, or arrays do not match.
         """
-        if not path.is_file():
-            raise UserError(f"{path}: no such predictions file")
+        path = Path(path)
+        arrays, unused = read_arrays(path, _ARRAYS)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: np.asarray(file[name]) for name in file.files}
-        except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{path} is not an npz file of plain arrays: {error}") from error
-        try:
-            return cls._from_arrays(arrays)
+            return cls._from_arrays(arrays, normalize, tuple(unused))
         except ValueError as error:
-            raise UserError(f"{path}: {error}") from error
+            besides = f" (besides: {', '.join(unused)[:80]})" if unused else ""
+            raise UserError(f"{path}: {error}{besides}") from error
 
     @classmethod
-    def _from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Predictions":
+    def _from_arrays(cls, arrays: dict[str, np.ndarray], normalize: bool, unused: tuple[str, ...]) -> "Predictions":
         if "labels" not in arrays:
-            raise ValueError(f"the array `labels` is missing; found {', '.join(arrays) or 'none'}")
-        labels_N = arrays["labels"]
+            raise InputError(f"labels are missing; found {', '.join(arrays) or 'none'}")
         names = arrays.get("class_names")
+        class_names = None if names is None else tuple(str(name) for name in names.ravel())
         return cls(
-            logits=_logits_of(arrays),
-            labels_N=labels_N,
-            ids_N=arrays.get("ids", np.arange(labels_N.size)),
+            logits=_logits_of(arrays, normalize),
+            labels_N=_numbered(arrays["labels"], class_names),
+            ids_N=arrays.get("ids"),
             clusters_N=arrays.get("clusters"),
-            class_names=None if names is None else tuple(str(name) for name in names.ravel()),
+            class_names=class_names,
+            weights_N=arrays.get("weights"),
+            unused=unused,
             **{name: _one_value(arrays[name], name) for name in _ORIGIN if name in arrays},
         )
 
 
 def _one_value(array: np.ndarray, name: str) -> Any:
     if array.size != 1 or not np.issubdtype(array.dtype, _ORIGIN[name]):
-        raise ValueError(f"`{name}` must be one value, not {array.dtype} {array.shape}: leave it out")
+        raise InputError(f"{name} must be one value, not {array.dtype} {array.shape}: leave it out")
     return array.item()
 
 
 def _on_host(logits: Logits) -> np.ndarray | FactoredLogits:
-    return logits if isinstance(logits, FactoredLogits) else np.asarray(logits)
+    if isinstance(logits, FactoredLogits):
+        return FactoredLogits(np.asarray(logits.hidden_ND, np.float32), np.asarray(logits.output_CD, np.float32))
+    return np.asarray(logits, np.float32)
 
 
-def _logits_of(arrays: dict[str, np.ndarray]) -> np.ndarray | FactoredLogits:
-    given = [name for name in (*_SCORES, "hidden") if name in arrays]
-    if len(given) != 1:
-        raise ValueError(
-            f"exactly one of {', '.join(_SCORES)} and hidden (with output) is required; found "
-            f"{', '.join(given) or 'none'}"
-        )
-    values = arrays[given[0]]
-    if values.ndim != 2 or values.shape[0] < 1 or not np.issubdtype(values.dtype, np.floating):
-        raise ValueError(f"`{given[0]}` must be floating-point [items, classes], not {values.dtype} {values.shape}")
-    if given[0] == "hidden":
-        if "output" not in arrays or arrays["output"].ndim != 2 or arrays["output"].shape[1] != values.shape[1]:
-            raise ValueError("`hidden` [items, width] needs `output` [classes, width] as well")
-        factors = FactoredLogits(_as_float32(values), _as_float32(arrays["output"]))
-        for name, factor in zip(("hidden", "output"), factors, strict=True):
-            if not np.isfinite(factor).all():
-                raise ValueError(f"`{name}` has NaN or infinity")
-        if factors.shape[1] < 2:
-            raise ValueError(f"`output` must have at least 2 classes, not {factors.shape[1]}")
-        return factors
-    values = _as_float32(values)
-    if values.shape[1] < 2:
-        raise ValueError(
-            f"`{given[0]}` must have at least 2 classes, not {values.shape[1]}; give a column for each of two classes"
-        )
-    wrong = np.flatnonzero(np.isnan(values).any(axis=1) | ~np.isfinite(values.max(axis=1)))
-    if wrong.size:
-        raise ValueError(f"`{given[0]}` of item {wrong[0]} has NaN, +inf or no finite value ({wrong.size} in all)")
-    if given[0] == "logits":
-        return values
-    if given[0] == "probabilities" and values.min() < 0:
-        item = np.flatnonzero(values.min(axis=1) < 0)[0]
-        raise ValueError(
-            f"`probabilities` of item {item} are negative; if these are unnormalized scores, call the array `logits`"
-        )
-    with np.errstate(over="ignore"):
-        totals_N = (np.exp(values) if given[0] == "log_probs" else values).sum(axis=1)
-    wrong = np.flatnonzero(~(np.abs(totals_N - 1) <= 1e-3))
-    if wrong.size:
-        raise ValueError(
-            f"`{given[0]}` of item {wrong[0]} sum to {totals_N[wrong[0]]:.4g}, not to 1 ({wrong.size} in all); if "
-            "these are unnormalized scores, call the array `logits`"
-        )
-    with np.errstate(divide="ignore"):
-        return values if given[0] == "log_probs" else np.log(values)
+def _logits_of(arrays: dict[str, np.ndarray], normalize: bool) -> Any:
+    if "hidden" not in arrays:
+        return checked_logits(**{name: arrays.get(name) for name in SCORES}, normalize=normalize)
+    if "output" not in arrays or any(name in arrays for name in SCORES):
+        found = ", ".join(name for name in (*SCORES, "hidden", "output") if name in arrays)
+        raise InputError(f"hidden needs output and no other scores, but the file has {found}")
+    return FactoredLogits(arrays["hidden"], arrays["output"])
 
 
-def _as_float32(values: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # to infinity, which is checked later
-        return values.astype(np.float32)
+def _numbered(labels_N: np.ndarray, class_names: tuple[str, ...] | None) -> np.ndarray:
+    """Labels as numbers of classes, where they are names."""
+    if labels_N.dtype.kind != "U":
+        return labels_N
+    texts = labels_N.ravel().tolist()
+    if class_names is None:
+        raise InputError(
+            f"labels are text, such as {''.join(texts[:1])!r}: name the classes in class_names, or in columns such as "
+            "probability_cat"
+        )
+    numbers = {name: number for number, name in enumerate(class_names)}
+    unknown = [item for item, name in enumerate(texts) if name not in numbers]
+    if unknown:
+        raise InputError(
+            f"label {texts[unknown[0]]!r} of item {unknown[0]} ({len(unknown)} in all) is not one of the classes "
+            f"{', '.join(class_names)[:80]}"
+        )
+    return np.array([numbers[name] for name in texts], np.int32).reshape(labels_N.shape)
 
 
 def split(predictions: Predictions, fit_fraction: float, seed: int) -> tuple[Predictions, Predictions]:
@@ -200,6 +191,7 @@ def split(predictions: Predictions, fit_fraction: float, seed: int) -> tuple[Pre
       UserError: if there are too few clusters (or items) for both parts.
     """
     unit_N = predictions.ids_N if predictions.clusters_N is None else predictions.clusters_N
+    unit_N = np.arange(len(predictions)) if unit_N is None else unit_N
     units, unit_number_N = np.unique(unit_N, return_inverse=True)
     if units.size < 2:
         raise UserError(
@@ -210,16 +202,21 @@ def split(predictions: Predictions, fit_fraction: float, seed: int) -> tuple[Pre
     return predictions.select(for_fit[unit_number_N]), predictions.select(~for_fit[unit_number_N])
 
 
-def check_disjoint(fit: Predictions, test: Predictions) -> None:
+def check_disjoint(fit: Predictions, test: Predictions) -> str:
     """Checks that no item or cluster is used both for fitting and for testing.
 
+    Returns:
+      What could not be checked, as a sentence; empty if all could.
+
     Raises:
-      UserError: if the parts share an id or a cluster, differ in the number of classes, or come from two checkpoints.
+      UserError: if the parts share an id or a cluster, differ in their classes, or come from two checkpoints.
     """
     if fit.logits.shape[1] != test.logits.shape[1]:
         raise UserError(
             f"the fit predictions have {fit.logits.shape[1]} classes, the test predictions {test.logits.shape[1]}"
         )
+    if None not in (fit.class_names, test.class_names) and fit.class_names != test.class_names:
+        raise UserError("fit and test predictions have other class_names, or another order: use the same for both")
     if None not in (fit.model, test.model) and fit.model != test.model:
         raise UserError(
             f"the fit predictions are of checkpoint {fit.checkpoint}, the test predictions of checkpoint "
@@ -235,3 +232,6 @@ def check_disjoint(fit: Predictions, test: Predictions) -> None:
                 f"fit and test share {shared.size} {name}, such as {shared[0]}: a calibrator must not be evaluated on "
                 "items it was fitted to"
             )
+    if fit.ids_N is None or test.ids_N is None:
+        return "the predictions have no ids, so it cannot be checked that no item is used for both fitting and testing"
+    return ""

@@ -92,21 +92,22 @@ def test_nan_and_rows_without_probabilities_are_errors(wrong, place, chunk, monk
     rechunk(monkeypatch, chunk)
     logits = LOGITS.copy()
     logits[6, place] = wrong
-    with pytest.raises(ValueError, match=r"item 6 \(1 in all\) has NaN, \+inf, no finite logit"):
+    with pytest.raises(ValueError, match=r"item 6 has NaN, \+inf or no finite value \(1 in all\)"):
         outcomes(LABELS, logits=logits)
 
 
 @pytest.mark.parametrize(
     ("labels", "given", "message"),
     [
-        (LABELS, {}, "exactly one of logits= and log_probs="),
-        (LABELS, {"logits": LOGITS, "log_probs": LOGITS}, "exactly one of logits= and log_probs="),
+        (LABELS, {}, "exactly one of logits, log_probs and probabilities"),
+        (LABELS, {"logits": LOGITS, "log_probs": LOGITS}, "exactly one of logits, log_probs and probabilities"),
         (LABELS[1:], {"logits": LOGITS}, "labels must have shape"),
         (LABELS.astype(np.float32), {"logits": LOGITS}, "integers"),
         (np.where(np.arange(N) == 4, C, LABELS), {"logits": LOGITS}, "label 7 of item 4"),
         (np.where(np.arange(N) == 4, -1, LABELS), {"logits": LOGITS}, "label -1 of item 4"),
-        (LABELS, {"logits": LOGITS[:, :1]}, "2 classes"),
-        (LABELS, {"logits": LOGITS[0]}, "items, classes"),
+        (LABELS, {"logits": LOGITS[:, :0]}, "2 classes"),
+        (LABELS, {"logits": LOGITS[0]}, "labels must have shape"),
+        (LABELS, {"logits": LOGITS[None]}, "items, classes"),
         (LABELS[:0], {"logits": LOGITS[:0]}, "at least 1 item"),
     ],
 )

@@ -54,7 +54,7 @@ def test_what_may_be_left_out_is(tmp_path):
     loaded = Predictions.load(tmp_path / "a.npz")
     assert (loaded.clusters_N, loaded.class_names) == (None, None)
     without_ids = Predictions.load(written(tmp_path / "b.npz", **GOOD))
-    np.testing.assert_array_equal(without_ids.ids_N, np.arange(N))
+    assert without_ids.ids_N is None
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -76,48 +76,51 @@ def test_probabilities_and_log_probs_are_logits_by_name(dtype, tmp_path):
 
 
 BAD = {
-    "no labels": ({"logits": LOGITS}, "the array `labels` is missing; found logits"),
-    "nothing": ({}, "the array `labels` is missing; found none"),
+    "no labels": ({"logits": LOGITS}, "labels are missing; found logits"),
+    "nothing": ({}, "labels are missing; found none"),
     "no scores": ({"labels": LABELS}, "exactly one of logits"),
-    "two scores": ({**GOOD, "probabilities": PROBABILITIES}, "found logits, probabilities"),
-    "scores and factors": ({**GOOD, "hidden": LOGITS, "output": LOGITS}, "found logits, hidden"),
-    "factors without output": ({"labels": LABELS, "hidden": LOGITS}, "`output` [classes, width]"),
-    "factors that don't fit": ({"labels": LABELS, "hidden": LOGITS, "output": LOGITS[:, :2]}, "`output`"),
+    "two scores": ({**GOOD, "probabilities": PROBABILITIES}, "not logits and probabilities"),
+    "scores and factors": ({**GOOD, "hidden": LOGITS, "output": LOGITS}, "the file has logits, hidden"),
+    "factors without output": ({"labels": LABELS, "hidden": LOGITS}, "hidden needs output"),
+    "factors that don't fit": ({"labels": LABELS, "hidden": LOGITS, "output": LOGITS[:, :2]}, "the same width"),
     "factors with NaN": (
         {"labels": LABELS, "hidden": changed(LOGITS, (2, 1), np.nan), "output": LOGITS},
-        "`hidden`",
+        "hidden has NaN",
     ),
     "output with infinity": (
         {"labels": LABELS, "hidden": LOGITS, "output": changed(LOGITS, (2, 1), -np.inf)},
-        "`output`",
+        "output has NaN",
     ),
     "one row of output": ({"labels": 0 * LABELS, "hidden": LOGITS, "output": LOGITS[:1]}, "2 classes"),
-    "NaN": ({**GOOD, "logits": changed(LOGITS, (4, 1), np.nan)}, "`logits` of item 4 has NaN"),
-    "infinity": ({**GOOD, "logits": changed(LOGITS, (4, 1), np.inf)}, "`logits` of item 4 has NaN, +inf"),
+    "NaN": ({**GOOD, "logits": changed(LOGITS, (4, 1), np.nan)}, "logits of item 4 has NaN"),
+    "infinity": ({**GOOD, "logits": changed(LOGITS, (4, 1), np.inf)}, "logits of item 4 has NaN, +inf"),
     "nothing possible": ({**GOOD, "logits": changed(LOGITS, 4, -np.inf)}, "no finite value"),
     "too large for float32": ({**GOOD, "logits": changed(LOGITS.astype(float), (4, 1), 1e300)}, "+inf"),
-    "log_probs too large to exponentiate": ({"labels": LABELS, "log_probs": 100 + LOGITS}, "sum to inf, not to 1"),
+    "log_probs too large to exponentiate": (
+        {"labels": LABELS, "log_probs": 100 + LOGITS},
+        "of item 0 sum to",
+    ),
     "whole numbers": ({**GOOD, "logits": LOGITS.astype(int)}, "floating-point"),
-    "one axis": ({**GOOD, "logits": LOGITS[:, 0]}, "[items, classes]"),
+    "one axis": ({**GOOD, "logits": LOGITS[:, 0]}, "one of the classes 0 to 1"),
     "three axes": ({**GOOD, "logits": LOGITS[None]}, "[items, classes]"),
-    "one class": ({**GOOD, "logits": LOGITS[:, :1], "labels": 0 * LABELS}, "2 classes"),
+    "no class": ({**GOOD, "logits": LOGITS[:, :0]}, "2 classes"),
     "no items": ({"logits": LOGITS[:0], "labels": LABELS[:0]}, "[items, classes]"),
-    "fewer labels": ({**GOOD, "labels": LABELS[1:]}, "`labels` must have shape (12,)"),
-    "labels of two axes": ({**GOOD, "labels": LABELS[:, None]}, "`labels` must have shape (12,)"),
+    "fewer labels": ({**GOOD, "labels": LABELS[1:]}, "labels must have shape (12,)"),
+    "labels of two axes": ({**GOOD, "labels": LABELS[:, None]}, "labels must have shape (12,)"),
     "labels of floats": ({**GOOD, "labels": LABELS.astype(float)}, "integers"),
     "label too high": ({**GOOD, "labels": changed(LABELS, 5, C)}, "label 3 of item 5"),
     "label below 0": ({**GOOD, "labels": changed(LABELS, 5, -1)}, "label -1 of item 5"),
-    "ids repeated": ({**GOOD, "ids": np.arange(N) // 2}, "`ids` must be unique"),
-    "fewer ids": ({**GOOD, "ids": np.arange(N - 1)}, "`ids` must have shape"),
-    "fewer clusters": ({**GOOD, "clusters": np.arange(N - 1)}, "`clusters` must have shape"),
+    "ids repeated": ({**GOOD, "ids": np.arange(N) // 2}, "ids must be unique"),
+    "fewer ids": ({**GOOD, "ids": np.arange(N - 1)}, "ids must have shape"),
+    "fewer clusters": ({**GOOD, "clusters": np.arange(N - 1)}, "clusters must have shape"),
     "fewer names": ({**GOOD, "class_names": np.array(["a", "b"])}, "2 names for 3 classes"),
     "one name": ({**GOOD, "class_names": np.array("a")}, "class_names"),
     "sum": ({"labels": LABELS, "probabilities": 0.9 * PROBABILITIES}, "sum to 0.9, not to 1 (12 in all)"),
-    "logits called probabilities": ({"labels": LABELS, "probabilities": LOGITS}, "call the array `logits`"),
-    "logits called log_probs": ({"labels": LABELS, "log_probs": LOGITS}, "call the array `logits`"),
+    "logits called probabilities": ({"labels": LABELS, "probabilities": LOGITS}, "give them as logits"),
+    "logits called log_probs": ({"labels": LABELS, "log_probs": LOGITS}, "give them as logits"),
     "negative": (
         {"labels": LABELS, "probabilities": changed(PROBABILITIES, 3, [1.1, -0.1, 0])},
-        "`probabilities` of item 3 are negative",
+        "probabilities of item 3 is -0.1",
     ),
     "objects": ({**GOOD, "ids": np.array([{}] * N, dtype=object)}, "plain arrays"),
     "objects for logits": ({**GOOD, "logits": np.array([[1, None]] * N, dtype=object)}, "plain arrays"),
@@ -151,7 +154,7 @@ def test_files_of_another_kind_are_told(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("labels.npy", b"no array")
         archive.writestr("logits.npy", b"no array")
-    assert_one_line(path, "`logits` must be floating-point")
+    assert_one_line(path, "not an npz file")
     with path.open("wb") as file:
         np.save(file, LOGITS)  # one array, not an archive of them
     assert_one_line(path, "not an npz file")

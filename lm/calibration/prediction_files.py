@@ -1,0 +1,323 @@
+"""Arrays by name from a file of predictions: npz, npy, csv, tsv, json, jsonl or parquet.
+
+Sizes are checked before anything is allocated, pickles are never read, and whatever is wrong is one `UserError`.
+
+Axes: N items, C classes.
+"""
+
+import csv
+import json
+import math
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from lm.errors import UserError
+
+SCORES = ("logits", "log_probs", "probabilities")
+# The names of arrays, which a table may give one row at a time.
+_SINGULAR = {
+    **{"logit": "logits", "log_prob": "log_probs", "probability": "probabilities", "label": "labels"},
+    **{"id": "ids", "cluster": "clusters", "weight": "weights"},
+}
+_NUMBERS = (*SCORES, "hidden", "output", "weights")
+_PACKED = 200  # times that a compressed array may be smaller in the file than in memory
+_SMALL = 2**26  # bytes below which it may be smaller still
+
+
+def read_arrays(path: Path, known: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Reads the arrays with known names.
+
+    A table (csv, tsv, jsonl, parquet, or a list of objects in json) has a row for each item, and columns `label`, `id`,
+    `cluster`, `weight`, and the scores: a list for each item in `probabilities` (or `logits`, `log_probs`), a number in
+    `probability` for class 1 of two, or columns such as `probability_cat`, `probability_dog` that name the classes.
+
+    Returns:
+      The arrays, and the names of what was not used.
+
+    Raises:
+      UserError: if the file is missing, is of another kind, is damaged, or holds pickled objects.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such predictions file")
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"{path}: predictions are read from files that end in {', '.join(_READERS)}")
+    try:
+        return reader(path, known)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:  # damage comes to light anywhere in a reader
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        kind = path.suffix.lower().removeprefix(".")
+        raise UserError(f"{path} is not {_ARTICLES.get(kind, 'a')} {kind} file of plain arrays: {reason}") from error
+
+
+_ARTICLES = {"npz": "an", "npy": "an"}
+
+
+# --- NumPy's files ---
+
+
+def _read_npz(path: Path, known: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    arrays: dict[str, np.ndarray] = {}
+    unused: list[str] = []
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if sum(member.compress_size for member in members) > path.stat().st_size:
+            raise UserError("its arrays claim to be larger than the file; it is damaged, so write it again")
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            if name not in known:
+                archive.open(member).close()  # which finds damage to the name
+                unused.append(name)
+                continue
+            if name in arrays:
+                raise UserError(f"the array `{name}` is there twice; write the file again")
+            _check_member(member, name)
+            with archive.open(member) as file:
+                arrays[name] = _read_npy_from(file, member.file_size, name)
+    return arrays, unused
+
+
+def _check_member(member: zipfile.ZipInfo, name: str) -> None:
+    if member.flag_bits & 1:
+        raise UserError(f"the array `{name}` is encrypted; save it without a password, as np.savez does")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"the array `{name}` is compressed in an unknown way; save it with np.savez")
+    if member.file_size > max(_SMALL, _PACKED * member.compress_size):
+        raise UserError(
+            f"the array `{name}` would unpack from {member.compress_size:,} to {member.file_size:,} bytes; if it is "
+            "real, save it without compression, with np.savez"
+        )
+
+
+def _read_npy(path: Path, known: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    with path.open("rb") as file:
+        array = _read_npy_from(file, path.stat().st_size, "array")
+    if array.dtype.names is None:
+        raise UserError(
+            f"it is one array, {array.dtype} {array.shape}, but scores and labels are needed: save both with "
+            "np.savez('predictions.npz', probabilities=..., labels=...)"
+        )
+    columns = {name: array[name] for name in array.dtype.names}
+    return _of_columns(columns, known)
+
+
+def _read_npy_from(file: IO[bytes], size: int, name: str) -> np.ndarray:
+    """One array from a stream of `size` bytes, which must be exactly as long as the array's header says."""
+    version = npy.read_magic(file)
+    if version not in _HEADERS:
+        raise UserError(f"the array `{name}` has version {version}, which is unknown; save it again with NumPy")
+    shape, fortran_order, dtype = _HEADERS[version](file)
+    if dtype.hasobject:
+        raise UserError(f"the array `{name}` holds pickled objects, which are not read: it is not one of plain arrays")
+    count = math.prod(shape)
+    length = count * dtype.itemsize
+    if any(n < 0 for n in shape) or (count and not dtype.itemsize) or length > size:
+        raise UserError(
+            f"the array `{name}` claims shape {shape}, which does not fit its {size:,} bytes; it is damaged"
+        )
+    content = file.read(length)
+    if len(content) != length or file.read(1):  # reading on to the end also checks the sum
+        raise UserError(f"the array `{name}` is cut short or too long; write the file again")
+    flat = np.frombuffer(content, dtype)
+    return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
+
+
+_HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool, np.dtype]]] = {
+    (1, 0): npy.read_array_header_1_0,
+    (2, 0): npy.read_array_header_2_0,
+}
+
+
+# --- tables ---
+
+
+def _read_csv(path: Path, known: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    csv.field_size_limit(2**31 - 1)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+        file.seek(0)
+        delimiter = max(",;\t", key=first.count)
+        rows = csv.reader(file, delimiter=delimiter, strict=True)
+        names = [name.strip() for name in next(rows, [])]
+        _check_header(names)
+        columns: list[list[str]] = [[] for _ in names]
+        for row in rows:
+            if not row:
+                continue
+            if len(row) != len(names):
+                raise UserError(f"line {rows.line_num} has {len(row)} fields, the header {len(names)}")
+            for column, value in zip(columns, row, strict=True):
+                column.append(value.strip())
+    return _of_columns(dict(zip(names, columns, strict=True)), known)
+
+
+def _check_header(names: list[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"the column `{repeated[0]}` is there twice; rename one")
+    if names and not any(_array_of(name) for name in names):
+        raise UserError(
+            f"its first line, {', '.join(names)[:80]}, must name the columns, such as label,probability_cat,"
+            "probability_dog"
+        )
+
+
+def _read_json(path: Path, known: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    if isinstance(content, list):
+        return _of_records(content, known)
+    if not isinstance(content, dict):
+        raise UserError(f"it must hold an object of arrays or a list of objects, not a {type(content).__name__}")
+    return _of_columns(content, known)
+
+
+def _read_json_lines(path: Path, known: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    records = []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    records.append(json.loads(line))
+                except ValueError as error:
+                    raise UserError(f"line {number} is not JSON: {error}") from error
+    return _of_records(records, known)
+
+
+def _of_records(records: list[Any], known: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    if not records:
+        raise UserError("it has no rows")
+    for number, record in enumerate(records):
+        if not isinstance(record, dict) or record.keys() != records[0].keys():
+            raise UserError(f"row {number} must be an object with the same keys as row 0")
+    return _of_columns({name: [record[name] for record in records] for name in records[0]}, known)
+
+
+def _read_parquet(path: Path, known: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError("reading parquet needs a package: pip install pyarrow") from error
+    table = parquet.read_table(path)
+    _check_header(table.column_names)
+    return _of_columns({name: table[name].to_pylist() for name in table.column_names}, known)
+
+
+def _of_columns(columns: Mapping[str, Any], known: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Arrays from columns: renamed, with the columns of classes put side by side, and text made numbers."""
+    arrays: dict[str, np.ndarray] = {}
+    classes: dict[str, dict[str, Any]] = {}
+    unused = []
+    for name, values in columns.items():
+        array, class_name = _array_of(name) or (name, "")
+        if array not in known:
+            unused.append(name)
+        elif class_name:
+            classes.setdefault(array, {})[class_name] = _column(values, name, array)
+        elif array in arrays:
+            raise UserError(f"`{array}` is there twice, also as `{name}`; rename one")
+        else:
+            arrays[array] = _column(values, name, array)
+    for array, by_class in classes.items():
+        if array in arrays:
+            raise UserError(f"`{array}` is there twice: as one column, and with a column for each class")
+        arrays[array], names = _side_by_side(by_class, array)
+        if names is not None:
+            arrays.setdefault("class_names", np.array(names))
+    return arrays, unused
+
+
+def _array_of(name: str) -> tuple[str, str] | None:
+    """The array that a column belongs to, and the class if it is for one; None for other columns."""
+    name = _SINGULAR.get(name, name)
+    if name in (*SCORES, *_SINGULAR.values(), "class_names"):
+        return name, ""
+    for prefix in (*_SINGULAR, *SCORES):
+        array = _SINGULAR.get(prefix, prefix)
+        if array in SCORES and name.startswith(f"{prefix}_"):
+            return array, name.removeprefix(f"{prefix}_")
+    return None
+
+
+def _side_by_side(by_class: dict[str, np.ndarray], array: str) -> tuple[np.ndarray, list[str] | None]:
+    """Scores [N, C], and the classes' names unless they are numbers."""
+    names = list(by_class)
+    if all(name.isdecimal() for name in names):
+        numbers = sorted(int(name) for name in names)
+        if numbers != list(range(len(names))):
+            raise UserError(
+                f"the columns of `{array}` are numbered {str(numbers)[:80]}; number classes and labels from 0, with no "
+                "gaps"
+            )
+        names = sorted(names, key=int)
+        return np.stack([by_class[name] for name in names], axis=1), None
+    return np.stack([by_class[name] for name in names], axis=1), names
+
+
+def _column(values: Any, name: str, array: str) -> np.ndarray:
+    """An array from a column of text, numbers or lists."""
+    if isinstance(values, np.ndarray):
+        return values
+    if array in ("checkpoint", "model") and not isinstance(values, list):
+        return np.array(values)
+    if not isinstance(values, list):
+        raise UserError(f"`{name}` must be a list with an entry for each item, not a {type(values).__name__}")
+    missing = [item for item, value in enumerate(values) if value is None or value == ""]
+    if missing:
+        raise UserError(f"`{name}` of item {missing[0]} is missing ({len(missing)} in all): fill it or drop the item")
+    if array in _NUMBERS:
+        return _as_numbers(values, name)
+    if array == "labels":
+        return _as_labels(values)
+    if any(isinstance(value, list | dict) for value in values):
+        raise UserError(f"`{name}` must hold one value for each item, not lists")
+    return np.array([str(value) for value in values])
+
+
+def _as_numbers(values: list[Any], name: str) -> np.ndarray:
+    if values and isinstance(values[0], list):
+        lengths = {len(row) if isinstance(row, list) else 0 for row in values}
+        if len(lengths) > 1:
+            raise UserError(f"`{name}` must have equally many numbers for each item, not {sorted(lengths)[:5]}")
+        return np.array([[_number(value, name, item) for value in row] for item, row in enumerate(values)])
+    return np.array([_number(value, name, item) for item, value in enumerate(values)])
+
+
+def _number(value: Any, name: str, item: int) -> float:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"`{name}` of item {item} is {str(value)[:40]!r}, not a number") from error
+
+
+def _as_labels(values: list[Any]) -> np.ndarray:
+    """Numbers of classes, or their names."""
+    if all(isinstance(value, int | float) for value in values):
+        numbers = np.array(values)
+        # pandas writes whole numbers as 2.0 where a column once had gaps.
+        is_whole = numbers.dtype.kind == "f" and (np.abs(numbers) < 2**53).all() and (numbers % 1 == 0).all()
+        return numbers.astype(np.int64) if is_whole else numbers
+    texts = [str(value) for value in values]
+    try:
+        return np.array([int(text.removesuffix(".0")) for text in texts])
+    except ValueError:
+        return np.array(texts)
+
+
+_READERS = {
+    ".npz": _read_npz,
+    ".npy": _read_npy,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".json": _read_json,
+    ".jsonl": _read_json_lines,
+    ".parquet": _read_parquet,
+}
