@@ -24,7 +24,8 @@ from jax import Array
 
 from lm.calibration import affine, one_vs_rest
 from lm.calibration import parameters as specs
-from lm.calibration.logits import FactoredLogits, Logits, map_chunks, rows, take, whole
+from lm.calibration.inputs import ArrayLike, InputError, checked_labels, checked_logits, checked_weights
+from lm.calibration.logits import Logits, map_chunks, rows, take, whole
 from lm.calibration.outcomes import outcomes
 from lm.calibration.parameters import Numbers, Parameters, Spec
 from lm.calibration.temperature import fit_temperature
@@ -193,7 +194,7 @@ def _fit_penalized(items: FitItems, *, penalty: Callable) -> Parameters:
     """A matrix with a penalty whose strength is chosen on every fifth item, held out from the fit."""
     is_held_out_N = np.arange(len(items.labels_N)) % 5 == 4
     if not items.weights_N[is_held_out_N].any() or not items.weights_N[~is_held_out_N].any():
-        raise ValueError("it chooses its strength on every fifth item, and needs some on both sides")
+        raise InputError("its strength is chosen on every fifth item, so it needs at least 5 items")
     kept, held_out = items.take(~is_held_out_N), items.take(is_held_out_N)
 
     def held_out_nll(strength: float) -> float:
@@ -298,6 +299,22 @@ CALIBRATORS: dict[str, Calibrator] = {
 }
 
 
+class LabelsRuledOut(InputError):
+    """Labels with probability 0, which a calibrator cannot change.
+
+    Attributes:
+      items_M: their places.
+    """
+
+    def __init__(self, name: str, items_M: np.ndarray):
+        """Says why `name` cannot be fitted to them."""
+        super().__init__(
+            f"the label of item {items_M[0]} ({items_M.size} in all) has logit -inf, probability 0, and {name} keeps "
+            f"that at 0: fit {', '.join(TAKE_ZEROS[:2])} or {TAKE_ZEROS[2]} instead"
+        )
+        self.items_M = items_M
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fitted:
     """A fitted calibrator.
@@ -331,24 +348,19 @@ class Fitted:
         """Whether the calibrator is used: not if it increases the loss that it was fitted to minimize."""
         return bool(self.nll_after <= self.nll_before * (1 + _TOLERANCE) + _TOLERANCE / 10)
 
-    def apply(self, logits: Logits) -> Logits:
+    def apply(self, logits: ArrayLike) -> Logits:
         """Calibrated logits, [N, C]; the same logits if the fit was not accepted.
 
         Args:
-          logits: [N, C], or factors: the classes are the last of two axes.
+          logits: [N, C], or factors, as `checked_logits` takes them.
 
         Raises:
-          ValueError: if there are not two axes, or the number of classes differs from the fit's.
+          InputError: if they are something else, or the number of classes differs from the fit's.
         """
-        shape = np.shape(logits) if not isinstance(logits, FactoredLogits) else logits.shape
-        if len(shape) != 2:
-            raise ValueError(
-                f"logits must be [items, classes], not of shape {shape}: move the classes to the end and flatten the "
-                f"other axes, as in np.moveaxis(logits, 1, -1).reshape(-1, {self.classes})"
-            )
-        if shape[1] != self.classes:
-            raise ValueError(f"calibrator {self.name} was fitted to {self.classes} classes, not {shape[1]}")
-        return CALIBRATORS[self.name].apply(self.parameters, logits) if self.accepted else logits
+        checked = checked_logits(logits=logits)
+        if checked.shape[1] != self.classes:
+            raise InputError(f"calibrator {self.name} was fitted to {self.classes} classes, not {checked.shape[1]}")
+        return CALIBRATORS[self.name].apply(self.parameters, checked) if self.accepted else checked
 
     @property
     def summary(self) -> str:
@@ -373,6 +385,8 @@ class Fitted:
         if not path.is_file():
             raise UserError(f"{path}: no such calibrator; fit one with python -m experiments.calibrate")
         record = read_json(path)
+        if isinstance(record, dict) and record.get("nll_before", 0) is None:  # JSON has no infinity
+            record["nll_before"] = math.inf
         try:
             return cls._from_json(record)
         except ValueError as error:
@@ -386,35 +400,22 @@ class Fitted:
         name = record.get("name")
         if not isinstance(name, str) or name not in CALIBRATORS:
             raise ValueError(f"unknown calibrator {_shortened(name)}; known are {', '.join(CALIBRATORS)}")
-        nll_before = record.get("nll_before", 0.0)
-        facts = specs.read_parameters(
-            {key: value for key, value in record.items() if key not in ("name", "parameters", "nll_before", *_ORIGIN)},
-            _FACTS,
-            classes=0,
-        )
+        facts = specs.read_parameters({key: record[key] for key in record if key in _FACTS}, _FACTS, classes=0)
         calibrator = CALIBRATORS[name]
         parameters = specs.read_parameters(record.get("parameters"), calibrator.spec, facts["classes"])
         calibrator.check(parameters)
         origin = {key: record[key] for key in _ORIGIN if key in record}
         if type(origin.get("checkpoint")) not in (int, type(None)) or not isinstance(origin.get("model"), str | None):
             raise ValueError("checkpoint must be a whole number and model a text, or null")
-        if nll_before is not None:
-            nll_before = _NLL.read("nll_before", nll_before, {})
-        return cls(
-            name=name,
-            parameters=parameters,
-            nll_before=math.inf if nll_before is None else nll_before,
-            **facts,
-            **origin,
-        )
+        return cls(name=name, parameters=parameters, **facts, **origin)
 
 
 _ORIGIN = ("checkpoint", "model")
-_NLL = Numbers(low=0.0)
 _FACTS: Spec = {
     "classes": Numbers(low=2, high=2**31 - 1, kind="integer"),
     "items": Numbers(low=1, high=2**53, kind="integer"),
-    "nll_after": _NLL,
+    "nll_before": Numbers(low=0.0, high=math.inf, kind="double"),
+    "nll_after": Numbers(low=0.0, kind="double"),
     "converged": Numbers(kind="bool"),
     "at_bound": Numbers(kind="bool"),
 }
@@ -430,32 +431,32 @@ def _to_json(value: Any) -> Any:
     return np.asarray(value).tolist() if isinstance(value, (np.ndarray, np.generic, Array)) else value
 
 
-def fit(name: str, logits: Logits, labels_N: AnyArray, weights_N: AnyArray | None = None) -> Fitted:
+def fit(name: str, logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> Fitted:
     """Fits a calibrator.
 
     Args:
       name: key in `CALIBRATORS`.
-      logits: [N, C], or factors.
-      labels_N: the true classes.
-      weights_N: how much each item counts, from 0; None: all the same.
+      logits: [N, C], or factors, as `checked_logits` takes them.
+      labels: the true classes, [N].
+      weights: how much each item counts, [N], from 0; None: all the same.
 
     Raises:
-      ValueError: for an unknown name, as `outcomes` does, or for what the calibrator cannot be fitted to, as
-        `reason_not_to_fit` says.
+      InputError: for an unknown name, for arrays that are something else, for weights that the calibrator cannot use,
+        or if a label has probability 0 and the calibrator keeps it there.
     """
     if name not in CALIBRATORS:
-        raise ValueError(f"unknown calibrator {name!r}; known are {', '.join(CALIBRATORS)}")
+        raise InputError(f"unknown calibrator {name!r}; known are {', '.join(CALIBRATORS)}")
     calibrator = CALIBRATORS[name]
-    before_N = np.asarray(outcomes(labels_N, logits=logits).nll_N)
+    logits = checked_logits(logits=logits)
     items, classes = logits.shape
-    weights_N = _checked_weights(weights_N, items, calibrator)
-    before_N = np.where(weights_N > 0, before_N, 0)
+    labels_N = jnp.asarray(checked_labels(labels, (items, classes)))
+    if weights is not None and not calibrator.takes_weights:
+        raise InputError(f"{calibrator.label} cannot be fitted with weights: leave them out, or choose another")
+    given_N = checked_weights(weights, items)
+    weights_N = np.ones(items) if given_N is None else given_N / given_N.mean()
+    before_N = np.where(weights_N > 0, outcomes(labels_N, logits=logits).nll_N, 0)
     if not calibrator.takes_zeros and (ruled_out := labels_ruled_out(logits, labels_N, before_N)).size:
-        raise ValueError(
-            f"the label of item {ruled_out[0]} ({ruled_out.size} in all) has logit -inf, which means probability 0, "
-            f"and {name} keeps that at 0: fit {' or '.join(TAKE_ZEROS[:3])} instead"
-        )
-    labels_N = jnp.asarray(labels_N, jnp.int32)
+        raise LabelsRuledOut(name, ruled_out)
     is_rare_C = np.bincount(np.asarray(labels_N)[weights_N > 0], minlength=classes) < FEWEST
     parameters = calibrator.fit(FitItems(logits, labels_N, weights_N, is_rare_C))
     return Fitted(
@@ -483,18 +484,6 @@ def labels_ruled_out(logits: Logits, labels_N: AnyArray, nll_N: np.ndarray) -> n
     infinite = np.flatnonzero(np.isinf(nll_N))
     is_out = [bool(rows(logits, item, 1)[0, labels_N[item]] == -jnp.inf) for item in infinite.tolist()]
     return infinite[np.array(is_out, bool)]
-
-
-def _checked_weights(weights_N: AnyArray | None, items: int, calibrator: Calibrator) -> np.ndarray:
-    """Weights with mean 1."""
-    if weights_N is None:
-        return np.ones(items)
-    if not calibrator.takes_weights:
-        raise ValueError(f"{calibrator.label} cannot be fitted with weights: leave them out, or choose another")
-    weights_N = np.asarray(weights_N, np.float64)
-    if weights_N.shape != (items,) or not np.isfinite(weights_N).all() or (weights_N < 0).any() or not weights_N.any():
-        raise ValueError(f"weights must be {items} finite numbers from 0, not all of them 0")
-    return weights_N / weights_N.mean()
 
 
 def _mean_nll(logits: Logits, labels_N: AnyArray, weights_N: np.ndarray) -> float:

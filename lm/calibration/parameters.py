@@ -28,7 +28,7 @@ class Numbers:
       shape: of numbers and of names of axes, "C" or "K"; () for a single number.
       low: the lowest allowed.
       high: the highest allowed.
-      kind: "float", "integer" or "bool".
+      kind: "float" (32 bits), "double", "integer" or "bool".
       default: where a file lacks it; None: it may not.
     """
 
@@ -48,7 +48,7 @@ class Numbers:
         _check_numbers(name, value, shape, self)
         if self.shape:
             return np.array(value, np.float32 if self.kind == "float" else self.kind)
-        return np.float32(value) if self.kind == "float" else value
+        return {"float": np.float32, "double": float}.get(self.kind, lambda same: same)(value)
 
 
 @dataclasses.dataclass(frozen=True)
