@@ -182,8 +182,8 @@ def read_parts(config: CalibrateConfig, path: Path, fit_path: Path | None) -> tu
 
 def same_items(one: Predictions, other: Predictions) -> bool:
     """Whether two parts without ids have the same logits and labels."""
-    arrays = zip(jax.tree.leaves((one.logits, one.labels_N)), jax.tree.leaves((other.logits, other.labels_N)))
-    return all(np.array_equal(a, b) for a, b in arrays)
+    ours, others = (jax.tree.leaves((part.logits, part.labels_N)) for part in (one, other))
+    return len(ours) == len(others) and all(map(np.array_equal, ours, others))
 
 
 def check_writable(folder: Path) -> None:

@@ -70,7 +70,8 @@ def compare(
         raise InputError(f"unknown calibrator {unknown!r}; known are {', '.join(CALIBRATORS)}")
     if fit_part is None and calibrators:
         raise InputError("calibrators need items to fit to: give a fit part, or no calibrators")
-    notes = list(filter(None, [_note_on_weights(test_part), fit_part and check_disjoint(fit_part, test_part)]))
+    unchecked = "" if fit_part is None else check_disjoint(fit_part, test_part)
+    notes = [note for note in (_note_on_weights(test_part), unchecked) if note]
     clusters_N = None
     if test_part.clusters_N is not None:
         clusters_N = np.unique(test_part.clusters_N, return_inverse=True)[1]
