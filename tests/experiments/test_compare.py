@@ -154,7 +154,7 @@ def test_next_tokens_have_a_perplexity(tmp_path):
 
 
 def test_what_chance_may_explain_says_how_many_rows_would_tell(tmp_path):
-    one, other = write(tmp_path / "one", 0.70, 0), write(tmp_path / "other", 0.70, 2)
+    one, other = write(tmp_path / "one", 0.70, 0), write(tmp_path / "other", 0.65, 2)
     compared = compare([one], [other])["accuracy"]
     needed = items_needed(compared)
     expected = f"accuracy: not distinguishable at N = 400; about {needed:,} items"
