@@ -49,9 +49,12 @@ def _is_control(character: str, keep: str) -> bool:
     # Directional overrides and the like (Cf) are letters' business in some scripts: only the isolated ones that can
     # reorder a line are escaped.
     category = unicodedata.category(character)
-    return character not in keep and (category in ("Cc", "Cs", "Zl", "Zp") or character in _REORDERING)
+    return character not in keep and (
+        category in ("Cc", "Cs", "Zl", "Zp") or character in _REORDERING or character in _NOT_IN_XML
+    )
 
 
+_NOT_IN_XML = "\ufffe\uffff"
 _REORDERING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 

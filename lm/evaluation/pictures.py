@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from lm.console import printable
 from lm.errors import UserError
 from lm.files import written_atomically
 
@@ -112,5 +113,5 @@ def _percent(share: float, decimals: int) -> str:
 
 
 def _shortened(name: str, most: int = 28) -> str:
-    name = " ".join(str(name).split())
+    name = printable(" ".join(str(name).split()))  # XML allows no control characters
     return name if len(name) <= most else name[: most - 1] + "…"
