@@ -1,21 +1,23 @@
-"""Baselines without a neural network: the most frequent class, and a logistic regression on bags of words.
+"""Baselines without a neural network: the classes' frequencies, and a logistic regression on bags of words.
 
 python -m experiments.baseline --config=configs/trec.py --workdir=runs/trec_baseline
 
 takes the rows of a fine-tuning config and writes the same files as experiments.evaluate, for comparison. Features are
 tf-idf weighted words and word pairs, classified by scikit-learn's logistic regression; for tagging they are a word, its
-neighbours, its case and its first and last letters. Textbook cleaning:
+neighbours, its case and its first and last letters. The other baseline predicts the most frequent class for every row,
+with the share of each class among the training rows as its probability. Textbook cleaning:
 --config.data.cleaning="('english_stop_words','english_stemming')".
 """
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
+from rich.text import Text
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -36,7 +38,7 @@ from lm.tasks.supervised import Results, Row, TaskConfig
 from lm.tasks.token_classification import tagging_results
 
 _STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse regularization, chosen on the validation rows
-_IMPOSSIBLE = 1e-9  # probability of a class that a constant prediction excludes
+_IMPOSSIBLE = 1e-9  # probability of a class that the training rows lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,22 +85,34 @@ def baseline(config: FinetuneConfig, directory: WorkDirectory, console: Console)
     if unknown is not None:
         raise UserError(f"config.task.classes lacks {unknown!r}, which training rows have: add it")
     name, part = ("test", splits.test) if splits.test else ("validation", splits.validation)
-    with console.status("fitting logistic regressions"):
-        model = best_regression(task, train, validation)
-    majority = Counter(train.labels).most_common(1)[0][0]
+    with console.status("fitting logistic regressions") as status:
+        model = best_regression(
+            task,
+            train,
+            validation,
+            progress=lambda number: status.update(Text(f"fitting logistic regressions: {number} of {len(_STRENGTHS)}")),
+        )
     found = {}
     for split, rows in {"validation": splits.validation, name: part}.items():
         probabilities = log_probabilities(model, items_of(task, rows).features, classes)
         results = results_of(task, rows, classes, probabilities)
         found[split] = write_results(results, directory, split, resamples=1000, step=0)
-    constant = np.full((len(items_of(task, part).labels), len(classes)), np.log(_IMPOSSIBLE), np.float32)
-    constant[:, classes.index(majority)] = 0
+    constant = np.tile(base_rates(train.labels, classes), (len(items_of(task, part).labels), 1))
     found["majority"] = write_results(
         results_of(task, part, classes, constant), directory, f"{name}.majority", resamples=1000, step=0
     )
     for each in found.values():
-        show(each, console)
+        show(each, Console())
     return found
+
+
+def base_rates(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """The logarithm of each class's share of the labels, [C]; the most frequent class has the highest."""
+    count = Counter(labels)
+    share_C = np.array([count[name] for name in classes]) / len(labels)
+    if np.count_nonzero(share_C == share_C.max()) > 1:
+        share_C[share_C.argmax()] *= 1 + 1e-6  # of equally frequent classes, always predict the same one
+    return np.log(np.maximum(share_C, _IMPOSSIBLE)).astype(np.float32)
 
 
 def check_directory(config: FinetuneConfig, directory: WorkDirectory) -> None:
@@ -133,14 +147,23 @@ def word_features(words: Sequence[str], place: int) -> dict[str, str | bool]:
     return {**near, **ends, "title": word.istitle(), "upper": word.isupper(), "digit": any(map(str.isdigit, word))}
 
 
-def best_regression(task: TaskConfig, train: Items, validation: Items) -> Pipeline:
+def best_regression(
+    task: TaskConfig, train: Items, validation: Items, progress: Callable[[int], None] = lambda number: None
+) -> Pipeline:
     """The regression with the regularization that has the best validation accuracy.
+
+    Args:
+      task: the task.
+      train: items to fit to.
+      validation: items to choose by.
+      progress: called with the number of each regression, from 1.
 
     Raises:
       UserError: if the training items have no words, or a single class.
     """
     best, best_accuracy = None, -1.0
-    for strength in _STRENGTHS:
+    for number, strength in enumerate(_STRENGTHS, start=1):
+        progress(number)
         if task.name == "classification":
             vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
         else:

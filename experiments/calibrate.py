@@ -12,21 +12,29 @@ prompts. For a fine-tuned run, calibrators are fitted on its validation rows and
 runs at once end with a summary table:
 
 python -m experiments.calibrate --config=configs/calibrate.py --workdir=runs/sst2 --workdir=runs/trec
+
+To measure without fitting anything, on all items: --config.calibrators="()"
 """
 
 import contextlib
 import csv
 import dataclasses
 import io
-import os
+import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+import numpy as np
 from absl import flags
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lm.calibration.calibrators import CALIBRATORS
 from lm.calibration.comparison import compare
+from lm.calibration.inputs import InputError
 from lm.calibration.predictions import Predictions, split
 from lm.calibration.report.diagrams import save_pictures
 from lm.calibration.report.page import report_html
@@ -36,9 +44,9 @@ from lm.command_line import define_config_file, run
 from lm.configuration import check_seed
 from lm.console import Console
 from lm.errors import UserError
-from lm.files import json_value, write_atomically, write_json
+from lm.files import check_writable, json_value, write_atomically, write_json
 from lm.runs.tensorboard import add_products
-from lm.runs.work_directory import WorkDirectory
+from lm.runs.work_directory import WorkDirectory, names_of_runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,18 +54,21 @@ class CalibrateConfig:
     """A calibration experiment.
 
     Attributes:
-      predictions: npz file. Empty: predictions/test.npz of the work directory, with validation.npz for fitting, or
+      predictions: file (npz, npy, csv, tsv, json, jsonl or parquet). Empty: predictions/test.npz of the work directory,
+        with validation.npz for fitting, or
         validation.npz alone. A single file is split at random, by whole clusters, into items for fitting and items
         for testing.
-      fit_predictions: npz file with separate items for fitting; `predictions` are then all for testing.
+      fit_predictions: file with separate items for fitting; `predictions` are then all for testing.
+      normalize: divide each row of probabilities by its sum, where they are rounded, percentages or counts.
       fit_fraction: share of clusters (of items, if there are no clusters) used for fitting.
-      calibrators: names; see `lm.calibration.calibrators`.
+      calibrators: names; see `lm.calibration.calibrators`. None, (): measure only, on all items of `predictions`.
       settings: bins, resamples, level of intervals, seed.
       title: of the report; empty: the name of the predictions.
     """
 
     predictions: str = ""
     fit_predictions: str = ""
+    normalize: bool = False
     fit_fraction: float = 0.5
     calibrators: tuple[str, ...] = ("temperature", "temperature_bias", "vector", "structured_matrix", "isotonic")
     settings: Settings = Settings()
@@ -69,6 +80,10 @@ class CalibrateConfig:
         for name in self.calibrators:
             if name not in CALIBRATORS:
                 raise UserError(f"config.calibrators: unknown {name!r}; known are {', '.join(CALIBRATORS)}")
+        if len(set(self.calibrators)) < len(self.calibrators):
+            raise UserError("config.calibrators names one of them twice")
+        if self.fit_predictions and not self.calibrators:
+            raise UserError("config.fit_predictions is for fitting, but config.calibrators is empty: clear one of them")
         settings = self.settings
         check_seed("config.settings.seed", settings.seed)
         if settings.bins < 1 or settings.resamples < 20 or not 0 < settings.level < 1:
@@ -91,16 +106,23 @@ def main(values: flags.FlagValues) -> None:
     if config.predictions and len(values.workdir) > 1:
         raise UserError("config.predictions is for a single run: pass one --workdir, or leave config.predictions empty")
     console = Console(stderr=True)
-    comparisons = {name: calibrate(config, WorkDirectory(Path(name)), console) for name in values.workdir}
+    comparisons = {}
+    for number, name in enumerate(values.workdir, start=1):
+        if len(values.workdir) > 1:
+            console.print(f"{name} ({number} of {len(values.workdir)})")
+        comparisons[name] = calibrate(config, WorkDirectory(Path(name)), console)
+        show(comparisons[name], Console())
+        console.print(f"report: {WorkDirectory(Path(name)).calibration / 'report.html'}")
     if len(comparisons) > 1 and config.calibrators:
-        console.print(summary_table(comparisons, config.calibrators[0]))
+        Console().print(summary_table(comparisons, config.calibrators[0]))
 
 
 def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Console) -> Comparison:
     """Runs the experiment in a work directory and returns the comparison.
 
     Raises:
-      UserError: if the config or the predictions are invalid; nothing is written then.
+      UserError: if the config or the predictions are invalid, or the directory cannot be written. Nothing is written
+        then: files are written only after everything has been computed, all of them or none.
     """
     path, fit_path = predictions_of(config, directory)
     if not config.predictions and not path.is_file():
@@ -109,40 +131,102 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
             "--config.predictions.tokens=20000, or experiments.evaluate with --config.split=validation on a fine-tuned "
             "classifier; or name another file with --config.predictions=FILE.npz"
         )
-    test = Predictions.load(path)
-    if fit_path is not None:
-        fit = Predictions.load(fit_path)
-    else:
-        fit, test = split(test, config.fit_fraction, config.settings.seed)
-    with console.status("calibrating") as status, naming_file(path):
+    check_writable(directory.calibration, f"--workdir={directory.path}")
+    fit, test = read_parts(config, path, fit_path)
+    for part in (fit, test):
+        if part is not None and part.unused:
+            console.print(f"not used of {path if part is test else fit_path or path}: {', '.join(part.unused)}")
+    doing = "calibrating" if config.calibrators else "measuring"
+    with console.progress(doing, len(config.calibrators) + 1) as advance, naming_file(path):
         comparison, fitted = compare(
             fit,
             test,
             config.calibrators,
             config.settings,
-            title=config.title or f"{directory.path.name}: {path.stem}",
+            title=config.title or f"{directory.path.absolute().name}: {path.stem}",
             source=path.name,
-            progress=lambda name: status.update(f"calibrating: {name}"),
+            progress=lambda name: advance(int(name != "none"), name),
         )
-        status.update("drawing figures")
-        for name, calibrator in fitted.items():
-            origin = {"checkpoint": fit.checkpoint, "model": fit.model}
-            dataclasses.replace(calibrator, **origin).save(directory.calibration / f"{name}.json")
-        pictures = save_pictures(comparison, directory.calibration)
-        if directory.tensorboard.exists():
-            add_products(directory, 0, {f"calibration/{path.stem}": path for path in pictures})
-        write_json(directory.calibration / "comparison.json", to_json(comparison))
-        write_atomically(directory.calibration / "table.csv", as_csv(comparison))
-        write_atomically(directory.calibration / "report.html", report_html(comparison))
+        advance(1, "drawing figures")
+        with written_together(directory.calibration) as folder:
+            pictures = [each.name for each in save_pictures(comparison, folder)]
+            for name, calibrator in fitted.items():
+                calibrator.save(folder / f"{name}.json")
+            write_json(folder / "comparison.json", to_json(comparison))
+            write_atomically(folder / "table.csv", as_csv(comparison))
+            write_atomically(folder / "report.html", report_html(comparison))
+    if directory.tensorboard.exists():
+        tags = {f"calibration/{Path(name).stem}": directory.calibration / name for name in pictures}
+        add_products(directory, 0, tags)
+    return comparison
+
+
+def read_parts(config: CalibrateConfig, path: Path, fit_path: Path | None) -> tuple[Predictions | None, Predictions]:
+    """The items to fit to, None without calibrators, and those to measure on.
+
+    Raises:
+      UserError: if they cannot be read or split.
+    """
+    test = Predictions.load(path, normalize=config.normalize)
+    if not config.calibrators:
+        return None, test
+    if fit_path is not None:
+        fit = Predictions.load(fit_path, normalize=config.normalize)
+        if fit.ids_N is None and fit.logits.shape == test.logits.shape and same_items(fit, test):
+            raise UserError(
+                f"{fit_path} holds the same items as {path}: a calibrator must not be evaluated on items it was fitted "
+                "to; leave config.fit_predictions empty to split them"
+            )
+        return fit, test
+    if test.ids_N is None:
+        test = dataclasses.replace(test, ids_N=np.arange(len(test)))  # parts of one file share no item
+    with naming_file(path):
+        return split(test, config.fit_fraction, config.settings.seed)
+
+
+def same_items(one: Predictions, other: Predictions) -> bool:
+    """Whether two parts without ids have the same logits and labels."""
+    ours, others = (jax.tree.leaves((part.logits, part.labels_N)) for part in (one, other))
+    return len(ours) == len(others) and all(map(np.array_equal, ours, others))
+
+
+@contextlib.contextmanager
+def written_together(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder whose files are moved to `folder` when all are written; none is if anything fails.
+
+    Raises:
+      UserError: if they cannot be written.
+    """
+    made = [each for each in (folder.parent, *folder.parent.parents) if not each.exists()]
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        yield temporary
+        folder.mkdir(exist_ok=True)
+        for file in sorted(temporary.iterdir()):
+            file.replace(folder / file.name)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        for each in made:
+            with contextlib.suppress(OSError):  # what was written stays
+                each.rmdir()
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Prints the table, warnings and conclusions."""
     console.print(as_table(comparison))
     for method in comparison.methods:
         if method.message:
             console.print(f"(!) {method.label}: {method.message}")
+    for note in comparison.notes:
+        console.print(f"(!) {note}")
     said = verdict(comparison)
     for sentence in (said.before, said.after, *said.notes):
         console.print(sentence)
-    console.print(f"report: {directory.calibration / 'report.html'}")
-    return comparison
 
 
 def predictions_of(config: CalibrateConfig, directory: WorkDirectory) -> tuple[Path, Path | None]:
@@ -151,33 +235,33 @@ def predictions_of(config: CalibrateConfig, directory: WorkDirectory) -> tuple[P
     if config.predictions:
         return Path(config.predictions), fit
     test, validation = directory.predictions / "test.npz", directory.predictions / "validation.npz"
-    if test.is_file() and validation.is_file():
+    if test.is_file() and (validation.is_file() or not config.calibrators):
         return test, fit or validation
     return validation, fit
 
 
 @contextlib.contextmanager
 def naming_file(path: Path) -> Iterator[None]:
-    """Turns a ValueError about the arrays into a UserError that names their file."""
+    """Makes errors about the arrays name their file."""
     try:
         yield
-    except ValueError as error:
+    except InputError as error:
         raise UserError(f"{path}: {error}") from error
 
 
 def as_table(comparison: Comparison) -> Table:
-    """The table for the console; everything else is in the report."""
-    table = Table(title=comparison.title)
-    columns = ("", "ECE %", "interval", "floor", "p of change", "NLL", "p of change", "accuracy %")
+    """The table for the console, narrow enough for 80 columns; everything else is in the report."""
+    table = Table(title=comparison.title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    columns = ("", "ECE %", "interval", "floor", "change", "NLL", "change", "acc. %")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
     for method in comparison.methods:
         ece, nll = method.entry("ece"), method.entry("nll")
         table.add_row(
-            f"{method.label} {method.summary}{' (!)' if method.message else ''}",
+            f"{method.label}{' (!)' if method.message else ''}\n{method.summary}".rstrip(),
             format_value(ece.value, "percent"),
-            format_interval(ece.value, ece.interval, "percent"),
-            format_value(ece.floor.mean, "percent"),
+            format_interval(ece.value, ece.interval, "percent").replace(" to ", "–"),
+            "" if ece.floor is None else format_value(ece.floor.mean, "percent"),
             _p_of_change(ece),
             format_value(nll.value, "nats"),
             _p_of_change(nll),
@@ -187,22 +271,27 @@ def as_table(comparison: Comparison) -> Table:
 
 
 def _p_of_change(entry: Entry) -> str:
-    return format_p(entry.difference.p) if entry.difference else ""
+    """Without spaces, which a narrow table would break at."""
+    return re.sub(r"\s", "", format_p(entry.difference.p)) if entry.difference else ""
 
 
 def summary_table(comparisons: dict[str, Comparison], calibrator: str) -> Table:
-    """All runs before and after one calibrator, named by their paths relative to the common parent."""
-    common = os.path.commonpath([os.path.abspath(name) for name in comparisons])
-    table = Table(title=f"before and after: {calibrator}")
-    columns = ("run", "items", "ECE %", "floor", "after", "p of change", "NLL", "after", "p of change")
+    """All runs before and after one calibrator."""
+    names = names_of_runs(list(comparisons))
+    table = Table(title=f"before and after: {calibrator}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    columns = ("run", "items", "ECE %", "floor", "after", "change", "NLL", "after", "change")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
-    for name, comparison in comparisons.items():
-        before, after = comparison.uncalibrated, comparison.method(calibrator)
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for name, comparison in zip(names, comparisons.values(), strict=True):
+        before = comparison.uncalibrated
+        after = {method.name: method for method in comparison.methods}.get(calibrator)
+        if after is None:
+            table.add_row(name, f"{comparison.items.test:,}", _with_interval(before.entry("ece")), "", "not fitted")
+            continue
         ece_before, ece_after = before.entry("ece"), after.entry("ece")
         nll_before, nll_after = before.entry("nll"), after.entry("nll")
         table.add_row(
-            os.path.relpath(name, common),
+            name,
             f"{comparison.items.test:,}",
             _with_interval(ece_before),
             format_value(ece_before.floor.mean, "percent"),
@@ -216,7 +305,8 @@ def summary_table(comparisons: dict[str, Comparison], calibrator: str) -> Table:
 
 
 def _with_interval(entry: Entry) -> str:
-    return f"{format_value(entry.value, 'percent')}\n({format_interval(entry.value, entry.interval, 'percent')})"
+    interval = format_interval(entry.value, entry.interval, "percent").replace(" to ", "–")
+    return f"{format_value(entry.value, 'percent')}\n{interval}".rstrip()
 
 
 def as_csv(comparison: Comparison) -> str:

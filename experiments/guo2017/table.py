@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lm.calibration.binning import Binning, bin_totals
-from lm.calibration.calibrators import CALIBRATORS
+from lm.calibration.calibrators import CALIBRATORS, fit
 from lm.calibration.errors import ece
 from lm.calibration.noise_floor import null_totals
 from lm.calibration.outcomes import outcomes
@@ -170,8 +170,8 @@ def measure(fit_part: Predictions, test_part: Predictions) -> Mapping[str, Measu
     for method in METHODS:
         logits_NC = test_part.logits
         if method != "none":
-            calibrator = CALIBRATORS[method]
-            logits_NC = calibrator.apply(calibrator.fit(fit_part.logits, fit_part.labels_N), logits_NC)
+            fitted = fit(method, fit_part.logits, fit_part.labels_N)
+            logits_NC = CALIBRATORS[method].apply(fitted.parameters, logits_NC)
         result = outcomes(test_part.labels_N, logits=logits_NC)
         # A fresh generator, so that no method's floor depends on the other methods.
         rng = np.random.default_rng(0)

@@ -1,10 +1,10 @@
 """Calibrators by name: maps from logits to better calibrated logits, fitted on held-out items.
 
-    fitted = fit("temperature", logits_NC, labels_N)
-    calibrated_NC = fitted.apply(other_logits_NC)
+    fitted = fit("temperature", logits, labels)
+    calibrated_NC = fitted.apply(other_logits)
 
-Each entry is a pair of functions, `fit(logits, labels) -> parameters` and `apply(parameters, logits) -> logits`.
-One-vs-rest calibrators return log-probabilities, which are logits too.
+Each entry is a pair of functions, `fit(items) -> parameters` and `apply(parameters, logits) -> logits`, and says what
+its parameters may be. One-vs-rest calibrators return log-probabilities, which are logits too.
 
 Axes: N items, C classes.
 """
@@ -12,9 +12,10 @@ Axes: N items, C classes.
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +23,44 @@ import numpy as np
 from jax import Array
 
 from lm.calibration import affine, one_vs_rest
+from lm.calibration import parameters as specs
+from lm.calibration.inputs import ArrayLike, InputError, checked_labels, checked_logits, checked_weights
 from lm.calibration.logits import Logits, map_chunks, rows, take, whole
 from lm.calibration.outcomes import outcomes
+from lm.calibration.parameters import Numbers, Parameters, Spec
 from lm.calibration.temperature import fit_temperature
 from lm.errors import UserError
-from lm.files import write_atomically
+from lm.files import read_json, write_atomically
 from lm.types import AnyArray
 
-Parameters = dict[str, Any]
+FEWEST = 5  # items of a class, for parameters of its own
+_TOLERANCE = 1e-6  # relative, of a loss in float32
+
+
+class FitItems(NamedTuple):
+    """Items to fit to.
+
+    Attributes:
+      logits: [N, C], or factors.
+      labels_N: the true classes.
+      weights_N: how much each counts, with mean 1.
+      is_rare_C: classes with fewer than `FEWEST` items: too few for parameters of their own.
+    """
+
+    logits: Logits
+    labels_N: Array
+    weights_N: np.ndarray
+    is_rare_C: np.ndarray
+
+    def take(self, index_N: np.ndarray) -> "FitItems":
+        """Some of them, with the same rare classes."""
+        weights_N = self.weights_N[index_N]
+        logits, labels_N = take(self.logits, index_N), self.labels_N[index_N]
+        return FitItems(logits, labels_N, weights_N / weights_N.mean(), self.is_rare_C)
+
+
+def _always_sound(parameters: Parameters) -> None:
+    """Nothing to check beyond each parameter by itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,23 +69,33 @@ class Calibrator:
 
     Attributes:
       label: name in tables.
-      fit: from logits [N, C] (arrays or factors) and labels [N] to parameters: arrays, numbers, lists of arrays. The
-        optional entries `converged` and `at_bound` describe how the fit ended.
+      fit: from items to parameters: arrays, numbers, lists of arrays. The optional entries `converged` and `at_bound`
+        describe how the fit ended.
       apply: from parameters and logits to logits.
+      spec: what each parameter may be.
       summary: one line about the parameters.
+      by_class: whether classes have parameters of their own.
+      takes_zeros: whether it can be fitted to labels with probability 0.
+      takes_weights: whether items can count differently.
+      check: raises ValueError for parameters that do not go together.
     """
 
     label: str
-    fit: Callable[[Logits, AnyArray], Parameters]
+    fit: Callable[[FitItems], Parameters]
     apply: Callable[[Parameters, Logits], Logits]
+    spec: Spec
     summary: Callable[[Parameters], str] = lambda parameters: ""
+    by_class: bool = True
+    takes_zeros: bool = False
+    takes_weights: bool = True
+    check: Callable[[Parameters], None] = _always_sound
 
 
 # --- temperature and its ensemble ---
 
 
-def _fit_temperature(logits: Logits, labels_N: AnyArray) -> Parameters:
-    found = fit_temperature(logits, labels_N)
+def _fit_temperature(items: FitItems) -> Parameters:
+    found = fit_temperature(items.logits, items.labels_N, items.weights_N)
     return {
         "temperature": np.float32(found.temperature),
         "converged": bool(found.converged),
@@ -63,20 +104,21 @@ def _fit_temperature(logits: Logits, labels_N: AnyArray) -> Parameters:
 
 
 def _apply_temperature(parameters: Parameters, logits: Logits) -> Logits:
-    return affine.apply_affine(1 / jnp.float32(parameters["temperature"]), jnp.float32(0), logits)
+    return affine.apply_temperature(jnp.float32(parameters["temperature"]), logits)
 
 
-def _fit_ensemble(logits: Logits, labels_N: AnyArray) -> Parameters:
+def _fit_ensemble(items: FitItems) -> Parameters:
     """Weights of softmax(z / T), softmax(z) and the uniform distribution (Zhang et al. 2020, section 4.1), by EM."""
-    parameters = _fit_temperature(logits, labels_N)
-    likelihood_N3 = _ensemble_likelihoods(logits, labels_N, parameters["temperature"])
+    parameters = _fit_temperature(items)
+    likelihood_N3 = _ensemble_likelihoods(items.logits, items.labels_N, parameters["temperature"])
+    weights_N1 = jnp.asarray(items.weights_N, jnp.float32)[:, None]
 
-    def step(_: int, weights_3: Array) -> Array:
-        parts_N3 = likelihood_N3 * weights_3[None]
-        return (parts_N3 / parts_N3.sum(axis=1, keepdims=True)).mean(axis=0)
+    def step(_: int, shares_3: Array) -> Array:
+        parts_N3 = likelihood_N3 * shares_3[None]
+        return (weights_N1 * parts_N3 / parts_N3.sum(axis=1, keepdims=True)).mean(axis=0)
 
-    weights_3 = jax.lax.fori_loop(0, 500, step, jnp.full(3, 1 / 3))
-    return {**parameters, "weights": np.asarray(weights_3)}
+    shares_3 = jax.lax.fori_loop(0, 500, step, jnp.full(3, 1 / 3))
+    return {**parameters, "weights": np.asarray(shares_3)}
 
 
 @jax.jit
@@ -97,21 +139,28 @@ def _apply_ensemble(parameters: Parameters, logits: Logits) -> Array:
     return jnp.log(weights_3[0] * scaled[0] + weights_3[1] * scaled[1] + weights_3[2] / logits_NC.shape[1])
 
 
+def _check_shares(parameters: Parameters) -> None:
+    if abs(parameters["weights"].sum() - 1) > 1e-3:
+        raise ValueError("weights must sum to 1")
+
+
 # --- affine maps ---
 
 
-def _fit_affine(logits: Logits, labels_N: AnyArray, **how: Any) -> Parameters:
-    found = affine.fit_affine(logits, labels_N, **how)
+def _fit_affine(items: FitItems, **how: Any) -> Parameters:
+    found = affine.fit_affine(*items, **how)
     return {
         "scale": np.asarray(found.scale),
         "bias": np.asarray(found.bias),
+        "reach": np.float32(found.reach),
         "converged": bool(found.converged),
         "at_bound": bool(found.at_bound) and how.get("start") != "identity",
     }
 
 
 def _apply_affine(parameters: Parameters, logits: Logits) -> Logits:
-    return affine.apply_affine(parameters["scale"], parameters["bias"], logits)
+    reach = parameters.get("reach", affine.EVERYTHING)
+    return affine.apply_affine(parameters["scale"], parameters["bias"], reach, logits)
 
 
 def _structured(weights: affine.Weights, items: int, strength: Array) -> Array:
@@ -141,37 +190,30 @@ _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _MATRIX = ("diagonal", "off_diagonal", "bias")
 
 
-def _fit_penalized(logits: Logits, labels_N: AnyArray, *, penalty: Callable) -> Parameters:
+def _fit_penalized(items: FitItems, *, penalty: Callable) -> Parameters:
     """A matrix with a penalty whose strength is chosen on every fifth item, held out from the fit."""
-    number = np.arange(len(labels_N))
-    held_out, host_labels_N = number % 5 == 4, np.asarray(labels_N)
+    is_held_out_N = np.arange(len(items.labels_N)) % 5 == 4
+    if not items.weights_N[is_held_out_N].any() or not items.weights_N[~is_held_out_N].any():
+        raise InputError("its strength is chosen on every fifth item, so it needs at least 5 items")
+    kept, held_out = items.take(~is_held_out_N), items.take(is_held_out_N)
 
     def held_out_nll(strength: float) -> float:
-        parameters = _fit_affine(
-            take(logits, ~held_out), host_labels_N[~held_out], free=_MATRIX, penalty=penalty, strength=strength
-        )
-        return _mean_nll(_apply_affine(parameters, take(logits, held_out)), host_labels_N[held_out])
+        parameters = _fit_affine(kept, free=_MATRIX, penalty=penalty, strength=strength)
+        return _mean_nll(_apply_affine(parameters, held_out.logits), held_out.labels_N, held_out.weights_N)
 
     strength = min(_STRENGTHS, key=held_out_nll)
-    fitted = _fit_affine(logits, labels_N, free=_MATRIX, penalty=penalty, strength=strength)
+    fitted = _fit_affine(items, free=_MATRIX, penalty=penalty, strength=strength)
     return {**fitted, "strength": strength}
 
 
-def _fit_scaling_binning(logits: Logits, labels_N: AnyArray) -> Parameters:
-    parameters = _fit_temperature(logits, labels_N)
-    return {**one_vs_rest.fit_scaling_binning(whole(_apply_temperature(parameters, logits)), labels_N), **parameters}
+def _fit_scaling_binning(items: FitItems) -> Parameters:
+    parameters = _fit_temperature(items)
+    scaled_NC = whole(_apply_temperature(parameters, items.logits))
+    return {**one_vs_rest.fit_scaling_binning(scaled_NC, items.labels_N, items.weights_N), **parameters}
 
 
 def _apply_scaling_binning(parameters: Parameters, logits: Logits) -> Array:
     return one_vs_rest.apply_steps(parameters, whole(_apply_temperature(parameters, logits)))
-
-
-def _on_arrays(function: Callable[[Array, AnyArray], Parameters]) -> Callable[[Logits, AnyArray], Parameters]:
-    return lambda logits, labels_N: function(whole(logits), labels_N)
-
-
-def _applied_to_arrays(function: Callable[[Parameters, Array], Array]) -> Callable[[Parameters, Logits], Array]:
-    return lambda parameters, logits: function(parameters, whole(logits))
 
 
 def _temperature_summary(parameters: Parameters) -> str:
@@ -187,44 +229,90 @@ def _strength_summary(parameters: Parameters) -> str:
     return f"strength {parameters['strength']:g}"
 
 
-def _affine(label: str, **how: Any) -> Calibrator:
-    return Calibrator(label, functools.partial(_fit_affine, **how), _apply_affine)
+def _affine(label: str, spec: Spec, **how: Any) -> Calibrator:
+    return Calibrator(label, functools.partial(_fit_affine, **how), _apply_affine, spec)
 
 
-def _by_class(label: str, fit: Callable, apply: Callable) -> Calibrator:
-    return Calibrator(label, _on_arrays(fit), _applied_to_arrays(apply))
+def _penalized(label: str, penalty: Callable) -> Calibrator:
+    fit_matrix = functools.partial(_fit_penalized, penalty=penalty)
+    spec = {**specs.MATRIX, "strength": specs.POSITIVE}
+    return Calibrator(label, fit_matrix, _apply_affine, spec, _strength_summary)
+
+
+def _one_vs_rest(label: str, fit_classes: Callable, apply: Callable, spec: Spec, **more: Any) -> Calibrator:
+    def fit_items(items: FitItems) -> Parameters:
+        return fit_classes(whole(items.logits), *items[1:])
+
+    def apply_whole(parameters: Parameters, logits: Logits) -> Array:
+        return apply(parameters, whole(logits))
+
+    return Calibrator(label, fit_items, apply_whole, spec, takes_zeros=True, **more)
+
+
+def _steps(label: str, fit_classes: Callable, **more: Any) -> Calibrator:
+    check = functools.partial(specs.check_curves, more_values=1)
+    return _one_vs_rest(label, fit_classes, one_vs_rest.apply_steps, specs.CURVES, check=check, **more)
 
 
 CALIBRATORS: dict[str, Calibrator] = {
-    "temperature": Calibrator("Temperature", _fit_temperature, _apply_temperature, _temperature_summary),
-    "bias": _affine("Bias only", free=("bias",), start="identity"),
-    "temperature_bias": _affine("Temperature with bias", free=("log_scale", "bias")),
-    "vector": _affine("Vector", free=("diagonal", "bias")),
-    "matrix": _affine("Matrix", free=_MATRIX),
-    "matrix_odir": Calibrator(
-        "Matrix, ODIR",
-        functools.partial(_fit_penalized, penalty=_off_diagonal_and_intercept),
-        _apply_affine,
-        _strength_summary,
+    "temperature": Calibrator(
+        "Temperature", _fit_temperature, _apply_temperature, specs.TEMPERATURE, _temperature_summary, by_class=False
     ),
-    "matrix_ridge": Calibrator(
-        "Matrix, ridge", functools.partial(_fit_penalized, penalty=_ridge), _apply_affine, _strength_summary
+    "bias": _affine("Bias only", specs.ONE_SCALE, free=("bias",), start="identity"),
+    "temperature_bias": _affine("Temperature with bias", specs.ONE_SCALE, free=("log_scale", "bias")),
+    "vector": _affine("Vector", specs.VECTOR, free=("diagonal", "bias")),
+    "matrix": _affine("Matrix", specs.MATRIX, free=_MATRIX),
+    "matrix_odir": _penalized("Matrix, ODIR", _off_diagonal_and_intercept),
+    "matrix_ridge": _penalized("Matrix, ridge", _ridge),
+    "structured_vector": _affine("Structured vector", specs.VECTOR, free=("diagonal", "bias"), penalty=_structured),
+    "structured_matrix": _affine("Structured matrix", specs.MATRIX, free=_MATRIX, penalty=_structured),
+    "platt": _one_vs_rest("Platt", one_vs_rest.fit_platt, one_vs_rest.apply_platt, specs.PLATT),
+    "beta": _one_vs_rest("Beta", one_vs_rest.fit_beta, one_vs_rest.apply_beta, specs.BETA),
+    "isotonic": _one_vs_rest(
+        "Isotonic",
+        one_vs_rest.fit_isotonic,
+        one_vs_rest.apply_isotonic,
+        specs.CURVES,
+        check=functools.partial(specs.check_curves, more_values=0),
     ),
-    "structured_vector": _affine("Structured vector", free=("diagonal", "bias"), penalty=_structured),
-    "structured_matrix": _affine("Structured matrix", free=_MATRIX, penalty=_structured),
-    "platt": _by_class("Platt", one_vs_rest.fit_platt, one_vs_rest.apply_platt),
-    "beta": _by_class("Beta", one_vs_rest.fit_beta, one_vs_rest.apply_beta),
-    "isotonic": _by_class("Isotonic", one_vs_rest.fit_isotonic, one_vs_rest.apply_isotonic),
-    "histogram": _by_class("Histogram binning", one_vs_rest.fit_histogram, one_vs_rest.apply_steps),
-    "histogram_equal_mass": _by_class(
-        "Histogram, equal mass", one_vs_rest.fit_histogram_equal_mass, one_vs_rest.apply_steps
-    ),
-    "bayesian_binning": _by_class("BBQ", one_vs_rest.fit_bayesian_binning, one_vs_rest.apply_steps),
+    "histogram": _steps("Histogram binning", one_vs_rest.fit_histogram),
+    "histogram_equal_mass": _steps("Histogram, equal mass", one_vs_rest.fit_histogram_equal_mass),
+    "bayesian_binning": _steps("BBQ", one_vs_rest.fit_bayesian_binning, takes_weights=False),
     "scaling_binning": Calibrator(
-        "Scaling-binning", _fit_scaling_binning, _apply_scaling_binning, _temperature_summary
+        "Scaling-binning",
+        _fit_scaling_binning,
+        _apply_scaling_binning,
+        {**specs.CURVES, **specs.TEMPERATURE},
+        _temperature_summary,
+        by_class=False,
+        check=functools.partial(specs.check_curves, more_values=1),
     ),
-    "ensemble_temperature": Calibrator("Ensemble temperature", _fit_ensemble, _apply_ensemble, _ensemble_summary),
+    "ensemble_temperature": Calibrator(
+        "Ensemble temperature",
+        _fit_ensemble,
+        _apply_ensemble,
+        {**specs.TEMPERATURE, "weights": Numbers((3,), 0.0, 1.001)},
+        _ensemble_summary,
+        by_class=False,
+        check=_check_shares,
+    ),
 }
+
+
+class LabelsRuledOut(InputError):
+    """Labels with probability 0, which a calibrator cannot change.
+
+    Attributes:
+      items_M: their places.
+    """
+
+    def __init__(self, name: str, items_M: np.ndarray):
+        """Says why `name` cannot be fitted to them."""
+        super().__init__(
+            f"the label of item {items_M[0]} ({items_M.size} in all) has logit -inf, probability 0, and {name} keeps "
+            f"that at 0: fit {', '.join(TAKE_ZEROS[:2])} or {TAKE_ZEROS[2]} instead"
+        )
+        self.items_M = items_M
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -258,17 +346,21 @@ class Fitted:
     @property
     def accepted(self) -> bool:
         """Whether the calibrator is used: not if it increases the loss that it was fitted to minimize."""
-        return self.nll_after <= self.nll_before or np.isinf(self.nll_before)
+        return bool(self.nll_after <= self.nll_before * (1 + _TOLERANCE) + _TOLERANCE / 10)
 
-    def apply(self, logits: Logits) -> Logits:
-        """Calibrated logits; the same logits if the fit was not accepted.
+    def apply(self, logits: ArrayLike) -> Logits:
+        """Calibrated logits, [N, C]; the same logits if the fit was not accepted.
+
+        Args:
+          logits: [N, C], or factors, as `checked_logits` takes them.
 
         Raises:
-          ValueError: if the number of classes differs from the fit's.
+          InputError: if they are something else, or the number of classes differs from the fit's.
         """
-        if logits.shape[1] != self.classes:
-            raise ValueError(f"calibrator {self.name} was fitted to {self.classes} classes, not {logits.shape[1]}")
-        return CALIBRATORS[self.name].apply(self.parameters, logits) if self.accepted else logits
+        checked = checked_logits(logits=logits)
+        if checked.shape[1] != self.classes:
+            raise InputError(f"calibrator {self.name} was fitted to {self.classes} classes, not {checked.shape[1]}")
+        return CALIBRATORS[self.name].apply(self.parameters, checked) if self.accepted else checked
 
     @property
     def summary(self) -> str:
@@ -278,8 +370,10 @@ class Fitted:
     def save(self, path: Path) -> None:
         """Writes JSON."""
         record = {**dataclasses.asdict(self), "parameters": jax.tree.map(_to_json, self.parameters)}
+        if math.isinf(self.nll_before):
+            record["nll_before"] = None
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(record) + "\n")
+        write_atomically(path, json.dumps(record, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Fitted":
@@ -290,79 +384,108 @@ class Fitted:
         """
         if not path.is_file():
             raise UserError(f"{path}: no such calibrator; fit one with python -m experiments.calibrate")
+        record = read_json(path)
+        if isinstance(record, dict) and record.get("nll_before", 0) is None:  # JSON has no infinity
+            record["nll_before"] = math.inf
         try:
-            record = json.loads(path.read_text())
-            record["parameters"] = {name: _from_json(value) for name, value in record["parameters"].items()}
-            fitted = cls(**record)
-            _check(fitted)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{path} is not a calibrator that experiments.calibrate wrote: {reason}") from error
-        return fitted
+            return cls._from_json(record)
+        except ValueError as error:
+            raise UserError(f"{path} is not a calibrator that experiments.calibrate wrote: {error}") from error
+
+    @classmethod
+    def _from_json(cls, record: Any) -> "Fitted":
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(record, dict) or any(name not in names for name in record):
+            raise ValueError(f"it must hold {', '.join(names)} and nothing else")
+        name = record.get("name")
+        if not isinstance(name, str) or name not in CALIBRATORS:
+            raise ValueError(f"unknown calibrator {_shortened(name)}; known are {', '.join(CALIBRATORS)}")
+        facts = specs.read_parameters({key: record[key] for key in record if key in _FACTS}, _FACTS, classes=0)
+        calibrator = CALIBRATORS[name]
+        parameters = specs.read_parameters(record.get("parameters"), calibrator.spec, facts["classes"])
+        calibrator.check(parameters)
+        origin = {key: record[key] for key in _ORIGIN if key in record}
+        if type(origin.get("checkpoint")) not in (int, type(None)) or not isinstance(origin.get("model"), str | None):
+            raise ValueError("checkpoint must be a whole number and model a text, or null")
+        return cls(name=name, parameters=parameters, **facts, **origin)
 
 
-def _check(fitted: Fitted) -> None:
-    """Raises for records that no fit produces; also applies the calibrator to a row of zeros."""
-    if not isinstance(fitted.name, str) or fitted.name not in CALIBRATORS:
-        raise ValueError(f"unknown calibrator {fitted.name!r}; known are {', '.join(CALIBRATORS)}")
-    numbers = (fitted.classes, fitted.items, fitted.nll_before, fitted.nll_after)
-    if any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in numbers):
-        raise ValueError("classes, items, nll_before and nll_after must be numbers")
-    if type(fitted.checkpoint) not in (int, type(None)) or not isinstance(fitted.model, str | None):
-        raise ValueError("checkpoint must be a whole number and model a text, or null")
-    calibrated = CALIBRATORS[fitted.name].apply(fitted.parameters, jnp.zeros((1, fitted.classes), jnp.float32))
-    if calibrated.shape != (1, fitted.classes):
-        raise ValueError(f"its parameters do not match {fitted.classes} classes")
-    outcomes(np.zeros(1, np.int32), logits=calibrated)
+_ORIGIN = ("checkpoint", "model")
+_FACTS: Spec = {
+    "classes": Numbers(low=2, high=2**31 - 1, kind="integer"),
+    "items": Numbers(low=1, high=2**53, kind="integer"),
+    "nll_before": Numbers(low=0.0, high=math.inf, kind="double"),
+    "nll_after": Numbers(low=0.0, kind="double"),
+    "converged": Numbers(kind="bool"),
+    "at_bound": Numbers(kind="bool"),
+}
+TAKE_ZEROS = tuple(name for name, calibrator in CALIBRATORS.items() if calibrator.takes_zeros)
+
+
+def _shortened(value: Any, most: int = 40) -> str:
+    text = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+    return text if len(text) <= most else text[:most] + "…"
 
 
 def _to_json(value: Any) -> Any:
     return np.asarray(value).tolist() if isinstance(value, (np.ndarray, np.generic, Array)) else value
 
 
-def _from_json(value: Any) -> Any:
-    if isinstance(value, list):
-        ragged = any(isinstance(row, list) for row in value) and len({np.shape(row) for row in value}) > 1
-        return [np.asarray(row, np.float32) for row in value] if ragged else np.asarray(value, np.float32)
-    return value
-
-
-def fit(name: str, logits: Logits, labels_N: AnyArray) -> Fitted:
+def fit(name: str, logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> Fitted:
     """Fits a calibrator.
 
     Args:
       name: key in `CALIBRATORS`.
-      logits: [N, C], or factors.
-      labels_N: the true classes.
+      logits: [N, C], or factors, as `checked_logits` takes them.
+      labels: the true classes, [N].
+      weights: how much each item counts, [N], from 0; None: all the same.
 
     Raises:
-      ValueError: for an unknown name, as `outcomes` does, or if a label's own logit is -inf, since calibrators keep
-        such classes at probability 0.
+      InputError: for an unknown name, for arrays that are something else, for weights that the calibrator cannot use,
+        or if a label has probability 0 and the calibrator keeps it there.
     """
     if name not in CALIBRATORS:
-        raise ValueError(f"unknown calibrator {name!r}; known are {', '.join(CALIBRATORS)}")
-    before_N = outcomes(labels_N, logits=logits).nll_N
-    ruled_out = [item for item in np.flatnonzero(np.isinf(before_N)).tolist() if _is_ruled_out(logits, labels_N, item)]
-    if ruled_out:
-        raise ValueError(f"the label of item {ruled_out[0]} ({len(ruled_out)} in all) has logit -inf")
-    labels_N = jnp.asarray(labels_N, jnp.int32)
-    parameters = CALIBRATORS[name].fit(logits, labels_N)
+        raise InputError(f"unknown calibrator {name!r}; known are {', '.join(CALIBRATORS)}")
+    calibrator = CALIBRATORS[name]
+    logits = checked_logits(logits=logits)
     items, classes = logits.shape
+    labels_N = jnp.asarray(checked_labels(labels, (items, classes)))
+    if weights is not None and not calibrator.takes_weights:
+        raise InputError(f"{calibrator.label} cannot be fitted with weights: leave them out, or choose another")
+    given_N = checked_weights(weights, items)
+    weights_N = np.ones(items) if given_N is None else given_N / given_N.mean()
+    before_N = np.where(weights_N > 0, outcomes(labels_N, logits=logits).nll_N, 0)
+    if not calibrator.takes_zeros and (ruled_out := labels_ruled_out(logits, labels_N, before_N)).size:
+        raise LabelsRuledOut(name, ruled_out)
+    is_rare_C = np.bincount(np.asarray(labels_N)[weights_N > 0], minlength=classes) < FEWEST
+    parameters = calibrator.fit(FitItems(logits, labels_N, weights_N, is_rare_C))
     return Fitted(
         name=name,
         parameters=parameters,
         classes=classes,
         items=items,
-        nll_before=float(np.mean(before_N, dtype=np.float64)),
-        nll_after=_mean_nll(CALIBRATORS[name].apply(parameters, logits), labels_N),
+        nll_before=float(np.mean(weights_N * before_N, dtype=np.float64)),
+        nll_after=_mean_nll(calibrator.apply(parameters, logits), labels_N, weights_N),
         converged=bool(parameters.get("converged", True)),
         at_bound=bool(parameters.get("at_bound", False)),
     )
 
 
-def _is_ruled_out(logits: Logits, labels_N: AnyArray, item: int) -> bool:
-    return bool(rows(logits, item, 1)[0, labels_N[item]] == -jnp.inf)
+def rare_classes(name: str, labels_N: AnyArray, classes: int, weights_N: AnyArray | None = None) -> np.ndarray:
+    """Classes that have too few items for parameters of their own; none for a calibrator that has none."""
+    if not CALIBRATORS[name].by_class:
+        return np.array([], int)
+    counted_N = np.asarray(labels_N) if weights_N is None else np.asarray(labels_N)[np.asarray(weights_N) > 0]
+    return np.flatnonzero(np.bincount(counted_N, minlength=classes) < FEWEST)
 
 
-def _mean_nll(logits: Logits, labels_N: AnyArray) -> float:
-    return float(np.mean(outcomes(labels_N, logits=logits).nll_N, dtype=np.float64))
+def labels_ruled_out(logits: Logits, labels_N: AnyArray, nll_N: np.ndarray) -> np.ndarray:
+    """Items whose label has logit -inf, a probability of exactly 0."""
+    infinite = np.flatnonzero(np.isinf(nll_N))
+    is_out = [bool(rows(logits, item, 1)[0, labels_N[item]] == -jnp.inf) for item in infinite.tolist()]
+    return infinite[np.array(is_out, bool)]
+
+
+def _mean_nll(logits: Logits, labels_N: AnyArray, weights_N: np.ndarray) -> float:
+    nll_N = np.asarray(outcomes(labels_N, logits=logits).nll_N)
+    return float(np.mean(np.where(weights_N > 0, weights_N * nll_N, 0), dtype=np.float64))

@@ -12,7 +12,8 @@ import numpy as np
 
 from lm.calibration import errors, scores
 from lm.calibration.binning import Binning, BinTotals, bin_totals, equal_mass
-from lm.calibration.calibrators import CALIBRATORS, Fitted, fit
+from lm.calibration.calibrators import CALIBRATORS, FEWEST, TAKE_ZEROS, Fitted, LabelsRuledOut, fit, rare_classes
+from lm.calibration.inputs import InputError
 from lm.calibration.logits import Logits, whole
 from lm.calibration.metrics import METRICS, Metric
 from lm.calibration.noise_floor import Floor, error_interval, floor_of, null_totals, observed_totals
@@ -40,7 +41,7 @@ _COUNTING = ("rms_debiased", "aurc")  # which count items, so that weights have 
 
 
 def compare(
-    fit_part: Predictions,
+    fit_part: Predictions | None,
     test_part: Predictions,
     calibrators: Sequence[str],
     settings: Settings = Settings(),
@@ -51,8 +52,11 @@ def compare(
 ) -> tuple[Comparison, dict[str, Fitted]]:
     """Fits each calibrator on one part and measures it on the other, alongside the uncalibrated predictions.
 
+    Calibrators that cannot be fitted to these items, such as temperature scaling to labels with probability 0, are left
+    out, and `Comparison.notes` says why.
+
     Args:
-      fit_part: items to fit calibrators on.
+      fit_part: items to fit calibrators on; None to measure without fitting any.
       test_part: items to measure on; shares no id and no cluster with `fit_part`.
       calibrators: names in `CALIBRATORS`.
       settings: bins, resampling, level, seed.
@@ -64,10 +68,15 @@ def compare(
       The results, and the fitted calibrators by name.
 
     Raises:
-      UserError: if the parts share an id or a cluster.
-      ValueError: for an unknown calibrator.
+      UserError: if the parts share an id or a cluster, or for an unknown calibrator.
     """
-    check_disjoint(fit_part, test_part)
+    unknown = next((name for name in calibrators if name not in CALIBRATORS), None)
+    if unknown is not None:
+        raise InputError(f"unknown calibrator {unknown!r}; known are {', '.join(CALIBRATORS)}")
+    if fit_part is None and calibrators:
+        raise InputError("calibrators need items to fit to: give a fit part, or no calibrators")
+    unchecked = "" if fit_part is None else check_disjoint(fit_part, test_part)
+    notes = [unchecked] if unchecked else []
     clusters_N = None
     if test_part.clusters_N is not None:
         clusters_N = np.unique(test_part.clusters_N, return_inverse=True)[1]
@@ -79,18 +88,53 @@ def compare(
     fitted = {}
     for name in calibrators:
         progress(name)
-        fitted[name] = fit(name, fit_part.logits, fit_part.labels_N)
+        assert fit_part is not None
+        try:
+            fitted[name] = _fit(name, fit_part)
+        except InputError as error:
+            notes.append(f"{CALIBRATORS[name].label} is left out: {error}")
+            continue
         after = measure(fitted[name].apply(test_part.logits))
-        methods.append(_calibrated(fitted[name], after, before))
+        methods.append(_calibrated(fitted[name], after, before, _note_on_rare_classes(name, fit_part)))
     items = Items(
-        fit=len(fit_part),
+        fit=0 if fit_part is None else len(fit_part),
         test=len(test_part),
-        fit_clusters=None if fit_part.clusters_N is None else int(np.unique(fit_part.clusters_N).size),
-        test_clusters=None if clusters_N is None else int(clusters_N.max()) + 1,
+        fit_clusters=None if fit_part is None else _number_of_clusters(fit_part),
+        test_clusters=_number_of_clusters(test_part),
         classes=test_part.logits.shape[1],
     )
     columns = tuple(_column(metric, settings) for metric in METRICS if metric.name in before.values)
-    return Comparison(title, source, items, settings, columns, tuple(methods)), fitted
+    return Comparison(title, source, items, settings, columns, tuple(methods), tuple(notes)), fitted
+
+
+def _fit(name: str, part: Predictions) -> Fitted:
+    try:
+        fitted = fit(name, part.logits, part.labels_N, part.weights_N)
+    except LabelsRuledOut as error:
+        item = error.items_M[0]
+        which = f"item {item} of those for fitting" if part.ids_N is None else f"the item with id {part.ids_N[item]}"
+        raise InputError(
+            f"the label of {which} has probability 0 ({error.items_M.size} of {len(part):,} labels do), which this "
+            f"calibrator cannot change; {', '.join(TAKE_ZEROS[:2])} and {TAKE_ZEROS[2]} can"
+        ) from error
+    return dataclasses.replace(fitted, checkpoint=part.checkpoint, model=part.model)
+
+
+def _number_of_clusters(part: Predictions) -> int | None:
+    return None if part.clusters_N is None else int(np.unique(part.clusters_N).size)
+
+
+def _note_on_rare_classes(name: str, part: Predictions) -> str:
+    rare_K = rare_classes(name, part.labels_N, part.logits.shape[1], part.weights_N)
+    if not rare_K.size:
+        return ""
+    first = [str(rare) if part.class_names is None else part.class_names[rare] for rare in rare_K[:3].tolist()]
+    others = f" and {rare_K.size - 3:,} others" if rare_K.size > 3 else ""
+    classes = "class" if rare_K.size == 1 else "classes"
+    return (
+        f"fewer than {FEWEST} items to fit {classes} {', '.join(first)}{others}: no parameters of their own, and what "
+        "is measured of them says little"
+    )
 
 
 def _uncalibrated(measured: "_Measured") -> Method:
@@ -103,7 +147,7 @@ def _uncalibrated(measured: "_Measured") -> Method:
     )
 
 
-def _calibrated(fitted: Fitted, measured: "_Measured", before: "_Measured") -> Method:
+def _calibrated(fitted: Fitted, measured: "_Measured", before: "_Measured", note: str) -> Method:
     return Method(
         name=fitted.name,
         label=CALIBRATORS[fitted.name].label,
@@ -111,7 +155,7 @@ def _calibrated(fitted: Fitted, measured: "_Measured", before: "_Measured") -> M
         converged=fitted.converged,
         at_bound=fitted.at_bound,
         accepted=fitted.accepted,
-        message=_message(fitted),
+        message="; ".join(filter(None, [_message(fitted), note])),
         entries=measured.entries(before),
         bins=measured.bins(),
         risk_coverage=measured.risk_coverage(),
@@ -122,7 +166,7 @@ def _message(fitted: Fitted) -> str:
     if not fitted.accepted:
         return "not used: it increased the negative log-likelihood of the items it was fitted to"
     if fitted.at_bound:
-        return "the fit hit its search bound; the data do not determine this value"
+        return "the data do not determine the temperature: every label is the top class, or confidence says nothing"
     if not fitted.converged:
         return "the fit stopped before it converged"
     return ""

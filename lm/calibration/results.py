@@ -37,7 +37,7 @@ class Items:
     """Numbers of items that the calibrators were fitted to and measured on.
 
     Attributes:
-      fit: number of items fitted to.
+      fit: number of items fitted to; 0 if nothing was fitted.
       test: number of items measured on.
       fit_clusters: clusters among the former; None if the items are independent.
       test_clusters: clusters among the latter; None if the items are independent.
@@ -139,6 +139,7 @@ class Comparison:
       settings: bins, resampling, level, seed.
       metrics: in the order in which they are shown.
       methods: the uncalibrated predictions first, then the calibrators.
+      notes: what limits the comparison, such as calibrators that could not be fitted.
     """
 
     title: str
@@ -147,6 +148,7 @@ class Comparison:
     settings: Settings
     metrics: tuple[Metric, ...]
     methods: tuple[Method, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def uncalibrated(self) -> Method:
@@ -172,6 +174,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             "settings": dataclasses.asdict(comparison.settings),
             "metrics": [_metric_json(metric) for metric in comparison.metrics],
             "methods": [_method_json(method) for method in comparison.methods],
+            "notes": comparison.notes,
         }
     )
 

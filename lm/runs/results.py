@@ -11,6 +11,14 @@ import numpy as np
 
 from lm.calibration.binning import Binning, bin_totals
 from lm.calibration.errors import ece, ece_floor
+from lm.calibration.noise_floor import (
+    bin_features,
+    error_interval,
+    floor_of,
+    null_totals,
+    observed_totals,
+    totals_of_sums,
+)
 from lm.calibration.outcomes import outcomes
 from lm.calibration.predictions import Predictions
 from lm.evaluation.pictures import save_confusion_picture
@@ -18,6 +26,7 @@ from lm.files import json_value, write_atomically, write_json
 from lm.runs.work_directory import WorkDirectory
 from lm.statistics.intervals import Interval
 from lm.statistics.metrics import SHARE, Metric, intervals, mean_metric
+from lm.statistics.resampling import Resampler
 from lm.tasks.supervised import Results
 
 BINNING = Binning(15)
@@ -91,7 +100,7 @@ def write_results(
       cut: how many rows were truncated.
 
     Returns:
-      The figures: metrics with a 95% interval over items, and ECE without one.
+      The figures: metrics with a 95% interval over items, and the noise floor of the ECE without one.
     """
     folder = directory.predictions
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,9 +110,9 @@ def write_results(
     found = intervals(metrics, resamples)
     figures = {name: Figure(metric.value, found[name]) for name, metric in metrics.items()}
     if results.predictions is not None:
-        # Without an interval: a binned error needs more than a bootstrap; `experiments.calibrate` computes one.
         of_all = calibration_metrics(results.predictions)
-        figures |= {name: Figure(of_all[name]) for name in ("ece", "ece_floor")}
+        figures["ece"] = Figure(of_all["ece"], ece_interval(results.predictions, resamples))
+        figures["ece_floor"] = Figure(of_all["ece_floor"])
         results.predictions.save(folder / f"{split}.npz")
     if results.confusion_CC is not None:
         save_confusion_picture(results.confusion_CC, results.class_names, folder / f"{split}.confusion.svg")
@@ -124,6 +133,27 @@ def calibration_metrics(predictions: Predictions) -> dict[str, float]:
         "ece": float(ece(totals)),
         "ece_floor": float(ece_floor(totals)),
     }
+
+
+def ece_interval(predictions: Predictions, resamples: int, seed: int = 0) -> Interval:
+    """The 95% interval of `calibration_metrics`' ECE, the same as `experiments.calibrate` gives."""
+    found = outcomes(predictions.labels_N, logits=predictions.logits)
+    confidence_N, correct_N = np.asarray(found.confidence_N), np.asarray(found.correct_N)
+    clusters_N = predictions.clusters_N
+    if clusters_N is not None:
+        clusters_N = np.unique(clusters_N, return_inverse=True)[1]
+    null = null_totals(
+        confidence_N,
+        correct_N,
+        BINNING,
+        resamples=resamples,
+        rng=np.random.default_rng(seed + 1),
+        clusters_N=clusters_N,
+    )
+    floor = floor_of(float(ece(observed_totals(confidence_N, correct_N, BINNING))), ece(null))
+    resampler = Resampler(len(predictions), resamples=resamples, seed=seed, clusters_N=clusters_N)
+    resampled_R = ece(totals_of_sums(resampler.sums(bin_features(confidence_N, correct_N, BINNING))))
+    return error_interval(float(ece(bin_totals(confidence_N, correct_N, BINNING))), resampled_R, floor)
 
 
 def probability_metrics(predictions: Predictions) -> dict[str, Metric]:

@@ -7,6 +7,7 @@ samples.txt  predictions/  calibration/  starts.jsonl  training.lock
 import contextlib
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -245,3 +246,10 @@ def with_vocabulary(config: AnyConfig, tokenizer: Tokenizer) -> AnyConfig:
     if size < tokenizer.vocab_size:
         raise UserError(f"config.model.vocab_size={size} is smaller than the tokenizer's {tokenizer.vocab_size}")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+
+
+def names_of_runs(directories: Sequence[str]) -> list[str]:
+    """Short names: paths relative to the nearest common parent, or the directory's own name if there is one alone."""
+    paths = [os.path.abspath(name) for name in directories]
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [os.path.relpath(path, common) for path in paths]

@@ -12,7 +12,7 @@ from scipy import optimize, special
 
 from lm.calibration import logits as chunking
 from lm.calibration.binning import equal_mass
-from lm.calibration.calibrators import CALIBRATORS, Fitted, fit
+from lm.calibration.calibrators import CALIBRATORS, TAKE_ZEROS, Fitted, fit, rare_classes
 from lm.calibration.logits import FactoredLogits
 from lm.calibration.one_vs_rest import log_odds
 from lm.calibration.outcomes import outcomes
@@ -28,7 +28,7 @@ KEEP_IMPOSSIBLE = (
     "matrix_odir",
     "structured_matrix",
 )
-BY_CLASS = ("platt", "beta", "isotonic", "histogram", "histogram_equal_mass", "bayesian_binning", "scaling_binning")
+ONE_VS_REST = ("platt", "beta", "isotonic", "histogram", "histogram_equal_mass", "bayesian_binning", "scaling_binning")
 # Compiling an affine fit is what these tests cost: some penalties are tested by themselves, below.
 NAMES = [name for name in CALIBRATORS if name not in ("structured_vector", "matrix_ridge")]
 every = pytest.mark.parametrize("name", NAMES)
@@ -110,7 +110,7 @@ def test_no_data_make_an_impossible_prediction(name, kind):
     found = outcomes(labels, logits=calibrated)  # raises for NaN
     assert np.isfinite(found.nll_N).all()
     assert np.isfinite(fitted.nll_after)
-    if name in BY_CLASS and fitted.accepted:
+    if name in ONE_VS_REST and fitted.accepted:
         np.testing.assert_allclose(np.exp(calibrated).sum(axis=-1), 1, atol=1e-5)
         assert np.exp(calibrated).min() >= 0.99 / (N + 1) / C, "a label could have probability 0"
     if kind == "anti-correlated" and name in ("temperature", "vector", "platt", "beta", "isotonic"):
@@ -155,7 +155,139 @@ def test_the_order_of_items_means_nothing(name):
     )
 
 
+# Not those that choose a strength on every fifth item, nor those that are fitted as others are.
+@pytest.mark.parametrize(
+    "name",
+    [name for name in NAMES if not name.startswith("matrix_") and name not in ("temperature_bias", "bayesian_binning")],
+)
+def test_weights_count_items_as_often(name):
+    logits, labels = data("over-confident")
+    weights = np.random.default_rng(0).integers(1, 4, size=N)
+    index = np.repeat(np.arange(N), weights)
+    repeated = fit(name, logits[index], labels[index])
+    weighted, scaled = (fit(name, logits, labels, factor * weights) for factor in (1, 1e-3))
+    assert (weighted.nll_before, weighted.nll_after) == pytest.approx((scaled.nll_before, scaled.nll_after), rel=1e-4)
+    assert weighted.nll_before == pytest.approx(repeated.nll_before, rel=1e-5)
+    assert weighted.nll_before != pytest.approx(fitted_to(name).nll_before, rel=1e-3)
+    if name in ("structured_matrix", "platt", "histogram_equal_mass", "scaling_binning"):
+        assert weighted.nll_after < weighted.nll_before - 0.05  # they count items too
+    else:
+        found, expected = (np.exp(jax.nn.log_softmax(one.apply(logits))) for one in (weighted, repeated))
+        np.testing.assert_allclose(found, expected, atol=6e-3)
+
+
+def test_weights_that_mean_nothing_are_errors():
+    logits, labels = data("over-confident")
+    for weights in (np.zeros(N), np.ones(N - 1), -np.ones(N), np.full(N, np.nan)):
+        with pytest.raises(ValueError, match="weights"):
+            fit("temperature", logits, labels, weights)
+    with pytest.raises(ValueError, match="BBQ cannot be fitted with weights"):
+        fit("bayesian_binning", logits, labels, np.ones(N))
+
+
+# --- options that some items lack ---
+
+
+def with_absent_options(value):
+    """Every second item lacks an option that is not its label."""
+    logits, labels = data("over-confident")
+    absent = (np.arange(N) % 2 == 0)[:, None] & (np.arange(C) == ((labels + 1) % C)[:, None])
+    return np.where(absent, np.float32(value), logits), labels
+
+
+LOWEST = np.finfo(np.float32).min
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, -1e9) for name in NAMES if not name.startswith("matrix_")] + [("vector", -65504.0), ("vector", LOWEST)],
+)
+def test_any_mark_of_an_absent_option_is_minus_infinity(name, value):
+    logits, labels = with_absent_options(-np.inf)
+    expected = fitted_with_absent_options(name)
+    marked, _ = with_absent_options(value)
+    found = fit(name, marked, labels)
+    assert found.nll_after == pytest.approx(expected.nll_after, abs=1e-4)
+    assert (found.converged, found.at_bound) == (True, False)
+    np.testing.assert_allclose(probabilities(found.apply(marked)), probabilities(expected.apply(logits)), atol=4e-3)
+
+
+@functools.cache
+def fitted_with_absent_options(name):
+    return fit(name, *with_absent_options(-np.inf))
+
+
+# --- classes that the items hardly have ---
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [(name, 0) for name in NAMES if not name.startswith("matrix_")] + [("vector", 1), ("matrix", 1), ("platt", 1)],
+)
+def test_a_class_that_the_items_lack_does_not_become_impossible(name, seen):
+    rng = np.random.default_rng(3)
+    logits = rng.normal(scale=1.5, size=(2 * N, C))
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    fit_items = np.flatnonzero(labels[:N] != C - 1)
+    fit_items = np.append(fit_items, np.flatnonzero(labels[:N] == C - 1)[:seen])
+    logits = (2 * logits).astype(np.float32)
+    fitted = fit(name, logits[fit_items], labels[fit_items])
+    later = slice(N, 2 * N)
+    before, after = (
+        outcomes(labels[later], logits=x).nll_N.mean() for x in (logits[later], fitted.apply(logits[later]))
+    )
+    assert after < before + 0.1
+    expected = [] if not CALIBRATORS[name].by_class else [C - 1]
+    assert rare_classes(name, labels[fit_items], C).tolist() == expected
+
+
+def test_rare_classes_have_the_mean_of_the_others():
+    logits, labels = data("a class never seen")
+    bias = fit("temperature_bias", logits, labels).parameters["bias"]
+    assert bias[-1] == pytest.approx(bias[:-1].mean(), abs=1e-5)
+    matrix = fitted_to("matrix", "a class never seen").parameters["scale"]
+    temperature = fitted_to("temperature", "a class never seen").parameters["temperature"]
+    own = matrix - np.eye(C) / temperature
+    np.testing.assert_allclose(own[-1], own[:-1].mean(axis=0), atol=1e-4)
+
+
+# --- labels with probability 0 ---
+
+
+@pytest.mark.parametrize("name", TAKE_ZEROS)
+def test_maps_of_one_class_are_fitted_to_exact_zeros(name):
+    rng = np.random.default_rng(0)
+    votes = rng.multinomial(10, [0.5, 0.3, 0.2], size=300) / 10
+    labels = (rng.random(300)[:, None] > np.cumsum(0.8 * votes + 0.2 / 3, axis=1)).sum(axis=1).clip(0, 2)
+    with np.errstate(divide="ignore"):
+        logits = np.log(votes).astype(np.float32)
+    assert np.isinf(outcomes(labels, logits=logits).nll_N).any()
+    fitted = fit(name, logits, labels)
+    assert fitted.accepted
+    assert np.isfinite(outcomes(labels, logits=fitted.apply(logits)).nll_N).all()
+    with pytest.raises(ValueError, match="probability 0, and temperature keeps that at 0: fit platt, beta or"):
+        fit("temperature", logits, labels)
+
+
+# --- acceptance ---
+
+
+def test_rounding_is_no_reason_to_reject():
+    parameters = {"temperature": np.float32(1.0)}
+    for before, after, accepted in ((1.0, 1.0 + 3e-9, True), (0.002, 0.002 + 3e-9, True), (1.0, 1.0001, False)):
+        fitted = Fitted("temperature", parameters, C, N, before, after, True, False)
+        assert fitted.accepted is accepted
+    assert Fitted("isotonic", parameters, C, N, np.inf, 3.0, True, False).accepted is True
+
+
 # --- errors ---
+
+
+@pytest.mark.parametrize("shape", [(C,), (2, C, 3, 3), (5, 2, C)])
+@pytest.mark.parametrize("name", ["temperature", "ensemble_temperature", "isotonic"])
+def test_only_rows_of_classes_are_calibrated(name, shape):
+    with pytest.raises(ValueError, match=r"must be \[items, classes\]|fitted to 4 classes, not 2"):
+        fitted_to(name).apply(np.zeros(shape, np.float32))
 
 
 def test_unknown_names_and_wrong_classes_are_errors():
@@ -186,6 +318,7 @@ RECORD = {
     "converged": True,
     "at_bound": False,
 }
+HISTOGRAM = {**RECORD, "name": "histogram", "classes": 2}
 GARBAGE = {
     "empty": "",
     "no JSON": "{",
@@ -207,6 +340,42 @@ GARBAGE = {
     "words for classes": json.dumps({**RECORD, "classes": "four"}),
     "no classes": json.dumps({**RECORD, "classes": 0}),
     "words for the loss": json.dumps({**RECORD, "nll_after": "low"}),
+    "temperature -1": json.dumps({**RECORD, "parameters": {"temperature": -1.0}}),
+    "temperature true": json.dumps({**RECORD, "parameters": {"temperature": True}}),
+    "temperature in quotes": json.dumps({**RECORD, "parameters": {"temperature": "2"}}),
+    "temperature in a list": json.dumps({**RECORD, "parameters": {"temperature": [2.0]}}),
+    "temperature beyond float32": json.dumps({**RECORD, "parameters": {"temperature": 1e300}}),
+    "temperature of 400 digits": json.dumps(RECORD).replace("2.0", "1" + 400 * "0"),
+    "temperature of 5,000 digits": json.dumps(RECORD).replace("2.0", "1" + 5000 * "0"),
+    "loss of 400 digits": json.dumps(RECORD).replace("0.9", "1" + 400 * "0"),
+    "deep nesting": json.dumps(RECORD).replace("2.0", 20_000 * "[" + 20_000 * "]"),
+    "nesting that Python reads": json.dumps(RECORD).replace("2.0", 500 * "[" + 500 * "]"),
+    "a negative loss": json.dumps({**RECORD, "nll_after": -1}),
+    "half an item": json.dumps({**RECORD, "items": 0.5}),
+    "true for items": json.dumps({**RECORD, "items": True}),
+    "a number for converged": json.dumps({**RECORD, "converged": 1}),
+    "a word for the checkpoint": json.dumps({**RECORD, "checkpoint": "7"}),
+    "an unknown parameter": json.dumps({**RECORD, "parameters": {"temperature": 2.0, "more": 1}}),
+    "a billion classes": json.dumps(
+        {**RECORD, "name": "bias", "classes": 10**9, "parameters": {"scale": [1], "bias": [0]}}
+    ),
+    "a matrix with a short row": json.dumps(
+        {**RECORD, "name": "matrix", "parameters": {"scale": [[1, 0, 0, 0]] * 3 + [[1]], "bias": [0] * C}}
+    ),
+    "edges that fall": json.dumps(
+        {
+            **RECORD,
+            "name": "histogram",
+            "classes": 2,
+            "parameters": {"edges": [[0.5, 0.2]], "values": [[0, 1, 1]], "items": 9},
+        }
+    ),
+    "a value too few": json.dumps(
+        {**RECORD, "name": "histogram", "classes": 2, "parameters": {"edges": [[0.5]], "values": [[0]], "items": 9}}
+    ),
+    "shares that sum to 2": json.dumps(
+        {**RECORD, "name": "ensemble_temperature", "parameters": {"temperature": 2, "weights": [1, 1, 0]}}
+    ),
     "too few biases": json.dumps({**RECORD, "name": "vector", "parameters": {"scale": [1, 2, 3], "bias": [0, 0, 0]}}),
 }
 
@@ -220,6 +389,62 @@ def test_garbage_is_never_a_calibrator(what, tmp_path):
         Fitted.load(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+def mutations(value, rng):
+    """A JSON value with one part replaced."""
+    replacements = [
+        None,
+        True,
+        -1,
+        0,
+        1e300,
+        float("nan"),
+        float("inf"),
+        10**400,
+        "2",
+        [],
+        {},
+        [[[]]],
+        [None],
+        1e-50,
+        7,
+    ]
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        key = list(value)[rng.integers(len(value))]
+        if rng.random() < 0.1:
+            return {name: inner for name, inner in value.items() if name != key}
+        return {**value, key: mutations(value[key], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.8:
+        place = rng.integers(len(value))
+        if rng.random() < 0.2:
+            return value[:place] + value[place + 1 :]
+        return [*value[:place], mutations(value[place], rng), *value[place + 1 :]]
+    if isinstance(value, str) and rng.random() < 0.5:
+        return list(CALIBRATORS)[rng.integers(len(CALIBRATORS))]
+    return replacements[rng.integers(len(replacements))]
+
+
+def test_damaged_files_are_refused_or_still_calibrators(tmp_path):
+    rng = np.random.default_rng(0)
+    logits = np.concatenate([data("calibrated")[0][:8], np.float32([[0, 0, -1e9, -np.inf]])])
+    path = tmp_path / "calibrator.json"
+    kept = 0
+    for name in ("temperature", "matrix", "platt", "isotonic", "scaling_binning", "ensemble_temperature"):
+        fitted_to(name).save(path)
+        record = json.loads(path.read_text())
+        for _ in range(60):
+            path.write_text(json.dumps(mutations(record, rng)))
+            try:
+                loaded = Fitted.load(path)
+            except UserError:
+                continue
+            kept += 1
+            if loaded.classes == C:
+                calibrated = np.asarray(loaded.apply(logits))
+                assert calibrated.shape == logits.shape
+                np.testing.assert_allclose(probabilities(calibrated).sum(axis=1), 1, rtol=1e-4)
+    assert 5 < kept < 300
 
 
 def test_what_garbage_differs_from_is_accepted(tmp_path):

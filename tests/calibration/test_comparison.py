@@ -89,7 +89,7 @@ def test_json_holds_every_number_under_its_name():
     comparison, _ = compared(clusters=True)
     held = to_json(comparison)
     assert json.loads(json.dumps(held, allow_nan=False)) == held
-    assert list(held) == ["title", "source", "items", "settings", "metrics", "methods"]
+    assert list(held) == ["title", "source", "items", "settings", "metrics", "methods", "notes"]
     assert held["settings"] == {"bins": 12, "resamples": 120, "level": 0.95, "seed": 5}
     ece = held["metrics"][0]
     described = ["label", "long", "unit", "better", "definition", "formula", "source", "specification"]

@@ -61,6 +61,58 @@ def test_temperature_is_that_of_a_float64_search(case):
     assert not bool(found.at_bound)
 
 
+def padded(value, share, classes=4):
+    """Multiple choice, with a value for options that some questions lack; the label is never one of them."""
+    logits, labels = labelled(seed=4, classes=classes, temperature=1.8)
+    absent = np.random.default_rng(5).random((N, classes)) < share
+    absent[np.arange(N), labels] = False
+    return np.where(absent, np.float32(value), logits), labels
+
+
+FLOAT32_MIN = np.finfo(np.float32).min
+
+
+@pytest.mark.parametrize("value", [-65504.0, -1e9, -1e30, FLOAT32_MIN, -np.inf])
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.9])
+def test_absent_options_do_not_move_the_temperature(value, share):
+    logits, labels = padded(value, share)
+    found = fit_temperature(logits, labels)
+    assert float(found.temperature) == pytest.approx(reference(padded(-np.inf, share)[0], labels), rel=1e-3)
+    assert bool(found.converged)
+    assert not bool(found.at_bound)
+
+
+def test_one_outlier_among_3000_logits_does_not_move_the_temperature():
+    logits, labels = labelled(seed=6, items=300, temperature=1.86)
+    expected = reference(logits, labels)
+    logits[17, (labels[17] + 1) % C] = -1e9
+    assert float(fit_temperature(logits, labels).temperature) == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_optimum_far_from_the_scale_of_the_logits_is_found():
+    """Two kinds of questions, of which one has logits a billion times larger."""
+    logits, labels = labelled(seed=8, temperature=1.5)
+    logits[::2] *= np.float32(1e9)
+    found = fit_temperature(logits, labels)
+    best = optimize.minimize_scalar(
+        lambda log_t: mean_nll(logits, labels, log_t), bounds=(-5, 40), method="bounded"
+    ).fun
+    assert mean_nll(logits, labels, np.log(float(found.temperature))) <= best + 1e-4
+    assert bool(found.converged)
+    assert not bool(found.at_bound)
+
+
+def test_weights_count_items_as_often():
+    logits, labels = CASES["mild"]
+    weights = np.random.default_rng(0).integers(0, 4, size=N)
+    index = np.repeat(np.arange(N), weights)
+    expected = reference(logits[index], labels[index])
+    assert expected != pytest.approx(reference(logits, labels), rel=1e-3)
+    for scale in (1.0, 1e-3):
+        found = fit_temperature(logits, labels, np.float32(weights * scale))
+        assert float(found.temperature) == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_separable_labels_have_no_lowest_temperature(scale):
     logits, _ = CASES["mild"]

@@ -108,3 +108,9 @@ def test_wrong_input_is_named(tmp_path):
     with pytest.raises(ValueError, match="2 class names"):
         save_confusion_picture(CONFUSION, NAMES[:2], tmp_path / "confusion.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_names_with_control_characters_are_well_formed_xml(tmp_path):
+    path = tmp_path / "confusion.svg"
+    save_confusion_picture(np.eye(2), ["\x1b[31m<b>&\x00", "\ufffe\ud800 ]]>"], path)
+    assert "\\x1b[31m<b>&\\x00" in "".join(ElementTree.parse(path).getroot().itertext())

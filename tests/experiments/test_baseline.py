@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import baseline
@@ -30,6 +31,11 @@ def test_the_majority_has_its_share_and_the_regression_is_right(kind, accuracy, 
     most = max(set(labels), key=labels.count)  # in the training rows too
     assert metrics_of(workdir, "test.majority")[accuracy] == pytest.approx(labels.count(most) / len(labels))
     assert metrics_of(workdir, "test")[accuracy] > labels.count(most) / len(labels) + 0.1
+    constant = np.unique(Predictions.load(workdir / "predictions" / "test.majority.npz").logits, axis=0)
+    train = [t for row in rows_of(kind, "train") for t in (row["tags"] if kind == "tagging" else [row["label"]])]
+    names = Predictions.load(workdir / "predictions" / "test.npz").class_names
+    np.testing.assert_allclose(np.exp(constant), [[train.count(name) / len(train) for name in names]], rtol=1e-4)
+    assert "test.majority: " in capsys.readouterr().out
     predictions = Predictions.load(workdir / "predictions" / "test.npz")
     assert [predictions.class_names[label] for label in predictions.labels_N] == labels
     right = (predictions.logits.argmax(axis=1) == predictions.labels_N).mean()

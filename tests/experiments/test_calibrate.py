@@ -3,12 +3,13 @@
 import csv
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.calibrate import CalibrateConfig, calibrate
+from experiments.calibrate import CalibrateConfig, calibrate, define_flags, main, show
 from lm.calibration.calibrators import Fitted
 from lm.calibration.predictions import Predictions
 from lm.calibration.results import Settings, to_json
@@ -20,7 +21,7 @@ from lm.models.decoder_lm import DecoderLM
 from lm.runs.config import PredictionsConfig
 from lm.runs.trained_run import load_run
 from lm.runs.work_directory import WorkDirectory
-from tests.tiny import run, tiny_config
+from tests.tiny import command_line, run, tiny_config
 
 QUIET = Console(quiet=True)
 CONFIG = CalibrateConfig(calibrators=("temperature", "isotonic"), settings=Settings(resamples=40))
@@ -73,7 +74,7 @@ def test_a_saved_calibrator_is_the_one_measured(calibrated):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": None}, "the array `labels` is missing"),
+        ({"labels": None}, "labels are missing"),
         ({"logits": np.full((400, 4), np.nan, np.float32)}, "item 0 has NaN"),
         ({"labels": np.full(400, 9)}, "not one of the classes 0 to 3"),
         ({"ids": np.zeros(400, int)}, "some are equal"),
@@ -90,14 +91,119 @@ def test_bad_predictions_are_one_line_and_nothing_is_written(change, message, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_a_label_with_logit_minus_infinity_names_the_file(tmp_path):
-    arrays = over_confident()
-    arrays["logits"][np.arange(400), arrays["labels"]] = -np.inf
-    np.savez(tmp_path / "bad.npz", **arrays)
-    with pytest.raises(UserError, match=r"bad\.npz: the label of item"):
-        calibrate(
-            dataclasses.replace(CONFIG, predictions=str(tmp_path / "bad.npz")), WorkDirectory(tmp_path / "run"), QUIET
-        )
+def test_exact_zeros_are_fitted_by_those_that_can(tmp_path, capsys):
+    """Votes of ten trees: some labels have none."""
+    rng = np.random.default_rng(0)
+    votes = rng.multinomial(10, [0.5, 0.3, 0.2], size=400) / 10
+    labels = (rng.random(400)[:, None] > np.cumsum(0.5 * votes + 0.5 / 3, axis=1)).sum(axis=1).clip(0, 2)
+    np.savez(tmp_path / "votes.npz", probabilities=votes, labels=labels, ids=np.arange(5000, 5400))
+    config = dataclasses.replace(CONFIG, predictions=str(tmp_path / "votes.npz"))
+    comparison = calibrate(config, WorkDirectory(tmp_path / "run"), QUIET)
+    assert [method.name for method in comparison.methods] == ["none", "isotonic"]
+    (note,) = comparison.notes
+    assert re.match(r"Temperature is left out: the label of the item with id 5\d\d\d has probability 0 \(", note)
+    assert np.isinf(comparison.uncalibrated.entry("nll").value)
+    assert json.loads((tmp_path / "run" / "calibration" / "comparison.json").read_text())["notes"] == [note]
+    assert not (tmp_path / "run" / "calibration" / "temperature.json").exists()
+    show(comparison, Console(width=80))
+    assert note in capsys.readouterr().out
+
+
+def test_a_rejected_calibrator_is_reported_not_a_crash(tmp_path):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=1.5, size=(400, 4)).astype(np.float32)
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    np.savez(tmp_path / "calibrated.npz", logits=logits, labels=labels)
+    config = dataclasses.replace(CONFIG, predictions=str(tmp_path / "calibrated.npz"), calibrators=("scaling_binning",))
+    comparison = calibrate(config, WorkDirectory(tmp_path / "run"), QUIET)
+    assert not comparison.method("scaling_binning").accepted, "the example shows nothing"
+    held = json.loads((tmp_path / "run" / "calibration" / "comparison.json").read_text())
+    assert held["methods"][1]["accepted"] is False
+    assert "1 of 1 calibrators was not accepted" in (tmp_path / "run" / "calibration" / "report.html").read_text()
+
+
+def test_measuring_alone_uses_all_items(tmp_path):
+    np.savez(tmp_path / "mine.npz", **over_confident())
+    config = dataclasses.replace(CONFIG, predictions=str(tmp_path / "mine.npz"), calibrators=())
+    comparison = calibrate(config, WorkDirectory(tmp_path / "run"), QUIET)
+    assert (comparison.items.fit, comparison.items.test) == (0, 400)
+    assert [method.name for method in comparison.methods] == ["none"]
+    assert "No calibrator was fitted." in (tmp_path / "run" / "calibration" / "report.html").read_text()
+
+
+def test_classes_that_the_fit_lacks_are_named(tmp_path):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=1.5, size=(600, 3)).astype(np.float32)
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    names = np.array(["cat", "dog", "fish"])
+    fit_rows = np.flatnonzero((labels != 2) & (np.arange(600) < 300))
+    for name, rows in (("fit", fit_rows), ("test", np.arange(300, 600))):
+        np.savez(tmp_path / f"{name}.npz", logits=logits[rows], labels=labels[rows], ids=rows, class_names=names)
+    config = dataclasses.replace(
+        CONFIG,
+        predictions=str(tmp_path / "test.npz"),
+        fit_predictions=str(tmp_path / "fit.npz"),
+        calibrators=("temperature", "vector"),
+    )
+    comparison = calibrate(config, WorkDirectory(tmp_path / "run"), QUIET)
+    assert comparison.method("temperature").message == ""
+    assert "fewer than 5 items to fit class fish: no parameters" in comparison.method("vector").message
+    before, after = (comparison.method(name).entry("nll").value for name in ("none", "vector"))
+    assert after < before + 0.1
+
+
+def test_calibrators_know_the_checkpoint_of_their_predictions(tmp_path):
+    np.savez(tmp_path / "mine.npz", **over_confident(), checkpoint=np.int64(70), model=np.array("0badcafe"))
+    config = dataclasses.replace(CONFIG, predictions=str(tmp_path / "mine.npz"), calibrators=("temperature",))
+    calibrate(config, WorkDirectory(tmp_path / "run"), QUIET)
+    fitted = Fitted.load(tmp_path / "run" / "calibration" / "temperature.json")
+    assert (fitted.checkpoint, fitted.model) == (70, "0badcafe")
+
+
+def test_a_directory_that_cannot_be_written_is_found_first(tmp_path, monkeypatch):
+    np.savez(tmp_path / "mine.npz", **over_confident())
+    (tmp_path / "a file").write_text("")
+    config = dataclasses.replace(CONFIG, predictions=str(tmp_path / "mine.npz"))
+    monkeypatch.setattr("experiments.calibrate.compare", None)  # never reached
+    for path in (tmp_path / "a file", tmp_path / "a file" / "run"):
+        with pytest.raises(UserError, match="a file is not a directory"):
+            calibrate(config, WorkDirectory(path), QUIET)
+
+
+def test_a_failure_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
+    np.savez(tmp_path / "mine.npz", **over_confident())
+    config = dataclasses.replace(CONFIG, predictions=str(tmp_path / "mine.npz"), calibrators=())
+
+    def disk_full(comparison):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("experiments.calibrate.report_html", disk_full)
+    with pytest.raises(UserError, match="calibration cannot be written: No space left on device"):
+        calibrate(config, WorkDirectory(tmp_path / "new" / "run"), QUIET)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old" / "calibration").mkdir(parents=True)
+    (tmp_path / "old" / "calibration" / "table.csv").write_text("former")
+    with pytest.raises(UserError):
+        calibrate(config, WorkDirectory(tmp_path / "old"), QUIET)
+    assert [path.name for path in (tmp_path / "old").rglob("*")] == ["calibration", "table.csv"]
+    assert (tmp_path / "old" / "calibration" / "table.csv").read_text() == "former"
+
+
+def test_tables_fit_80_columns_and_results_go_to_stdout(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    np.savez(tmp_path / "mine.npz", **over_confident())
+    flags = [f"--workdir={tmp_path / name}" for name in ("one", "two")]
+    for name in ("one", "two"):
+        (tmp_path / name / "predictions").mkdir(parents=True)
+        np.savez(tmp_path / name / "predictions" / "validation.npz", **over_confident())
+    flags += ["--config.settings.resamples=40", "--config.calibrators=('temperature','scaling_binning')"]
+    assert command_line(main, define_flags, "--config=configs/calibrate.py", *flags) == 0
+    out, err = capsys.readouterr()
+    assert "before and after: temperature" in out
+    assert "report.html" in err
+    tables = [line for line in out.splitlines() if not re.match(r"\(!\)|[A-Z].*\.$", line)]
+    assert max(map(len, tables)) <= 80
+    assert "…" not in out
 
 
 def test_fitting_on_test_items_is_refused(tmp_path):
@@ -105,8 +211,25 @@ def test_fitting_on_test_items_is_refused(tmp_path):
     config = dataclasses.replace(
         CONFIG, predictions=str(tmp_path / "mine.npz"), fit_predictions=str(tmp_path / "mine.npz")
     )
-    with pytest.raises(UserError, match="the same 400 items"):
+    with pytest.raises(UserError, match=r"mine\.npz holds the same items as"):
         calibrate(config, WorkDirectory(tmp_path / "run"), QUIET)
+    np.savez(tmp_path / "mine.npz", **over_confident(), ids=np.arange(400))
+    with pytest.raises(UserError, match="share 400 ids"):
+        calibrate(config, WorkDirectory(tmp_path / "run"), QUIET)
+
+
+def test_two_files_without_ids_are_told_that_nothing_was_checked(tmp_path):
+    arrays = over_confident()
+    for name, rows in (("fit", slice(0, 200)), ("test", slice(200, 400))):
+        np.savez(tmp_path / f"{name}.npz", **{key: values[rows] for key, values in arrays.items()})
+    config = dataclasses.replace(
+        CONFIG,
+        predictions=str(tmp_path / "test.npz"),
+        fit_predictions=str(tmp_path / "fit.npz"),
+        calibrators=("temperature",),
+    )
+    (note,) = calibrate(config, WorkDirectory(tmp_path / "run"), QUIET).notes
+    assert "no ids" in note
 
 
 def test_missing_predictions_say_how_to_make_them(tmp_path):

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from lm.calibration.binning import Binning, bin_totals
+from lm.calibration.comparison import compare
 from lm.calibration.errors import ece_floor, expected_calibration_error
 from lm.calibration.predictions import Predictions
+from lm.calibration.results import Settings
 from lm.runs.results import calibration_metrics, write_results
 from lm.runs.work_directory import WorkDirectory
 from lm.statistics.metrics import mean_metric
@@ -62,7 +64,15 @@ def test_what_was_found_is_written(tmp_path):
         assert figure.interval.low <= figure.value == metric.value <= figure.interval.high
     accuracy = about.metrics["accuracy"]
     assert accuracy.interval.low < accuracy.value < accuracy.interval.high
-    assert about.to_json()["metrics"]["ece"] == {"value": about.metrics["ece"].value}
+    error = about.metrics["ece"]
+    assert about.to_json()["metrics"]["ece"] == {
+        "value": error.value,
+        "low": error.interval.low,
+        "high": error.interval.high,
+    }
+    measured = compare(None, results.predictions, (), Settings(resamples=200))[0].uncalibrated.entry("ece")
+    assert (error.value, error.interval) == (pytest.approx(measured.value), measured.interval)
+    assert "low" not in about.to_json()["metrics"]["ece_floor"]
     assert about.metrics["ece"].value == calibration_metrics(results.predictions)["ece"]
 
     lines = [strictly(line) for line in (folder / "test.jsonl").read_text().splitlines()]

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -60,8 +60,32 @@ _style = matplotlib.rc_context(_STYLE)
 _PERCENT = [0, 0.25, 0.5, 0.75, 1]
 
 
+class Start(NamedTuple):
+    """Where the axes of reliability diagrams begin.
+
+    Attributes:
+      confidence: 0.5 for the more probable of two classes, else 0.
+      accuracy: 0 unless confidence begins at 0.5 and no interval reaches down to 0.
+    """
+
+    confidence: float = 0.0
+    accuracy: float = 0.0
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> "Start":
+        """The same for all methods."""
+        bins = [one for method in comparison.methods for one in method.bins]
+        if comparison.items.classes != 2 or not bins or any(one.high <= 0.5 for one in bins):
+            return cls()
+        lowest = min(min(one.accuracy_low, one.band_low) for one in bins)
+        return cls(0.5, min(0.5, math.floor(4 * lowest) / 4))
+
+
+FROM_0 = Start()
+
+
 @_style
-def reliability(methods: Sequence[Method], level: float) -> Figure:
+def reliability(methods: Sequence[Method], level: float, start: Start = FROM_0) -> Figure:
     """Reliability diagrams of one or two methods, such as before and after, side by side on the same axes.
 
     Top: accuracy of each bin against its mean confidence, with Wilson intervals, the diagonal, and boxes that contain
@@ -71,13 +95,14 @@ def reliability(methods: Sequence[Method], level: float) -> Figure:
     Args:
       methods: the methods to draw; the one named "none" gets the colour of "before".
       level: of the intervals.
+      start: where the axes begin.
     """
-    figure = Figure(figsize=(3.6, 4.6) if len(methods) == 1 else (5, 3.75), layout="constrained")
+    figure = Figure(figsize=(4.4, 5.7) if len(methods) == 1 else (5, 3.6), layout="constrained")
     axes = figure.subplots(2, len(methods), sharex=True, sharey="row", squeeze=False, height_ratios=(4, 1))
     largest = max((share for method in methods for share in _shares(method)), default=1)
     for column, method in enumerate(methods):
         upper, lower = axes[:, column]
-        _draw_accuracy(upper, method, level)
+        _draw_accuracy(upper, method, level, start)
         lower.bar(
             [one.low for one in method.bins],
             _shares(method),
@@ -87,6 +112,7 @@ def reliability(methods: Sequence[Method], level: float) -> Figure:
             linewidth=0.4,  # same colour, or the background shows as a seam between bars
         )
         lower.set(xlabel="Confidence", ylim=(0, 1.08 * largest), yticks=[0, largest])
+        lower.set_box_aspect(0.25)
         lower.set_yticklabels(["0", with_unit(largest, "percent", 0)])
         _plain(lower)
     axes[0, 0].set_ylabel("Accuracy")
@@ -104,7 +130,7 @@ def reliability(methods: Sequence[Method], level: float) -> Figure:
     return figure
 
 
-def _draw_accuracy(axes: Axes, method: Method, level: float) -> None:
+def _draw_accuracy(axes: Axes, method: Method, level: float, start: Start) -> None:
     bins, colour = method.bins, _colour(method)
     axes.bar(
         [one.low for one in bins],
@@ -123,14 +149,16 @@ def _draw_accuracy(axes: Axes, method: Method, level: float) -> None:
     accuracy = [one.accuracy for one in bins]
     axes.plot(confidence, accuracy, color=colour, marker="o", markersize=4, linewidth=0, clip_on=False)
     axes.set_title(_shortened(method.label), loc="left")
-    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=_PERCENT, yticks=_PERCENT, aspect="equal", anchor="S")
-    axes.set_xticklabels(["0", "", "50%", "", "100%"])
-    axes.set_yticklabels(["0", "", "50%", "", "100%"])
+    axes.set(xlim=(start.confidence, 1), ylim=(start.accuracy, 1), box_aspect=1)
+    for axis, lowest in ((axes.xaxis, start.confidence), (axes.yaxis, start.accuracy)):
+        ticks = [tick for tick in _PERCENT if tick >= lowest]
+        is_written = [len(ticks) <= 4 or tick in (0, 0.5, 1) for tick in ticks]
+        axis.set_ticks(ticks, [f"{100 * tick:g}%" if w else "" for tick, w in zip(ticks, is_written, strict=True)])
     _plain(axes)
-    _write_error(axes, method, level)
+    _write_error(axes, method, level, start)
 
 
-def _write_error(axes: Axes, method: Method, level: float) -> None:
+def _write_error(axes: Axes, method: Method, level: float, start: Start) -> None:
     """ECE, its interval and its floor, in the upper left unless the lower right is emptier."""
     entry = method.entry("ece")
     if math.isnan(entry.value):
@@ -141,8 +169,15 @@ def _write_error(axes: Axes, method: Method, level: float) -> None:
         lines.append(f"{format_level(level)}: {interval}")
     if entry.floor:
         lines.append(f"noise floor {with_unit(entry.floor.mean, 'percent')}")
-    above = sum(one.low < 0.6 and max(one.accuracy_high, one.band_high) > 0.72 for one in method.bins)
-    below = sum(one.high > 0.4 and min(one.accuracy_low, one.band_low) < 0.28 for one in method.bins)
+
+    def x(share: float) -> float:
+        return start.confidence + share * (1 - start.confidence)
+
+    def y(share: float) -> float:
+        return start.accuracy + share * (1 - start.accuracy)
+
+    above = sum(one.low < x(0.6) and max(one.accuracy_high, one.band_high) > y(0.72) for one in method.bins)
+    below = sum(one.high > x(0.4) and min(one.accuracy_low, one.band_low) < y(0.28) for one in method.bins)
     left = above <= below
     axes.text(
         0.03 if left else 0.97,
@@ -232,11 +267,11 @@ def save_pictures(comparison: Comparison, directory: Path) -> list[Path]:
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    level, before = comparison.settings.level, comparison.uncalibrated
+    level, before, start = comparison.settings.level, comparison.uncalibrated, Start.of(comparison)
     figures = {"ece": forest(comparison), "risk_coverage": risk_coverage(comparison)}
     for method in comparison.methods:
         name = "reliability_" + re.sub(r"[^\w-]", "_", method.name)
-        figures[name] = reliability([before] if method is before else [before, method], level)
+        figures[name] = reliability([before] if method is before else [before, method], level, start)
     for name, figure in figures.items():
         with written_atomically(directory / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=200, facecolor="white")

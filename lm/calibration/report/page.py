@@ -1,7 +1,7 @@
 """A comparison as one self-contained HTML page: no scripts, no network, no fonts, light and dark.
 
-The page opens with the conclusions, then shows the numbers, then how each was computed. Text from the comparison
-(titles, labels, messages) is untrusted: everything not written in this file goes through `_text`.
+The page opens with the conclusions, then shows diagrams, then the numbers, then how each was computed. Text from the
+comparison (titles, labels, messages) is untrusted: everything not written in this file goes through `_text`.
 """
 
 import dataclasses
@@ -77,7 +77,7 @@ def _about_the_items(comparison: Comparison) -> str:
     parts = [
         _text(comparison.source),
         f"tested on {_counted(items.test, items.test_clusters)}",
-        f"fitted on {_counted(items.fit, items.fit_clusters)}",
+        f"fitted on {_counted(items.fit, items.fit_clusters)}" if items.fit else "nothing fitted",
         f"{items.classes:,} classes",
     ]
     return " · ".join(parts)
@@ -105,6 +105,7 @@ def _warnings(comparison: Comparison) -> str:
         if faults or method.message:
             message = f" — {_text(method.message)}" if method.message else ""
             lines.append(f"<li><b>{_text(method.label)}</b>: {', '.join(faults) or 'note'}{message}</li>")
+    lines += [f"<li>{_text(note)}</li>" for note in comparison.notes]
     return f"<section class='warnings'><h2>Warnings</h2><ul>{''.join(lines)}</ul></section>" if lines else ""
 
 
@@ -121,7 +122,10 @@ def _before_and_after(comparison: Comparison) -> str:
     """Diagrams and every metric, before calibration and with the best calibrator."""
     level, before, best = comparison.settings.level, comparison.uncalibrated, verdict(comparison).best
     shown = [before] if best is None else [before, best]
-    pictures = "".join(_reliability_figure(method, level, f"pair{number}") for number, method in enumerate(shown))
+    start = diagrams.Start.of(comparison)
+    pictures = "".join(
+        _reliability_figure(method, level, f"pair{number}", start) for number, method in enumerate(shown)
+    )
     columns = ["Before", "After", "Difference"] if best else ["Before"]
     rows = []
     for metric in comparison.metrics:
@@ -129,16 +133,16 @@ def _before_and_after(comparison: Comparison) -> str:
         if best:
             cells.append(f"<td>{_difference(best.entry(metric.name), metric, level)}</td>")
         rows.append(_row(_metric_link(metric), cells))
-    name = _text(best.label) if best else "no calibrator"
+    heading = f"Before and after: {_text(best.label)}" if best else "Without a calibrator"
     return (
-        f"<section><h2>Before and after: {name}</h2><div class='beside'><div class='stays'><div class='pair'>{pictures}"
-        f"</div>{_legend(level)}</div>{_table(['Metric', *columns], rows)}</div></section>"
+        f"<section><h2>{heading}</h2><div class='pair'>{pictures}</div>"
+        f"{_table(['Metric', *columns], rows, 'stacks')}{_legend(level)}</section>"
     )
 
 
 def _legend(level: float) -> str:
     return (
-        f"<p class='quiet'>Below each value: its {format_level(level)} interval. Calibration errors also have a noise "
+        f"<p class='quiet'>Beside each value: its {format_level(level)} interval. Calibration errors also have a noise "
         "floor, the error of a perfectly calibrated model with the same confidences due to chance (mean to 95% "
         "quantile), and p, the probability that such a model shows at least this error. Differences are after minus "
         "before on the same items; for percentages, in points.</p>"
@@ -241,10 +245,10 @@ def _risk_at(curve: Sequence[tuple[float, float]], share: float) -> str:
 
 
 def _every_reliability(comparison: Comparison) -> str:
-    level = comparison.settings.level
+    level, start = comparison.settings.level, diagrams.Start.of(comparison)
     parts = []
     for number, method in enumerate(comparison.methods):
-        picture = _reliability_figure(method, level, f"each{number}")
+        picture = _reliability_figure(method, level, f"each{number}", start)
         parts.append(
             f"<details><summary>{_text(method.label)}</summary><div class='beside even'>{picture}"
             f"<div>{_bins_table(method)}</div></div></details>"
@@ -271,10 +275,10 @@ def _range(low: float, high: float) -> str:
     return f"{format_value(low, 'percent', 1)} to {format_value(high, 'percent', 1)}"
 
 
-def _reliability_figure(method: Method, level: float, name: str) -> str:
+def _reliability_figure(method: Method, level: float, name: str, start: diagrams.Start) -> str:
     ece = method.entry("ece").value
     title = f"Reliability diagram of {method.label}" + ("" if math.isnan(ece) else f", ECE {with_unit(ece, 'percent')}")
-    return _figure(diagrams.reliability([method], level), name, title, "")
+    return _figure(diagrams.reliability([method], level, start), name, title, "")
 
 
 def _figure(figure: diagrams.Figure, name: str, title: str, caption: str) -> str:

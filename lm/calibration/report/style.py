@@ -49,8 +49,9 @@ svg *{stroke-linejoin:round;stroke-linecap:butt}
 svg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif!important}
 .beside{display:grid;gap:1.5rem 2rem;align-items:start}
 .beside>*{min-width:0}
-.pair{display:grid;gap:1rem}
-.pair figure,.beside.even figure{max-width:26rem}
+.pair{display:grid;gap:1rem 2rem;margin:1rem 0 1.5rem}
+.pair figure{max-width:34rem}
+.beside.even figure{max-width:26rem}
 .single figure{max-width:34rem}
 .scroll{overflow-x:auto;width:fit-content;border:1px solid var(--line);border-radius:6px;max-width:100%}
 table{border-collapse:collapse;width:100%;font-size:.875rem;font-variant-numeric:tabular-nums;overflow-wrap:normal}
@@ -77,10 +78,19 @@ dt{color:var(--muted)}
 dd{margin:0}
 :focus-visible{outline:2px solid var(--link);outline-offset:2px}
 @media (min-width:36rem){.pair{grid-template-columns:1fr 1fr}}
-@media (max-width:36rem){th,td{padding:.4rem .5rem}}
+@media (max-width:36rem){
+th,td{padding:.4rem .5rem}
+.stacks{width:auto}
+.stacks tr{display:grid;grid-template-columns:repeat(3,1fr)}
+.stacks th,.stacks td{white-space:normal;border:0}
+.stacks thead th:first-child{display:none}
+.stacks tbody th{grid-column:1/-1;max-width:none;border-top:1px solid var(--line);padding-bottom:0}
+.stacks tbody th small{display:inline;margin-left:.5rem}}
 @media (min-width:64rem){
-.beside{grid-template-columns:1fr max-content}
-.stays{position:sticky;top:1rem}
+.stacks{width:100%}
+.stacks td{white-space:normal}
+.stacks small{display:inline-block;margin-left:.6rem}
+.stacks th:first-child{max-width:none}
 .beside.even{grid-template-columns:26rem 1fr}}
 @media print{
 @page{size:A4 landscape;margin:12mm}
@@ -90,10 +100,9 @@ main{max-width:none;padding:0}
 table{font-size:8pt}
 th,td{padding:.2rem .4rem}
 .wide th,.wide td{font-size:6.5pt;padding:.15rem .3rem}
-.beside,.beside.even{grid-template-columns:1fr max-content}
+.beside.even{grid-template-columns:1fr max-content}
 .pair{grid-template-columns:1fr 1fr}
 .pair figure,.single figure,.beside.even figure{max-width:20rem}
-.stays{position:static}
 tr,figure,.warnings,.answer,.computed details{break-inside:avoid}
 h2,h3{break-after:avoid}
 .computed details::details-content{content-visibility:visible;block-size:auto}

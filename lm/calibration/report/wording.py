@@ -127,7 +127,8 @@ def verdict(comparison: Comparison) -> Verdict:
         notes.append(
             "The best calibrator was selected on the same items it is evaluated on, which favours it slightly."
         )
-    sentences = _before(before, metrics, level), _after(before, best, metrics, level)
+    after = _after(before, best, metrics, level) if calibrated else "No calibrator was fitted."
+    sentences = _before(before, metrics, level), after
     return Verdict(*sentences, tuple(filter(None, notes)), best)
 
 

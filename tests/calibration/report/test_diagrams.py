@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
-from lm.calibration.report.diagrams import COLOURS, forest, inline_svg, reliability, risk_coverage, save_pictures
+from lm.calibration.report.diagrams import COLOURS, Start, forest, inline_svg, reliability, risk_coverage, save_pictures
 from tests.calibration.comparison_examples import comparison, only, with_method
 
 
@@ -113,3 +113,21 @@ def test_inline_svg_has_its_own_ids_and_no_fixed_colours(example):
     assert set(re.findall(r"#[0-9a-fA-F]{6}\b", one)) == set()
     assert set(re.findall(r"var\(--(\w+)\)", one)) <= set(COLOURS)
     assert ">Uncalibrated</text>" in one
+
+
+def test_the_axes_of_two_classes_begin_at_one_half():
+    given = comparison()
+    of_two = dataclasses.replace(given.items, classes=2)
+    upper = [
+        dataclasses.replace(one, bins=tuple(each for each in one.bins if each.low >= 0.5)) for one in given.methods
+    ]
+    given = dataclasses.replace(given, items=of_two, methods=tuple(upper))
+    start = Start.of(given)
+    assert start.confidence == 0.5
+    assert start.accuracy <= min(min(b.accuracy_low, b.band_low) for one in upper for b in one.bins)
+    axes, bars = reliability([given.uncalibrated], 0.95, start).axes
+    assert axes.get_xlim() == bars.get_xlim() == (0.5, 1)
+    assert Start.of(comparison()) == (0, 0)
+    low = dataclasses.replace(given.uncalibrated.bins[0], low=0.1, high=0.2)
+    judged = dataclasses.replace(given.uncalibrated, bins=(low,))
+    assert Start.of(dataclasses.replace(given, methods=(judged,))) == (0, 0)

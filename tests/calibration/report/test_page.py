@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
@@ -96,6 +97,24 @@ def test_warnings_name_the_method_and_the_problem(page):
     assert "Matrix scaling: not accepted, did not converge — its NLL on the items" in text
     assert "Temperature: " not in text
     assert "Warnings" not in report_html(only("none", "temperature"))
+    noted = dataclasses.replace(only("none", "temperature"), notes=("Vector is left out: <why>",))
+    assert "Vector is left out: <why>" in Page(report_html(noted)).text
+
+
+def test_diagrams_come_before_tables(source):
+    headline, diagram, table = (source.index(part) for part in ("class='answer'", "<svg", "<table"))
+    assert headline < diagram < table
+
+
+def test_figures_are_well_formed_xml_whatever_names_hold():
+    names = "\x1b[31m\x00 <b>&amp;</b> ]]> \ufffe \ud800 $x$"
+    given = only("none", "temperature")
+    given = dataclasses.replace(given, methods=tuple(dataclasses.replace(one, label=names) for one in given.methods))
+    page = report_html(given)
+    page.encode()
+    for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+        ElementTree.fromstring(svg)
+    assert "\x1b" not in page
 
 
 def test_every_colour_is_defined_in_light_and_dark(source):
@@ -130,6 +149,6 @@ def test_only_before_and_missing_values():
     entries = {name: entry for name, entry in before.entries.items() if name != "aurc"}
     before = dataclasses.replace(before, entries=entries, risk_coverage=())
     page = Page(report_html(dataclasses.replace(given, methods=(before,))))
-    assert "no accepted calibrator" in "".join(page.text)
+    assert "No calibrator was fitted." in "".join(page.text)
     assert "nan" not in " ".join(page.text).lower()
     assert "None" not in page.text

@@ -147,6 +147,9 @@ def test_the_best_is_accepted_and_has_a_likelihood():
     assert verdict(changed("temperature", nll={"value": math.nan})).best.name == "histogram"
     given = only("none")
     assert verdict(given).best is None
+    assert after(given) == "No calibrator was fitted."
+    rejected = dataclasses.replace(given.uncalibrated, name="matrix", accepted=False)
+    given = dataclasses.replace(given, methods=(given.uncalibrated, rejected))
     assert after(given) == "There is no accepted calibrator to compare with."
 
 
