@@ -4,7 +4,6 @@ import bz2
 import contextlib
 import gzip
 import importlib
-import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
@@ -50,16 +49,13 @@ def _plain(file: Path) -> BinaryIO:
 def _zstd(file: Path) -> Any:
     module = _zstd_module()
     if module is None:
-        raise UserError(f"{file}: pip install zstandard to read zstd files, or decompress it")
-    if module.__name__ == "zstandard":
-        decompressor = module.ZstdDecompressor()
-        return io.BufferedReader(decompressor.stream_reader(file.open("rb"), read_across_frames=True, closefd=True))
+        raise UserError(f"{file}: pip install backports.zstd to read zstd files, or decompress it")
     return module.open(file, "rb")
 
 
 def _zstd_module() -> Any:
-    """Python 3.14's module, else the package zstandard, else None."""
-    for name in ("compression.zstd", "zstandard"):
+    """Python 3.14's module or its backport, else None. The package zstandard does not notice truncated files."""
+    for name in ("compression.zstd", "backports.zstd"):
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
     return None
