@@ -23,7 +23,7 @@ from lm.data.conll_rows import read_conll
 from lm.data.csv_rows import read_csv
 from lm.data.files import decode, find_files, numbered_lines, parse_object
 from lm.data.object_files import FileRow, read_json, read_parquet
-from lm.data.tfds import tfds_builder, tfds_rows
+from lm.data.tfds import read_row, tfds_builder, tfds_rows
 from lm.errors import UserError
 
 
@@ -100,7 +100,7 @@ def _read_tfds(rest: str, key: str) -> Iterator[FileRow]:
     rows = tfds_rows(builder, name, split, key)
     for i in range(len(rows)):
         place = f"tfds:{rest} row {i}"
-        yield place, _plain(rows[i], builder.info.features, place)
+        yield place, _plain(read_row(rows, i, place), builder.info.features, place)
 
 
 def _plain(value: Any, feature: Any, place: str) -> Any:
