@@ -23,9 +23,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from experiments.evaluate import show
 from experiments.finetune import check_rows
-from lm.command_line import define_config_file, run
+from lm.command_line import define_config_file, overridden, run
 from lm.configuration import from_config_dict
 from lm.console import Console
+from lm.data.config import check_overridden_sources
 from lm.data.rows import read_examples
 from lm.errors import UserError
 from lm.runs.config import FinetuneConfig
@@ -63,7 +64,9 @@ def main(values: flags.FlagValues) -> None:
     """Fits, evaluates and prints."""
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the results, such as --workdir=runs/trec_baseline")
-    baseline(from_config_dict(FinetuneConfig, values.config), WorkDirectory(Path(values.workdir)), Console(stderr=True))
+    config = from_config_dict(FinetuneConfig, values.config)
+    check_overridden_sources(config.data, overridden(values))
+    baseline(config, WorkDirectory(Path(values.workdir)), Console(stderr=True))
 
 
 def baseline(config: FinetuneConfig, directory: WorkDirectory, console: Console) -> dict[str, Evaluation]:

@@ -11,9 +11,10 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from lm.command_line import define_config_file, run
+from lm.command_line import define_config_file, overridden, run
 from lm.configuration import from_config_dict
 from lm.console import Console
+from lm.data.config import check_overridden_sources
 from lm.data.store import Corpus, build_corpus
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
@@ -55,6 +56,7 @@ def main(values: flags.FlagValues) -> int:
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the run, such as --workdir=runs/quickstart")
     config = from_config_dict(PretrainConfig, values.config)
+    check_overridden_sources(config.data, overridden(values))
     console = Console(stderr=True, quiet=jax.process_index() != 0)
     outcome = pretrain(config, WorkDirectory(Path(values.workdir)), console, parse_profile(values.profile))
     return 128 + outcome.stopped_by if outcome.stopped_by else 0

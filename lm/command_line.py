@@ -6,7 +6,7 @@ Exit statuses: 0 done; 1 training failed; 2 a mistake in what the user gave; 128
 import difflib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from absl import flags
@@ -65,6 +65,11 @@ def parse(define: Callable[[flags.FlagValues], None], argv: Sequence[str], usage
     if config is None and "config" in values:
         raise UserError("--config is missing: name a config file, such as --config=configs/quickstart.py")
     return values
+
+
+def overridden(values: flags.FlagValues) -> Collection[str]:
+    """The keys of the config that the command line sets with --config.KEY=VALUE."""
+    return config_flags.get_override_values(values["config"]).keys()
 
 
 def define_config_file(values: flags.FlagValues, default: str | None = None) -> None:

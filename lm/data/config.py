@@ -1,5 +1,6 @@
 """What to read and how to tokenize it: the `data` and `tokenizer` parts of an experiment's config."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -194,6 +195,38 @@ class TokenizerConfig:
         if self.kind not in ("wordpiece", "words") and (self.lowercase or not self.split_punctuation):
             name = "lowercase" if self.lowercase else "split_punctuation"
             raise UserError(f"config.tokenizer.{name} is for the kinds wordpiece and words, not {self.kind}")
+
+
+# What belongs to a source: by the config's key, the keys whose values were chosen for it.
+_CHOSEN_FOR = {"train": ("validation", "test"), "source": ("validation_source", "mixed_source")}
+
+
+def check_overridden_sources(data: DataConfig | ExamplesConfig, overridden: Collection[str]):
+    """Checks that sources of other splits are not left over from a config file whose training source was overridden.
+
+    Args:
+      data: the config, overrides included.
+      overridden: the config keys that the command line sets, such as "data.train"; to their old values, too.
+
+    Raises:
+      UserError: if a source of the file would be used beside another training source.
+    """
+    for key, others in _CHOSEN_FOR.items():
+        for other in others if f"data.{key}" in overridden else ():
+            left = getattr(data, other, None)
+            if left and f"data.{other}" not in overridden:
+                raise UserError(
+                    f"config.data.{key} is set on the command line, but config.data.{other}={left} is the config "
+                    f"file's: set it too; {_WITHOUT[other]}"
+                )
+
+
+_WITHOUT = {
+    "validation": "'' holds out a part of config.data.train",
+    "test": "'' means none",
+    "validation_source": "None holds out a part of config.data.source",
+    "mixed_source": "None, with config.data.mixed_share=0, means none",
+}
 
 
 def _check_tuple(name: str, values: tuple[str, ...]):
