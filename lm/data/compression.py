@@ -24,7 +24,7 @@ def opened(file: Path) -> Iterator[BinaryIO]:
         with _opener(file)(file) as stream:
             yield stream
     except _read_errors() as error:
-        raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}; fix it") from error
+        raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def plain_name(file: Path) -> str:

@@ -68,13 +68,13 @@ def test_bad_values_are_named(config, values, words):
 
 def test_sources_of_the_config_file_are_not_mixed_with_another_training_source():
     data = ExamplesConfig(train="csv:mine.csv", validation="jsonl:a.jsonl", test="jsonl:b.jsonl")
-    with pytest.raises(UserError, match="config.data.validation=jsonl:a.jsonl is the config"):
+    with pytest.raises(UserError, match=r"config\.data\.validation=jsonl:a.jsonl is the config"):
         check_overridden_sources(data, {"data.train"})
-    with pytest.raises(UserError, match="config.data.test=jsonl:b.jsonl is the config file's: set it too"):
+    with pytest.raises(UserError, match=r"config\.data\.test=jsonl:b.jsonl is the config file's: set it too"):
         check_overridden_sources(data, {"data.train", "data.validation"})
     for asked_for in ({"data.train", "data.validation", "data.test"}, {"data.test"}, set()):
         check_overridden_sources(data, asked_for)
     check_overridden_sources(ExamplesConfig(train="csv:mine.csv"), {"data.train"})
     pretraining = DataConfig("text:mine.txt", validation_source="text:a.txt")
-    with pytest.raises(UserError, match="config.data.validation_source=text:a.txt is"):
+    with pytest.raises(UserError, match=r"config\.data\.validation_source=text:a.txt is"):
         check_overridden_sources(pretraining, {"data.source"})
