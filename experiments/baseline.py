@@ -25,8 +25,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from experiments.evaluate import show
 from experiments.finetune import check_rows
-from lm.command_line import define_config_file, run
+from lm.command_line import define_config_file, overridden, run
 from lm.console import Console
+from lm.data.config import check_overridden_sources
 from lm.data.rows import read_examples
 from lm.errors import UserError
 from lm.runs.config import FinetuneConfig
@@ -64,6 +65,7 @@ def main(values: flags.FlagValues) -> None:
     """Fits, evaluates and prints."""
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the results, such as --workdir=runs/trec_baseline")
+    check_overridden_sources(values.config.data, overridden(values))
     baseline(values.config, WorkDirectory(Path(values.workdir)), Console(stderr=True))
 
 

@@ -16,9 +16,10 @@ from absl import flags
 
 from experiments.evaluate import EvaluateConfig, evaluate, show
 from experiments.pretrain import parse_profile
-from lm.command_line import define_config_file, run
+from lm.command_line import define_config_file, overridden, run
 from lm.configuration import differences
 from lm.console import Console
+from lm.data.config import ExamplesConfig, check_overridden_sources
 from lm.data.example_batches import TrainExampleBatches
 from lm.data.rows import Splits, read_examples
 from lm.data.tokenizers import Tokenizer, train_tokenizer
@@ -58,6 +59,7 @@ def main(values: flags.FlagValues) -> int:
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the run, such as --workdir=runs/sst2")
     config = values.config
+    check_overridden_sources(config.data, overridden(values))
     directory, console = WorkDirectory(Path(values.workdir)), Console(stderr=True)
     outcome = finetune(config, directory, console, then_evaluate=True, profile=parse_profile(values.profile))
     if outcome.stopped_by:
@@ -235,8 +237,7 @@ def introduce(
     devices = jax.devices()
     lines = [
         f"{parameters:,} parameters on {len(devices)} x {devices[0].device_kind}",
-        f"{len(splits.train):,} rows for training, {len(splits.validation):,} for validation, {len(splits.test):,} for "
-        "testing",
+        *sources_of(config.data, splits),
         f"{config.training.steps:,} steps, {batches.steps_per_epoch:,} per epoch; {batches.padding_share:.0%} of the "
         "tokens are padding",
     ]
@@ -247,6 +248,16 @@ def introduce(
             f"truncated to {config.model.max_length} tokens: {cut[0]:,} rows for training, {cut[1]:,} for validation"
         )
     console.print("\n".join(lines))
+
+
+def sources_of(config: ExamplesConfig, splits: Splits) -> list[str]:
+    """A line for each split: how many rows it has, and where they come from."""
+    lines = [f"training: {len(splits.train):,} rows of {config.train}"]
+    validation = f"of {config.validation}" if config.validation else f"held out of {config.train}"
+    lines.append(f"validation: {len(splits.validation):,} rows {validation}")
+    if config.test:
+        lines.append(f"test: {len(splits.test):,} rows of {config.test}")
+    return lines
 
 
 if __name__ == "__main__":

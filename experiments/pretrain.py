@@ -11,8 +11,9 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from lm.command_line import define_config_file, run
+from lm.command_line import define_config_file, overridden, run
 from lm.console import Console, printable
+from lm.data.config import check_overridden_sources
 from lm.data.store import Corpus, build_corpus
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
@@ -58,6 +59,7 @@ def main(values: flags.FlagValues) -> int:
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the run, such as --workdir=runs/quickstart")
     config = values.config
+    check_overridden_sources(config.data, overridden(values))
     console = Console(stderr=True, quiet=jax.process_index() != 0)
     outcome = pretrain(config, WorkDirectory(Path(values.workdir)), console, parse_profile(values.profile))
     return 128 + outcome.stopped_by if outcome.stopped_by else 0

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from absl import flags
@@ -100,9 +100,11 @@ class _ConfigFlag(flags.Flag):
     def __init__(self, help_text: str, *kinds: type, from_file: bool):
         super().__init__(flags.ArgumentParser(), None, "config", None, help_text)
         self.kinds, self._from_file = kinds, from_file
+        self.overridden: Collection[str] = ()
 
     def load(self, overrides: dict[str, str]) -> Any:
         """The config with overrides."""
+        self.overridden = overrides.keys()
         if not self._from_file:
             if self.value is not None:
                 raise UserError("--config takes no file here: write --config.KEY=VALUE")
@@ -122,6 +124,12 @@ def define_config_file(values: flags.FlagValues, *kinds: type) -> None:
 def define_config(values: flags.FlagValues, kind: type) -> None:
     """Defines `--config.KEY=VALUE` for the keys of a dataclass with defaults."""
     flags.DEFINE_flag(_ConfigFlag("--config.KEY=VALUE changes one value.", kind, from_file=False), values)
+
+
+def overridden(values: flags.FlagValues) -> Collection[str]:
+    """The keys of the config that the command line sets with --config.KEY=VALUE."""
+    flag = _config_flag(values)
+    return () if flag is None else flag.overridden
 
 
 def _config_flag(values: flags.FlagValues) -> _ConfigFlag | None:

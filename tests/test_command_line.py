@@ -59,7 +59,7 @@ MISTAKES = {
     "choice": (("--config.optimizer.name=adamm",), "config.optimizer.name must be one of sgd,.*adamm"),
     "source": (
         ("--config.data.source=html:x",),
-        "config.data.source must start with one of python:, text:, jsonl:, tfds:; got 'html:x'",
+        "config.data.source must start with one of python:, text:, jsonl:, parquet:, tfds:; got 'html:x'",
     ),
     "glob": (("--config.data.source=text:nowhere/*.txt",), "nowhere/\\*.txt"),
     "cleaning": (("--config.data.cleaning=('polish',)",), "polish.*lowercase"),

@@ -1,5 +1,6 @@
 """What to read and how to tokenize it: the `data` and `tokenizer` parts of an experiment's config."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,8 @@ class DataConfig:
     """Where text comes from, how it is split and cleaned, and where the token store is cached.
 
     Attributes:
-      source: `python:stdlib`, `text:GLOB`, `jsonl:GLOB` or `tfds:NAME[/CONFIG]` (see `lm.data.sources`).
+      source: `python:stdlib`, `text:GLOB`, `jsonl:GLOB`, `parquet:GLOB` or `tfds:NAME[/CONFIG]` (see
+        `lm.data.sources`).
       validation_source: another source, all of it for validation; then all of `source` is for training. None holds out
         a part of `source`: the set's own split for tfds, else `validation_fraction` of the documents.
       mixed_source: another source, for training only: `mixed_share` of the windows in every batch come from it. Its
@@ -31,7 +33,7 @@ class DataConfig:
       train_split: split expression of a tfds set for training, such as `train` or `train[:90%]`.
       validation_split: split expression of a tfds set for validation, such as `validation+test`.
       validation_fraction: expected fraction of the documents, in [0, 1], held out of a source that has no splits.
-      field: field that holds the text, for jsonl and tfds.
+      field: field that holds the text, for jsonl, parquet and tfds.
       document_separator: for `text:`, `file` (one document per file) or `blank_line`.
       cleaning: names of `lm.data.cleaning.STEPS`, applied in this order. None by default.
       random_offsets: shift every training window by a random offset, redrawn each epoch, so that window borders vary.
@@ -71,11 +73,17 @@ class ExamplesConfig:
     """Which rows to train, validate and test on, for tasks with examples.
 
     Attributes:
-      train: `jsonl:FILE`, `csv:FILE`, `conll:FILE`, `squad:FILE` or `tfds:NAME[/CONFIG]:SPLIT` (see `lm.data.rows`).
+      train: `jsonl:FILE`, `csv:FILE`, `conll:FILE`, `parquet:FILE`, `squad:FILE` or `tfds:NAME[/CONFIG]:SPLIT` (see
+        `lm.data.row_files`).
       validation: another source. Empty: held out of `train`.
       test: another source. Empty: none.
       columns: what the files call the task's columns, as in "text=sentence". Columns not listed have the same name in
-        both.
+        both. Columns of conll: files are numbers from 1, as in "tags=4"; by default words come first and tags last.
+      delimiter: for csv: files, the character between values; "tab" is one too. Empty: a comma, or a tab in .tsv files,
+        or what the header shows instead.
+      quoting: for csv: files, whether quotation marks enclose values ("standard") or are part of them ("none"). Empty:
+        they enclose values, or in tab-separated files do what the whole file shows.
+      header: for csv: files without a header, the names of all their columns.
       cleaning: names of `lm.data.cleaning.STEPS`, applied to texts in this order.
       validation_fraction: the share of `train` to hold out if `validation` is empty, stratified by label. Rows are
         chosen by a hash of their texts, so their order does not matter and equal texts stay together. 0: hold out
@@ -91,6 +99,9 @@ class ExamplesConfig:
     validation: str = ""
     test: str = ""
     columns: tuple[str, ...] = ()
+    delimiter: str = ""
+    quoting: str = ""
+    header: tuple[str, ...] = ()
     cleaning: tuple[str, ...] = ()
     validation_fraction: float = 0.1
     folds: int = 0
@@ -110,6 +121,7 @@ class ExamplesConfig:
         for name in set(self.cleaning) & set(STREAM_STEPS):
             raise UserError(f"config.data.cleaning: {name} works on documents, not rows: leave it out")
         self._check_columns()
+        self._check_dialect()
 
     @property
     def column_names(self) -> dict[str, str]:
@@ -126,6 +138,15 @@ class ExamplesConfig:
                 "config.data.folds takes the validation rows out of config.data.train: leave config.data.validation "
                 "empty, or set config.data.folds=0"
             )
+
+    def _check_dialect(self):
+        delimiter = "\t" if self.delimiter == "tab" else self.delimiter
+        if len(delimiter) > 1 or delimiter in ('"', "\r", "\n"):
+            raise UserError(f"config.data.delimiter must be one character or 'tab', got {self.delimiter!r}")
+        _check_choice("config.data.quoting", self.quoting, ("", "standard", "none"))
+        _check_tuple("config.data.header", self.header)
+        if len(set(self.header)) < len(self.header) or not all(self.header):
+            raise UserError(f"config.data.header must name each column once, got {self.header}")
 
     def _check_columns(self):
         _check_tuple("config.data.columns", self.columns)
@@ -175,6 +196,38 @@ class TokenizerConfig:
         if self.kind not in ("wordpiece", "words") and (self.lowercase or not self.split_punctuation):
             name = "lowercase" if self.lowercase else "split_punctuation"
             raise UserError(f"config.tokenizer.{name} is for the kinds wordpiece and words, not {self.kind}")
+
+
+# What belongs to a source: by the config's key, the keys whose values were chosen for it.
+_CHOSEN_FOR = {"train": ("validation", "test"), "source": ("validation_source", "mixed_source")}
+
+
+def check_overridden_sources(data: DataConfig | ExamplesConfig, overridden: Collection[str]):
+    """Checks that sources of other splits are not left over from a config file whose training source was overridden.
+
+    Args:
+      data: the config, overrides included.
+      overridden: the config keys that the command line sets, such as "data.train"; to their old values, too.
+
+    Raises:
+      UserError: if a source of the file would be used beside another training source.
+    """
+    for key, others in _CHOSEN_FOR.items():
+        for other in others if f"data.{key}" in overridden else ():
+            left = getattr(data, other, None)
+            if left and f"data.{other}" not in overridden:
+                raise UserError(
+                    f"config.data.{key} is set on the command line, but config.data.{other}={left} is the config "
+                    f"file's: set it too; {_WITHOUT[other]}"
+                )
+
+
+_WITHOUT = {
+    "validation": "'' holds out a part of config.data.train",
+    "test": "'' means none",
+    "validation_source": "None holds out a part of config.data.source",
+    "mixed_source": "None, with config.data.mixed_share=0, means none",
+}
 
 
 def _check_tuple(name: str, values: tuple[str, ...]):

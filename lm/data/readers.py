@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from lm.data.config import DataConfig, Split
-from lm.data.files import check_surrogates, find_files, parse_object, read_lines
+from lm.data.files import check_surrogates, find_files, read_lines
+from lm.data.object_files import FileRow, read_json, read_parquet
 from lm.errors import UserError
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
@@ -68,17 +69,27 @@ def text_files(pattern: str, config: DataConfig) -> Reader:
     return FileReader(find_files(f"text:{pattern}", pattern), _blank_line_documents if by_line else _whole_file)
 
 
-def json_lines(pattern: str, config: DataConfig) -> Reader:
-    """`jsonl:GLOB`: one document a line, in the field `config.field`.
+def json_objects(pattern: str, config: DataConfig) -> Reader:
+    """`jsonl:GLOB`: one document a line, or an item of an array, in the field `config.field`.
 
     Raises:
       UserError: if there are no such files.
     """
-    return FileReader(find_files(f"jsonl:{pattern}", pattern), lambda file: _json_lines(file, config.field))
+    return FileReader(find_files(f"jsonl:{pattern}", pattern), lambda file: _fields(read_json, file, config.field))
+
+
+def parquet_files(pattern: str, config: DataConfig) -> Reader:
+    """`parquet:GLOB`: one document a row, in the column `config.field`.
+
+    Raises:
+      UserError: if there are no such files.
+    """
+    return FileReader(find_files(f"parquet:{pattern}", pattern), lambda file: _fields(read_parquet, file, config.field))
 
 
 def _whole_file(file: Path) -> Iterator[str]:
-    yield "".join(read_lines(file))
+    if text := "".join(read_lines(file)):
+        yield text
 
 
 def _blank_line_documents(file: Path) -> Iterator[str]:
@@ -93,12 +104,8 @@ def _blank_line_documents(file: Path) -> Iterator[str]:
         yield "".join(paragraph)
 
 
-def _json_lines(file: Path, field: str) -> Iterator[str]:
-    for number, line in enumerate(read_lines(file), start=1):
-        if not line.strip():
-            continue
-        place = f"{file}:{number}"
-        row = parse_object(line, place)
+def _fields(read: Callable[[Path, str], Iterator[FileRow]], file: Path, field: str) -> Iterator[str]:
+    for place, row in read(file, str(file)):
         if not isinstance(row.get(field), str):
             raise UserError(no_field(place, field, row))
         check_surrogates(row[field], field, place)

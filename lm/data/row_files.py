@@ -1,38 +1,43 @@
 """Sources of labelled rows, each named by one string, `SCHEME:REST`, and how they are read.
 
-    jsonl:FILE                     JSON lines
-    csv:FILE                       comma-separated values with a header, where quotation marks may enclose a value; for
-                                   .tsv, tab-separated values with quotation marks like any other character
-    conll:FILE                     a word and its tag per line (the first and the last field), a blank line
-                                   between sentences (Tjong Kim Sang and De Meulder 2003)
+    jsonl:FILE                     JSON lines, or one JSON array of objects
+    csv:FILE                       values separated by commas, semicolons, tabs or bars, with a header (`csv_rows`)
+    conll:FILE                     a word and its tags per line, a blank line between sentences (`conll_rows`; Tjong Kim
+                                   Sang and De Meulder 2003)
+    parquet:FILE                   Apache Parquet, read by pyarrow
     squad:FILE                     contexts, questions and answers as JSON (Rajpurkar et al. 2016; 2018)
     tfds:NAME[/CONFIG]:SPLIT       a part of a tensorflow-datasets set, such as tfds:glue/sst2:train[:90%]
 
-FILE may contain `*`, start with `~` or a variable such as `$LM_DATA_DIR`, and end in .gz.
+FILE may contain `*`, start with `~` or a variable such as `$LM_DATA_DIR`, and be compressed (.gz, .bz2, .xz, .zst).
 """
 
-import csv
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lm.data.files import decode, find_files, parse_object, read_lines
-from lm.data.tfds import tfds_builder, tfds_rows
+from lm.data.config import ExamplesConfig
+from lm.data.conll_rows import read_conll
+from lm.data.csv_rows import read_csv
+from lm.data.files import decode, find_files, numbered_lines, parse_object
+from lm.data.object_files import FileRow, read_json, read_parquet
+from lm.data.tfds import read_row, tfds_builder, tfds_rows
 from lm.errors import UserError
 
-# A row's place, for messages, and its values by the file's column names.
-FileRow = tuple[str, dict[str, Any]]
 
-
-def open_rows(source: str, key: str) -> Iterator[FileRow]:
+def open_rows(
+    source: str, key: str, columns: Mapping[str, str], optional: Collection[str], config: ExamplesConfig
+) -> Iterator[FileRow]:
     """Yields the rows of a source in order, reading them lazily.
 
     Args:
       source: as above.
       key: the config key that names the source, for messages.
+      columns: the file's column names by the task's.
+      optional: the task's columns that may be missing.
+      config: the dialect of CSV files.
 
     Raises:
       UserError: naming the key, or the file and the line, if something cannot be read.
@@ -40,88 +45,27 @@ def open_rows(source: str, key: str) -> Iterator[FileRow]:
     scheme, colon, rest = source.partition(":")
     if scheme == "tfds":
         return _read_tfds(rest, key)
-    if not colon or scheme not in _READERS:
-        known = ", ".join(f"{name}:" for name in (*_READERS, "tfds"))
+    readers: dict[str, Callable[[Path, str], Iterator[FileRow]]] = {
+        "jsonl": read_json,
+        "csv": lambda file, name: read_csv(file, name, config),
+        "conll": lambda file, name: read_conll(file, name, columns, optional),
+        "parquet": read_parquet,
+        "squad": _read_squad,
+    }
+    if not colon or scheme not in readers:
+        known = ", ".join(f"{name}:" for name in (*readers, "tfds"))
         raise UserError(f"{key} must start with one of {known}; got {source!r}")
     files = find_files(f"{key}={source}", rest)
-    return (row for file in files for row in _READERS[scheme](file, _short(file)))
-
-
-def _read_jsonl(file: Path, name: str) -> Iterator[FileRow]:
-    for number, line in _numbered_lines(file):
-        if line.strip():
-            place = f"{name}:{number}"
-            yield place, parse_object(line, place)
-
-
-def _read_csv(file: Path, name: str) -> Iterator[FileRow]:
-    tabs = file.name.removesuffix(".gz").endswith(".tsv")
-    style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
-    reader = csv.reader((line for _, line in _numbered_lines(file)), **style)
-    header: list[str] = []
-    for number, cells in _records(reader, name):
-        place = f"{name}:{number}"
-        if not header:
-            header = _header(cells, place)
-        elif len(cells) != len(header):
-            raise UserError(f"{place} has {len(cells)} values, the header {len(header)}: fix or remove this line")
-        else:
-            yield place, dict(zip(header, cells, strict=True))
-
-
-def _records(reader, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Non-blank records, each with the number of the line where it begins."""
-    while True:
-        number = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise UserError(f"{name}:{number} is not CSV ({error}): fix or remove this line") from error
-        if cells is None:
-            return
-        if cells:
-            yield number, cells
-
-
-def _header(cells: list[str], place: str) -> list[str]:
-    for name in cells:
-        if cells.count(name) > 1:
-            raise UserError(f"{place}: the header has two columns {name!r}: rename one")
-    return cells
-
-
-def _read_conll(file: Path, name: str) -> Iterator[FileRow]:
-    words: list[str] = []
-    tags: list[str] = []
-    begin = 1
-    for number, line in _numbered_lines(file):
-        if not line.strip():
-            if words:
-                yield f"{name}:{begin}", {"words": words, "tags": tags}
-            words, tags = [], []
-        elif not line.startswith("-DOCSTART-"):
-            begin = begin if words else number
-            word, tag = _word_and_tag(line, f"{name}:{number}")
-            words.append(word)
-            tags.append(tag)
-    if words:
-        yield f"{name}:{begin}", {"words": words, "tags": tags}
-
-
-def _word_and_tag(line: str, place: str) -> tuple[str, str]:
-    fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
-    if len(fields) < 2 or not fields[0] or not fields[-1].strip():
-        raise UserError(f"{place} must have a word and its tag separated by a tab or a space, got {line.strip()!r}")
-    return fields[0], fields[-1].strip()
+    return (row for file in files for row in readers[scheme](file, _short(file)))
 
 
 def _read_squad(file: Path, name: str) -> Iterator[FileRow]:
-    document = parse_object("".join(line for _, line in _numbered_lines(file)), name)
+    document = parse_object("".join(line for _, line in numbered_lines(file)), name)
     try:
         for article in document["data"]:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
-                    answers = [] if question.get("is_impossible") else question["answers"]
+                    answers = _squad_answers(question, f"{name} question {question['id']}")
                     row = {"id": question["id"], "context": paragraph["context"], "question": question["question"]}
                     yield f"{name} question {question['id']}", row | {"answers": answers}
     except (KeyError, TypeError, AttributeError) as error:
@@ -131,18 +75,15 @@ def _read_squad(file: Path, name: str) -> Iterator[FileRow]:
         ) from error
 
 
-_READERS: dict[str, Callable[[Path, str], Iterator[FileRow]]] = {
-    "jsonl": _read_jsonl,
-    "csv": _read_csv,
-    "conll": _read_conll,
-    "squad": _read_squad,
-}
-
-
-def _numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers from 1, without the byte-order mark that spreadsheet programs write."""
-    for number, line in enumerate(read_lines(file), start=1):
-        yield number, line.removeprefix("\ufeff") if number == 1 else line
+def _squad_answers(question: dict[str, Any], place: str) -> list[Any]:
+    impossible = question.get("is_impossible", False)
+    if not isinstance(impossible, bool):
+        raise UserError(f"{place}: 'is_impossible' must be true or false, got {impossible!r:.40}: fix this question")
+    if not impossible:
+        return question["answers"]
+    if question.get("answers"):
+        raise UserError(f"{place} has answers, but its 'is_impossible' is true: fix this question")
+    return []
 
 
 def _short(file: Path) -> str:
@@ -159,7 +100,7 @@ def _read_tfds(rest: str, key: str) -> Iterator[FileRow]:
     rows = tfds_rows(builder, name, split, key)
     for i in range(len(rows)):
         place = f"tfds:{rest} row {i}"
-        yield place, _plain(rows[i], builder.info.features, place)
+        yield place, _plain(read_row(rows, i, place), builder.info.features, place)
 
 
 def _plain(value: Any, feature: Any, place: str) -> Any:

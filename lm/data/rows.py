@@ -2,7 +2,7 @@
 
 A row is a dict by the task's column names. The name determines what a column must hold:
 
-    label, id          str; files may also hold an integer
+    label, id          str, without white space around it; files may also hold an integer
     words, tags        lists of str, equally long
     answers            [{"text": str, "start": int}, ...], each found at its character in `context`; empty if there is
                        no answer. Files may also say `answer_start`, and give a list of each instead.
@@ -10,8 +10,11 @@ A row is a dict by the task's column names. The name determines what a column mu
     any other name     non-empty str
 """
 
+import functools
 import hashlib
 import json
+import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +23,7 @@ import numpy as np
 
 from lm.data.cleaning import STEPS
 from lm.data.config import ExamplesConfig
+from lm.data.csv_rows import separators_within
 from lm.data.files import check_surrogates
 from lm.data.row_files import open_rows
 from lm.errors import UserError
@@ -27,7 +31,13 @@ from lm.errors import UserError
 Row = dict[str, Any]
 
 
-def read_rows(source: str, columns: Mapping[str, str], key: str, optional: Collection[str] = ()) -> list[Row]:
+def read_rows(
+    source: str,
+    columns: Mapping[str, str],
+    key: str,
+    optional: Collection[str] = (),
+    config: ExamplesConfig = ExamplesConfig(),
+) -> list[Row]:
     """Reads the rows of a source, in order.
 
     Args:
@@ -35,13 +45,19 @@ def read_rows(source: str, columns: Mapping[str, str], key: str, optional: Colle
       columns: the file's column names by the task's.
       key: the config key that names the source, for messages.
       optional: the task's columns that may be missing.
+      config: the dialect of CSV files; its own sources are not read.
 
     Raises:
       UserError: naming the key, or the file and the line, if something cannot be read or is invalid.
     """
-    rows = [_row(place, values, columns, optional, key) for place, values in open_rows(source, key)]
+    rows = [
+        _row(place, values, columns, optional, source)
+        for place, values in open_rows(source, key, columns, optional, config)
+    ]
     if not rows:
         raise UserError(f"{key}: {source} has no rows")
+    for name in ("label", "tags"):
+        _check_spellings(rows, name)
     return rows
 
 
@@ -106,7 +122,7 @@ def read_source(
       UserError: as `read_rows` and `clean_row`.
     """
     chosen = {name: config.column_names.get(name, name) for name in (*columns, *optional)}
-    rows = read_rows(source, chosen, key, set(optional) - set(config.column_names))
+    rows = read_rows(source, chosen, key, set(optional) - set(config.column_names), config)
     return [clean_row(row, config.cleaning) for row in rows]
 
 
@@ -179,22 +195,48 @@ def _fraction(contents: Sequence[str], labels: Sequence[str], fraction: float) -
     return chosen
 
 
-def _row(place: str, values: Row, columns: Mapping[str, str], optional: Collection[str], key: str) -> Row:
+def _row(place: str, values: Row, columns: Mapping[str, str], optional: Collection[str], source: str) -> Row:
     row = {}
     for name, column in columns.items():
         if column in values:
             row[name] = _CHECKS.get(name, _text)(values[column], column, place)
         elif name not in optional:
-            setting = f"{key.rpartition('.')[0]}.columns"
-            raise UserError(
-                f"{place} has no column {column!r}; it has {', '.join(map(str, values))}: name the right one in "
-                f"{setting}, as in ('{name}=COLUMN',)"
-            )
+            raise UserError(_no_column(place, values, name, column, source))
     if "tags" in row and len(row["tags"]) != len(row["words"]):
         raise UserError(f"{place} has {len(row['words'])} words and {len(row['tags'])} tags: give each word one tag")
     for answer in row.get("answers", ()):
         _check_answer(answer, row["context"], place)
     return row | {"place": place}
+
+
+def _no_column(place: str, values: Row, name: str, column: str, source: str) -> str:
+    """One line about a row that lacks a column."""
+    problem = f"{place} has no column {column!r}; it has {', '.join(map(str, values))}: "
+    rename = f"name the right one in config.data.columns, as in ('{name}=COLUMN',)"
+    if not source.startswith("csv:"):
+        return problem + rename
+    if hint := separators_within(values, column):
+        return problem + hint
+    return f"{problem}{rename}, or, if there is no header, all of them, as in config.data.header=('text', 'label')"
+
+
+def _check_spellings(rows: Sequence[Row], name: str) -> None:
+    """Checks that no two labels, or tags, differ in invisible characters or the spelling of a number alone."""
+    known: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        for label in [row[name]] if isinstance(row.get(name), str) else row.get(name, ()):
+            other, place = known.setdefault(_seen_as(label), (label, row["place"]))
+            if other != label:
+                raise UserError(
+                    f"{row['place']}: {name} {label!a} looks like {other!a} at {place}: write both in one way"
+                )
+
+
+@functools.lru_cache(maxsize=2**12)
+def _seen_as(label: str) -> str:
+    """The label as it looks: composed, without invisible characters, and without .0 after an integer."""
+    visible = "".join(each for each in unicodedata.normalize("NFC", label) if unicodedata.category(each) != "Cf")
+    return re.sub(r"^(-?\d+)\.0*$", r"\1", " ".join(visible.split()))
 
 
 def _text(value: Any, column: str, place: str) -> str:
@@ -209,6 +251,7 @@ def _text(value: Any, column: str, place: str) -> str:
 def _label(value: Any, column: str, place: str) -> str:
     if type(value) is int:
         return str(value)
+    value = value.strip() if isinstance(value, str) else value
     if not isinstance(value, str) or not value:
         got = "nothing" if value in ("", None) else _kind(value)
         raise UserError(f"{place}: {column!r} must be text or an integer, got {got}: fix or remove this row")
@@ -224,6 +267,10 @@ def _words(value: Any, column: str, place: str) -> list[str]:
     for word in value:
         check_surrogates(word, column, place)
     return value
+
+
+def _tags(value: Any, column: str, place: str) -> list[str]:
+    return [_label(tag, column, place) for tag in _words(value, column, place)]
 
 
 def _answers(value: Any, column: str, place: str) -> list[Row]:
@@ -260,7 +307,7 @@ _CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
     "label": _label,
     "id": _label,
     "words": _words,
-    "tags": _words,
+    "tags": _tags,
     "answers": _answers,
 }
 

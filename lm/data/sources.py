@@ -2,7 +2,8 @@
 
     python:stdlib          the standard library of the running Python, without tests
     text:GLOB              text files, one document per file or separated by blank lines; ** matches subfolders
-    jsonl:GLOB             JSON lines with the text in one field
+    jsonl:GLOB             JSON lines, or arrays of objects, with the text in one field
+    parquet:GLOB           Apache Parquet with the text in one column
     tfds:NAME[/CONFIG]     a tensorflow-datasets set, with its own splits; read without TensorFlow
 
 A new source is a file with a function or a class that gives a `lm.data.readers.Reader`, and an entry in `READERS`.
@@ -14,14 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lm.data.config import DataConfig, Split
-from lm.data.readers import Reader, json_lines, python_source, text_files
+from lm.data.readers import Reader, json_objects, parquet_files, python_source, text_files
 from lm.data.tfds import TfdsReader
 from lm.errors import UserError
 
 READERS: dict[str, Callable[[str, DataConfig], Reader]] = {
     "python": python_source,
     "text": text_files,
-    "jsonl": json_lines,
+    "jsonl": json_objects,
+    "parquet": parquet_files,
     "tfds": TfdsReader,
 }
 

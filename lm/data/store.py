@@ -4,7 +4,8 @@ With an end-of-text token E the stream is `E doc1 E doc2 ... E docN E`: every do
 begins the next document is also the target that ends the previous one, so every token but the first is a target once.
 Without it documents simply follow one another.
 
-A store is an immutable folder, named by a hash of everything that its content depends on.
+A store is an immutable folder of the cache, named by a hash of everything that its content depends on, with checksums
+(`lm.data.cache`) that are compared whenever it is opened.
 """
 
 import contextlib
@@ -12,8 +13,6 @@ import functools
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lm.console import Console
+from lm.data.cache import cached, check, seal
 from lm.data.cleaning import clean
 from lm.data.config import DataConfig, Split, TokenizerConfig
 from lm.data.sources import Source, empty_split_message
@@ -30,7 +30,8 @@ from lm.errors import UserError
 from lm.files import cache_directory
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
-_FORMAT = 1  # part of every cache key: increase it when the files' layout or content changes
+_FORMAT = 2  # part of every cache key: increase it when the files' layout or content changes
+_DTYPES = {"uint16": np.uint16, "uint32": np.uint32}
 _BATCH_CHARACTERS = 1_000_000  # documents are encoded in batches of this much text
 
 
@@ -67,19 +68,20 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "TokenStore":
-        """Maps the store in a folder.
+        """Maps the store in a folder, after comparing its checksums.
 
         Raises:
-          UserError: if a file is missing, unreadable or shorter than store.json says.
+          UserError: if a file is missing, unreadable or not as it was written.
         """
         folder = Path(folder)
+        check(folder, "token store")
         try:
             about = json.loads((folder / "store.json").read_text())
-            tokens = np.memmap(folder / "tokens.bin", dtype=about["dtype"], mode="r", shape=(about["tokens"],))
+            tokens = np.memmap(folder / "tokens.bin", _DTYPES[about["dtype"]], "r", shape=(about["tokens"],))
             document_starts = np.asarray(np.load(folder / "documents.npy", mmap_mode="r"))
-        except (OSError, ValueError, KeyError) as error:
+            return cls(tokens, document_starts, about["bytes"], about["end_of_text"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"the token store {folder} is damaged ({error}): delete it and run again") from error
-        return cls(tokens, document_starts, about["bytes"], about["end_of_text"])
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def build_corpus(
         made = _cached_tokenizer(cache, fingerprint, source, data, tokenizer)
     made = made.with_special_tokens(special_tokens)
     key = _hash(_FORMAT, "tokens", fingerprint, data.cleaning, made.digest)
-    folder = _cached(cache / key, lambda target: _write_splits(target, source, data, made))
+    folder = cached(cache / key, lambda target: _write_splits(target, source, data, made))
     return Corpus(made, *(TokenStore.open(folder / split) for split in SPLITS))
 
 
@@ -137,9 +139,12 @@ def _cached_tokenizer(
         train_tokenizer(config, lambda split: clean(source.documents(split), data.cleaning)).save(
             folder / "tokenizer.json"
         )
+        seal(folder)
 
     key = _hash(_FORMAT, "tokenizer", fingerprint, data.cleaning, asdict(config))
-    return Tokenizer.load(_cached(cache / key, write) / "tokenizer.json", config.end_of_text)
+    folder = cached(cache / key, write)
+    check(folder, "cached tokenizer")
+    return Tokenizer.load(folder / "tokenizer.json", config.end_of_text)
 
 
 def _check_splits(source: Source):
@@ -160,6 +165,7 @@ def _write_splits(folder: Path, source: Source, data: DataConfig, tokenizer: Tok
                 data.validation_source if split == "validation" and data.validation_source else data.source
             )
             (folder / split / "store.json").write_text(json.dumps(about, indent=2) + "\n")
+            seal(folder / split)
 
 
 def _write_store(
@@ -205,38 +211,6 @@ def _progress_bar(num_bytes: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
         yield functools.partial(progress.advance, progress.add_task("tokenizing", total=num_bytes))
-
-
-def _cached(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Returns `folder`, created by `write` if it does not exist yet.
-
-    It is written under a temporary name and then renamed: an interrupted build leaves nothing under the final name, and
-    if two processes build at once, the later one uses the earlier one's result.
-    """
-    if folder.exists():
-        return folder
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(
-            f"config.data.cache_dir: cannot write to {folder.parent} ({error.strerror}): set it, or $LM_CACHE_DIR, "
-            "to a writable folder"
-        ) from error
-    try:
-        write(temporary)
-        _rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
-def _rename(temporary: Path, folder: Path):
-    try:
-        temporary.rename(folder)
-    except OSError:
-        if not folder.exists():  # the name was free, so it failed for another reason
-            raise
 
 
 def _hash(*parts: object) -> str:

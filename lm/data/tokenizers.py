@@ -10,14 +10,16 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from lm.data.config import Split, TokenizerConfig
+from lm.data.files import note
 from lm.errors import UserError
 from lm.files import write_atomically
 
@@ -25,6 +27,12 @@ END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "[UNK]"
 # What other tokenizers call the token that ends a document, the likeliest first.
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>", "[SEP]")
+
+_MOST_IDS = 2**24
+_LONGEST_WORD = 500  # of WordPiece, in characters
+_LONGEST_PIECE = 1000  # in the training of BPE
+_LONG_RUN = re.compile(rf"\S{{{_LONGEST_PIECE}}}|\s{{{_LONGEST_PIECE}}}")
+_LONG_WORD = re.compile(rf"\w{{{_LONGEST_PIECE}}}")
 
 DocumentsFactory = Callable[[Split], Iterable[str]]
 
@@ -119,9 +127,13 @@ class Tokenizer:
         """Token ids of each text, encoded on all cores.
 
         Raises:
-          UserError: if a character tokenizer finds a character that is not in its vocabulary.
+          UserError: if a character tokenizer finds a character that is not in its vocabulary, or another has no token
+            for unknown text.
         """
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # the library raises a bare Exception
+            raise UserError(f"the tokenizer cannot encode this text ({error}): use another tokenizer") from error
         return [self._checked(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
 
     def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -177,9 +189,13 @@ class Tokenizer:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the tokenizer {path}: {error}") from error
         try:
-            return cls(Backend.from_str(content), end_of_text, content)
+            _check_ids(json.loads(content))
+            backend = Backend.from_str(content)
+            backend.encode("Aψ 1")  # which finds that an unknown token is missing
+            return cls(backend, end_of_text, content)
         except Exception as error:  # the library raises a bare Exception
-            raise UserError(f"{path} is not a tokenizer.json of the tokenizers library: {error}") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{path} is not a tokenizer.json of the tokenizers library: {reason}") from error
 
     @functools.cached_property
     def _is_characters(self) -> bool:
@@ -259,8 +275,26 @@ def _bpe(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
         initial_alphabet=_byte_alphabet(),
         special_tokens=_special_tokens(config),
     )
-    backend.train_from_iterator(documents("train"), trainer)
+    backend.train_from_iterator(_in_short_pieces(documents("train")), trainer)
     return backend
+
+
+def _in_short_pieces(documents: Iterable[str]) -> Iterator[str]:
+    """Documents, with breaks in long runs of characters that are not spaces, or of spaces.
+
+    Training takes time quadratic in their length, and cannot be interrupted.
+    """
+    for document in documents:
+        if not _LONG_RUN.search(document):
+            yield document
+            continue
+        if found := _LONG_WORD.search(document):
+            note(
+                f"a word of more than {_LONGEST_PIECE:,} letters, {found[0][:20]}..., is cut for training the "
+                "tokenizer: for text that is not in words use config.tokenizer.kind=bytes"
+            )
+        ends = [match.end() for match in _LONG_RUN.finditer(document)]
+        yield from (document[start:end] for start, end in itertools.pairwise([0, *ends, len(document)]) if start < end)
 
 
 def _unigram(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
@@ -272,7 +306,10 @@ def _unigram(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
 
 
 def _wordpiece(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
-    backend = _word_level(models.WordPiece(unk_token=UNKNOWN), config)
+    # The model is quadratic in the length of a word, and longer words than this are unknown to it, so they are cut.
+    backend = _word_level(models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=_LONGEST_WORD), config)
+    cut = pre_tokenizers.Split(Regex(f".{{{_LONGEST_WORD}}}"), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, cut])
     backend.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(
         vocab_size=config.vocab_size,
@@ -336,6 +373,17 @@ def _special_ids(backend: Backend) -> dict[str, int]:
 
 def _find_end_of_text(special: dict[str, int]) -> int | None:
     return next((special[name] for name in _END_OF_TEXT_NAMES if name in special), None)
+
+
+def _check_ids(state: dict) -> None:
+    """Checks that a tokenizer.json numbers its tokens with different numbers of a plausible size."""
+    vocabulary = state["model"]["vocab"]
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else [len(vocabulary) - 1]
+    added = [token["id"] for token in state.get("added_tokens") or ()]
+    if not ids or not all(type(i) is int and 0 <= i < _MOST_IDS for i in ids + added):
+        raise ValueError(f"its ids must be integers in [0, {_MOST_IDS:,})")
+    if len(set(ids)) < len(ids):
+        raise ValueError("two of its tokens have one id")
 
 
 def _unknown_id(model: dict, backend: Backend) -> int | None:

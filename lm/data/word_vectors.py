@@ -6,15 +6,15 @@ word2vec and fastText write it. It is read line by line, and only the requested 
 Axes: V rows of the token embedding, D numbers of a vector.
 """
 
+import codecs
 import dataclasses
-import gzip
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from lm.data.compression import opened
 from lm.errors import UserError
 
 
@@ -83,8 +83,8 @@ def read_word_vectors(path: str | os.PathLike, words: Iterable[str]) -> dict[str
     """Reads the vectors of the given words.
 
     Args:
-      path: a text file, plain or .gz. A word may contain spaces, as some in GloVe's 840B file do; if a word occurs
-        twice, the first vector counts.
+      path: a text file, which may be compressed. A word may contain spaces, as some in GloVe's 840B file do; if a word
+        occurs twice, the first vector counts.
       words: whose vectors to keep, spelled as in the file.
 
     Returns:
@@ -97,9 +97,7 @@ def read_word_vectors(path: str | os.PathLike, words: Iterable[str]) -> dict[str
     wanted = {word.encode(): word for word in words}
     found: dict[str, np.ndarray] = {}
     width, promised, lines = 0, None, 0
-    for number, line in enumerate(_lines(path), start=1):
-        # Only plain spaces separate the fields: some words contain other white space.
-        line = line.rstrip(b" \r\n")
+    for number, line in _lines(path):
         if number == 1 and (header := _header(line)):
             promised, width = header
             continue
@@ -124,10 +122,9 @@ def first_words(path: str | os.PathLike, count: int) -> list[str]:
     path = _expanded(path)
     words: list[str] = []
     width = 0
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in _lines(path):
         if len(words) == count:
             break
-        line = line.rstrip(b" \r\n")
         if number == 1 and _header(line):
             continue
         width = width or _width_of_first(path, line)
@@ -140,18 +137,24 @@ def _expanded(path: str | os.PathLike) -> Path:
     return Path(os.path.expandvars(path)).expanduser()
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            yield from file
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read the word vectors {path}: {error}") from error
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank, with their numbers from 1."""
+    with opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            # Only plain spaces separate the fields: some words contain other white space.
+            line = line.rstrip(b" \r\n")
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if line:
+                yield number, line
 
 
 def _header(line: bytes) -> tuple[int, int] | None:
     """The word count and the dimension, if the first line holds these rather than a word's vector."""
     fields = line.split(b" ")
-    return (int(fields[0]), int(fields[1])) if len(fields) == 2 and all(field.isdigit() for field in fields) else None
+    if len(fields) != 2 or not all(field.isdigit() for field in fields):
+        return None
+    return int(fields[0][:18]), int(fields[1][:18])  # Python refuses to read thousands of digits
 
 
 def _width_of_first(path: Path, line: bytes) -> int:
@@ -181,7 +184,10 @@ def _fields(path: Path, number: int, line: bytes, width: int) -> tuple[bytes, by
 
 def _vector(path: Path, number: int, numbers: bytes) -> np.ndarray:
     try:
-        vector = np.array([float(each) for each in numbers.split(b" ")], np.float32)
+        if b"_" in numbers:
+            raise ValueError(f"could not convert {numbers!r:.40} to numbers")
+        with np.errstate(over="ignore"):
+            vector = np.array([float(each) for each in numbers.split(b" ")], np.float32)
     except ValueError as error:
         raise UserError(
             f"{path}:{number}: {error}: expected a word and its numbers, separated by single spaces"

@@ -1,8 +1,19 @@
-"""Entity metrics for tagged sentences: a predicted entity counts if its words and type are exactly right."""
+"""Entity metrics for tagged sentences: a predicted entity counts if its words and type are exactly right.
+
+Tags mark entities in one of four schemes, PREFIX-TYPE with these prefixes, or the prefix alone where there is one type:
+
+    BIO      begin, inside (Ramshaw and Marcus 1995)
+    BIOES    and end, single word
+    BILOU    begin, inside, last, unit: BIOES in other letters (Ratinov and Roth 2009)
+    BMES     begin, middle, end, single (or W): BIOES in other letters, as for Chinese
+
+In all of them O is a word outside.
+"""
 
 import functools
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -10,15 +21,48 @@ from lm.errors import UserError
 from lm.evaluation.classification import SCORES
 from lm.statistics.metrics import SHARE, Metric, Ratio
 
+OUTSIDE = "O"
+SCHEMES = {"BIO": "BI", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BMESW"}
+
+_TAG = re.compile(r"([BIESLUMW])(?:-(.+))?", re.DOTALL)
+_AS_BIOES = {"L": "E", "U": "S", "M": "I", "W": "S"}
+
+
+def entity_scheme(tags: Collection[str]) -> str | None:
+    """The name of the scheme in `SCHEMES` by which tags mark entities; None if they mark none, as for parts of speech.
+
+    Raises:
+      UserError: if some tags mark entities and others don't, or they do so in more than one scheme.
+    """
+    found = {tag: match for tag in tags if (match := _TAG.fullmatch(tag))}
+    others = sorted(set(tags) - {OUTSIDE, *found})
+    if not any(match[2] and match[1] in "BI" for match in found.values()) and (others or OUTSIDE not in tags):
+        return None
+    if len({match[2] is None for match in found.values()}) > 1:
+        others.append(next(tag for tag, match in found.items() if match[2] is None))
+    if others:
+        raise UserError(
+            f"{next(iter(found))} marks an entity and {others[0]} does not, but is not {OUTSIDE}: fix the tags"
+        )
+    prefixes = {match[1] for match in found.values()}
+    scheme = next((name for name, letters in SCHEMES.items() if prefixes <= set(letters)), None)
+    if scheme is None:
+        raise UserError(
+            f"the tags mix schemes, with the prefixes {', '.join(sorted(prefixes))}: use those of one, "
+            f"{', '.join(SCHEMES)}"
+        )
+    return scheme
+
 
 def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Metric]:
     """Precision, recall and F1 of entities, in [0, 1], as conlleval defines them (Tjong Kim Sang and Buchholz 2000).
 
-    An entity begins at B-TYPE, and also at an I-TYPE that continues no entity. Metrics over all types are micro
-    averages over entities; a metric with denominator 0 is 0. The items are the sentences.
+    An entity begins at B-TYPE, and also at an I-TYPE that continues no entity; likewise for the other schemes, where it
+    need not have an end. Metrics over all types are micro averages over entities; a metric with denominator 0 is 0. The
+    items are the sentences.
 
     Args:
-      gold: tags of each sentence, such as ["B-PER", "I-PER", "O"].
+      gold: tags of each sentence in one of the schemes, such as ["B-PER", "I-PER", "O"].
       predicted: the same for the predictions.
 
     Returns:
@@ -64,7 +108,12 @@ def _entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     """Type, first and last word of each entity."""
     from seqeval.metrics.sequence_labeling import get_entities  # takes seconds, because it imports scikit-learn
 
-    return set(get_entities(list(tags)))
+    return set(get_entities([_as_bioes(tag) for tag in tags]))
+
+
+def _as_bioes(tag: str) -> str:
+    match = _TAG.fullmatch(tag)
+    return tag if match is None else f"{_AS_BIOES.get(match[1], match[1])}-{match[2] or 'entity'}"
 
 
 def _per_type(entities: set[tuple[str, int, int]], types: Sequence[str]) -> list[int]:

@@ -6,7 +6,7 @@ Axes: B batch (sentences), T positions (tokens), W words of all sentences, C tag
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -19,7 +19,7 @@ from lm.calibration.predictions import Predictions
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.classification import classification_metrics, confusion_matrix
-from lm.evaluation.tagging import entity_metrics
+from lm.evaluation.tagging import OUTSIDE, entity_metrics, entity_scheme
 from lm.evaluation.token_statistics import token_statistics
 from lm.models.heads import TokenClassifier
 from lm.modules.config import ModelConfig
@@ -28,8 +28,6 @@ from lm.tasks import text_encoding
 from lm.tasks.classification_loss import ClassificationLoss
 from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig, has_column
 from lm.types import Batch, Params
-
-OUTSIDE = "O"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +57,7 @@ class TokenClassification:
     truncate: bool = False
 
     def __post_init__(self):
+        entity_scheme(self.tags)
         if self.truncate and OUTSIDE not in self.tags:
             raise UserError(
                 f"config.task.truncate=True needs a tag {OUTSIDE!r} for truncated words: leave it out and "
@@ -165,7 +164,7 @@ def word_logits(examples: Sequence[Example], outputs: Sequence[Mapping[str, Any]
 
 
 def tagging_results(rows: Sequence[Row], logits: Sequence[np.ndarray], tags: tuple[str, ...]) -> Results:
-    """Entity metrics, or word metrics if there are tags other than B-x, I-x and O.
+    """Entity metrics, or word metrics if the tags mark no entities (`lm.evaluation.tagging.entity_scheme`).
 
     A word's confidence is the probability of the tag predicted for it. Truncated words count as tagged "O", with a
     confidence of None, and the metric `cut_off` is their share. They are not among the `predictions`, since the model
@@ -190,18 +189,16 @@ def tagging_results(rows: Sequence[Row], logits: Sequence[np.ndarray], tags: tup
     predictions = Predictions(
         np.concatenate(logits).astype(np.float32), labels_W[seen_W], ids_W[seen_W], places_W[seen_W], tags
     )
-    if is_bio(tags):
+    scheme, signatures = entity_scheme(tags), {}
+    if scheme:
         metrics = entity_metrics([row["tags"] for row in rows], [record["predicted"] for record in records])
+        signatures = {"f1": f"of entities, which the tags mark in the scheme {scheme}; as conlleval counts them"}
     else:
         metrics = classification_metrics(labels_W, predicted_W, tags, places_W)
     if not seen_W.all():
         metrics["cut_off"] = mean_metric(~seen_W, better="lower", limits=SHARE).in_clusters(places_W)
-    return Results(metrics, records, predictions, confusion_matrix(labels_W, predicted_W, len(tags)), tags)
-
-
-def is_bio(tags: Iterable[str]) -> bool:
-    """Whether tags mark spans: B-x at the start of one of kind x, I-x inside it, and O elsewhere."""
-    return all(tag == OUTSIDE or tag[:2] in ("B-", "I-") for tag in tags)
+    confusion_CC = confusion_matrix(labels_W, predicted_W, len(tags))
+    return Results(metrics, records, predictions, confusion_CC, tags, signatures)
 
 
 def tag_numbers(row: Row, tags: Sequence[str]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lm.data.config import DataConfig, ExamplesConfig, TokenizerConfig
+from lm.data.config import DataConfig, ExamplesConfig, TokenizerConfig, check_overridden_sources
 from lm.errors import UserError
 
 
@@ -64,3 +64,17 @@ def test_bad_values_are_named(config, values, words):
         config(**values)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_sources_of_the_config_file_are_not_mixed_with_another_training_source():
+    data = ExamplesConfig(train="csv:mine.csv", validation="jsonl:a.jsonl", test="jsonl:b.jsonl")
+    with pytest.raises(UserError, match=r"config\.data\.validation=jsonl:a.jsonl is the config"):
+        check_overridden_sources(data, {"data.train"})
+    with pytest.raises(UserError, match=r"config\.data\.test=jsonl:b.jsonl is the config file's: set it too"):
+        check_overridden_sources(data, {"data.train", "data.validation"})
+    for asked_for in ({"data.train", "data.validation", "data.test"}, {"data.test"}, set()):
+        check_overridden_sources(data, asked_for)
+    check_overridden_sources(ExamplesConfig(train="csv:mine.csv"), {"data.train"})
+    pretraining = DataConfig("text:mine.txt", validation_source="text:a.txt")
+    with pytest.raises(UserError, match=r"config\.data\.validation_source=text:a.txt is"):
+        check_overridden_sources(pretraining, {"data.source"})

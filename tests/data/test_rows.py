@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import sys
 from collections import Counter
 
 import pytest
@@ -67,33 +68,69 @@ def places(rows):
     return [row["place"] for row in rows]
 
 
+def test_an_array_of_objects_may_span_lines():
+    rows = [{"text": "[a\nb]", "label": 1}, {"text": "c", "label": "x"}]
+    write("a.json", "\n " + json.dumps(rows, indent=2))
+    assert read_rows("jsonl:a.json", TEXTS, "k") == [
+        {"text": "[a\nb]", "label": "1", "place": "a.json item 1"},
+        {"text": "c", "label": "x", "place": "a.json item 2"},
+    ]
+
+
+def test_parquet():
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"text": ["a\0", "é"], "label": [3, 0], "other": [None, [1]]}), "a.parquet")
+    assert read_rows("parquet:a.parquet", TEXTS, "k") == [
+        {"text": "a\0", "label": "3", "place": "a.parquet row 1"},
+        {"text": "é", "label": "0", "place": "a.parquet row 2"},
+    ]
+    os.truncate("a.parquet", 200)
+    assert "cannot read a.parquet as parquet" in error_of("parquet:a.parquet")
+
+
+def test_without_pyarrow_the_message_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    write("a.parquet", "x")
+    assert "a.parquet: pip install pyarrow to read parquet files" in error_of("parquet:a.parquet")
+
+
+def test_labels_have_no_white_space_around_them():
+    rows = read_rows(write("a.csv", "text,label\na,pos\nb, pos\u00a0\n"), TEXTS, "k")
+    assert [row["label"] for row in rows] == ["pos", "pos"]
+    rows = [{"words": ["a ", "b"], "tags": ["O ", "\u3000O"]}]
+    assert without_place(read_rows(write_rows("a.jsonl", rows), TAGGING, "k")) == [
+        {"words": ["a ", "b"], "tags": ["O", "O"]}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("1", "1.0"), ("-2.", "-2"), ("pos", "p\u200bos"), ("caf\u00e9", "cafe\u0301"), ("very  good", "very\u00a0good")],
+)
+def test_labels_that_look_alike_are_refused(one, other):
+    rows = [{"text": str(i), "label": label} for i, label in enumerate([one, "x", one, other])]
+    message = error_of(write_rows("a.jsonl", rows))
+    assert message.startswith("a.jsonl:4: label ")
+    assert "at a.jsonl:1: write both in one way" in message
+    assert "looks like 'O'" in error_of(
+        write_rows("a.jsonl", [{"words": ["a", "b"], "tags": ["O", "\ufeffO"]}]), TAGGING
+    )
+
+
+def test_labels_that_only_resemble_each_other_are_kept():
+    labels = ["1", "01", "1.5", "10", "a", "A", "1st"]
+    rows = [{"text": label, "label": label} for label in labels]
+    assert [row["label"] for row in read_rows(write_rows("a.jsonl", rows), TEXTS, "k")] == labels
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 def test_json_lines(name):
     source = write(name, '{"text": "a\u2028b\u0085c", "label": 3, "other": []}\n\n{"label": "x", "text": "é"}\n')
     assert read_rows(source, TEXTS, "config.data.train") == [
         {"text": "a\u2028b\u0085c", "label": "3", "place": f"{name}:1"},
         {"text": "é", "label": "x", "place": f"{name}:3"},
-    ]
-
-
-def test_csv_quotes_and_places():
-    source = write("a.csv", '\ufefflabel,text\r\n1,"two\nlines, ""quoted"""\r\n\r\nx,plain\u2028text\r\n')
-    assert read_rows(source, TEXTS, "config.data.train") == [
-        {"text": 'two\nlines, "quoted"', "label": "1", "place": "a.csv:2"},
-        {"text": "plain\u2028text", "label": "x", "place": "a.csv:5"},
-    ]
-
-
-def test_in_tsv_a_quote_is_a_quote():
-    write("a.tsv", 'text\tlabel\n"open, and so on\t1\n')
-    assert without_place(read_rows("csv:a.tsv", TEXTS, "k")) == [{"text": '"open, and so on', "label": "1"}]
-
-
-def test_conll():
-    source = write("a.conll", "-DOCSTART- -X- O\n\nEU\tB-ORG\nrejects\tO\n\n\n\u00a0\tO\nOslo NNP B-LOC\r\n")
-    assert read_rows(source, TAGGING, "config.data.train") == [
-        {"words": ["EU", "rejects"], "tags": ["B-ORG", "O"], "place": "a.conll:3"},
-        {"words": ["\u00a0", "Oslo"], "tags": ["O", "B-LOC"], "place": "a.conll:7"},
     ]
 
 
@@ -209,25 +246,26 @@ def test_bad_answers_are_located(answers, words):
     ("source", "content", "words"),
     [
         ("jsonl:a", '{"text": "x", "label": 1}\n\n{"text": \n', "a:3 is not JSON (Expecting value at column"),
-        ("jsonl:a", "[1]", "a:1 must be a JSON object, got list"),
-        ("jsonl:a", "[" * 100_000, "a:1 cannot be read as JSON"),
+        ("jsonl:a", "1", "a:1 must be a JSON object, got int"),
+        ("jsonl:a", '[{"text": "x", "label": 1}, 1]', "a item 2 must be a JSON object, got int"),
+        ("jsonl:a", "[" * 100_000, "a cannot be read as JSON"),
+        ("jsonl:a", '{"text": "x", "text": "y", "label": 1}', "a:1 cannot be read as JSON (it has 'text' twice)"),
+        ("jsonl:a", '{"text": "x", "label": 1}\n\0\0', "a:2 has a NUL character"),
         ("jsonl:a", "\n", "config.data.train: jsonl:a has no rows"),
         ("jsonl:a", b"\xff", "a is not UTF-8 at byte 0"),
         ("jsonl:a.gz", b"plain", "cannot read a.gz"),
-        ("csv:a", "text,label\nx\n", "a:2 has 1 values, the header 2"),
-        ("csv:a", "text,label\nfine,1\n\nx,y,z\n", "a:4 has 3 values, the header 2"),
-        ("csv:a", 'text,label\n"x,y\n', "a:2 is not CSV (unexpected end of data)"),
-        ("csv:a", "text,text\n", "a:1: the header has two columns 'text'"),
-        ("csv:a", "text,label\n", "config.data.train: csv:a has no rows"),
-        ("conll:a", "EU\tB\nOslo\n", "a:2 must have a word and its tag separated by a tab or a space, got 'Oslo'"),
-        ("conll:a", "EU\t\n", "a:1 must have a word and its tag"),
-        ("conll:a", "\tO\n", "a:1 must have a word and its tag"),
         ("squad:a", '{"data":\n [}', "a is not JSON (Expecting value at line 2, column 3)"),
         ("squad:a", '{"data": [{}]}', "a does not have SQuAD's layout"),
         ("squad:a", squad({"id": "1", "question": "?"}), "a does not have SQuAD's layout"),
+        ("squad:a", squad(question(is_impossible="false")), "a question q1: 'is_impossible' must be true or false"),
+        ("squad:a", squad(question(is_impossible=True)), "a question q1 has answers, but its 'is_impossible' is true"),
         ("squad:a", "[]", "a must be a JSON object, got list"),
         ("jsonl:b", "", "config.data.train=jsonl:b matches no file"),
-        ("xml:a", "", "config.data.train must start with one of jsonl:, csv:, conll:, squad:, tfds:; got 'xml:a'"),
+        (
+            "xml:a",
+            "",
+            "must start with one of jsonl:, csv:, conll:, parquet:, squad:, tfds:; got 'xml:a'",
+        ),
         ("a", "", "config.data.train must start with one of"),
         ("tfds:glue/sst2", "", "name a set together with its split, as in tfds:glue/sst2:train; got 'tfds:glue/sst2'"),
     ],

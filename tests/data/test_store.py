@@ -3,6 +3,9 @@
 import itertools
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,12 +191,73 @@ def test_cache_folder_comes_from_the_environment(data, tmp_path, monkeypatch):
     assert (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.parametrize("damage", ["store.json", "tokens.bin", "documents.npy"])
-def test_a_damaged_store_is_named(data, damage):
-    folder = os.path.dirname(build_corpus(DataConfig(**data), BYTES).train.tokens.filename)
-    os.truncate(os.path.join(folder, damage), 1)
-    with pytest.raises(UserError, match=f"{folder} is damaged .*delete it and run again"):
+@pytest.mark.parametrize("file", ["store.json", "tokens.bin", "documents.npy", "checksums.json"])
+@pytest.mark.parametrize("damage", ["cut", "bit", "missing", "longer"])
+def test_a_damaged_store_is_named(data, file, damage):
+    folder = Path(build_corpus(DataConfig(**data), BYTES).train.tokens.filename).parent
+    spoil(folder / file, damage)
+    with pytest.raises(UserError, match=f"the token store {folder} is damaged .*delete it and run again"):
         TokenStore.open(folder)
+    with pytest.raises(UserError, match=f"the token store {folder} is damaged"):
+        build_corpus(DataConfig(**data), BYTES)
+
+
+@pytest.mark.parametrize("damage", ["bit", "missing"])
+def test_a_damaged_tokenizer_of_the_cache_is_named(data, damage):
+    build_corpus(DataConfig(**data), BYTES)
+    (file,) = Path(data["cache_dir"]).glob("*/tokenizer.json")
+    spoil(file, damage)
+    with pytest.raises(UserError, match=f"the cached tokenizer {file.parent} is damaged"):
+        build_corpus(DataConfig(**data), BYTES)
+
+
+def spoil(file, damage):
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(content[:-2])
+    elif damage == "longer":
+        file.write_bytes(content + b"7")
+    else:
+        middle = len(content) // 2
+        file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+
+
+def test_a_killed_build_is_removed_at_the_next_start_and_a_living_one_is_not(data, tmp_path):
+    cache = Path(data["cache_dir"])
+    cache.mkdir()
+    program = """if True:
+        import pathlib, sys, time
+        from lm.data.cache import cached
+
+        def write(folder):
+            (folder / "tokens.bin").write_text("half")
+            print(flush=True)
+            time.sleep(600)
+
+        cached(pathlib.Path(sys.argv[1]), write)
+    """
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, str(cache / (letter * 32))], stdout=subprocess.PIPE)
+        for letter in "ab"
+    ]
+    try:
+        for process in processes:
+            process.stdout.readline()
+        processes[0].kill()
+        processes[0].wait()
+        assert len(list(cache.iterdir())) == 2
+        build_corpus(DataConfig(**data), BYTES)
+        assert [path.name[:33] for path in cache.glob(".*")] == ["." + "b" * 32]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    other = cache / ".not-ours"
+    other.mkdir()
+    build_corpus(DataConfig(**data), BYTES)
+    assert list(cache.glob(".*")) == [other]
 
 
 def test_an_empty_split_is_an_error_before_anything_is_trained(data, monkeypatch):

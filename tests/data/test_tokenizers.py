@@ -1,11 +1,17 @@
 """Tokenizers: lossless where promised, deterministic, and never fooled by text that spells a special token."""
 
+import json
+import re
+import time
+
+import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
 from lm.data.config import TokenizerConfig
-from lm.data.tokenizers import END_OF_TEXT, UNKNOWN, Tokenizer, train_tokenizer
+from lm.data.files import note
+from lm.data.tokenizers import END_OF_TEXT, UNKNOWN, Tokenizer, _in_short_pieces, train_tokenizer
 from lm.errors import UserError
 
 AWKWARD = [
@@ -91,6 +97,51 @@ def test_wordpiece_marks_what_it_cannot_spell():
     tokenizer = make("wordpiece")
     assert tokenizer.decode(tokenizer.encode("word1 and"), skip_special_tokens=False) == "word1 and"
     assert tokenizer.decode(tokenizer.encode("ψ"), skip_special_tokens=False) == "[UNK]"
+
+
+@pytest.mark.parametrize("length", [120, 700])
+def test_wordpiece_spells_long_words(length):
+    texts = ["a b c ab ca abc bca"] * 9
+    tokenizer = train_tokenizer(TokenizerConfig("wordpiece", vocab_size=40), texts)
+    word = ("abc" * length)[:length]
+    tokens = tokenizer.decode(tokenizer.encode(word), skip_special_tokens=False)
+    assert tokens.replace(" ", "") == word
+
+
+def test_bpe_training_on_one_long_line_is_quick(capsys):
+    note.cache_clear()
+    random = np.random.default_rng(0)
+    text = "".join(random.choice(list("acgt"), 200_000)) + " " * 5000 + "end"
+    begin = time.perf_counter()
+    tokenizer = train_tokenizer(TokenizerConfig("bpe", vocab_size=300), [text])
+    assert time.perf_counter() - begin < 10  # without limits on pieces, minutes
+    assert tokenizer.vocab_size == 300
+    assert tokenizer.decode(tokenizer.encode(text[-9000:])) == text[-9000:]
+    assert "use config.tokenizer.kind=bytes" in capsys.readouterr().err
+
+
+def test_pieces_for_training_join_to_the_text():
+    text = "short words " + "x" * 2500 + " " * 1000 + "\nyz" * 1000
+    pieces = list(_in_short_pieces([text, "plain"]))
+    assert "".join(pieces) == f"{text}plain"
+    assert pieces[-1] == "plain"
+    assert max(len(run) for piece in pieces for run in re.findall(r"\S+|\s+", piece)) == 1000
+
+
+@pytest.mark.parametrize("number", [2**31, -1, 0, 2**64, 1.5, None])
+def test_ids_that_no_model_can_have_are_refused(number, tmp_path):
+    make("words").save(tmp_path / "tokenizer.json")
+    state = json.loads((tmp_path / "tokenizer.json").read_text())
+    state["model"]["vocab"]["and"] = number
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    with pytest.raises(UserError, match=r"is not a tokenizer\.json of the tokenizers library: "):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+def test_a_missing_unknown_token_is_found_when_a_tokenizer_is_read(tmp_path):
+    Backend(models.WordPiece({"a": 0}, unk_token="[UNK]")).save(str(tmp_path / "a.json"))
+    with pytest.raises(UserError, match=r"a.json is not a tokenizer.json .*Missing \[UNK\]"):
+        Tokenizer.load(tmp_path / "a.json")
 
 
 def test_foreign_file(tmp_path):

@@ -1,5 +1,6 @@
 """Word vectors: both formats, what a vocabulary gets of them, and files that are damaged."""
 
+import bz2
 import gzip
 
 import numpy as np
@@ -45,6 +46,9 @@ def test_the_first_vector_of_a_word_counts(tmp_path):
         ("a 1 2\nb 1\n", r"{path}:2: 1 numbers after the word, expected 2"),
         ("a 1 2\nb 1 x\n", r"{path}:2: could not convert .*'x'"),
         ("a 1 2\nb 1 nan\n", r"{path}:2: .*not finite"),
+        ("a 1 2\nb 1 1_0\n", r"{path}:2: could not convert"),
+        ("a 1 2\nb 1 1e99\n", r"{path}:2: .*not finite"),
+        (f"{'9' * 5000} 2\nb 1 2\n", r"{path} has 1 vectors but its first line says 999,"),
         ("a\n", r"{path}:1: expected a word and its numbers"),
         ("", r"{path} has no word vectors"),
         ("3 2\na 1 2\nb 1 2\n", r"{path} has 2 vectors but its first line says 3: download it again"),
@@ -58,15 +62,23 @@ def test_a_damaged_file_is_named_with_its_line(content, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("encode", [lambda text: b"\xef\xbb\xbf" + text, bz2.compress, lambda text: text + b"\n\n"])
+def test_marks_compression_and_blank_lines_do_not_count(encode, tmp_path):
+    for header in (b"", b"2 2\n"):
+        path = write(tmp_path, encode(header + b"a 1 2\nb 3 4\n"))
+        found = read_word_vectors(path, ["a", "b"])
+        assert {word: vector.tolist() for word, vector in found.items()} == {"a": [1, 2], "b": [3, 4]}
+
+
 def test_a_file_that_is_missing_or_cut_off_is_named(tmp_path):
-    with pytest.raises(UserError, match=f"cannot read the word vectors {tmp_path}/none.txt: .*No such file"):
+    with pytest.raises(UserError, match=f"cannot read {tmp_path}/none.txt: .*No such file"):
         read_word_vectors(tmp_path / "none.txt", ["a"])
     path = write(tmp_path, GLOVE * 100, "vectors.txt.gz")
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=f"cannot read the word vectors {path}"):
+    with pytest.raises(UserError, match=f"cannot read {path}"):
         read_word_vectors(path, ["a"])
     path.write_text("no gzip")
-    with pytest.raises(UserError, match=f"cannot read the word vectors {path}"):
+    with pytest.raises(UserError, match=f"cannot read {path}"):
         read_word_vectors(path, ["a"])
 
 

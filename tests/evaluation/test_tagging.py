@@ -5,9 +5,10 @@ import warnings
 import numpy as np
 import pytest
 from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
+from seqeval.scheme import BILOU, IOBES
 
 from lm.errors import UserError
-from lm.evaluation.tagging import entity_metrics
+from lm.evaluation.tagging import entity_metrics, entity_scheme
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
@@ -39,6 +40,91 @@ def test_a_resample_is_of_whole_sentences():
     for value in resampled_R:
         index = random.integers(12, size=12)
         np.testing.assert_allclose(value, f1_score([gold[i] for i in index], [predicted[i] for i in index]), rtol=1e-12)
+
+
+def bioes(entities, length, letters="BIES"):
+    """Tags of entities, each a type, a first and a last word."""
+    begin, inside, end, single = letters
+    tags = ["O"] * length
+    for kind, first, last in entities:
+        for place in range(first, last + 1):
+            letter = begin if place == first else end if place == last else inside
+            tags[place] = f"{single if first == last else letter}-{kind}"
+    return tags
+
+
+def random_entities(length, random):
+    """Entities that do not overlap, adjacent ones of a type among them."""
+    place, found = 0, set()
+    while place < length:
+        size = int(random.integers(1, 4))
+        if random.random() < 0.7 and place + size <= length:
+            found.add((str(random.choice(["PER", "LOC"])), place, place + size - 1))
+        place += size
+    return found
+
+
+@pytest.mark.parametrize(
+    ("letters", "scheme", "theirs"),
+    [("BIES", "BIOES", IOBES), ("BILU", "BILOU", BILOU), ("BMES", "BMES", None), ("BMEW", "BMES", None)],
+)
+def test_schemes_give_the_same_entities(letters, scheme, theirs):
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 12, 80)
+    gold = [random_entities(length, random) for length in lengths]
+    guessed = [entities if random.random() < 0.5 else random_entities(8, random) for entities in gold]
+    lengths = np.maximum(lengths, 8)
+    tagged = [
+        [bioes(entities, length, letters) for entities, length in zip(part, lengths, strict=True)]
+        for part in (gold, guessed)
+    ]
+    assert entity_scheme({tag for part in tagged for tags in part for tag in tags}) == scheme
+    found = {name: metric.value for name, metric in entity_metrics(*tagged).items()}
+    right = sum(len(one & other) for one, other in zip(gold, guessed, strict=True))
+    assert found["precision"] == right / sum(map(len, guessed))
+    assert found["recall"] == right / sum(map(len, gold))
+    if theirs:
+        assert found["f1"] == pytest.approx(f1_score(*tagged, mode="strict", scheme=theirs), rel=1e-12)
+
+
+def test_a_prefix_alone_is_a_tag_of_the_only_type():
+    assert entity_scheme(("B", "I", "O")) == "BIO"
+    found = entity_metrics([["B", "I", "O", "B"]], [["B", "I", "O", "O"]])
+    assert found["recall/entity"].value == found["recall"].value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheme"),
+    [
+        (("O", "I-PER"), "BIO"),
+        (("B-PER", "I-PER"), "BIO"),
+        (("O", "S-PER"), "BIOES"),
+        (("O", "U-PER", "B-PER"), "BILOU"),
+        (("O", "B-E-1", "I-E-1"), "BIO"),
+        (("O",), "BIO"),
+        (("NOUN", "VERB"), None),
+        (("O", "NOUN"), None),
+        (("B", "M", "S"), None),
+        (("S-Nom", "E-Acc", "V"), None),
+    ],
+)
+def test_the_scheme_is_recognized(tags, scheme):
+    assert entity_scheme(tags) == scheme
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        (("O", "B-PER", "E-PER", "L-LOC"), "mix schemes, with the prefixes B, E, L"),
+        (("O", "B-PER", "M-PER", "I-PER"), "mix schemes"),
+        (("O", "B-PER", "PER"), "B-PER marks an entity and PER does not, but is not O"),
+        (("O", "B-PER", "_"), "B-PER marks an entity and _ does not"),
+        (("O", "I", "B-PER"), "marks an entity and I does not"),
+    ],
+)
+def test_mixtures_are_refused(tags, words):
+    with pytest.raises(UserError, match=words):
+        entity_scheme(tags)
 
 
 def test_borders_and_types_must_both_be_right():

@@ -177,7 +177,7 @@ MISTAKES = {
     "data folder": (
         "classification",
         None,
-        ("--config.data.train=jsonl:$LM_DATA_DIR/sst2/train.jsonl",),
+        ("--config.data.train=jsonl:$LM_DATA_DIR/sst2/train.jsonl", "--config.data.validation=", "--config.data.test="),
         ("config.data.train=jsonl:$LM_DATA_DIR/sst2/train.jsonl", "set the environment variable LM_DATA_DIR"),
     ),
     "devices": ("classification", None, ("--config.training.batch_size=12",), ("config.training.batch_size=12",)),
@@ -204,6 +204,12 @@ MISTAKES = {
 }
 
 
+def own_rows(source, kind):
+    """Flags for other training rows beside the validation and test rows of the config file."""
+    others = [f"--config.data.{part}=jsonl:rows/{kind}/{part}.jsonl" for part in ("validation", "test")]
+    return (f"--config.data.train={source}", *others)
+
+
 def refused(capsys, *flags):
     """The one line with which a command is refused."""
     capsys.readouterr()
@@ -219,7 +225,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(mistake, here, tmp_path, capsy
     kind, rows, flags, parts = MISTAKES[mistake]
     Path("narrow.txt").write_text("the 1 2\ncat 3 4\n")
     if rows is not None:
-        flags = (f"--config.data.train={write_rows(tmp_path / 'bad.jsonl', rows)}", *flags)
+        flags = (*own_rows(write_rows(tmp_path / "bad.jsonl", rows), kind), *flags)
     line = refused(capsys, f"{CONFIG}:{kind}", f"--workdir={tmp_path / 'run'}", *flags)
     for part in parts:
         assert part in line, line

@@ -49,6 +49,7 @@ def test_a_pair_is_read_whole():
     assert items == baseline.Items(["a cat\none dog"], ["1"])
 
 
+NO_OTHER_ROWS = ("--config.data.validation=", "--config.data.test=")
 MISTAKES = {
     "task": ("completion", (), "config.task.name=completion has no classes"),
     "classes": (
@@ -64,7 +65,7 @@ MISTAKES = {
     ),
     "one class": (
         "classification",
-        ("--config.data.train=jsonl:one.jsonl", "--config.task.classes=('animal','colour')"),
+        ("--config.data.train=jsonl:one.jsonl", *NO_OTHER_ROWS, "--config.task.classes=('animal','colour')"),
         "config.data.train: a regression cannot be fitted",
     ),
 }

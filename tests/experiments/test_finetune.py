@@ -100,9 +100,9 @@ def test_a_run_leaves_everything_in_its_directory(kind, finetuned, here):
 def test_one_command_reads_its_rows_once(here, monkeypatch):
     read, open_rows = [], rows.open_rows
 
-    def counted(source, key):
+    def counted(source, key, *arguments):
         read.append(key)
-        return open_rows(source, key)
+        return open_rows(source, key, *arguments)
 
     monkeypatch.setattr(rows, "open_rows", counted)
     arguments = flags("classification", "runs/once", "--config.training.steps=1", "--config.buckets=(32,)")
@@ -209,6 +209,22 @@ def test_long_texts_are_cut_and_counted_where_that_is_allowed(here, capsys):
     trainer = untrained("classification", "runs/short", "--config.model.max_length=4", "--config.task.truncate=True")
     assert "truncated to 4 tokens: 24 rows for training, 16 for validation" in capsys.readouterr().err
     assert trainer._problem.train_batches[0]["tokens"].shape == (8, 4)
+
+
+def test_each_split_is_printed_with_its_source(here, capsys):
+    untrained("classification", "runs/sources", "--config.data.validation=", "--config.data.validation_fraction=0.5")
+    printed = capsys.readouterr().err
+    assert "training: 11 rows of jsonl:rows/classification/train.jsonl\n" in printed
+    assert "validation: 13 rows held out of jsonl:rows/classification/train.jsonl\n" in printed
+    assert "rows of jsonl:rows/classification/test.jsonl\n" in printed
+
+
+def test_ones_own_training_rows_are_not_judged_by_the_rows_of_the_config(here, capsys):
+    arguments = flags("classification", "runs/own", "--config.data.train=csv:own.csv", "--config.data.test=")
+    assert command_line(finetune.main, finetune.define_flags, *arguments) == 2
+    assert "config.data.validation=jsonl:rows/classification/validation.jsonl is the config file's" in (
+        capsys.readouterr().err
+    )
 
 
 def test_test_rows_that_are_known_from_training_are_counted(here, capsys):

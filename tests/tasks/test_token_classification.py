@@ -223,6 +223,16 @@ def test_tags_that_mark_no_spans_are_classes_of_words():
     assert results.metrics["accuracy"].value == results.metrics["f1/verb"].value == 1
 
 
+def test_the_scheme_is_named_and_mixtures_are_refused():
+    rows = [{"words": ["Ada", "L"], "tags": ["B-per", "L-per"], "place": "1"}]
+    tags = ("B-per", "L-per", "O", "U-per")
+    results = tagging_results(rows, [np.array([[1.0, 0, 0, 0], [0, 1.0, 0, 0]])], tags)
+    assert results.metrics["f1"].value == 1
+    assert "scheme BILOU" in results.signatures["f1"]
+    with pytest.raises(UserError, match="mix schemes"):
+        TokenClassification(make_task().model, make_tokenizer(), (*tags, "E-per"), ClassificationLoss())
+
+
 def test_truncation_needs_a_tag_for_what_is_cut_off():
     model = make_task().model
     with pytest.raises(UserError, match=r"config.task.truncate=True needs a tag 'O' for truncated words"):
