@@ -3,11 +3,12 @@
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
@@ -18,6 +19,8 @@ from lm.files import write_atomically
 from lm.runs.config import RunConfig
 from lm.runs.tensorboard import add_settings, tag_of
 from lm.runs.work_directory import WorkDirectory
+
+logger = logging.getLogger(__name__)
 
 
 class MetricsWriter:
@@ -38,7 +41,7 @@ class MetricsWriter:
         try:
             self._metrics = directory.metrics.open("a", encoding="utf-8")
             self._speed = directory.speed.open("a", encoding="utf-8")
-            self._tensorboard = SummaryWriter(str(directory.tensorboard), purge_step=step + 1 if step else None)
+            self._tensorboard = _open_tensorboard(directory.tensorboard, step)
         except OSError as error:
             raise UserError(f"{error.filename} cannot be written: {error.strerror}") from error
 
@@ -66,11 +69,9 @@ class MetricsWriter:
           TrainingError: if they cannot be written.
         """
         for file in (self._metrics, self._speed):
-            try:
+            with _written_to(file):
                 file.flush()
                 os.fsync(file.fileno())
-            except OSError as error:
-                raise TrainingError(f"{file.name} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Flushes and closes."""
@@ -82,11 +83,53 @@ class MetricsWriter:
         # JSON has no NaN; readers expect null.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = json.dumps({"step": step, **finite}, allow_nan=False) + "\n"
-        file.write(line)
+        with _written_to(file):
+            file.write(line)
         if file is self._metrics:
             self._written.add(line.encode())
         for name, value in values.items():
             self._tensorboard.add_scalar(tag_of(name), value, step)
+
+
+@contextlib.contextmanager
+def _written_to(file: IO[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(f"{file.name} cannot be written: {error.strerror}") from error
+
+
+def _open_tensorboard(directory: Path, step: int) -> SummaryWriter:
+    """A writer whose thread outlives a full disk. Without its thread training would wait for it forever."""
+    writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+    events = writer.file_writer.event_writer
+    events._ev_writer = events._worker._record_writer = _UntilFull(events._ev_writer, directory)
+    return writer
+
+
+class _UntilFull:
+    """Writes events to a file until that fails; from then on it does nothing."""
+
+    def __init__(self, writer: Any, directory: Path):
+        self._writer, self._directory, self._failed = writer, directory, False
+
+    def write_event(self, event: Any) -> None:
+        self._try(lambda: self._writer.write_event(event))
+
+    def flush(self) -> None:
+        self._try(self._writer.flush)
+
+    def close(self) -> None:
+        self._try(self._writer.close)
+
+    def _try(self, write: Callable[[], Any]) -> None:
+        if self._failed:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._failed = True
+            logger.warning("%s cannot be written (%s): going on without it", self._directory, error.strerror)
 
 
 def check_metrics(path: Path, step: int, written: Mapping[str, Any] | None) -> str:

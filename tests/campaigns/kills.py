@@ -91,6 +91,7 @@ def jobs(folder: Path) -> dict[str, Job]:
         f"--config={ROOT}/configs/calibrate.py",
         "--config.predictions=pretrain-whole/predictions/validation.npz",
         "--config.settings.resamples=50",
+        "--config.title=kills",  # not the name of the directory
     )
     return {
         "pretrain": Job(pretrain, ("metrics.jsonl", "predictions/*"), is_training=True),

@@ -1,8 +1,13 @@
 """Metrics files can be cut off anywhere and still be read and continued."""
 
+import errno
 import json
 import math
+from pathlib import Path
 
+import pytest
+
+from lm.errors import TrainingError, UserError
 from lm.runs.work_directory import WorkDirectory
 from lm.training.progress import MetricsWriter, drop_lines_after, read_metrics
 
@@ -39,3 +44,39 @@ def test_what_is_not_finite_is_null_as_json_has_it(tmp_path):
     writer.metrics(1, {"validation/loss_stderr": math.nan})
     writer.close()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "validation/loss_stderr": null}\n'
+
+
+def test_a_full_disk_is_told_and_nothing_waits_for_it(tmp_path, caplog):
+    directory = WorkDirectory(tmp_path)
+    writer = MetricsWriter(directory, 0)
+    events = writer._tensorboard.file_writer.event_writer._ev_writer._writer
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    events.write_event = fail
+    for step in range(200):  # more than the queue holds
+        writer.metrics(step, {"loss": 1.0})
+    writer.close()
+    assert caplog.text.count("tensorboard cannot be written (No space left on device): going on without it") == 1
+    assert len(read_metrics(directory.metrics)) == 200
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+def test_metrics_that_cannot_be_written_are_an_error(tmp_path):
+    directory = WorkDirectory(tmp_path)
+    writer = MetricsWriter(directory, 0)
+    writer._metrics = open("/dev/full", "a")  # noqa: SIM115
+    writer.metrics(1, {"loss": 1.0})
+    with pytest.raises(TrainingError, match="/dev/full cannot be written: No space left on device"):
+        writer.flush()
+
+
+@pytest.mark.parametrize("line", [b"{", b"[1]", b"5", b'{"step": "1"}', b'{"step": null}', b"\xff", b"", b"[" * 10_000])
+def test_a_damaged_line_is_named(line, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is damaged"):
+        read_metrics(path)
+    with pytest.raises(UserError, match="cannot read"):
+        read_metrics(tmp_path)
