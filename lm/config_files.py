@@ -93,7 +93,7 @@ def _load(path: Path) -> ModuleType:
 
 def _choose(made: Any, kinds: Sequence[type], path: Path) -> type:
     """The dataclass among `kinds` that a config is of."""
-    if not hasattr(made, "items") and not kind_of(made):
+    if not kind_of(made) and (isinstance(made, type) or not hasattr(made, "items")):
         raise UserError(f"the config file {path} failed: get_config returned {type(made).__name__}, not a config")
     # By name: an experiment run as a script has its own copy of the class.
     kind, names = kind_of(made), [cls.__name__ for cls in kinds]

@@ -38,9 +38,11 @@ def to_config_dict(config: Any) -> ConfigDict:
 
 def kind_of(config: Any) -> str:
     """The name of the dataclass that a config is, or was made from; empty for others."""
-    return (
-        type(config).__name__ if dataclasses.is_dataclass(config) else getattr(config, "__dict__", {}).get("kind", "")
-    )
+    if isinstance(config, type):
+        return ""
+    if dataclasses.is_dataclass(config):
+        return type(config).__name__
+    return getattr(config, "__dict__", {}).get("kind", "")
 
 
 def as_nested_dict(config: Any) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def test_another_kind_of_config_is_refused(body, tmp_path):
         load_config(path, (PretrainConfig,))
 
 
-@pytest.mark.parametrize("body", ["None", "3", "[1]"])
+@pytest.mark.parametrize("body", ["None", "3", "[1]", "PretrainConfig", "dict"])
 def test_what_is_no_config_is_refused(body, tmp_path):
     with pytest.raises(UserError, match="get_config returned"):
         load_config(write(tmp_path / "mine.py", body), KINDS)
