@@ -18,7 +18,6 @@ import numpy as np
 from absl import flags
 from rich.table import Table
 
-from lm.calibration.outcomes import outcomes
 from lm.calibration.predictions import Predictions
 from lm.command_line import run
 from lm.console import Console
@@ -115,7 +114,7 @@ def _load(directory: str, split: str) -> Predictions:
 
 
 def _per_row(predictions: Predictions, name: str) -> np.ndarray:
-    found = outcomes(predictions.labels_N, logits=predictions.logits)
+    found = predictions.outcomes()
     return np.asarray(found.correct_N if name == "accuracy" else found.nll_N, np.float64)
 
 

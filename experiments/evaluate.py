@@ -100,7 +100,8 @@ def evaluate(
     measured = model.measure(rows_to_evaluate(config, model.config, splits), config.batch_size)
     name = config.name if config.source else config.split
     name += f".{Path(config.calibrator).name.removesuffix('.json')}" if config.calibrator else ""
-    return write_results(measured.results, directory, name, config.resamples, model.step, measured.cut)
+    about = measured.cut, measured.notes
+    return write_results(measured.results, directory, name, config.resamples, model.step, *about)
 
 
 def rows_to_evaluate(config: EvaluateConfig, run_config: FinetuneConfig, splits: Splits | None = None) -> list[Row]:
@@ -151,6 +152,8 @@ def show(found: Evaluation, console: Console) -> None:
         console.print(f"{name}: {signature}")
     if found.cut:
         console.print(f"truncated, because they are too long for the model: {found.cut:,} rows")
+    for note in found.notes:
+        console.print(f"(!) {note}")
 
 
 def _number(value: float) -> str:

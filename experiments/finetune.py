@@ -112,6 +112,9 @@ def finetune(
     if config.init_from:
         print_shape(config, own_model, console)
     introduce(full_config, task, splits, batches, (train.cut, validation.cut), console)
+    for name, encoded in (("training", train), ("validation", validation)):
+        for note in encoded.notes:
+            console.print(f"(!) {name}: {note}")
     outcome = trainer.train()
     if then_evaluate and not outcome.stopped_by:
         for split in ("validation", "test") if config.data.test else ("validation",):

@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import special
 
-from lm.calibration.logits import FactoredLogits, Logits, take
+from lm.calibration.logits import FactoredLogits, Logits, take, whole
+from lm.calibration.outcomes import Outcomes, outcomes
 from lm.errors import UserError
 from lm.files import written_atomically
+
+# Names of two classes that say whether a given answer is right, for models that choose from no fixed set of classes.
+JUDGEMENTS = ("wrong", "right")
 
 _SCORES = ("logits", "log_probs", "probabilities")
 
@@ -26,6 +31,9 @@ class Predictions:
     a large vocabulary, the factors `hidden` [N, D] and `output` [C, D] with the logits as product), `labels` [N], and
     optionally `ids` [N], `clusters` [N] (the document, prompt or seed that makes items dependent) and `class_names`
     [C].
+
+    Two classes named "wrong" and "right" are no choice between them: they judge an answer that was given, such as the
+    span that answers a question. Its confidence is the probability of "right", however low.
 
     Attributes:
       logits: [N, C] float32, or factors.
@@ -61,6 +69,19 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.labels_N)
+
+    def outcomes(self, logits: Logits | None = None) -> Outcomes:
+        """Outcomes of the items.
+
+        Args:
+          logits: of the same items, such as calibrated ones; None: their own.
+        """
+        logits = self.logits if logits is None else logits
+        found = outcomes(self.labels_N, logits=logits)
+        if self.class_names != JUDGEMENTS:
+            return found
+        right_N = special.softmax(np.asarray(whole(logits)), axis=1)[:, 1]
+        return found._replace(confidence_N=right_N, correct_N=self.labels_N.astype(np.float32))
 
     def select(self, index_N: np.ndarray) -> "Predictions":
         """A subset of the items, by mask or by index."""

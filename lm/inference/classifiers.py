@@ -5,7 +5,7 @@ Axes: N rows, W words, C classes.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy import special
@@ -13,6 +13,9 @@ from scipy import special
 from lm.errors import UserError
 from lm.inference.model_in_use import as_list
 from lm.inference.task_model import TaskModel
+from lm.tasks import span_extraction
+from lm.tasks.span_extraction import answer_results
+from lm.tasks.supervised import Example, Results, Row
 from lm.tasks.token_classification import OUTSIDE, word_logits
 
 
@@ -196,10 +199,22 @@ class QuestionAnswerer(_Chooser):
             return []
         encoded = self._encoded(rows, truncate)
         answers = self.task.answers(rows, encoded.examples, self._predicted(encoded))
-        logits_N2 = np.array([(answer.log_not_p, answer.log_p) for answer in answers], np.float32)
-        calibrated_N2 = self._probabilities(logits_N2)[1]
-        right_N = [None] * len(rows) if calibrated_N2 is None else calibrated_N2[:, 1].tolist()
+        right_N = [None] * len(rows) if self.calibrator is None else np.exp(self._calibrated(answers)[:, 1]).tolist()
         return [
             Answer(answer.text, float(np.exp(answer.log_p)), right)
             for answer, right in zip(answers, right_N, strict=True)
         ]
+
+    def _results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
+        answers = self.task.answers(rows, examples, outputs)
+        if self.calibrator is not None:
+            calibrated_N2 = self._calibrated(answers)
+            pairs = zip(answers, calibrated_N2, strict=True)
+            answers = [answer._replace(log_not_p=wrong, log_p=right) for answer, (wrong, right) in pairs]
+        return answer_results(rows, answers)
+
+    def _calibrated(self, answers: Sequence[span_extraction.Answer]) -> np.ndarray:
+        """Log-probabilities that each answer is wrong, and right, [N, 2]."""
+        assert self.calibrator is not None
+        logits_N2 = np.array([(answer.log_not_p, answer.log_p) for answer in answers], np.float32)
+        return special.log_softmax(np.asarray(self.calibrator.apply(logits_N2), np.float64), axis=-1)

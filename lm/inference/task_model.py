@@ -9,14 +9,15 @@ from lm.data.rows import clean_row
 from lm.errors import UserError
 from lm.inference.examples import make_prediction_step, with_calibrator
 from lm.inference.model_in_use import ModelInUse, Step, as_list
-from lm.tasks.supervised import Encoded, Results, Row
+from lm.tasks.supervised import Encoded, Example, Results, Row
 
 
 class Measured(NamedTuple):
-    """A task's results for rows with answers, and how many rows were truncated."""
+    """A task's results for rows with answers, and what `Encoded` says of these rows."""
 
     results: Results
     cut: int
+    notes: tuple[str, ...] = ()
 
 
 class TaskModel(ModelInUse):
@@ -33,10 +34,13 @@ class TaskModel(ModelInUse):
           UserError: for rows that don't fit the task.
         """
         encoded = self.task.encode(rows)
-        outputs = self._predicted(encoded, batch_size)
+        results = self._results(rows, encoded.examples, self._predicted(encoded, batch_size))
+        return Measured(results, encoded.cut, encoded.notes)
+
+    def _results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
         if self.calibrator is not None:
             outputs = with_calibrator(outputs, self.calibrator)
-        return Measured(self.task.results(rows, encoded.examples, outputs), encoded.cut)
+        return self.task.results(rows, examples, outputs)
 
     def _predicted(self, encoded: Encoded, batch_size: int = 0) -> list[dict[str, Any]]:
         return self._outputs(self._predict, encoded.examples, self.task.axes, self.task.padding, batch_size)

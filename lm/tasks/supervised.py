@@ -109,10 +109,12 @@ class Encoded(NamedTuple):
     Attributes:
       examples: of the rows in order; a row may have several.
       cut: how many rows were too long and were truncated, which `TaskConfig.truncate` allows.
+      notes: what else the user should know of these rows, a line each.
     """
 
     examples: list[Example]
     cut: int
+    notes: tuple[str, ...] = ()
 
 
 class Columns(NamedTuple):
