@@ -26,6 +26,7 @@ ROOMS = (
     "lm.configuration",
     "lm.console",
     "lm.files",
+    "lm.writing_systems",
     "lm.types",
     "lm.errors",
 )
