@@ -4,12 +4,24 @@ Names, labels, tokens and paths come from users' data. In none of them is `[bold
 escape sequence a colour.
 """
 
+import contextlib
+import time
 import unicodedata
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import rich.console
 from rich.status import Status
 from rich.text import Text
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class Advance(Protocol):
+    """Counts progress."""
+
+    def __call__(self, steps: int = 1, detail: str = "") -> None:
+        """Counts `steps` more as done; `detail` says what is next."""
 
 
 class Console(rich.console.Console):
@@ -31,6 +43,67 @@ class Console(rich.console.Console):
     def status(self, status: Any, **settings: Any) -> Status:
         """A line that stays until its context ends. Pass `Text` to its `update`."""
         return super().status(Text(printable(status)) if isinstance(status, str) else status, **settings)
+
+    @contextlib.contextmanager
+    def progress(self, doing: str, total: int | None = None) -> Iterator[Advance]:
+        """Shows "`doing` k of n" and the time left while the context lasts, and yields the function that counts.
+
+        A terminal shows a bar that disappears at the end; anywhere else, long phases write a plain line every half
+        minute. Contexts may be nested.
+
+        Args:
+          doing: what takes long, as in "calibrating".
+          total: n; None: not known, so the time spent is shown instead.
+        """
+        with (
+            _bar(self, doing, total) if self.is_terminal else contextlib.nullcontext(_Lines(self, doing, total)) as one
+        ):
+            yield one
+
+
+@contextlib.contextmanager
+def _bar(console: Console, doing: str, total: int | None) -> Iterator[Advance]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    doing_column = TextColumn("{task.description}", markup=False)
+    detail_column = TextColumn("{task.fields[detail]}", markup=False)
+    known = (BarColumn(20), MofNCompleteColumn(" of "), detail_column, TimeRemainingColumn(compact=True))
+    columns = (detail_column, TimeElapsedColumn()) if total is None else known
+    with Progress(doing_column, *columns, console=console, transient=True) as bar:
+        task = bar.add_task(printable(doing), total=total, detail="")
+
+        def advance(steps: int = 1, detail: str = "") -> None:
+            bar.update(task, advance=steps, detail=printable(detail, keep=""))
+
+        yield advance
+
+
+class _Lines:
+    """Progress where there is no terminal."""
+
+    def __init__(self, console: Console, doing: str, total: int | None):
+        self._console, self._doing, self._total = console, doing, total
+        self._done, self._start = 0, time.monotonic()
+        self._last = self._start
+
+    def __call__(self, steps: int = 1, detail: str = "") -> None:
+        self._done += steps
+        now = time.monotonic()
+        if now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        line = f"{self._doing}: {self._done:,}"
+        if self._total:
+            left = (now - self._start) * (self._total - self._done) / max(self._done, 1)
+            line += f" of {self._total:,}, about {left:,.0f} s left"
+        self._console.print(f"{line}  {detail}".rstrip())
 
 
 def printable(text: str, keep: str = "\n\t") -> str:

@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.table import Table
 
+import lm.console
 from lm.console import Console, printable
 
 HOSTILE = ["[bold]red[/bold]", "[/]", "[link=file:///etc]x", ":smile:", "a\x1b[31mb", "a\rb", "\udcff", "x\u202ey"]
@@ -43,3 +44,27 @@ def test_a_status_is_no_markup():
 )
 def test_only_control_characters_are_escaped(text, expected):
     assert printable(text) == expected
+
+
+def test_progress_on_a_terminal_disappears():
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80)
+    with console.progress("calibrating [/]", 3) as advance, console.progress("fitting") as inner:
+        advance(1, "[bold]isotonic")
+        inner()
+    text = stream.getvalue()
+    assert "calibrating [/]" in text
+    assert "1 of 3" in text
+    assert "[bold]isotonic" in text
+    assert text.endswith("\x1b[2K")  # the last thing written erases the line
+
+
+def test_progress_elsewhere_is_a_plain_line_now_and_then(monkeypatch):
+    stream = io.StringIO()
+    with Console(file=stream).progress("decoding", 4) as advance:
+        advance()
+    assert stream.getvalue() == ""
+    monkeypatch.setattr(lm.console, "_SECONDS_BETWEEN_LINES", 0)
+    with Console(file=stream).progress("decoding", 4) as advance:
+        advance(4)
+    assert stream.getvalue() == "decoding: 4 of 4, about 0 s left\n"
