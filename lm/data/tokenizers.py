@@ -124,6 +124,11 @@ class Tokenizer:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._checked(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
 
+    def unknown_share(self, texts: Sequence[str]) -> float:
+        """The share of the texts' tokens that are the unknown token; 0 for tokenizers without one."""
+        ids = [id_ for encoded in self.encode_batch(texts) for id_ in encoded]
+        return ids.count(self._unknown) / len(ids) if ids and self._unknown is not None else 0.0
+
     def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """Token ids of a text that is given as words, each of which yields at least one token.
 

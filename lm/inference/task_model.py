@@ -20,8 +20,27 @@ class Measured(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+class Predicted(NamedTuple):
+    """Predictions for rows, each with a `to_json`, and how many rows were truncated."""
+
+    predictions: list[Any]
+    cut: int
+
+
 class TaskModel(ModelInUse):
     """Its task is a `SupervisedTask`."""
+
+    def predict_rows(self, rows: Sequence[Row], truncate: bool | None = None) -> Predicted:
+        """Predictions for rows, which need no labels, tags, answers or targets.
+
+        Args:
+          rows: as `lm.data.rows` reads them, cleaned.
+          truncate: truncate texts that are too long for the model; None: as in training.
+
+        Raises:
+          UserError: for rows that don't fit the task.
+        """
+        self._refuse("predict")
 
     def measure(self, rows: Sequence[Row], batch_size: int = 0) -> Measured:
         """The task's results for rows with answers, from calibrated probabilities if there is a calibrator.
@@ -51,12 +70,16 @@ class TaskModel(ModelInUse):
 
     def _encoded(self, rows: Sequence[Row], truncate: bool | None) -> Encoded:
         """The rows' examples, with `config.task.truncate` as configured or overridden."""
+        return self._task(truncate).encode(rows)
+
+    def _task(self, truncate: bool | None) -> Any:
+        """The task, with `config.task.truncate` as configured or overridden."""
         task = self.task
         if truncate is None:
-            return task.encode(rows)
+            return task
         if hasattr(task, "truncate"):
-            return dataclasses.replace(task, truncate=truncate).encode(rows)
-        return dataclasses.replace(task, config=dataclasses.replace(task.config, truncate=truncate)).encode(rows)
+            return dataclasses.replace(task, truncate=truncate)
+        return dataclasses.replace(task, config=dataclasses.replace(task.config, truncate=truncate))
 
     def _rows(self, kind: str, **columns: Sequence[Any]) -> list[Row]:
         """Rows without answers, cleaned like the run's own."""
@@ -65,5 +88,9 @@ class TaskModel(ModelInUse):
             lengths = " and ".join(f"{len(column)} {name}" for name, column in zip(columns, values, strict=True))
             raise UserError(f"there are {lengths}: give equally many")
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+        for name in columns:
+            for number, row in enumerate(rows, 1):
+                if name != "words" and not isinstance(row[name], str):
+                    raise UserError(f"{kind} {number} must be text, got {type(row[name]).__name__}")
         cleaning = self.config.data.cleaning
         return [clean_row({**row, "place": f"{kind} {number}"}, cleaning) for number, row in enumerate(rows, 1)]

@@ -123,6 +123,10 @@ class SequenceToSequence:
         """
         return [self._target_model.prompt(source) for source in self._source_ids(rows)[0]]
 
+    def long_sources(self, rows: Sequence[Row]) -> set[int]:
+        """Indices of the rows whose source is truncated."""
+        return self._source_ids(rows)[1]
+
     def init(self, key: Array) -> Params:
         """Random parameters."""
         return self._target_model.init(key)
