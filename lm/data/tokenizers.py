@@ -11,13 +11,14 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from lm.data.config import Split, TokenizerConfig
+from lm.data.segmentation import count_words, segmenter, split_spaceless
 from lm.errors import UserError
 from lm.files import write_atomically
 
@@ -290,12 +291,32 @@ def _wordpiece(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
 
 
 def _words(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
+    if config.segmentation:
+        return _segmented_words(config, documents)
     backend = _word_level(models.WordLevel(unk_token=UNKNOWN), config)
     special_tokens = [UNKNOWN, *_special_tokens(config)]
     trainer = trainers.WordLevelTrainer(
         vocab_size=config.vocab_size, special_tokens=special_tokens, show_progress=sys.stderr.isatty()
     )
     backend.train_from_iterator(documents("train"), trainer)
+    return backend
+
+
+def _segmented_words(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
+    """Words as a unigram model, which finds the likeliest words of text without spaces (Kudo 2018)."""
+    segment = segmenter(config.segmentation)
+    backend = _word_level(models.Unigram(), config, split_characters=False)
+
+    def words() -> Iterator[str]:
+        for document in documents("train"):
+            for part, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(document)):
+                yield from split_spaceless(part, segment)
+
+    special_tokens = [UNKNOWN, *_special_tokens(config)]
+    vocabulary = [(token, 0.0) for token in special_tokens]
+    known = [pair for pair in count_words(words(), config.vocab_size) if pair[0] not in special_tokens]
+    backend.model = models.Unigram(vocabulary + known[: config.vocab_size - len(vocabulary)], unk_id=0)
+    backend.add_special_tokens(special_tokens)
     return backend
 
 
@@ -316,11 +337,11 @@ def _byte_level(model: models.Model, use_regex: bool = True) -> Backend:
     return backend
 
 
-def _word_level(model: models.Model, config: TokenizerConfig) -> Backend:
+def _word_level(model: models.Model, config: TokenizerConfig, split_characters: bool = True) -> Backend:
     backend = Backend(model)
     split = config.split_punctuation
     backend.normalizer = normalizers.BertNormalizer(
-        lowercase=config.lowercase, strip_accents=False, handle_chinese_chars=split
+        lowercase=config.lowercase, strip_accents=False, handle_chinese_chars=split and split_characters
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer() if split else pre_tokenizers.WhitespaceSplit()
     return backend
