@@ -26,7 +26,6 @@ from lm.calibration.binning import Binning
 from lm.calibration.errors import ece
 from lm.calibration.logits import FactoredLogits
 from lm.calibration.noise_floor import bin_features, totals_of_sums
-from lm.calibration.outcomes import outcomes
 from lm.calibration.predictions import Predictions
 from lm.command_line import run
 from lm.console import Console
@@ -201,7 +200,7 @@ def _class_metrics(runs: Sequence[Run]) -> dict[str, Callable[[Run], Metric]]:
     found = {}
     for each in runs:
         assert each.predictions is not None
-        found[each.directory] = outcomes(each.predictions.labels_N, logits=each.predictions.logits)
+        found[each.directory] = each.predictions.outcomes()
     metrics = {
         "accuracy": lambda each: mean_metric(found[each.directory].correct_N),
         "loss": lambda each: mean_metric(found[each.directory].nll_N),

@@ -142,8 +142,8 @@ def evaluate(
     measured = model.measure(rows, config.batch_size)
     name = config.name if config.source else config.split or "test"
     name += f".{Path(config.calibrator).name.removesuffix('.json')}" if config.calibrator else ""
-    found = write_results(measured.results, directory, name, config.resamples, model.step, measured.cut)
-    return dataclasses.replace(found, notes=notes)
+    about = measured.cut, (*notes, *measured.notes)
+    return write_results(measured.results, directory, name, config.resamples, model.step, *about)
 
 
 def rows_to_evaluate(
@@ -168,7 +168,7 @@ def rows_to_evaluate(
 def _changes(directory: WorkDirectory, found: Fingerprints) -> tuple[str, ...]:
     """Lines about data that differ from those of training, where these are known."""
     recorded = recorded_data(directory)
-    return tuple(changes(recorded, found, found if recorded else ()).values())
+    return tuple(f"since training, {change}" for change in changes(recorded, found, found if recorded else ()).values())
 
 
 def _check_own(
@@ -218,12 +218,12 @@ def show(found: Evaluation, console: Console) -> None:
     for name, figure in found.metrics.items():
         table.add_row(name, shown(name, figure.value), _interval(name, figure.interval))
     console.print(table)
-    for note in found.notes:
-        console.print(f"(!) since training, {note}")
     for name, signature in found.signatures.items():
         console.print(f"{name}: {signature}")
     if found.cut:
         console.print(f"truncated, because they are too long for the model: {found.cut:,} rows")
+    for note in found.notes:
+        console.print(f"(!) {note}")
 
 
 def _interval(name: str, interval: Interval | None) -> str:

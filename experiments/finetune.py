@@ -121,6 +121,9 @@ def finetune(
     introduce(full_config, task, splits, batches, (train.cut, validation.cut), console)
     for note in notes:
         console.print(note)
+    for name, encoded in (("training", train), ("validation", validation)):
+        for note in encoded.notes:
+            console.print(f"(!) {name}: {note}")
 
     def claim() -> None:
         directory.claim(config, tokenizer, classes)

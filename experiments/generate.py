@@ -14,11 +14,13 @@ from typing import Any
 from absl import flags
 
 from lm.command_line import define_config, run
+from lm.console import Console
 from lm.decoding.beam_search import BeamSearchConfig
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
-from lm.inference.language_models import GeneratedText
+from lm.inference.language_models import GeneratedText, LanguageModel
 from lm.inference.load import load
+from lm.inference.task_model import TaskModel
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -47,6 +49,11 @@ def main(values: flags.FlagValues) -> None:
     if values.beams:
         how = BeamSearchConfig(values.beams, how.max_new_tokens)
     model = load(values.workdir, values.checkpoint, values.calibrator)
+    if isinstance(model, TaskModel) and not isinstance(model, LanguageModel):
+        raise UserError(f"this run is {model.kind}, which writes no text: use experiments.predict")
+    for number, prompt in enumerate(values.prompt, 1):
+        if unknown := model.tokenizer.unknown_share([prompt]):
+            Console(stderr=True).print(f"(!) {unknown:.0%} of prompt {number} is unknown to the tokenizer")
     for number, written in enumerate(model.generate(values.prompt, how)):
         if values.json:
             print(json.dumps(as_json(written, model.step)))

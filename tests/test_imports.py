@@ -30,6 +30,7 @@ ROOMS = (
     "lm.console",
     "lm.files",
     "lm.locks",
+    "lm.writing_systems",
     "lm.types",
     "lm.errors",
 )

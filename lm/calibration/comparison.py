@@ -17,7 +17,7 @@ from lm.calibration.inputs import InputError
 from lm.calibration.logits import Logits, whole
 from lm.calibration.metrics import METRICS, Metric
 from lm.calibration.noise_floor import Floor, error_interval, floor_of, null_totals, observed_totals
-from lm.calibration.outcomes import Outcomes, outcomes
+from lm.calibration.outcomes import Outcomes
 from lm.calibration.predictions import Predictions, check_disjoint
 from lm.calibration.reliability import reliability_bins
 from lm.calibration.resampled_errors import BINNED, Resamplable, Sums, binned_sums, classwise_sums, smooth_sums
@@ -81,7 +81,7 @@ def compare(
     if test_part.clusters_N is not None:
         clusters_N = np.unique(test_part.clusters_N, return_inverse=True)[1]
     resampler = Resampler(len(test_part), resamples=settings.resamples, seed=settings.seed, clusters_N=clusters_N)
-    measure = _Measurer(test_part.labels_N, clusters_N, test_part.weights_N, resampler, settings)
+    measure = _Measurer(test_part, clusters_N, resampler, settings)
     progress("none")
     before = measure(test_part.logits)
     methods = [_uncalibrated(before)]
@@ -249,20 +249,13 @@ class _Measured:
 class _Measurer:
     """Measures logits of the test items, with the same resamples in every call."""
 
-    def __init__(
-        self,
-        labels_N: np.ndarray,
-        clusters_N: np.ndarray | None,
-        weights_N: np.ndarray | None,
-        resampler: Resampler,
-        settings: Settings,
-    ):
-        self._labels_N, self._clusters_N, self._weights_N = labels_N, clusters_N, weights_N
-        self._resampler, self._settings = resampler, settings
+    def __init__(self, part: Predictions, clusters_N: np.ndarray | None, resampler: Resampler, settings: Settings):
+        self._part, self._labels_N, self._weights_N = part, part.labels_N, part.weights_N
+        self._clusters_N, self._resampler, self._settings = clusters_N, resampler, settings
 
     def __call__(self, logits: Logits) -> _Measured:
         settings, weights_N = self._settings, self._weights_N
-        found = outcomes(self._labels_N, logits=logits)
+        found = self._part.outcomes(logits)
         confidence_N, correct_N = np.asarray(found.confidence_N), np.asarray(found.correct_N)
         binnings = {"equal_width": Binning(settings.bins), "equal_mass": equal_mass(confidence_N, settings.bins)}
         sums = [

@@ -9,12 +9,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy import special
 
 from lm.calibration.inputs import InputError, checked_labels, checked_logits, checked_names, checked_weights
-from lm.calibration.logits import FactoredLogits, Logits, take
+from lm.calibration.logits import FactoredLogits, Logits, take, whole
+from lm.calibration.outcomes import Outcomes, outcomes
 from lm.calibration.prediction_files import SCORES, read_arrays
 from lm.errors import UserError
 from lm.files import written_atomically
+
+# Names of two classes that say whether a given answer is right, for models that choose from no fixed set of classes.
+JUDGEMENTS = ("wrong", "right")
 
 # One value each; a model of the user's own may leave them out.
 _ORIGIN = {"checkpoint": np.integer, "model": np.str_}
@@ -31,6 +36,9 @@ class Predictions:
     items dependent), `weights` [N] and `class_names` [C]. Scores [N] or [N, 1] are those of class 1 of two.
     Predictions of a run also say which model made them: `checkpoint`, its step, and `model`, a digest of its
     parameters. `lm.calibration.prediction_files` says how the same is written as csv, json and others.
+
+    Two classes named "wrong" and "right" are no choice between them: they judge an answer that was given, such as the
+    span that answers a question. Its confidence is the probability of "right", however low.
 
     Attributes:
       logits: [N, C] float32, or factors.
@@ -73,6 +81,19 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.labels_N)
+
+    def outcomes(self, logits: Logits | None = None) -> Outcomes:
+        """Outcomes of the items.
+
+        Args:
+          logits: of the same items, such as calibrated ones; None: their own.
+        """
+        logits = self.logits if logits is None else logits
+        found = outcomes(self.labels_N, logits=logits)
+        if self.class_names != JUDGEMENTS:
+            return found
+        right_N = special.softmax(np.asarray(whole(logits)), axis=1)[:, 1]
+        return found._replace(confidence_N=right_N, correct_N=self.labels_N.astype(np.float32))
 
     def select(self, index_N: np.ndarray) -> "Predictions":
         """A subset of the items, by mask or by index."""

@@ -6,6 +6,7 @@ from typing import Literal
 
 from lm.configuration import check_seed
 from lm.data.cleaning import STREAM_STEPS, check_steps
+from lm.data.segmentation import SEGMENTERS
 from lm.errors import UserError
 
 DOCUMENT_SEPARATORS = ("file", "blank_line")
@@ -173,6 +174,9 @@ class TokenizerConfig:
       lowercase: for wordpiece and words: convert text to lower case. Accents stay.
       split_punctuation: for wordpiece and words: split punctuation from words, as BERT does. Otherwise text is split at
         white space only, for text that is already tokenized into words.
+      segmentation: for words: "jieba" takes Chinese words into the vocabulary; text is then split into its likeliest
+        words, and characters where these are unknown. It needs the extra `chinese`, for training only. Empty: Chinese
+        characters are words, if `split_punctuation`; other text without spaces stays whole.
       path: for kind `file`, any `tokenizer.json` of the tokenizers library.
       end_of_text: put a special token between documents. With kind `file`, one that the file already has, if any.
     """
@@ -181,6 +185,7 @@ class TokenizerConfig:
     vocab_size: int = 8192
     lowercase: bool = False
     split_punctuation: bool = True
+    segmentation: str = ""
     path: str | None = None
     end_of_text: bool = True
 
@@ -196,6 +201,9 @@ class TokenizerConfig:
         if self.kind not in ("wordpiece", "words") and (self.lowercase or not self.split_punctuation):
             name = "lowercase" if self.lowercase else "split_punctuation"
             raise UserError(f"config.tokenizer.{name} is for the kinds wordpiece and words, not {self.kind}")
+        _check_choice("config.tokenizer.segmentation", self.segmentation, SEGMENTERS)
+        if self.segmentation and self.kind != "words":
+            raise UserError(f"config.tokenizer.segmentation is for the kind words, not {self.kind}")
 
 
 # What belongs to a source: by the config's key, the keys whose values were chosen for it.

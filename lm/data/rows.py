@@ -10,6 +10,7 @@ A row is a dict by the task's column names. The name determines what a column mu
     any other name     non-empty str
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -29,6 +30,9 @@ from lm.data.row_files import open_rows
 from lm.errors import UserError
 
 Row = dict[str, Any]
+
+# Columns that hold what a task predicts.
+TARGETS = ("label", "tags", "answers", "target", "completion")
 
 
 def read_rows(
@@ -124,6 +128,25 @@ def read_source(
     chosen = {name: config.column_names.get(name, name) for name in (*columns, *optional)}
     rows = read_rows(source, chosen, key, set(optional) - set(config.column_names), config)
     return [clean_row(row, config.cleaning) for row in rows]
+
+
+class Input(NamedTuple):
+    """A row to predict, and everything that its file says of it by the file's column names."""
+
+    row: Row
+    given: Row
+
+
+def read_inputs(
+    source: str, key: str, config: ExamplesConfig, columns: Iterable[str], optional: Collection[str] = ()
+) -> list[Input]:
+    """Reads rows without what is to be predicted. Arguments and errors are those of `read_source`."""
+    columns, optional = ([name for name in names if name not in TARGETS] for names in (columns, optional))
+    known = tuple(pair for pair in config.columns if pair.partition("=")[0] not in TARGETS)
+    config = dataclasses.replace(config, columns=known)
+    rows = read_source(source, key, config, columns, optional)
+    given = [values for _, values in open_rows(source, key)]
+    return [Input(*pair) for pair in zip(rows, given, strict=True)]
 
 
 def clean_row(row: Row, steps: Sequence[str]) -> Row:
@@ -339,4 +362,4 @@ def _hash(content: str) -> bytes:
     return hashlib.blake2b(content.encode(), digest_size=8).digest()
 
 
-_NOT_GIVEN = ("label", "id", "tags", "answers", "target", "completion", "place")
+_NOT_GIVEN = (*TARGETS, "id", "place")

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer as Backend
 
 from lm.data.config import Split, TokenizerConfig
 from lm.data.files import note
+from lm.data.segmentation import count_words, segmenter, split_spaceless
 from lm.errors import UserError
 from lm.files import write_atomically
 
@@ -135,6 +136,11 @@ class Tokenizer:
         except Exception as error:  # the library raises a bare Exception
             raise UserError(f"the tokenizer cannot encode this text ({error}): use another tokenizer") from error
         return [self._checked(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
+
+    def unknown_share(self, texts: Sequence[str]) -> float:
+        """The share of the texts' tokens that are the unknown token; 0 for tokenizers without one."""
+        ids = [id_ for encoded in self.encode_batch(texts) for id_ in encoded]
+        return ids.count(self._unknown) / len(ids) if ids and self._unknown is not None else 0.0
 
     def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """Token ids of a text that is given as words, each of which yields at least one token.
@@ -322,12 +328,32 @@ def _wordpiece(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
 
 
 def _words(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
+    if config.segmentation:
+        return _segmented_words(config, documents)
     backend = _word_level(models.WordLevel(unk_token=UNKNOWN), config)
     special_tokens = [UNKNOWN, *_special_tokens(config)]
     trainer = trainers.WordLevelTrainer(
         vocab_size=config.vocab_size, special_tokens=special_tokens, show_progress=sys.stderr.isatty()
     )
     backend.train_from_iterator(documents("train"), trainer)
+    return backend
+
+
+def _segmented_words(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
+    """Words as a unigram model, which finds the likeliest words of text without spaces (Kudo 2018)."""
+    segment = segmenter(config.segmentation)
+    backend = _word_level(models.Unigram(), config, split_characters=False)
+
+    def words() -> Iterator[str]:
+        for document in documents("train"):
+            for part, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(document)):
+                yield from split_spaceless(part, segment)
+
+    special_tokens = [UNKNOWN, *_special_tokens(config)]
+    vocabulary = [(token, 0.0) for token in special_tokens]
+    known = [pair for pair in count_words(words(), config.vocab_size) if pair[0] not in special_tokens]
+    backend.model = models.Unigram(vocabulary + known[: config.vocab_size - len(vocabulary)], unk_id=0)
+    backend.add_special_tokens(special_tokens)
     return backend
 
 
@@ -348,11 +374,11 @@ def _byte_level(model: models.Model, use_regex: bool = True) -> Backend:
     return backend
 
 
-def _word_level(model: models.Model, config: TokenizerConfig) -> Backend:
+def _word_level(model: models.Model, config: TokenizerConfig, split_characters: bool = True) -> Backend:
     backend = Backend(model)
     split = config.split_punctuation
     backend.normalizer = normalizers.BertNormalizer(
-        lowercase=config.lowercase, strip_accents=False, handle_chinese_chars=split
+        lowercase=config.lowercase, strip_accents=False, handle_chinese_chars=split and split_characters
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer() if split else pre_tokenizers.WhitespaceSplit()
     return backend

@@ -6,6 +6,7 @@ Axes: N questions.
 import functools
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from lm.errors import UserError
 from lm.statistics.metrics import SHARE, Metric, mean_metric
+from lm.writing_systems import count_systems, words_and_characters
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -53,8 +55,14 @@ def span_metrics(predicted_texts: Sequence[str], gold_answer_lists: Sequence[Seq
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without punctuation, English articles and superfluous white space (Rajpurkar et al. 2016)."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+    """Lower case, without punctuation, English articles and superfluous white space (Rajpurkar et al. 2016).
+
+    From text with letters that are not Latin, punctuation beyond ASCII is removed too (MLQA: Lewis et al. 2020).
+    """
+    text = text.lower().translate(_NO_PUNCTUATION)
+    if count_systems([text]).keys() - {"LATIN"}:
+        text = "".join(character for character in text if unicodedata.category(character)[0] != "P")
+    return " ".join(_ARTICLES.sub(" ", text).split())
 
 
 def _acceptable(gold: Sequence[str]) -> list[str]:
@@ -67,8 +75,11 @@ def _is_equal(predicted: str, answer: str) -> float:
 
 
 def _word_f1(predicted: str, answer: str) -> float:
-    """F1 of the bags of words; with an empty bag it is 1 if both are empty, else 0."""
-    predicted_words, answer_words = normalize_answer(predicted).split(), normalize_answer(answer).split()
+    """F1 of the bags of words; with an empty bag it is 1 if both are empty, else 0.
+
+    Characters of Chinese, Japanese, Thai and other text without spaces count as words (as for MLQA).
+    """
+    predicted_words, answer_words = (words_and_characters(normalize_answer(text)) for text in (predicted, answer))
     if not (predicted_words and answer_words):
         return float(predicted_words == answer_words)
     matched = (Counter(predicted_words) & Counter(answer_words)).total()

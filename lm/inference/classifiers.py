@@ -5,14 +5,17 @@ Axes: N rows, W words, C classes.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy import special
 
 from lm.errors import UserError
 from lm.inference.model_in_use import as_list
-from lm.inference.task_model import TaskModel
+from lm.inference.task_model import Predicted, TaskModel
+from lm.tasks import span_extraction
+from lm.tasks.span_extraction import answer_results
+from lm.tasks.supervised import Example, Results, Row
 from lm.tasks.token_classification import OUTSIDE, word_logits
 
 
@@ -31,6 +34,16 @@ class Classification:
     confidence: float
     probabilities: dict[str, float]
     calibrated_probabilities: dict[str, float] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """By the names that evaluations use."""
+        found = {
+            "predicted": self.label,
+            "confidence": self.confidence,
+            "probabilities": self.probabilities,
+            "calibrated_probabilities": self.calibrated_probabilities,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +64,10 @@ class Tagging:
     probabilities_WC: np.ndarray
     calibrated_probabilities_WC: np.ndarray | None
 
+    def to_json(self) -> dict[str, Any]:
+        """By the names that evaluations use."""
+        return {"predicted": list(self.tags), "confidence": self.confidence_W.tolist()}
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
@@ -70,6 +87,11 @@ class Answer:
     def confidence(self) -> float:
         """The calibrated probability where there is one."""
         return self.probability if self.calibrated_probability is None else self.calibrated_probability
+
+    def to_json(self) -> dict[str, Any]:
+        """By the names that evaluations use."""
+        found = {"predicted": self.text, "confidence": self.confidence, "probability": self.probability}
+        return found if self.calibrated_probability is not None else {k: found[k] for k in ("predicted", "confidence")}
 
 
 class _Chooser(TaskModel):
@@ -106,12 +128,17 @@ class Classifier(_Chooser):
             wanted = "pairs of texts: predict(texts, pairs)" if pairs is None else "single texts: predict(texts)"
             raise UserError(f"this run classifies {wanted}")
         rows = self._rows("text", text=texts, **({} if pairs is None else {"pair": pairs}))
+        return self.predict_rows(rows, truncate).predictions
+
+    def predict_rows(self, rows: Sequence[Row], truncate: bool | None = None) -> Predicted:
+        """`Classification`s of rows with `text`, and `pair` if the run has pairs."""
         if not rows:
-            return []
-        logits_NC = np.stack([output["logits"] for output in self._predicted(self._encoded(rows, truncate))])
+            return Predicted([], 0)
+        encoded = self._encoded(rows, truncate)
+        logits_NC = np.stack([output["logits"] for output in self._predicted(encoded)])
         raw_NC, calibrated_NC = self._probabilities(logits_NC)
         best_NC = raw_NC if calibrated_NC is None else calibrated_NC
-        return [
+        found = [
             Classification(
                 self.classes[best_NC[n].argmax()],
                 float(best_NC[n].max()),
@@ -120,6 +147,7 @@ class Classifier(_Chooser):
             )
             for n in range(len(rows))
         ]
+        return Predicted(found, encoded.cut)
 
     def _named(self, probabilities_C: np.ndarray) -> dict[str, float]:
         return dict(zip(self.classes, probabilities_C.tolist(), strict=True))
@@ -145,15 +173,19 @@ class Tagger(_Chooser):
             sentence.split() if isinstance(sentence, str) else list(sentence)
             for sentence in as_list(sentences, "sentences")
         ]
-        rows = self._rows("sentence", words=words)
+        return self.predict_rows(self._rows("sentence", words=words), truncate).predictions
+
+    def predict_rows(self, rows: Sequence[Row], truncate: bool | None = None) -> Predicted:
+        """`Tagging`s of rows with `words`."""
         for row in rows:
             if not row["words"]:
                 raise UserError(f"{row['place']} has no words: leave it out")
         if not rows:
-            return []
+            return Predicted([], 0)
         encoded = self._encoded(rows, truncate)
         logits = word_logits(encoded.examples, self._predicted(encoded))
-        return [self._tagging(tuple(row["words"]), each) for row, each in zip(rows, logits, strict=True)]
+        found = [self._tagging(tuple(row["words"]), each) for row, each in zip(rows, logits, strict=True)]
+        return Predicted(found, encoded.cut)
 
     def _tagging(self, words: tuple[str, ...], logits_WC: np.ndarray) -> Tagging:
         cut = len(words) - len(logits_WC)
@@ -191,15 +223,31 @@ class QuestionAnswerer(_Chooser):
         Raises:
           UserError: for a question that is too long, or a context without words.
         """
-        rows = self._rows("question", question=questions, context=contexts)
+        return self.predict_rows(self._rows("question", question=questions, context=contexts), truncate).predictions
+
+    def predict_rows(self, rows: Sequence[Row], truncate: bool | None = None) -> Predicted:
+        """`Answer`s to rows with `question` and `context`."""
         if not rows:
-            return []
+            return Predicted([], 0)
         encoded = self._encoded(rows, truncate)
         answers = self.task.answers(rows, encoded.examples, self._predicted(encoded))
-        logits_N2 = np.array([(answer.log_not_p, answer.log_p) for answer in answers], np.float32)
-        calibrated_N2 = self._probabilities(logits_N2)[1]
-        right_N = [None] * len(rows) if calibrated_N2 is None else calibrated_N2[:, 1].tolist()
-        return [
+        right_N = [None] * len(rows) if self.calibrator is None else np.exp(self._calibrated(answers)[:, 1]).tolist()
+        found = [
             Answer(answer.text, float(np.exp(answer.log_p)), right)
             for answer, right in zip(answers, right_N, strict=True)
         ]
+        return Predicted(found, encoded.cut)
+
+    def _results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
+        answers = self.task.answers(rows, examples, outputs)
+        if self.calibrator is not None:
+            calibrated_N2 = self._calibrated(answers)
+            pairs = zip(answers, calibrated_N2, strict=True)
+            answers = [answer._replace(log_not_p=wrong, log_p=right) for answer, (wrong, right) in pairs]
+        return answer_results(rows, answers)
+
+    def _calibrated(self, answers: Sequence[span_extraction.Answer]) -> np.ndarray:
+        """Log-probabilities that each answer is wrong, and right, [N, 2]."""
+        assert self.calibrator is not None
+        logits_N2 = np.array([(answer.log_not_p, answer.log_p) for answer in answers], np.float32)
+        return special.log_softmax(np.asarray(self.calibrator.apply(logits_N2), np.float64), axis=-1)

@@ -14,9 +14,10 @@ from lm.decoding.scores import continuation_log_probs
 from lm.errors import UserError
 from lm.inference.model_in_use import ModelInUse, as_list
 from lm.inference.special_tokens import encode_marked
-from lm.inference.task_model import TaskModel
+from lm.inference.task_model import Predicted, TaskModel
 from lm.objectives.registry import special_tokens
 from lm.runs.config import PretrainConfig
+from lm.tasks.supervised import Row
 
 How = SamplingConfig | BeamSearchConfig
 
@@ -43,6 +44,10 @@ class GeneratedText(Continuation):
         """
         log_probs = self.log_probs if self.calibrated_log_probs is None else self.calibrated_log_probs
         return float(np.exp(np.mean(log_probs, dtype=np.float64))) if log_probs.size else float("nan")
+
+    def to_json(self) -> dict[str, Any]:
+        """By the names that evaluations use."""
+        return {"predicted": self.text, "confidence": self.confidence}
 
 
 class LanguageModel(ModelInUse):
@@ -71,9 +76,13 @@ class LanguageModel(ModelInUse):
         how = how or self.search
         samples = how.samples if isinstance(how, SamplingConfig) else 1
         prompts = [prompt for prompt in as_list(prompts, "prompts") for _ in range(samples)]
+        return self._generated(prompts, self.prompt_tokens(prompts), how)
+
+    def _generated(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]], how: How) -> list[GeneratedText]:
+        """A text for each prompt, which the model reads as `tokens`."""
         if not prompts:
             return []
-        read = self.model, self.params, self.prompt_tokens(prompts)
+        read = self.model, self.params, tokens
         if isinstance(how, SamplingConfig):
             found = generate(*read, how, **self._vocabulary)
         else:
@@ -172,6 +181,30 @@ class TaskLanguageModel(TaskModel, LanguageModel):
     """A model fine-tuned to complete prompts or to turn one text into another."""
 
     kind: ClassVar[str] = "a fine-tuned language model"
+    uses: ClassVar[tuple[str, ...]] = ("predict", "generate", "log_probs", "embed")
+
+    def predict(self, texts: Sequence[str], truncate: bool | None = None) -> list[GeneratedText]:
+        """The text that the model generates for each source or prompt, as in the evaluation of the run's task.
+
+        Args:
+          texts: sources or prompts.
+          truncate: truncate texts that are too long for the model; None: as in training.
+
+        Raises:
+          UserError: for a text that is too long.
+        """
+        return self.predict_rows(self._rows("text", **{self.task.text_columns[0]: texts}), truncate).predictions
+
+    def predict_rows(self, rows: Sequence[Row], truncate: bool | None = None) -> Predicted:
+        """`GeneratedText`s of rows with sources or prompts."""
+        task = self._task(truncate)
+        texts = [row[task.text_columns[0]] for row in rows]
+        found: list[GeneratedText] = []
+        size = self.config.training.evaluation_batch_size or self.config.training.batch_size
+        prompts = task.prompts(rows)
+        for first in range(0, len(rows), size):
+            found += self._generated(texts[first : first + size], prompts[first : first + size], self.search)
+        return Predicted(found, len(task.long_sources(rows)))
 
     @property
     def continues(self) -> bool:

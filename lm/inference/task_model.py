@@ -10,18 +10,38 @@ from lm.data.rows import clean_row
 from lm.errors import UserError
 from lm.inference.examples import make_prediction_step, with_calibrator
 from lm.inference.model_in_use import ModelInUse, Step, as_list
-from lm.tasks.supervised import Encoded, Results, Row
+from lm.tasks.supervised import Encoded, Example, Results, Row
 
 
 class Measured(NamedTuple):
-    """A task's results for rows with answers, and how many rows were truncated."""
+    """A task's results for rows with answers, and what `Encoded` says of these rows."""
 
     results: Results
+    cut: int
+    notes: tuple[str, ...] = ()
+
+
+class Predicted(NamedTuple):
+    """Predictions for rows, each with a `to_json`, and how many rows were truncated."""
+
+    predictions: list[Any]
     cut: int
 
 
 class TaskModel(ModelInUse):
     """Its task is a `SupervisedTask`."""
+
+    def predict_rows(self, rows: Sequence[Row], truncate: bool | None = None) -> Predicted:
+        """Predictions for rows, which need no labels, tags, answers or targets.
+
+        Args:
+          rows: as `lm.data.rows` reads them, cleaned.
+          truncate: truncate texts that are too long for the model; None: as in training.
+
+        Raises:
+          UserError: for rows that don't fit the task.
+        """
+        self._refuse("predict")
 
     def measure(self, rows: Sequence[Row], batch_size: int = 0) -> Measured:
         """The task's results for rows with answers, from calibrated probabilities if there is a calibrator.
@@ -34,13 +54,16 @@ class TaskModel(ModelInUse):
           UserError: for rows that don't fit the task.
         """
         encoded = self.task.encode(rows)
-        outputs = self._predicted(encoded, batch_size)
+        results = self._results(rows, encoded.examples, self._predicted(encoded, batch_size))
+        return Measured(results, encoded.cut, encoded.notes)
+
+    def _results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
         if self.calibrator is not None:
             outputs = with_calibrator(outputs, self.calibrator)
-        results = self.task.results(rows, encoded.examples, outputs)
-        if results.predictions is not None:
-            results = dataclasses.replace(results, predictions=self._signed(results.predictions))
-        return Measured(results, encoded.cut)
+        results = self.task.results(rows, examples, outputs)
+        if results.predictions is None:
+            return results
+        return dataclasses.replace(results, predictions=self._signed(results.predictions))
 
     def _signed(self, predictions: Predictions) -> Predictions:
         # What is fitted to calibrated probabilities does not suit the model alone.
@@ -56,12 +79,16 @@ class TaskModel(ModelInUse):
 
     def _encoded(self, rows: Sequence[Row], truncate: bool | None) -> Encoded:
         """The rows' examples, with `config.task.truncate` as configured or overridden."""
+        return self._task(truncate).encode(rows)
+
+    def _task(self, truncate: bool | None) -> Any:
+        """The task, with `config.task.truncate` as configured or overridden."""
         task = self.task
         if truncate is None:
-            return task.encode(rows)
+            return task
         if hasattr(task, "truncate"):
-            return dataclasses.replace(task, truncate=truncate).encode(rows)
-        return dataclasses.replace(task, config=dataclasses.replace(task.config, truncate=truncate)).encode(rows)
+            return dataclasses.replace(task, truncate=truncate)
+        return dataclasses.replace(task, config=dataclasses.replace(task.config, truncate=truncate))
 
     def _rows(self, kind: str, **columns: Sequence[Any]) -> list[Row]:
         """Rows without answers, cleaned like the run's own."""
@@ -70,5 +97,9 @@ class TaskModel(ModelInUse):
             lengths = " and ".join(f"{len(column)} {name}" for name, column in zip(columns, values, strict=True))
             raise UserError(f"there are {lengths}: give equally many")
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+        for name in columns:
+            for number, row in enumerate(rows, 1):
+                if name != "words" and not isinstance(row[name], str):
+                    raise UserError(f"{kind} {number} must be text, got {type(row[name]).__name__}")
         cleaning = self.config.data.cleaning
         return [clean_row({**row, "place": f"{kind} {number}"}, cleaning) for number, row in enumerate(rows, 1)]

@@ -76,10 +76,15 @@ class Masking:
         """From the config, with a tokenizer's ids.
 
         Raises:
-          UserError: if the tokenizer lacks a special token.
+          UserError: if the tokenizer lacks a special token, or a setting has no effect.
         """
+        if objective.segmentation and objective.masking == "token":
+            raise UserError(
+                "config.objective.segmentation has no effect with config.objective.masking=token: leave it out, or set "
+                "whole_word or span"
+            )
         classify, separate, mask = (special_id(tokenizer, name) for name in SPECIAL_TOKENS)
-        ordinary_V, borders = ordinary_tokens(tokenizer), WordBorders.of(tokenizer)
+        ordinary_V, borders = ordinary_tokens(tokenizer), WordBorders.of(tokenizer, objective.segmentation)
         return cls(classify, separate, mask, objective.mask_rate, objective.masking, ordinary_V, borders)
 
     def most_masked(self, length: int) -> int:
@@ -141,7 +146,7 @@ class MaskedLM(PredictsTokens, CorruptsWindows):
     """
 
     architecture: ClassVar[str] = "encoder"
-    settings: ClassVar[tuple[str, ...]] = ("mask_rate", "masking")
+    settings: ClassVar[tuple[str, ...]] = ("mask_rate", "masking", "segmentation")
     counts_bytes: ClassVar[bool] = False
 
     model: EncoderLM

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
+from lm.data.segmentation import SEGMENTERS
 from lm.data.store import Corpus
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
@@ -48,6 +49,8 @@ class ObjectiveConfig:
       mask_rate: for the masked objectives: the share of the text to predict.
       masking: for the masked objectives: whether the tokens to predict are chosen by "token" (Devlin et al. 2019),
         "whole_word" (its later release) or "span" of a few words (SpanBERT: Joshi et al. 2020).
+      segmentation: for "whole_word" and "span": "jieba" finds Chinese words (Cui et al. 2021); it needs the extra
+        `chinese`. Empty: each character of text without spaces is a word.
       noise_density: for "span_corruption": the share of the text that is cut out.
       sentinels: for "span_corruption": the number of <extra_id_...> tokens in the vocabulary; each span of a row needs
         one.
@@ -64,6 +67,7 @@ class ObjectiveConfig:
     loss_chunk: int = 0
     mask_rate: float = 0.15
     masking: str = "token"
+    segmentation: str = ""
     noise_density: float = 0.15
     sentinels: int = 100
     mean_span_length: float = 3.0
@@ -74,6 +78,8 @@ class ObjectiveConfig:
     def __post_init__(self):
         if self.masking not in MASKINGS:
             raise UserError(f"config.objective.masking must be one of {', '.join(MASKINGS)}; got {self.masking!r}")
+        if self.segmentation not in SEGMENTERS:
+            raise UserError(f"config.objective.segmentation must be empty or jieba, got {self.segmentation!r}")
         for name in ("label_smoothing", "infilling_rate", "deletion_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"config.objective.{name} must be in [0, 1), got {getattr(self, name)}")

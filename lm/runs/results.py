@@ -19,7 +19,6 @@ from lm.calibration.noise_floor import (
     observed_totals,
     totals_of_sums,
 )
-from lm.calibration.outcomes import outcomes
 from lm.calibration.predictions import Predictions
 from lm.evaluation.pictures import save_confusion_picture
 from lm.files import json_value, write_atomically, write_json
@@ -63,7 +62,7 @@ class Evaluation:
       signatures: exactly how a metric was computed, where the field has a notation for it.
       cut: how many rows were too long for the model and were truncated.
       unit: what `rows` counts.
-      notes: lines about it for the reader.
+      notes: what else there is to say of these rows, a line each.
     """
 
     split: str
@@ -83,11 +82,18 @@ class Evaluation:
             "rows": self.rows,
             "metrics": {name: figure.to_json() for name, figure in self.metrics.items()},
         }
-        return record | ({"signatures": self.signatures} if self.signatures else {})
+        rest = {"signatures": self.signatures, "notes": list(self.notes)}
+        return record | {name: value for name, value in rest.items() if value}
 
 
 def write_results(
-    results: Results, directory: WorkDirectory, split: str, resamples: int, step: int, cut: int = 0
+    results: Results,
+    directory: WorkDirectory,
+    split: str,
+    resamples: int,
+    step: int,
+    cut: int = 0,
+    notes: tuple[str, ...] = (),
 ) -> Evaluation:
     """Writes predictions/SPLIT.jsonl, .metrics.json and, for classes, .npz and a plot of the confusion matrix.
 
@@ -98,6 +104,7 @@ def write_results(
       resamples: for the intervals.
       step: of the checkpoint.
       cut: how many rows were truncated.
+      notes: what else there is to say of these rows.
 
     Returns:
       The figures: metrics with a 95% interval over items, and the noise floor of the ECE without one.
@@ -118,14 +125,14 @@ def write_results(
         save_confusion_picture(results.confusion_CC, results.class_names, folder / f"{split}.confusion.svg")
     lines = [json.dumps(json_value(record), ensure_ascii=False) for record in results.records]
     write_atomically(folder / f"{split}.jsonl", "\n".join(lines) + "\n")
-    evaluation = Evaluation(split, step, len(results.records), figures, results.signatures, cut)
+    evaluation = Evaluation(split, step, len(results.records), figures, results.signatures, cut, notes=notes)
     write_json(folder / f"{split}.metrics.json", evaluation.to_json())
     return evaluation
 
 
 def calibration_metrics(predictions: Predictions) -> dict[str, float]:
-    """`loss` (mean NLL in nats), `confidence`, `ece` and `ece_floor` of predicted classes."""
-    found = outcomes(predictions.labels_N, logits=predictions.logits)
+    """`loss` (mean NLL in nats), `confidence`, `ece` and `ece_floor` of the predicted classes, or answers."""
+    found = predictions.outcomes()
     totals = bin_totals(found.confidence_N, found.correct_N, BINNING)
     return {
         "loss": float(np.mean(found.nll_N)),
@@ -137,7 +144,7 @@ def calibration_metrics(predictions: Predictions) -> dict[str, float]:
 
 def ece_interval(predictions: Predictions, resamples: int, seed: int = 0) -> Interval:
     """The 95% interval of `calibration_metrics`' ECE, the same as `experiments.calibrate` gives."""
-    found = outcomes(predictions.labels_N, logits=predictions.logits)
+    found = predictions.outcomes()
     confidence_N, correct_N = np.asarray(found.confidence_N), np.asarray(found.correct_N)
     clusters_N = predictions.clusters_N
     if clusters_N is not None:
@@ -158,7 +165,7 @@ def ece_interval(predictions: Predictions, resamples: int, seed: int = 0) -> Int
 
 def probability_metrics(predictions: Predictions) -> dict[str, Metric]:
     """`loss` and `confidence` as metrics with intervals; items of one cluster are resampled together."""
-    found = outcomes(predictions.labels_N, logits=predictions.logits)
+    found = predictions.outcomes()
     metrics = {
         "loss": mean_metric(found.nll_N, better="lower"),
         "confidence": mean_metric(found.confidence_N, limits=SHARE),

@@ -28,7 +28,7 @@ class Completion(SequenceToSequence):
       tokenizer: has an end-of-text token, which precedes each prompt and follows each completion.
     """
 
-    settings: ClassVar[tuple[str, ...]] = ("truncate", "label_smoothing", "max_target_length")
+    settings: ClassVar[tuple[str, ...]] = ("truncate", "label_smoothing", "max_target_length", "metric_tokenizer")
     continues: ClassVar[bool] = True
     text_columns: ClassVar[tuple[str, str]] = ("prompt", "completion")
     first_metrics: ClassVar[tuple[str, ...]] = ("exact_match", "perplexity")

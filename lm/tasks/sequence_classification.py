@@ -95,7 +95,7 @@ class SequenceClassification:
           UserError: for a row that is too long, has an unknown label, or lacks its pair.
         """
         labels_N = label_numbers(rows, self.classes) if has_column(rows, "label") else None
-        encoded, cut = text_encoding.encode_texts(
+        encoded = text_encoding.encode_texts(
             self.tokenizer,
             self.model.config.architecture,
             [row["text"] for row in rows],
@@ -105,9 +105,9 @@ class SequenceClassification:
             [row["place"] for row in rows],
         )
         if labels_N is None:
-            return Encoded(encoded, cut)
-        examples = [{**example, "label": label} for example, label in zip(encoded, labels_N, strict=True)]
-        return Encoded(examples, cut)
+            return encoded
+        examples = [{**example, "label": label} for example, label in zip(encoded.examples, labels_N, strict=True)]
+        return encoded._replace(examples=examples)
 
     def init(self, key: Array) -> Params:
         """Random parameters."""

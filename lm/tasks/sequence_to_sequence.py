@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from lm.data.tokenizers import Tokenizer
 from lm.decoding.beam_search import BeamSearchConfig
 from lm.errors import UserError
-from lm.evaluation.generation import generation_metrics, signatures
+from lm.evaluation.generation import bleu_scorer, generation_metrics, signatures, tokenization_notes
 from lm.evaluation.token_statistics import TokenStatistics, token_loss, token_statistics
 from lm.models.build import make_language_model
 from lm.models.decoder_lm import DecoderLM
@@ -49,6 +49,7 @@ class SequenceToSequence:
         "max_target_length",
         "beams",
         "length_penalty",
+        "metric_tokenizer",
     )
     unit: ClassVar[str] = "tokens"
     continues: ClassVar[bool] = False  # whether a target continues its source
@@ -57,6 +58,7 @@ class SequenceToSequence:
     padding: ClassVar[Mapping[str, int]] = {}
 
     def __post_init__(self):
+        bleu_scorer(self.config.metric_tokenizer)  # what is missing is missing before training
         if self._target_model.source_room(self.config.max_target_length) < 1:
             raise UserError(
                 f"config.task.max_target_length={self.config.max_target_length} leaves no room within "
@@ -110,7 +112,8 @@ class SequenceToSequence:
         long |= self._check_lengths(rows, self.text_columns[1], targets, rooms)
         pairs = zip(sources, targets, rooms, strict=True)
         examples = [self._target_model.example(source, target[:room]) for source, target, room in pairs]
-        return Encoded(examples, len(long))
+        notes = tokenization_notes([row[self.text_columns[1]] for row in rows], self.config.metric_tokenizer)
+        return Encoded(examples, len(long), notes)
 
     def prompts(self, rows: Sequence[Row]) -> list[list[int]]:
         """The token ids of each row's source that the model reads before it generates.
@@ -119,6 +122,10 @@ class SequenceToSequence:
           UserError: for a source that is too long, unless `config.truncate`.
         """
         return [self._target_model.prompt(source) for source in self._source_ids(rows)[0]]
+
+    def long_sources(self, rows: Sequence[Row]) -> set[int]:
+        """Indices of the rows whose source is truncated."""
+        return self._source_ids(rows)[1]
 
     def init(self, key: Array) -> Params:
         """Random parameters."""
@@ -159,7 +166,8 @@ class SequenceToSequence:
         """
         source, target = self.text_columns
         written = [self._text(output) for output in outputs]
-        metrics = generation_metrics(written, [row[target] for row in rows])
+        targets, tokenizer = [row[target] for row in rows], self.config.metric_tokenizer
+        metrics = generation_metrics(written, targets, tokenizer)
         metrics["perplexity"] = perplexity(outputs)
         metrics["loss"] = nats_per_token(outputs)
         first = [name for name in self.first_metrics if name in metrics]
@@ -168,7 +176,7 @@ class SequenceToSequence:
             for row, text, output in zip(rows, written, outputs, strict=True)
         ]
         ordered = {name: metrics[name] for name in dict.fromkeys([*first, *metrics])}
-        return Results(ordered, records, signatures=signatures([row[target] for row in rows]))
+        return Results(ordered, records, signatures=signatures(targets, tokenizer))
 
     @functools.cached_property
     def _target_model(self) -> TargetModel:

@@ -17,7 +17,7 @@ from jax import Array
 from jax.sharding import Mesh
 from scipy import special
 
-from lm.calibration.predictions import Predictions
+from lm.calibration.predictions import JUDGEMENTS, Predictions
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.spans import span_metrics
@@ -117,6 +117,8 @@ class SpanExtraction:
     def encode(self, rows: Sequence[Row]) -> Encoded:
         """The windows of each row. The target is the first of a row's answers; rows without answers have no target.
 
+        Notes name the answers that no window holds, or that the model cannot give because they are too long.
+
         Raises:
           UserError: if a question leaves too little room for its context, a context has no words, or a question has no
             answer although the config says that all have one.
@@ -126,17 +128,21 @@ class SpanExtraction:
         contexts = self._contexts(rows)
         questions = self.tokenizer.encode_batch([row["question"] for row in rows])
         self._check(rows, questions, room)
-        examples = []
+        examples, unreachable = [], []
         for number, (row, question) in enumerate(zip(rows, questions, strict=True)):
             context, question = contexts[row["context"]], question[: room // 2]
             size = room - len(question)
             answer = answer_tokens(context, row["answers"][0]) if row.get("answers") else None
-            for first in self._window_starts(len(context.ids), size, row):
+            starts = self._window_starts(len(context.ids), size, row)
+            for first in starts:
                 window = self._window(layout, question, context.ids[first : first + size], first, answer)
                 examples.append(window | {"row": np.array(number, np.int32)})
+            if row.get("answers"):
+                unreachable.append((row["place"], _obstacle(answer, starts, size, self.config)))
         if not has_column(rows, "answers"):
             examples = [{k: v for k, v in example.items() if k not in ("start", "end")} for example in examples]
-        return Encoded(examples, sum(len(question) > room // 2 for question in questions))
+        cut = sum(len(question) > room // 2 for question in questions)
+        return Encoded(examples, cut, _notes_of_obstacles(unreachable))
 
     def init(self, key: Array) -> Params:
         """Random parameters."""
@@ -173,22 +179,9 @@ class SpanExtraction:
         to `max_answer_length` and, if questions may be unanswerable, no answer. Its confidence is its share of a
         softmax over the scores of these candidates.
 
-        The predictions have two classes, "wrong" and "right" (an exact match), with the confidence as the probability
-        of "right". Questions about one context form a cluster, and one item of the metrics.
+        See `answer_results`.
         """
-        answers = self.answers(rows, examples, outputs)
-        gold = [[answer["text"] for answer in row["answers"]] for row in rows]
-        metrics = span_metrics([answer.text for answer in answers], gold)
-        clusters_N = np.array([_digest(row["context"]) for row in rows])
-        predictions = Predictions(
-            logits=np.array([(answer.log_not_p, answer.log_p) for answer in answers], np.float32),
-            labels_N=metrics["exact_match"].statistics_NK[:, 0].astype(np.int32),
-            ids_N=np.array([row["place"] for row in rows]),
-            clusters_N=clusters_N,
-            class_names=("wrong", "right"),
-        )
-        records = [_record(*each) for each in zip(rows, answers, gold, strict=True)]
-        return Results({name: metric.in_clusters(clusters_N) for name, metric in metrics.items()}, records, predictions)
+        return answer_results(rows, self.answers(rows, examples, outputs))
 
     def answers(
         self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]
@@ -287,6 +280,56 @@ class SpanExtraction:
             return Answer("", log_p, log_not_p)
         first, longer = divmod(best, self.config.max_answer_length)
         return Answer(text[context.starts_S[first] : context.ends_S[first + longer]], log_p, log_not_p)
+
+
+def answer_results(rows: Sequence[Row], answers: Sequence[Answer]) -> Results:
+    """Exact match and F1 of answers, and predictions that judge them: how probable it is that each is right.
+
+    Right means an exact match. Questions about one context form a cluster, and one item of the metrics.
+
+    Args:
+      rows: with `answers`.
+      answers: what was answered to each.
+    """
+    gold = [[answer["text"] for answer in row["answers"]] for row in rows]
+    metrics = span_metrics([answer.text for answer in answers], gold)
+    clusters_N = np.array([_digest(row["context"]) for row in rows])
+    predictions = Predictions(
+        logits=np.array([(answer.log_not_p, answer.log_p) for answer in answers], np.float32),
+        labels_N=metrics["exact_match"].statistics_NK[:, 0].astype(np.int32),
+        ids_N=np.array([row["place"] for row in rows]),
+        clusters_N=clusters_N,
+        class_names=JUDGEMENTS,
+    )
+    records = [_record(*each) for each in zip(rows, answers, gold, strict=True)]
+    return Results({name: metric.in_clusters(clusters_N) for name, metric in metrics.items()}, records, predictions)
+
+
+def _obstacle(answer: tuple[int, int] | None, starts: Sequence[int], size: int, config: TaskConfig) -> str:
+    """Why an answer, from its first to its last token, cannot be learned or given: one of `_OBSTACLES`, or ""."""
+    if answer is None:
+        return "no tokens"
+    if not any(first <= answer[0] and answer[1] < first + size for first in starts):
+        return "no window"
+    return "long" if answer[1] - answer[0] >= config.max_answer_length else ""
+
+
+_OBSTACLES = {
+    "no tokens": "have no tokens, so their windows count as having no answer: fix these rows",
+    "no window": "fit into no window, so their windows count as having no answer: raise config.task.stride to at least "
+    "the number of tokens of the longest answer, or config.model.max_length",
+    "long": "have more tokens than config.task.max_answer_length, so they are never given: raise it",
+}
+
+
+def _notes_of_obstacles(found: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """A line for each kind of obstacle among (place, obstacle)."""
+    notes = []
+    for obstacle, meaning in _OBSTACLES.items():
+        places = [place for place, each in found if each == obstacle]
+        if places:
+            notes.append(f"{len(places):,} of {len(found):,} answers (the first: {places[0]}) {meaning}")
+    return tuple(notes)
 
 
 def _digest(text: str) -> str:

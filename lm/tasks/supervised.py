@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from lm.calibration.predictions import Predictions
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
+from lm.evaluation.generation import TOKENIZERS
 from lm.modules.config import ModelConfig
 from lm.statistics.metrics import Metric
 from lm.types import Batch, Params
@@ -52,6 +53,9 @@ class TaskConfig:
       prefix: for "sequence_to_sequence": text put before each source (T5's "translate German to English: ").
       max_target_length: for "sequence_to_sequence" and "completion": the longest text generated, in tokens.
       beams: for "sequence_to_sequence": number of beams (1: greedy).
+      metric_tokenizer: for "sequence_to_sequence" and "completion": how BLEU and ROUGE split texts into words, by
+        sacreBLEU's names: "13a" (English and similar languages), "intl" (any language with spaces), "zh", "ja-mecab",
+        "ko-mecab", "char", "flores101", "flores200" or "none".
       length_penalty: for beam search: scores are divided by length to this power (Wu et al. 2016, simplified).
     """
 
@@ -70,6 +74,7 @@ class TaskConfig:
     max_target_length: int = 64
     beams: int = 4
     length_penalty: float = 1.0
+    metric_tokenizer: str = "13a"
 
     def __post_init__(self):
         if not 0 <= self.label_smoothing < 1:
@@ -80,6 +85,9 @@ class TaskConfig:
         for name in ("max_answer_length", "max_target_length", "beams"):
             if getattr(self, name) < 1:
                 raise UserError(f"config.task.{name} must be at least 1, got {getattr(self, name)}")
+        if self.metric_tokenizer not in TOKENIZERS:
+            known = ", ".join(TOKENIZERS)
+            raise UserError(f"config.task.metric_tokenizer must be one of {known}; got {self.metric_tokenizer!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +117,12 @@ class Encoded(NamedTuple):
     Attributes:
       examples: of the rows in order; a row may have several.
       cut: how many rows were too long and were truncated, which `TaskConfig.truncate` allows.
+      notes: what else the user should know of these rows, a line each.
     """
 
     examples: list[Example]
     cut: int
+    notes: tuple[str, ...] = ()
 
 
 class Columns(NamedTuple):

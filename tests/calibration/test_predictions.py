@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy import special
 
+from lm.calibration.comparison import compare
 from lm.calibration.logits import FactoredLogits
-from lm.calibration.predictions import Predictions, check_disjoint, split
+from lm.calibration.predictions import JUDGEMENTS, Predictions, check_disjoint, split
+from lm.calibration.results import Settings
 from lm.errors import UserError
 
 N, C = 12, 3
@@ -248,3 +250,28 @@ def test_factors_are_selected_like_logits():
     some = Predictions(factors, LABELS, np.arange(N)).select(np.arange(N) % 2 == 0)
     assert some.logits.shape == (N / 2, C)
     np.testing.assert_array_equal(some.logits.hidden_ND, LOGITS[::2, :2])
+
+
+def test_judged_answers_have_the_probability_of_right_as_confidence():
+    right_N = np.array([0.02, 0.3, 0.7, 0.98])
+    logits = np.log(np.stack([1 - right_N, right_N], axis=1)).astype(np.float32)
+    labels = np.array([0, 0, 1, 0])
+    found = Predictions(logits, labels, np.arange(4), None, JUDGEMENTS).outcomes()
+    np.testing.assert_allclose(found.confidence_N, right_N, rtol=1e-5)
+    np.testing.assert_array_equal(found.correct_N, labels)
+    chosen = Predictions(logits, labels, np.arange(4), None, ("no", "yes")).outcomes()
+    np.testing.assert_allclose(chosen.confidence_N, [0.98, 0.7, 0.7, 0.98], rtol=1e-5)
+    np.testing.assert_array_equal(chosen.correct_N, [1, 1, 1, 0])
+    for name in ("nll_N", "brier_N", "entropy_N"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(chosen, name))
+
+
+def test_answers_that_are_all_wrong_are_not_right_by_being_sure_of_it():
+    random = np.random.default_rng(3)
+    logits = np.stack([np.zeros(60), -random.uniform(4, 9, 60)], axis=1).astype(np.float32)
+    predictions = Predictions(logits, np.zeros(60, int), np.arange(60), None, JUDGEMENTS)
+    halves = predictions.select(np.arange(60) < 30), predictions.select(np.arange(60) >= 30)
+    uncalibrated = compare(*halves, [], Settings(resamples=20))[0].uncalibrated
+    assert uncalibrated.entry("accuracy").value == 0
+    assert uncalibrated.entry("confidence").value < 0.02
+    assert uncalibrated.entry("ece").value == pytest.approx(uncalibrated.entry("confidence").value, rel=1e-4)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lm.data.config import TokenizerConfig
-from lm.data.token_texts import WordBorders, ordinary_tokens, sentence_ends, token_texts
+from lm.data.token_texts import WordBorders, ordinary_tokens, sentence_ends, token_bytes, token_texts
 from lm.data.tokenizers import train_tokenizer
 
 TEXTS = [
@@ -59,3 +59,34 @@ def test_special_tokens_are_not_ordinary(tokenizer):
     assert not ordinary[special].any()
     unknown = tokenizer.special_id("[UNK]") is not None
     assert ordinary.sum() == len(tokenizer.vocabulary) - 2 - unknown
+
+
+CHINESE = ["我们喜欢北京大学。", "他们在 Paris 喝咖啡", "東京タワー"] * 5
+
+
+def words_by(tokenizer, text, **how):
+    ids = np.array([tokenizer.encode(text)])
+    begins = WordBorders.of(tokenizer, **how).begins(ids)[0]
+    spelled = token_bytes(tokenizer)
+    parts = np.split(ids[0], np.flatnonzero(begins)[1:])
+    return [b"".join(spelled[id_] for id_ in part).decode().strip() for part in parts]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "bpe", "wordpiece"])
+def test_chinese_words_are_characters_or_what_a_segmenter_finds(kind):
+    pytest.importorskip("jieba")
+    config = TokenizerConfig(kind=kind, vocab_size={"wordpiece": 200}.get(kind, 257))
+    tokenizer = train_tokenizer(config, lambda split: CHINESE)
+    assert words_by(tokenizer, "我们喜欢北京大学。") == list("我们喜欢北京大学。")
+    assert words_by(tokenizer, "我们喜欢北京大学。", segmentation="jieba") == ["我们", "喜欢", "北京大学", "。"]
+    mixed = words_by(tokenizer, "在 Paris 喝咖啡", segmentation="jieba")
+    assert [word for word in mixed if word] == ["在", "Paris", "喝咖啡"]
+
+
+def test_bytes_of_tokens_spell_every_text():
+    text = "aé中🙂\u0800\U0010ffff\n\t ÿ"
+    for kind in ("bytes", "bpe"):
+        tokenizer = train_tokenizer(TokenizerConfig(kind=kind, vocab_size=257), lambda split: [text])
+        spelled = token_bytes(tokenizer)
+        assert b"".join(spelled[id_] for id_ in tokenizer.encode(text)) == text.encode()
+        assert spelled[tokenizer.end_of_text] == b""

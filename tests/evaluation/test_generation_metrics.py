@@ -1,6 +1,7 @@
 """BLEU and chrF are sacreBLEU's and ROUGE is rouge-score's, over all texts and over each resample."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from lm.errors import UserError
-from lm.evaluation.generation import generation_metrics, signatures
+from lm.evaluation.generation import bleu_scorer, generation_metrics, signatures, tokenization_notes
 
 HYPOTHESES = [
     "A man is riding a horse on the beach.",
@@ -91,3 +92,73 @@ def test_wrong_input_is_named():
         generation_metrics(["a", "b"], ["a", []])
     with pytest.raises(UserError, match="at least one"):
         generation_metrics([], [])
+
+
+CHINESE = ["我喜欢喝绿茶。", "今天天气很好。"], ["我爱喝绿茶。", "今天天气很好。"]
+
+
+def test_chinese_is_compared_by_characters():
+    texts, gold = CHINESE
+    found = generation_metrics(texts, gold, "zh")
+    expected = sacrebleu.corpus_bleu(texts, [gold], tokenize="zh").score
+    assert found["bleu"].value == expected > generation_metrics(texts, gold)["bleu"].value
+    # 我 喝 绿 茶 of 6 and 5 characters; punctuation is not a word.
+    assert found["rouge1"].value == pytest.approx((2 * 4 / (6 + 5) + 1) / 2)
+    assert found["rouge2"].value == pytest.approx((2 * 2 / (5 + 4) + 1) / 2)
+    assert "tok:zh" in signatures(gold, "zh")["bleu"]
+
+
+@pytest.mark.parametrize(
+    ("language", "tokenizer", "texts", "f1"),
+    [
+        ("Thai", "char", ("กขค", "กขง"), 2 / 3),
+        ("Russian", "intl", ("Синяя кошка спит.", "синяя кошка"), 2 * 2 / (3 + 2)),
+        ("Arabic", "intl", ("القط نائم", "القط هنا"), 1 / 2),
+    ],
+)
+def test_other_scripts_have_words(language, tokenizer, texts, f1):
+    hypothesis, reference = texts
+    assert generation_metrics([hypothesis], [reference], tokenizer)["rouge1"].value == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(
+    ("texts", "tokenizer", "said"),
+    [
+        (CHINESE[1], "13a", "mostly CJK"),
+        (CHINESE[1], "intl", "mostly CJK"),
+        (["ネコはかわいい"], "zh", "mostly Hiragana and Katakana"),
+        (["แมวน่ารัก"], "zh", "mostly Thai"),
+        (["القط نائم"], "13a", "mostly Arabic"),
+        (["고양이가 잔다"], "13a", "mostly Hangul"),
+    ],
+)
+def test_text_without_words_is_named_with_the_setting(texts, tokenizer, said):
+    (note,) = tokenization_notes(texts, tokenizer)
+    assert note.startswith(f"config.task.metric_tokenizer={tokenizer} ")
+    assert said in note
+
+
+@pytest.mark.parametrize(
+    ("texts", "tokenizer"),
+    [
+        (["A café in 東京, naïve."], "13a"),
+        (["Über größere Äpfel"], "13a"),
+        (CHINESE[1], "zh"),
+        (["ネコはかわいい"], "ja-mecab"),
+        (["แมวน่ารัก"], "char"),
+        (["القط نائم"], "intl"),
+        (["1 + 1 = 2"], "13a"),
+        ([], "13a"),
+    ],
+)
+def test_text_with_words_needs_no_note(texts, tokenizer):
+    assert tokenization_notes(texts, tokenizer) == ()
+
+
+def test_a_tokenizer_that_is_not_installed_is_one_line(monkeypatch):
+    bleu_scorer.cache_clear()
+    monkeypatch.setitem(sys.modules, "MeCab", None)
+    with pytest.raises(
+        UserError, match=r"config.task.metric_tokenizer=ja-mecab is not available .*: pip install 'sacrebleu\[ja\]'"
+    ):
+        generation_metrics(["猫"], ["猫"], "ja-mecab")

@@ -67,3 +67,20 @@ def test_answers_of_which_nothing_is_left_do_not_count():
 def test_wrong_input_is_named():
     with pytest.raises(UserError, match="1 for 2 questions"):
         span_metrics(["a"], [["a"], []])
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold", "exact", "f1"),
+    [
+        ("北京市", "北京", 0, 2 * 2 / 5),
+        ("「北京」。", "北京", 1, 1),
+        ("2008年8月", "2008年", 0, 2 * 2 / 6),
+        ("東京タワー", "東京", 0, 2 * 2 / 7),
+        ("กรุง", "กรุ", 0, 2 * 3 / 7),
+        ("القاهرة،", "القاهرة", 1, 1),
+        ("в Москве", "Москве", 0, 2 / 3),
+        ("“Paris”", "Paris", 0, 0),  # as SQuAD's script, which removes ASCII's punctuation only
+    ],
+)
+def test_answers_without_spaces_are_compared_by_characters(predicted, gold, exact, f1):
+    assert values([predicted], [[gold]]) == {"exact_match": exact, "f1": pytest.approx(f1)}

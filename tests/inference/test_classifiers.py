@@ -144,6 +144,17 @@ def test_answers_are_those_of_the_evaluation(finetuned, here):
     assert lm.load(workdir).predict(*columns)[0].calibrated_probability is None
 
 
+def test_answers_are_measured_with_a_calibrator_of_their_correctness(finetuned, here):
+    workdir = finetuned("question_answering")
+    rows = [{**row, "place": str(number)} for number, row in enumerate(rows_of("question_answering", "test"))]
+    before, after = (lm.load(workdir, calibrator=each).measure(rows).results for each in (None, temperature(3, 2)))
+    assert after.metrics["exact_match"].value == before.metrics["exact_match"].value, "the answers stay"
+    p_N = np.array([record["confidence"] for record in before.records])
+    expected_N = softened(np.stack([1 - p_N, p_N], axis=1), 3)[:, 1]
+    np.testing.assert_allclose([record["confidence"] for record in after.records], expected_N, rtol=1e-4)
+    np.testing.assert_allclose(after.predictions.outcomes().confidence_N, expected_N, rtol=1e-4)
+
+
 def test_vectors_of_texts_are_means_over_their_tokens(classifier):
     vectors_ND = classifier.embed(["the cat", "the cat", "a blue owl"])
     assert vectors_ND.shape == (3, 16)

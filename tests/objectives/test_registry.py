@@ -194,6 +194,7 @@ SETTINGS = {
     "loss_chunk": 8,
     "mask_rate": 0.3,
     "masking": "span",
+    "segmentation": "jieba",
     "noise_density": 0.3,
     "sentinels": 10,
     "mean_span_length": 5.0,

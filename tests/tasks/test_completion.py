@@ -49,7 +49,7 @@ def test_of_a_long_prompt_the_end_is_kept_and_there_is_room_to_complete_it():
     message = "prompts.jsonl:9: the prompt has 23 tokens, but config.model.max_length=16 leaves room for 10"
     assert message in str(caught.value)
     cutting = dataclasses.replace(TASK, config=dataclasses.replace(CONFIG, truncate=True))
-    examples, cut = cutting.encode(rows)
+    examples, cut, _ = cutting.encode(rows)
     assert cut == 1
     length = examples[3]["source_length"]
     np.testing.assert_array_equal(examples[3]["tokens"][1:length], TOKENIZER.encode("ed fed abc"))

@@ -114,7 +114,7 @@ def test_texts_that_are_too_long_are_an_error_or_cut_and_counted(name, column):
     for words in (f"pairs.jsonl:9: the {column} has 2", "config.model.max_length=16", "config.task.truncate=True"):
         assert words in str(caught.value)
     cutting = dataclasses.replace(TASKS[name], config=dataclasses.replace(CONFIG, truncate=True))
-    examples, cut = cutting.encode(rows)
+    examples, cut, _ = cutting.encode(rows)
     assert cut == 1
     chex.assert_trees_all_equal(examples[:3], TASKS[name].encode(ROWS).examples)
     arrays = [value for value in examples[3].values() if np.ndim(value)]

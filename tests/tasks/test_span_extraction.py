@@ -13,6 +13,7 @@ from lm.data.tokenizers import Tokenizer, train_tokenizer
 from lm.errors import UserError
 from lm.models.heads import SpanExtractor
 from lm.modules.config import ModelConfig
+from lm.runs.results import calibration_metrics
 from lm.tasks.span_extraction import SpanExtraction
 from lm.tasks.supervised import TaskConfig
 from lm.tasks.text_encoding import special_tokens
@@ -351,6 +352,36 @@ def test_a_stride_that_no_window_can_make_is_an_error():
     assert len(make_task("bytes", stride=36).encode([short]).examples) == 1, (
         "where one window is enough, nothing overlaps"
     )
+
+
+def test_answers_out_of_reach_are_counted_and_named():
+    task = make_task("bytes", max_length=30, stride=8)
+    context = "abcdefghijklmnopqrstuvwxyz0123"
+
+    def row(answer):
+        answers = [{"text": answer, "start": context.index(answer)}]
+        return {"context": context, "question": "?", "answers": answers, "place": f"dev.json:{answer}"}
+
+    over_the_seam = context[16:30]  # windows hold 26 tokens, the second begins at 18
+    rows = [row("abc"), row(over_the_seam), row(context[15:27])]
+    (note,) = task.encode(rows).notes
+    assert note.startswith(f"2 of 3 answers (the first: dev.json:{over_the_seam}) fit into no window")
+    assert "raise config.task.stride" in note
+    assert make_task("bytes", max_length=34, stride=14).encode(rows).notes == ()
+    (note,) = make_task("bytes", max_length=34, stride=14, max_answer_length=13).encode(rows).notes
+    assert note.startswith(
+        f"1 of 3 answers (the first: dev.json:{over_the_seam}) have more tokens than config.task.max"
+    )
+    assert task.encode([{name: each[name] for name in each if name != "answers"} for each in rows]).notes == ()
+
+
+def test_a_wrong_answer_is_never_right_with_confidence():
+    task = make_task("bytes")
+    examples = task.encode(ROWS).examples
+    results = task.results(ROWS, examples, outputs_for(examples, "no_answer", "no_answer"))
+    assert results.metrics["exact_match"].value == 0
+    found = calibration_metrics(results.predictions)
+    assert found["confidence"] == found["ece"] > 0.99, "sure of wrong answers"
 
 
 def test_a_context_without_words_is_an_error():

@@ -24,6 +24,7 @@ SETTINGS = {
     "max_target_length": 9,
     "beams": 2,
     "length_penalty": 2.0,
+    "metric_tokenizer": "zh",
 }
 # For each task a row, and the words of its texts.
 ROWS = {

@@ -1,0 +1,238 @@
+"""Predicts labels, tags, answers or texts with a fine-tuned run, for rows without any.
+
+python -m experiments.predict --workdir=runs/sst2 --text="A quiet film." --text="Not for me."
+python -m experiments.predict --workdir=runs/sst2 --config.source=csv:new.csv --output=labelled.csv
+python -m experiments.predict --workdir=runs/sst2 --calibrator=temperature < texts.txt > predictions.jsonl
+
+Rows come from --config.source, --text or, a text per line, standard input. Each prediction is a JSON object per line
+(CSV for --output=NAME.csv): the row's own columns, then `predicted`, `confidence` and, for a classifier, the
+probabilities, calibrated ones too with --calibrator. Results go to standard output unless there is an --output.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from absl import flags
+
+from lm.command_line import define_config, run
+from lm.configuration import from_config_dict, to_config_dict
+from lm.console import Console
+from lm.data.files import decode
+from lm.data.rows import TARGETS, Input, clean_row, read_inputs
+from lm.errors import UserError
+from lm.files import json_value, written_atomically
+from lm.inference.load import load
+from lm.inference.task_model import Predicted, TaskModel
+from lm.runs.config import FinetuneConfig
+from lm.tasks.registry import columns_of
+
+_BATCHES_AT_ONCE = 8
+_ROWS_LOOKED_AT = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig:
+    """What to predict.
+
+    Attributes:
+      source: rows, such as "csv:new.csv" or "jsonl:new.jsonl"; empty: texts from --text or standard input.
+      columns: what `source` calls the task's columns, as in "text=review". Empty: as in the run's own data.
+      truncate: truncate texts that are too long for the model, even if the run's config does not.
+    """
+
+    source: str = ""
+    columns: tuple[str, ...] = ()
+    truncate: bool = False
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command line."""
+    define_config(values, to_config_dict(PredictConfig()))
+    flags.DEFINE_string("workdir", None, "Directory of a fine-tuned run.", flag_values=values)
+    flags.DEFINE_multi_string("text", [], "A text; may be given several times.", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, last or a step.", flag_values=values)
+    flags.DEFINE_string(
+        "calibrator",
+        None,
+        "Name of a calibrator in the run's calibration/, such as temperature, or path of one.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "output", None, "File for the predictions, .jsonl or .csv; standard output if not given.", flag_values=values
+    )
+
+
+def main(values: flags.FlagValues) -> None:
+    """Predicts and writes."""
+    if not values.workdir:
+        raise UserError("--workdir is missing: name the directory of a fine-tuned run")
+    output = None if values.output is None else _checked_output(Path(values.output).expanduser())
+    config = from_config_dict(PredictConfig, values.config)
+    if values.text and config.source:
+        raise UserError("--text and --config.source are two sources: leave one out")
+    console = Console(stderr=True)
+    model = load(values.workdir, values.checkpoint, values.calibrator)
+    if not isinstance(model, TaskModel):
+        raise UserError(
+            f"this run is {model.kind}, pretrained and not fine-tuned on a task: use experiments.generate, or "
+            "lm.load in Python"
+        )
+    if config.source:
+        inputs = inputs_of_source(config, model.config, console)
+    else:
+        inputs = inputs_of_texts(values.text or _lines_of_standard_input(), model.config)
+    if note := unknown_note(model, inputs):
+        console.print(note)
+    _write(predictions(model, inputs, config.truncate or None, console), inputs, output)
+    used = f" with the calibrator {model.calibrator.name}" if model.calibrator else ""
+    where = f", in {output}" if output else ""
+    console.print(f"{len(inputs):,} predictions of checkpoint {model.step}{used}{where}")
+
+
+def inputs_of_source(config: PredictConfig, run_config: FinetuneConfig, console: Console) -> list[Input]:
+    """The rows of `config.source`; says which of their columns are ignored.
+
+    Raises:
+      UserError: if they cannot be read.
+    """
+    data = dataclasses.replace(run_config.data, columns=config.columns or run_config.data.columns)
+    needed, possible = columns_of(run_config.task)
+    if run_config.task.pair is False:
+        possible = tuple(name for name in possible if name != "pair")
+    inputs = read_inputs(config.source, "config.source", data, needed, possible)
+    for name in needed:
+        column = data.column_names.get(name, name)
+        if name in TARGETS and any(column in each.given for each in inputs):
+            console.print(f"the column {column!r} is not used: experiments.evaluate compares predictions with it")
+    return inputs
+
+
+def inputs_of_texts(texts: Sequence[str], run_config: FinetuneConfig) -> list[Input]:
+    """Rows of texts, for a task that reads one text.
+
+    Raises:
+      UserError: for a task that reads several, or a text that is empty.
+    """
+    names = [name for name in columns_of(run_config.task).needed if name not in TARGETS]
+    if len(names) > 1:
+        raise UserError(
+            f"this run reads {' and '.join(names)}: name a file that has these columns, as in "
+            "--config.source=jsonl:FILE or csv:FILE"
+        )
+    inputs = []
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise UserError(f"text {number} is empty: remove it")
+        row = {names[0]: text.split() if names[0] == "words" else text}
+        inputs.append(Input(clean_row({**row, "place": f"text {number}"}, run_config.data.cleaning), row))
+    return inputs
+
+
+def unknown_note(model: TaskModel, inputs: Sequence[Input]) -> str:
+    """A line if most of the input is unknown to the run's tokenizer, else ""."""
+    rows = [each.row for each in inputs[:_ROWS_LOOKED_AT]]
+    texts = [row[name] for row in rows for name in row.keys() - {"place", "id"}]
+    unknown = model.tokenizer.unknown_share([text if isinstance(text, str) else " ".join(text) for text in texts])
+    if unknown <= 0.5:
+        return ""
+    return f"(!) {unknown:.0%} of the tokens are unknown to the run's tokenizer: it was trained on other text"
+
+
+def predictions(
+    model: TaskModel, inputs: Sequence[Input], truncate: bool | None, console: Console
+) -> Iterator[dict[str, Any]]:
+    """Yields the columns of each row and its prediction; says how many rows were truncated.
+
+    Raises:
+      UserError: for a row that does not fit the task, or has a column that a prediction needs.
+    """
+    size = _BATCHES_AT_ONCE * (model.config.training.evaluation_batch_size or model.config.training.batch_size)
+    names = {name for each in inputs for name in each.given}
+    cut = 0
+    with console.progress("predicting", len(inputs)) as advance:
+        for first in range(0, len(inputs), size):
+            part = inputs[first : first + size]
+            found: Predicted = model.predict_rows([each.row for each in part], truncate)
+            cut += found.cut
+            for one, prediction in zip(part, found.predictions, strict=True):
+                result = prediction.to_json()
+                if taken := names & result.keys():
+                    raise UserError(f"the rows have a column {min(taken)!r}, as predictions do: rename it")
+                yield {**one.given, **result}
+            advance(len(part))
+    if cut:
+        console.print(f"truncated, because they are too long for the model: {cut:,} rows")
+
+
+def _checked_output(path: Path) -> Path:
+    if path.suffix not in (".jsonl", ".csv"):
+        raise UserError(f"--output={path} must end in .jsonl or .csv")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"--output={path}: {'that is a folder' if path.is_dir() else 'there is no such folder'}")
+    return path
+
+
+def _lines_of_standard_input() -> list[str]:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UserError("nothing to predict: name rows with --config.source, give --text, or pipe in a text per line")
+    lines = [decode(line, f"line {number} of standard input") for number, line in enumerate(sys.stdin.buffer, 1)]
+    if not lines:
+        raise UserError("standard input is empty: name rows with --config.source, or give --text")
+    return [lines[0].removeprefix("\ufeff").rstrip("\r\n"), *(line.rstrip("\r\n") for line in lines[1:])]
+
+
+def _write(results: Iterator[dict[str, Any]], inputs: Sequence[Input], output: Path | None) -> None:
+    with _opened(output) as file:
+        write: Callable[[dict[str, Any]], None]
+        if output is not None and output.suffix == ".csv":
+            write = _csv_writer(file, list(dict.fromkeys(name for each in inputs for name in each.given)))
+        else:
+            plain = (file.encoding or "").lower().replace("-", "") != "utf8"
+            write = lambda result: print(json.dumps(json_value(result), ensure_ascii=plain), file=file)  # noqa: E731
+        for result in results:
+            write(result)
+
+
+@contextlib.contextmanager
+def _opened(output: Path | None) -> Iterator[TextIO]:
+    if output is None:
+        yield sys.stdout
+        return
+    try:
+        with written_atomically(output) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror or error}") from error
+
+
+def _csv_writer(file: TextIO, columns: Sequence[str]) -> Callable[[dict[str, Any]], None]:
+    """Writes the header with the first row; lists become JSON, and each class has its own columns."""
+    writer: csv.DictWriter | None = None
+
+    def write(result: dict[str, Any]) -> None:
+        nonlocal writer
+        cells = dict(_cells(result, columns))
+        if writer is None:
+            writer = csv.DictWriter(file, list(dict.fromkeys([*columns, *cells])), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(cells)
+
+    return write
+
+
+def _cells(result: Mapping[str, Any], columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    for name, value in json_value(dict(result)).items():
+        if isinstance(value, dict) and name not in columns:
+            yield from ((f"{name}.{inner}", cell) for inner, cell in value.items())
+        else:
+            yield name, json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+
+
+if __name__ == "__main__":
+    run(main, define_flags, __doc__.strip())
