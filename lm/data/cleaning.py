@@ -17,7 +17,9 @@ _TRAILING_BLANKS = re.compile(r" +(?=\n|\Z)")
 _BLANK_LINES = re.compile(r"\n{3,}")
 # Zero-width joiners and non-joiners are part of words in Persian and Indic scripts and of emoji, so they stay.
 _JOINERS = "\u200c\u200d"
-_WORD = r"(?<!\w)[^\W_](?:[\w']*\w)?"
+# Marks, such as the vowels of Hindi and Tamil, are parts of words; Python's \w leaves them out.
+_MARKS = "".join(chr(point) for point in range(0x300, 0x1E00) if unicodedata.category(chr(point))[0] == "M")
+_WORD = rf"(?<!\w)[^\W_](?:[\w'{_MARKS}{_JOINERS}]*[\w{_MARKS}])?"
 _WORD_AND_BLANKS = re.compile(rf"({_WORD})[^\S\n]*")
 _WORDS = re.compile(_WORD)
 _NUMBERS = re.compile(r"(?<!\w)(?<!\w[.,])\d+(?:[.,]\d+)*(?![.,]?\w)")
@@ -68,16 +70,57 @@ def punctuation(text: str) -> str:
     return text.translate(dict.fromkeys(marks, " "))
 
 
-def english_stop_words(text: str) -> str:
-    """Drops scikit-learn's English stop words, in upper or lower case, "not" and "no" among them."""
-    stop_words = _english_stop_words()
-    return _WORD_AND_BLANKS.sub(lambda found: "" if found[1].lower() in stop_words else found[0], text)
+def stop_words(text: str, language: str) -> str:
+    """Drops a language's stop words, in upper or lower case; English ones are scikit-learn's, "not" among them.
+
+    Raises:
+      UserError: for another language than English if the package stopwordsiso is not installed.
+    """
+    known = _stop_words(language)
+    return _WORD_AND_BLANKS.sub(lambda found: "" if found[1].lower() in known else found[0], text)
 
 
-def english_stemming(text: str) -> str:
-    """Replaces each word by its lower-case stem, using the Snowball stemmer for English (Porter 2001)."""
-    return _WORDS.sub(lambda found: _english_stem(found[0].lower()), text)
+def stemming(text: str, language: str) -> str:
+    """Replaces each word by its lower-case stem, using the language's Snowball stemmer (Porter 2001)."""
+    return _WORDS.sub(lambda found: _stem(found[0].lower(), language), text)
 
+
+# Snowball's languages, and the codes by which their stop words are listed: those without a code have no list.
+LANGUAGES = {
+    "arabic": "ar",
+    "armenian": "hy",
+    "basque": "eu",
+    "catalan": "ca",
+    "czech": "cs",
+    "danish": "da",
+    "dutch": "nl",
+    "english": "en",
+    "esperanto": "eo",
+    "estonian": "et",
+    "finnish": "fi",
+    "french": "fr",
+    "german": "de",
+    "greek": "el",
+    "hindi": "hi",
+    "hungarian": "hu",
+    "indonesian": "id",
+    "irish": "ga",
+    "italian": "it",
+    "lithuanian": "lt",
+    "nepali": "",
+    "norwegian": "no",
+    "persian": "fa",
+    "polish": "pl",
+    "portuguese": "pt",
+    "romanian": "ro",
+    "russian": "ru",
+    "serbian": "",
+    "spanish": "es",
+    "swedish": "sv",
+    "tamil": "",
+    "turkish": "tr",
+    "yiddish": "",
+}
 
 STEPS: dict[str, Callable[[str], str]] = {
     "nfc": nfc,
@@ -87,8 +130,8 @@ STEPS: dict[str, Callable[[str], str]] = {
     "lowercase": lowercase,
     "numbers": numbers,
     "punctuation": punctuation,
-    "english_stop_words": english_stop_words,
-    "english_stemming": english_stemming,
+    **{f"{name}_stop_words": functools.partial(stop_words, language=name) for name, code in LANGUAGES.items() if code},
+    **{f"{name}_stemming": functools.partial(stemming, language=name) for name in LANGUAGES},
 }
 STREAM_STEPS = ("exact_duplicates",)
 
@@ -121,26 +164,40 @@ def check_steps(steps: Iterable[str]):
     known = (*STEPS, *STREAM_STEPS)
     for name in steps:
         if name not in known:
-            raise UserError(f"config.data.cleaning has no step {name!r}: known steps are {', '.join(known)}")
+            listed = [each for each in known if each.partition("_")[0] not in LANGUAGES]
+            stems_only = [language for language, code in LANGUAGES.items() if not code]
+            raise UserError(
+                f"config.data.cleaning has no step {name!r}: known steps are {', '.join(listed)}, and "
+                f"LANGUAGE_stemming and LANGUAGE_stop_words for {', '.join(LANGUAGES)}, but no stop words for "
+                f"{', '.join(stems_only)}"
+            )
 
 
 @functools.cache
-def _english_stop_words() -> frozenset[str]:
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second, and only this step needs it
+def _stop_words(language: str) -> frozenset[str]:
+    if language == "english":
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second, and only this step needs it
 
-    return ENGLISH_STOP_WORDS
+        return ENGLISH_STOP_WORDS
+    try:
+        import stopwordsiso
+    except ImportError as error:
+        raise UserError(
+            f"config.data.cleaning: {language}_stop_words needs another package: pip install 'calibrated-lm[languages]'"
+        ) from error
+    return frozenset(stopwordsiso.stopwords(LANGUAGES[language]))
 
 
 @functools.cache
-def _english_stemmer():
+def _stemmer(language: str):
     import snowballstemmer
 
-    return snowballstemmer.stemmer("english")
+    return snowballstemmer.stemmer(language)
 
 
 @functools.lru_cache(maxsize=2**16)  # the library takes 0.1 ms for a stem, and most words repeat
-def _english_stem(word: str) -> str:
-    return _english_stemmer().stemWord(word)
+def _stem(word: str, language: str) -> str:
+    return _stemmer(language).stemWord(word)
 
 
 def _exact_duplicates(documents: Iterable[str], seen: set[bytes]) -> Iterator[str]:
