@@ -145,7 +145,8 @@ def read_inputs(
     known = tuple(pair for pair in config.columns if pair.partition("=")[0] not in TARGETS)
     config = dataclasses.replace(config, columns=known)
     rows = read_source(source, key, config, columns, optional)
-    given = [values for _, values in open_rows(source, key)]
+    chosen = {name: config.column_names.get(name, name) for name in (*columns, *optional)}
+    given = [values for _, values in open_rows(source, key, chosen, optional, config)]
     return [Input(*pair) for pair in zip(rows, given, strict=True)]
 
 
