@@ -21,7 +21,6 @@ from typing import Any, TextIO
 from absl import flags
 
 from lm.command_line import define_config, run
-from lm.configuration import from_config_dict, to_config_dict
 from lm.console import Console
 from lm.data.files import decode
 from lm.data.rows import TARGETS, Input, clean_row, read_inputs
@@ -53,7 +52,7 @@ class PredictConfig:
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
-    define_config(values, to_config_dict(PredictConfig()))
+    define_config(values, PredictConfig)
     flags.DEFINE_string("workdir", None, "Directory of a fine-tuned run.", flag_values=values)
     flags.DEFINE_multi_string("text", [], "A text; may be given several times.", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, last or a step.", flag_values=values)
@@ -73,7 +72,7 @@ def main(values: flags.FlagValues) -> None:
     if not values.workdir:
         raise UserError("--workdir is missing: name the directory of a fine-tuned run")
     output = None if values.output is None else _checked_output(Path(values.output).expanduser())
-    config = from_config_dict(PredictConfig, values.config)
+    config = values.config
     if values.text and config.source:
         raise UserError("--text and --config.source are two sources: leave one out")
     console = Console(stderr=True)
