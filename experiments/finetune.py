@@ -135,7 +135,8 @@ def finetune(
     elif then_evaluate:
         console.print(summary(directory, outcome, problem.describe))
         for split in ("validation", "test") if config.data.test else ("validation",):
-            show(evaluate(EvaluateConfig(split=split), directory, splits=splits), console)
+            # Results go to standard output.
+            show(evaluate(EvaluateConfig(split=split), directory, splits=splits), Console(quiet=console.quiet))
     return outcome
 
 
