@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from experiments import generate, predict
+from experiments import predict
 from lm.calibration.calibrators import Fitted
 from tests.tiny import command_line, files_below
 from tests.tiny_tasks import rows_of, write_rows
@@ -117,9 +117,3 @@ def test_texts_of_another_language_are_named(finetuned, here, capsys):
 def test_two_texts_per_row_need_a_file(finetuned, here, capsys):
     assert predict_with(finetuned("question_answering"), "--text=who") == 2
     assert "this run reads context and question: name a file that has these columns" in capsys.readouterr().err
-
-
-def test_generating_with_a_classifier_names_the_experiment_to_use(finetuned, here, capsys):
-    flags = f"--workdir={finetuned('classification')}", "--prompt=a"
-    assert command_line(generate.main, generate.define_flags, *flags) == 2
-    assert "this run is a classifier, which writes no text: use experiments.predict" in capsys.readouterr().err

@@ -197,7 +197,7 @@ def test_the_command_generates_from_a_fine_tuned_run(finetuned, here, capsys):
         assert len(line["tokens"]) == len(line["log_probs"]) == len(line["calibrated_log_probs"])
         assert "sampling_log_probs" not in line
     assert command_line(generate.main, generate.define_flags, f"--workdir={finetuned('classification')}") == 2
-    assert "this run is a classifier; it has no generate" in capsys.readouterr().err
+    assert "this run is a classifier, which writes no text: use experiments.predict" in capsys.readouterr().err
 
 
 def test_the_code_in_the_readme_runs(pretrained, finetuned, here, monkeypatch, capsys):

@@ -270,3 +270,18 @@ def test_reversing_is_learned():
     metrics = task.results(rows, [], outputs).metrics
     assert metrics["exact_match"].value > 0.9
     assert metrics["perplexity"].value < 1.2
+
+
+def test_targets_whose_words_the_metrics_cannot_find_are_named():
+    tokenizer = train_tokenizer(TokenizerConfig(kind="bytes"), ())
+    config = dataclasses.replace(CONFIG, max_target_length=16)
+    rows = [{"source": "a", "target": "你好吗", "place": "1"}]
+    task = SequenceToSequence(tiny_model("decoder", max_length=64), config, tokenizer)
+    (note,) = task.encode(rows).notes
+    assert note.startswith("config.task.metric_tokenizer=13a finds no words")
+    chinese = dataclasses.replace(task, config=dataclasses.replace(config, metric_tokenizer="zh"))
+    assert chinese.encode(rows).notes == ()
+    output = {"generated": np.array(tokenizer.encode("你好")), "lengths": 6, "log_probs": np.zeros(6)}
+    results = chinese.results(rows, [], [output | {"nll": 1.0, "tokens": 2.0}])
+    assert results.metrics["rouge1"].value == pytest.approx(2 * 2 / (2 + 3))
+    assert "tok:zh" in results.signatures["bleu"]
