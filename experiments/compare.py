@@ -32,13 +32,15 @@ from lm.console import Console
 from lm.errors import UserError
 from lm.evaluation.generation import generation_metrics
 from lm.evaluation.spans import span_metrics
-from lm.evaluation.tagging import entity_metrics
+from lm.evaluation.tagging import entity_metrics, entity_scheme
 from lm.files import json_value, read_json
+from lm.runs.config import FinetuneConfig
 from lm.runs.work_directory import WorkDirectory, names_of_runs
 from lm.statistics.comparisons import Difference, paired_difference
 from lm.statistics.metrics import Metric, Ratio, mean_metric
 from lm.statistics.seeds import SeedSummary, seed_summary
-from lm.tasks.token_classification import is_bio
+from lm.statistics.units import shown, shown_change
+from lm.tasks.supervised import TaskConfig
 
 _BINNING = Binning(15)
 _OF_MODEL = ("predicted", "confidence", "probabilities")  # what records of the same row may differ in
@@ -71,12 +73,14 @@ class Run(NamedTuple):
       predictions: of classes; None for a task without them.
       records: of rows; empty without a file.
       figures: metrics that experiments.evaluate reported, by name.
+      metric_tokenizer: how its text metrics split words.
     """
 
     directory: str
     predictions: Predictions | None
     records: Sequence[Record]
     figures: Mapping[str, Any]
+    metric_tokenizer: str
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -141,13 +145,16 @@ def read_run(directory: str, split: str) -> Run:
     Raises:
       UserError: if there are none, or they cannot be read.
     """
-    folder = WorkDirectory(Path(directory)).predictions
+    run_directory = WorkDirectory(Path(directory))
+    folder = run_directory.predictions
     arrays, lines, figures = (folder / f"{split}{suffix}" for suffix in (".npz", ".jsonl", ".metrics.json"))
     if not arrays.is_file() and not lines.is_file():
         raise UserError(
             f"{arrays} does not exist: run experiments.evaluate --workdir={directory} --config.split={split}"
             + (", or compare pretraining runs with --split=validation" if split == "test" else "")
         )
+    config = run_directory.load_config() if run_directory.config.is_file() else None
+    task = config.task if isinstance(config, FinetuneConfig) else TaskConfig()
     reported = read_json(figures) if figures.is_file() else {}
     metrics = reported.get("metrics") if isinstance(reported, dict) else None
     return Run(
@@ -155,6 +162,7 @@ def read_run(directory: str, split: str) -> Run:
         Predictions.load(arrays) if arrays.is_file() else None,
         _read_records(lines) if lines.is_file() else (),
         metrics if isinstance(metrics, dict) else {},
+        task.metric_tokenizer,
     )
 
 
@@ -223,20 +231,28 @@ def _perplexity(sums: np.ndarray) -> np.ndarray:
 
 def _task_metrics(each: Run) -> dict[str, Metric]:
     """Metrics of the rows' records, as far as they are those that experiments.evaluate reported."""
-    records, first = each.records, each.records[0]
+    records, first, tokenizer = each.records, each.records[0], each.metric_tokenizer
     metrics: dict[str, Metric] = {}
     try:
-        if "tags" in first and is_bio({tag for record in records for tag in (*record["tags"], *record["predicted"])}):
+        if "tags" in first and entity_scheme(
+            {tag for record in records for tag in (*record["tags"], *record["predicted"])}
+        ):
             of_types = entity_metrics(*([record[name] for record in records] for name in ("tags", "predicted")))
             metrics = {name: _of_all_types(of_types[name]) for name in ("f1", "precision", "recall")}
         elif "answers" in first:
             metrics = span_metrics(*([record[name] for record in records] for name in ("predicted", "answers")))
         elif target := next((name for name in ("target", "completion") if name in first), None):
-            metrics = generation_metrics(*([record[name] for record in records] for name in ("predicted", target)))
+            metrics = generation_metrics(
+                [record["predicted"] for record in records], [record[target] for record in records], tokenizer
+            )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{each.directory}: its records are not those of experiments.evaluate ({error!r})") from error
     reported = {name: figure.get("value") for name, figure in each.figures.items() if isinstance(figure, dict)}
     return {name: metric for name, metric in metrics.items() if _is_close(metric.value, reported.get(name))}
+
+
+def _tags(records: Sequence[Record]) -> set[str]:
+    return {tag for record in records for tag in (*record["tags"], *record["predicted"])}
 
 
 def _of_all_types(metric: Metric) -> Metric:
@@ -295,7 +311,7 @@ def undecided(name: str, compared: Compared) -> str:
     needed = items_needed(compared)
     if needed is None:
         return sentence
-    return f"{sentence}; about {needed:,} items would be needed for a difference of {difference.value:+.4f}"
+    return f"{sentence}; about {needed:,} items would be needed for a difference of {shown_change(name, difference.value)}"
 
 
 def _power_json(compared: Compared) -> dict[str, int | None]:
@@ -314,10 +330,10 @@ def as_table(found: Mapping[str, Compared], split: str, one: Sequence[str], othe
     for name, (of_one, of_other, difference, _) in found.items():
         table.add_row(
             name,
-            _with_error(of_one),
-            _with_error(of_other),
-            f"{difference.value:+.4f}",
-            "-" if math.isnan(difference.low) else f"{difference.low:+.4f} to {difference.high:+.4f}",
+            _with_error(name, of_one),
+            _with_error(name, of_other),
+            shown_change(name, difference.value),
+            _interval(name, difference),
             format_p(difference.p),
         )
     if any(math.isnan(difference.p) for *_, difference, _ in found.values()):
@@ -332,10 +348,16 @@ def format_p(p: float) -> str:
     return "<0.001" if p < 0.0005 else f"{p:.3f}"
 
 
-def _with_error(summary: SeedSummary) -> str:
+def _interval(name: str, difference: Difference) -> str:
+    if math.isnan(difference.low):
+        return "-"
+    return f"{shown_change(name, difference.low).removesuffix(' pp')} to {shown_change(name, difference.high)}"
+
+
+def _with_error(name: str, summary: SeedSummary) -> str:
     if summary.seeds < 2:
-        return f"{summary.mean:.4f}"
-    return f"{summary.mean:.4f} ± {summary.standard_error:.4f} ({summary.seeds} seeds)"
+        return shown(name, summary.mean)
+    return f"{shown(name, summary.mean)} ± {shown(name, summary.standard_error)} ({summary.seeds} seeds)"
 
 
 if __name__ == "__main__":

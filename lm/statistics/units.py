@@ -20,3 +20,10 @@ def shown(name: str, value: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{100 * value:.2f}%" if is_share(name) else f"{value:.4f}"
+
+
+def shown_change(name: str, value: float) -> str:
+    """A difference of two values of a metric, with its sign; of shares in percentage points."""
+    if math.isnan(value):
+        return "-"
+    return f"{100 * value:+.2f} pp" if is_share(name) else f"{value:+.4f}"

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from lm.statistics.directions import BETTER
-from lm.statistics.units import is_share, shown
+from lm.statistics.units import is_share, shown, shown_change
 
 
 def test_every_metric_with_a_direction_has_its_unit():
@@ -27,3 +27,9 @@ def test_every_metric_with_a_direction_has_its_unit():
 )
 def test_a_value_has_its_unit(name, value, text):
     assert shown(name, value) == text
+
+
+def test_changes_of_shares_are_in_percentage_points():
+    assert shown_change("accuracy", 0.0371) == "+3.71 pp"
+    assert shown_change("loss", -0.0186) == "-0.0186"
+    assert shown_change("ece", math.nan) == "-"
