@@ -37,6 +37,9 @@ from lm.types import Params
 
 logger = logging.getLogger(__name__)
 
+_DELETED = "deleted"
+_ATTEMPTS = 5
+
 
 class Checkpoints:
     """The checkpoints of one run, in one directory. Each becomes visible only when it is complete."""
@@ -64,13 +67,17 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
             create=not read_only,
             cleanup_tmp_directories=not read_only,
+            # Renamed first, a checkpoint is never seen half deleted.
+            todelete_subdir=None if read_only else _DELETED,
             read_only=read_only,
         )
+        self._writes = not read_only and jax.process_index() == 0
         try:
             if not read_only:
                 directory.mkdir(parents=True, exist_ok=True)
             self._opened = self._without_patterns(directory.absolute())
-            self._manager = ocp.CheckpointManager(self._opened, options=options)
+            self._remove_deleted()
+            self._manager = self._open(options)
             self._read_scores()
         except OSError as error:
             raise UserError(f"{directory} cannot be opened: {error.strerror or error}") from error
@@ -114,6 +121,8 @@ class Checkpoints:
         Raises:
           TrainingError: if this checkpoint or the one before cannot be written.
         """
+        self.wait()
+        self._remove_deleted()
         step = int(state.step)
         trees = _items(state)
         self._scores[step], self._lost_best = score, None
@@ -221,6 +230,7 @@ class Checkpoints:
         """
         with self._writing():
             self._manager.close()
+        self._remove_deleted()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -236,6 +246,17 @@ class Checkpoints:
                 f"a checkpoint in {self.directory} cannot be written: {reason}; {kept}. When this is solved, run the "
                 "same command to resume"
             ) from error
+
+    def _open(self, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+        """Opens the directory, again if the process that trains deletes a checkpoint in the meantime."""
+        for _ in range(_ATTEMPTS - 1):
+            with contextlib.suppress(FileNotFoundError):
+                return ocp.CheckpointManager(self._opened, options=options)
+        return ocp.CheckpointManager(self._opened, options=options)
+
+    def _remove_deleted(self) -> None:
+        if self._writes:
+            shutil.rmtree(self._opened / _DELETED, ignore_errors=True)
 
     def _without_patterns(self, directory: Path) -> Path:
         """The directory by a name without `[`, `*` and `?`, which Orbax would take for patterns."""

@@ -309,6 +309,32 @@ def test_a_reader_changes_nothing_while_another_writes(tmp_path):
     assert unfinished.exists()
 
 
+def test_a_checkpoint_is_never_seen_half_deleted(tmp_path, monkeypatch):
+    """A reader that opens it, or a kill, may come at any moment."""
+    checkpoints, seen = Checkpoints(tmp_path, keep=1), []
+    rmtree = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **options: (seen.append(path), rmtree(path, **options)))
+    save_all(checkpoints, {1: None, 2: None, 3: None})
+    assert set(seen) == {tmp_path / "deleted"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "deleted"]  # as a kill would leave it
+    assert Checkpoints(tmp_path, read_only=True).steps == [3]
+    checkpoints.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
+def test_a_checkpoint_deleted_while_a_reader_opens_the_directory_is_not_missed(tmp_path, monkeypatch):
+    save_all(Checkpoints(tmp_path), {1: None, 2: None})
+    manager, failures = ocp.CheckpointManager, [FileNotFoundError(errno.ENOENT, "No such file or directory")] * 2
+
+    def open_late(*arguments, **options):
+        if failures:
+            raise failures.pop()
+        return manager(*arguments, **options)
+
+    monkeypatch.setattr(ocp, "CheckpointManager", open_late)
+    assert Checkpoints(tmp_path, read_only=True).steps == [1, 2]
+
+
 @pytest.mark.parametrize("state", [state_at(7), averaged_at(7)], ids=["plain", "averaged"])
 def test_checkpoints_of_earlier_versions_are_read(state, tmp_path):
     with ocp.CheckpointManager(tmp_path) as manager:
