@@ -311,7 +311,9 @@ def undecided(name: str, compared: Compared) -> str:
     needed = items_needed(compared)
     if needed is None:
         return sentence
-    return f"{sentence}; about {needed:,} items would be needed for a difference of {shown_change(name, difference.value)}"
+    return (
+        f"{sentence}; about {needed:,} items would be needed for a difference of {shown_change(name, difference.value)}"
+    )
 
 
 def _power_json(compared: Compared) -> dict[str, int | None]:

@@ -55,7 +55,7 @@ def read_rows(
       UserError: naming the key, or the file and the line, if something cannot be read or is invalid.
     """
     rows = [
-        _row(place, values, columns, optional, source)
+        _row(place, values, columns, optional, source, key)
         for place, values in open_rows(source, key, columns, optional, config)
     ]
     if not rows:
@@ -219,13 +219,13 @@ def _fraction(contents: Sequence[str], labels: Sequence[str], fraction: float) -
     return chosen
 
 
-def _row(place: str, values: Row, columns: Mapping[str, str], optional: Collection[str], source: str) -> Row:
+def _row(place: str, values: Row, columns: Mapping[str, str], optional: Collection[str], source: str, key: str) -> Row:
     row = {}
     for name, column in columns.items():
         if column in values:
             row[name] = _CHECKS.get(name, _text)(values[column], column, place)
         elif name not in optional:
-            raise UserError(_no_column(place, values, name, column, source))
+            raise UserError(_no_column(place, values, name, column, source, key))
     if "tags" in row and len(row["tags"]) != len(row["words"]):
         raise UserError(f"{place} has {len(row['words'])} words and {len(row['tags'])} tags: give each word one tag")
     for answer in row.get("answers", ()):
@@ -233,10 +233,10 @@ def _row(place: str, values: Row, columns: Mapping[str, str], optional: Collecti
     return row | {"place": place}
 
 
-def _no_column(place: str, values: Row, name: str, column: str, source: str) -> str:
+def _no_column(place: str, values: Row, name: str, column: str, source: str, key: str) -> str:
     """One line about a row that lacks a column."""
     problem = f"{place} has no column {column!r}; it has {', '.join(map(str, values))}: "
-    rename = f"name the right one in config.data.columns, as in ('{name}=COLUMN',)"
+    rename = f"name the right one in {key.rpartition('.')[0]}.columns, as in ('{name}=COLUMN',)"
     if not source.startswith("csv:"):
         return problem + rename
     if hint := separators_within(values, column):

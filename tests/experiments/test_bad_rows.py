@@ -284,7 +284,7 @@ DAMAGES = {
     "tokenizer": (damage("tokenizer.json"), "tokenizer.json is not a tokenizer.json"),
     "no checkpoint": (lose_checkpoints, "has no checkpoint yet"),
     "arrays": (spoil_checkpoints, "cannot be read"),
-    "layers": (deepen, "does not match the config's model: body/encoder/layer_1/attention/output/kernel is"),
+    "layers": (deepen, "is of a model with other files: config.model.layers was 1, is 2"),
     "architecture": (of_another_kind, "config.model.architecture=encoder_decoder"),
 }
 

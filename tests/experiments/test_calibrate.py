@@ -74,7 +74,7 @@ def test_a_saved_calibrator_is_the_one_measured(calibrated):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": None}, "labels are missing"),
+        ({"labels": None}, "the array `labels` is missing"),
         ({"logits": np.full((400, 4), np.nan, np.float32)}, "item 0 has NaN"),
         ({"labels": np.full(400, 9)}, "not one of the classes 0 to 3"),
         ({"ids": np.zeros(400, int)}, "some are equal"),
@@ -166,7 +166,7 @@ def test_a_directory_that_cannot_be_written_is_found_first(tmp_path, monkeypatch
     config = dataclasses.replace(CONFIG, predictions=str(tmp_path / "mine.npz"))
     monkeypatch.setattr("experiments.calibrate.compare", None)  # never reached
     for path in (tmp_path / "a file", tmp_path / "a file" / "run"):
-        with pytest.raises(UserError, match="a file is not a directory"):
+        with pytest.raises(UserError, match="a file is a file, not a directory"):
             calibrate(config, WorkDirectory(path), QUIET)
 
 

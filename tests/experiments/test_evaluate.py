@@ -93,7 +93,7 @@ def test_runs_are_calibrated_together_and_evaluated_with_the_calibrator(finetune
     runs = [finetuned("classification"), finetuned("pair")]
     flags = (f"--config={tmp_path / 'calibrate.py'}", *(f"--workdir={workdir}" for workdir in runs))
     assert command_line(calibrate.main, calibrate.define_flags, *flags) == 0
-    table = capsys.readouterr().err.split("before and after: temperature")[1]
+    table = capsys.readouterr().out.split("before and after: temperature")[1]
     comparison = json.loads((runs[0] / "calibration" / "comparison.json").read_text())
     assert (comparison["items"]["fit"], comparison["items"]["test"]) == (16, 16)
     for workdir in runs:

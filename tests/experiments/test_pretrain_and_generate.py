@@ -59,7 +59,7 @@ def test_the_same_command_again_has_nothing_to_do(trained):
     before = (directory / "metrics.jsonl").read_bytes()
     result = command("experiments.pretrain", *flags)
     assert result.returncode == 0
-    assert "resuming at step 4" in result.stderr
+    assert "finished at step 4 already" in result.stderr
     assert (directory / "metrics.jsonl").read_bytes() == before
 
 
