@@ -559,6 +559,7 @@ def test_factors_are_calibrated_like_their_product(name):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fits_of_factors_in_chunks_are_those_of_their_product(monkeypatch):
     rng = np.random.default_rng(0)
     hidden, output = rng.normal(size=(N, 3)).astype(np.float32), 3 * rng.normal(size=(C, 3)).astype(np.float32)

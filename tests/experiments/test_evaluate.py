@@ -76,6 +76,7 @@ def test_other_rows_are_read_by_their_own_columns_and_need_no_training_rows(fine
         assert record["probabilities"] == pytest.approx(before["probabilities"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_chosen_by_name_or_step(finetuned, here, capsys):
     workdir = finetuned("tagging")
     for which, step in {"last": 4, "2": 2}.items():

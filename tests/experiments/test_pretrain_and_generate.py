@@ -54,6 +54,7 @@ def test_pretraining_prints_what_it_did(trained):
     assert all(line["speed/tokens_per_second"] > 0 for line in speed)
 
 
+@pytest.mark.slow
 def test_the_same_command_again_has_nothing_to_do(trained):
     _, flags, directory = trained
     before = (directory / "metrics.jsonl").read_bytes()
@@ -80,6 +81,7 @@ def test_generation_prints_text_or_json(trained):
         assert all(math.isfinite(value) and value <= 0 for value in line["log_probs"] + line["sampling_log_probs"])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_chosen_by_name_or_step(trained):
     _, _, directory = trained
     flags = (f"--workdir={directory}", "--config.max_new_tokens=2", "--json")

@@ -138,6 +138,7 @@ def test_a_task_is_written_as_its_evaluation_wrote_it(kind, finetuned, here):
     )
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_reads_the_marks_it_was_trained_with(pretrained):
     model = lm.load(pretrained("span_corruption", "encoder_decoder"))
     mark, end = model.tokenizer.special_id("<extra_id_0>"), model.tokenizer.end_of_text

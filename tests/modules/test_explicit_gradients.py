@@ -62,6 +62,7 @@ def test_16_bit_inputs_get_16_bit_gradients_near_the_exact_ones(name):
         np.testing.assert_allclose(np.asarray(one, np.float32), other, atol=0.02 * np.abs(other).max() + 0.02)
 
 
+@pytest.mark.slow
 def test_forward_mode_works_through_a_model_with_derived_gradients():
     """A Hessian-vector product, forward over reverse, equals that of reverse over reverse."""
     config = ModelConfig(layers=1, width=8, heads=2, vocab_size=11, max_length=8)

@@ -118,6 +118,7 @@ def test_word_vectors_replace_only_the_token_embedding():
         with_embedding(fresh, np.zeros((11, 50)))
 
 
+@pytest.mark.slow
 def test_pretraining_begins_with_the_parameters_and_the_tokenizer_of_another_run(tmp_path):
     config = tiny_config(tmp_path, steps=2, evaluate_every=2)
     config = replace(config, model={"layers": 1, "dropout": 0.0}, samples={"prompts": ()})

@@ -122,6 +122,7 @@ def test_a_finished_run_is_not_trained_further(whole):
     chex.assert_trees_all_equal(again.state, outcome.state)
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(whole, tmp_path, caplog):
     config, outcome, directory = whole
     run(config, tmp_path)
@@ -172,6 +173,7 @@ def test_interval_covers_what_came_before_the_checkpoint():
     assert resumed.metrics() == {"train/loss": 1.0, "train/gradient_norm": 2.0}
 
 
+@pytest.mark.slow
 def test_validation_does_not_depend_on_the_batch_size(tmp_path):
     config = tiny_config(tmp_path, steps=2)
     results = []
