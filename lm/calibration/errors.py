@@ -10,6 +10,7 @@ Axes: N items, C classes, M bins. A leading "..." stands for any axes.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from scipy import fft, special
@@ -315,11 +316,56 @@ def calibration_error(
     clusters_N = checked_clusters(clusters, len(confidence_N))
     weights_N = checked_weights(weights, len(confidence_N))
     binning = Binning(bins) if scheme == "equal_width" else equal_mass(confidence_N, bins)
-    error = BINNED_ERRORS[kind]
-    value = float(error(bin_totals(confidence_N, correct_N, binning, weights_N)))
     specification = {"error": kind, "confidence": "probability of the predicted class", **binning.specification()}
     if not resamples:
-        return Estimate(value, specification)
+        return Estimate(
+            float(BINNED_ERRORS[kind](bin_totals(confidence_N, correct_N, binning, weights_N))), specification
+        )
+    found = resampled_error(
+        confidence_N,
+        correct_N,
+        binning,
+        kind,
+        clusters_N=clusters_N,
+        weights_N=weights_N,
+        resamples=resamples,
+        level=level,
+        seed=seed,
+    )
+    return Estimate(found.value, specification, found.interval, found.floor)
+
+
+class ResampledError(NamedTuple):
+    """A binned error with its interval and floor.
+
+    Attributes:
+      value: of the items.
+      interval: of the bootstrap, corrected for the estimate's bias.
+      floor: what a perfectly calibrated model would show, and the p-value of calibration.
+      null: totals of such models, [R, M].
+    """
+
+    value: float
+    interval: Interval
+    floor: Floor
+    null: BinTotals
+
+
+def resampled_error(
+    confidence_N: np.ndarray,
+    correct_N: np.ndarray,
+    binning: Binning,
+    kind: str = "ece",
+    *,
+    clusters_N: np.ndarray | None = None,
+    weights_N: np.ndarray | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> ResampledError:
+    """A binned error of checked arrays. Arguments are those of `calibration_error`; clusters are numbered."""
+    error = BINNED_ERRORS[kind]
+    value = float(error(bin_totals(confidence_N, correct_N, binning, weights_N)))
     rng = np.random.default_rng(seed + 1)
     null = null_totals(
         confidence_N, correct_N, binning, resamples=resamples, rng=rng, clusters_N=clusters_N, weights_N=weights_N
@@ -331,8 +377,8 @@ def calibration_error(
     if clusters_N is not None and resampler.groups < 2:
         floor = Floor(floor.mean, floor.high, math.nan)
     if kind == "signed_gap":
-        return Estimate(value, specification, bias_corrected_interval(value, resampled_R, level), floor)
-    return Estimate(value, specification, error_interval(value, resampled_R, floor, level), floor)
+        return ResampledError(value, bias_corrected_interval(value, resampled_R, level), floor, null)
+    return ResampledError(value, error_interval(value, resampled_R, floor, level), floor, null)
 
 
 def expected_calibration_error(

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lm.calibration.binning import Binning, BinTotals, bin_totals
-from lm.calibration.errors import calibration_error
-from lm.calibration.inputs import ArrayLike, InputError, checked_clusters, checked_logits, checked_weights
-from lm.calibration.noise_floor import null_totals
+from lm.calibration.errors import resampled_error
+from lm.calibration.inputs import (
+    ArrayLike,
+    InputError,
+    checked_clusters,
+    checked_logits,
+    checked_share,
+    checked_weights,
+)
 from lm.calibration.outcomes import top_label
 from lm.calibration.results import Bin, Entry, Method
 from lm.statistics.intervals import wilson_interval
@@ -97,32 +103,23 @@ def reliability_diagram(
     if resamples < 1:
         raise InputError(f"resamples must be at least 1, not {resamples}")
     checked = checked_logits(logits=logits, log_probs=log_probs, probabilities=probabilities, normalize=normalize)
-    error = calibration_error(
-        labels,
-        logits=checked,
-        bins=bins,
-        clusters=clusters,
-        weights=weights,
-        resamples=resamples,
-        level=level,
-        seed=seed,
-    )
     confidence_N, correct_N = map(np.asarray, top_label(labels, logits=checked))
     binning, weights_N = Binning(bins), checked_weights(weights, len(confidence_N))
-    null = null_totals(
+    error = resampled_error(
         confidence_N,
         correct_N,
         binning,
-        resamples=resamples,
-        rng=np.random.default_rng(seed + 1),
         clusters_N=checked_clusters(clusters, len(confidence_N)),
         weights_N=weights_N,
+        resamples=resamples,
+        level=checked_share(level, "level"),
+        seed=seed,
     )
     method = Method(
         name="none",
         label=title,
         entries={"ece": Entry(error.value, error.interval, error.floor)},
-        bins=reliability_bins(confidence_N, correct_N, binning, null, level, weights_N),
+        bins=reliability_bins(confidence_N, correct_N, binning, error.null, level, weights_N),
         risk_coverage=(),
     )
     return reliability([method], level).axes[0]

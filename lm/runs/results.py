@@ -10,22 +10,14 @@ from typing import Any
 import numpy as np
 
 from lm.calibration.binning import Binning, bin_totals
-from lm.calibration.errors import ece, ece_floor
-from lm.calibration.noise_floor import (
-    bin_features,
-    error_interval,
-    floor_of,
-    null_totals,
-    observed_totals,
-    totals_of_sums,
-)
+from lm.calibration.errors import ece, ece_floor, resampled_error
+from lm.calibration.inputs import checked_clusters
 from lm.calibration.predictions import Predictions
 from lm.evaluation.pictures import save_confusion_picture
 from lm.files import json_value, write_atomically, write_json
 from lm.runs.work_directory import WorkDirectory
 from lm.statistics.intervals import Interval
 from lm.statistics.metrics import SHARE, Metric, intervals, mean_metric
-from lm.statistics.resampling import Resampler
 from lm.tasks.supervised import Results
 
 BINNING = Binning(15)
@@ -142,25 +134,12 @@ def calibration_metrics(predictions: Predictions) -> dict[str, float]:
     }
 
 
-def ece_interval(predictions: Predictions, resamples: int, seed: int = 0) -> Interval:
+def ece_interval(predictions: Predictions, resamples: int) -> Interval:
     """The 95% interval of `calibration_metrics`' ECE, the same as `experiments.calibrate` gives."""
     found = predictions.outcomes()
+    clusters_N = checked_clusters(predictions.clusters_N, len(predictions))
     confidence_N, correct_N = np.asarray(found.confidence_N), np.asarray(found.correct_N)
-    clusters_N = predictions.clusters_N
-    if clusters_N is not None:
-        clusters_N = np.unique(clusters_N, return_inverse=True)[1]
-    null = null_totals(
-        confidence_N,
-        correct_N,
-        BINNING,
-        resamples=resamples,
-        rng=np.random.default_rng(seed + 1),
-        clusters_N=clusters_N,
-    )
-    floor = floor_of(float(ece(observed_totals(confidence_N, correct_N, BINNING))), ece(null))
-    resampler = Resampler(len(predictions), resamples=resamples, seed=seed, clusters_N=clusters_N)
-    resampled_R = ece(totals_of_sums(resampler.sums(bin_features(confidence_N, correct_N, BINNING))))
-    return error_interval(float(ece(bin_totals(confidence_N, correct_N, BINNING))), resampled_R, floor)
+    return resampled_error(confidence_N, correct_N, BINNING, clusters_N=clusters_N, resamples=resamples).interval
 
 
 def probability_metrics(predictions: Predictions) -> dict[str, Metric]:
