@@ -13,20 +13,20 @@ import dataclasses
 import hashlib
 import itertools
 import math
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.storages.journal import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from lm.errors import TrainingError, UserError
 from lm.locks import FileLock, ProcessLock
+from lm.sweeps.journal import CheckedJournal
 from lm.sweeps.search_space import Parameter, Value, Values, format_values, grid, space_size
 
 METHODS = ("bayes", "random", "grid")
@@ -117,11 +117,8 @@ class Study:
         self.lock = FileLock(directory / "study.lock")  # held while taking a trial or writing the report
         journal, journal_lock = directory / "study.journal", FileLock(directory / "study.journal.lock")
         with self.lock:
-            with journal_lock:
-                _drop_torn_line(journal)
             try:
-                lock: Any = journal_lock  # which acts like Optuna's locks, whose base class is private
-                storage = JournalStorage(JournalFileBackend(str(journal), lock))
+                storage = JournalStorage(CheckedJournal(journal, journal_lock))
                 self._study = optuna.create_study(
                     storage=storage,
                     study_name="sweep",
@@ -130,7 +127,7 @@ class Study:
                     pruner=_make_pruner(search),
                     load_if_exists=True,
                 )
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
                 raise UserError(f"{journal} is damaged ({error}): use another --workdir") from error
         self._storage, self._id = storage, storage.get_study_id_from_name("sweep")
 
@@ -359,12 +356,3 @@ def _make_pruner(search: Search) -> optuna.pruners.BasePruner:
     if search.pruning == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=search.evaluations)
     return optuna.pruners.NopPruner()
-
-
-def _drop_torn_line(journal: Path) -> None:
-    """Truncates an incomplete last line left by a crash, which would make the journal unreadable."""
-    if not journal.exists():
-        return
-    content = journal.read_bytes()
-    if content and not content.endswith(b"\n"):
-        os.truncate(journal, content.rfind(b"\n") + 1)
