@@ -4,6 +4,7 @@ Fine-tuning runs at toy size are here too, each made once, through the command l
 """
 
 import contextlib
+import faulthandler
 import os
 import sys
 import tempfile
@@ -31,6 +32,19 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+_SECONDS_A_TEST_MAY_TAKE = 400.0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Ends the process if a test hangs, with the traceback of each thread, so that the suite always ends."""
+    faulthandler.dump_traceback_later(_SECONDS_A_TEST_MAY_TAKE, exit=True)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")
@@ -78,4 +92,5 @@ def pytest_addoption(parser, pluginmanager):
     if not pluginmanager.hasplugin("xdist"):
         group = parser.getgroup("without xdist")
         group._addoption("-n", help="no effect without xdist")  # pytest keeps short options to itself
-        group.addoption("--dist", help="no effect without xdist")
+        for option in ("--dist", "--max-worker-restart"):
+            group.addoption(option, help="no effect without xdist")
