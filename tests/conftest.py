@@ -19,6 +19,9 @@ if version("jaxlib") < "0.11":  # later versions exit at a flag that they don't 
     _flags += " --xla_cpu_use_fusion_emitters=false"  # slower to compile than what they replace
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# XLA has a thread for each core, and a reduction over eight devices blocks eight: with fewer, two that run at once wait
+# for each other's threads until XLA aborts the process.
+os.environ.setdefault("NPROC", "32")
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.tiny, experiments and configs
 
 # Many tests train the same tiny model in a new object; compiling it once is most of what they cost. The processes that

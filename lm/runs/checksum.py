@@ -15,10 +15,11 @@ def checksum(tree: Any) -> int:
     Integer sums do not depend on their order. The storage that Orbax uses notices damage to its indices but not to the
     arrays themselves.
     """
-    # On one device XLA would first materialize all terms of the sum; on many, each holds only its part.
-    sums = [_mixed_sum(leaf, len(leaf.sharding.device_set) == 1) for leaf in map(jnp.asarray, jax.tree.leaves(tree))]
     total = 0
-    for of_leaf in sums:
+    for leaf in map(jnp.asarray, jax.tree.leaves(tree)):
+        # On one device XLA would first materialize all terms of the sum; on many, each holds only its part. One sum ends
+        # before the next begins: on virtual CPU devices reductions that wait for each other's threads never end.
+        of_leaf = _mixed_sum(leaf, row_by_row=len(leaf.sharding.device_set) == 1)
         total = (total * 31 + int(of_leaf)) % 2**32
     return total
 
