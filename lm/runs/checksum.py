@@ -17,8 +17,8 @@ def checksum(tree: Any) -> int:
     """
     total = 0
     for leaf in map(jnp.asarray, jax.tree.leaves(tree)):
-        # On one device XLA would first materialize all terms of the sum; on many, each holds only its part. One sum ends
-        # before the next begins: on virtual CPU devices reductions that wait for each other's threads never end.
+        # On one device XLA would first materialize all terms of the sum; on many, each holds only its part. One sum
+        # ends before the next begins: on virtual CPU devices, reductions at once wait for each other's threads forever.
         of_leaf = _mixed_sum(leaf, row_by_row=len(leaf.sharding.device_set) == 1)
         total = (total * 31 + int(of_leaf)) % 2**32
     return total
