@@ -131,6 +131,7 @@ def test_measuring_alone_uses_all_items(tmp_path):
     assert "No calibrator was fitted." in (tmp_path / "run" / "calibration" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_classes_that_the_fit_lacks_are_named(tmp_path):
     rng = np.random.default_rng(0)
     logits = rng.normal(scale=1.5, size=(600, 3)).astype(np.float32)

@@ -67,6 +67,7 @@ def test_the_last_lines_name_the_best_and_the_last_checkpoint(overfitted):
     assert "by checkpoint 2 are in" in printed
 
 
+@pytest.mark.slow
 def test_a_calibrator_of_the_best_checkpoint_refuses_the_last(overfitted, tmp_path, capsys):
     folder, _, _ = overfitted
     (tmp_path / "config.py").write_text(

@@ -88,6 +88,7 @@ def test_a_checkpoint_is_chosen_by_name_or_step(finetuned, here, capsys):
     assert "--checkpoint=3 does not exist: choose best, last or one of 2, 4" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_are_calibrated_together_and_evaluated_with_the_calibrator(finetuned, here, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "calibrate.py").write_text(CALIBRATE)

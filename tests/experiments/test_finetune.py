@@ -137,6 +137,7 @@ def test_epochs_become_steps_with_an_evaluation_each(here, capsys):
     assert "6 steps, 3 per epoch" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_begins_from_a_pretrained_one(pretrained, here, capsys):
     first_loss = {}
     for name, more in {"pretrained": (), "random": ("--config.random_weights=True",)}.items():
@@ -170,7 +171,7 @@ def test_word_vectors_become_the_embedding(here, capsys):
         np.testing.assert_allclose(table[tokenizer.encode(word)[0]], vector, rtol=1e-6)
 
 
-@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("at", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_same_command_resumes_exactly(at, finetuned, here, monkeypatch):
     whole, cut = finetuned("tagging"), Path(f"runs/cut_{at}")
     count = Trainer._count

@@ -102,6 +102,7 @@ def test_a_calibrator_changes_only_the_calibrated_probabilities(classifier, fine
         lm.load(workdir, calibrator="hard")
 
 
+@pytest.mark.slow
 def test_tags_are_those_of_the_evaluation(finetuned, here):
     workdir, rows = finetuned("tagging"), rows_of("tagging", "test")
     records = records_of(workdir)

@@ -125,6 +125,7 @@ def test_validation_is_about_as_long_as_the_text_and_the_same_each_time():
         batches[len(batches)]
 
 
+@pytest.mark.slow
 def test_sums_add_both_objectives_up():
     task, corpus = toy_task(NEXT), corpus_for(NEXT)
     batch = task.validation_batches(corpus, 16)[1]

@@ -246,6 +246,7 @@ def test_results_of_known_outputs():
     np.testing.assert_allclose(results.records[2]["confidence"], 0.25)
 
 
+@pytest.mark.slow
 def test_reversing_is_learned():
     config = dataclasses.replace(CONFIG, beams=2, label_smoothing=0.0)
     task = SequenceToSequence(tiny_model("encoder_decoder", initializer_range=0.2), config, TOKENIZER)

@@ -71,7 +71,7 @@ def test_bits_per_byte_and_the_token_count_are_those_of_the_text(whole):
     assert line["validation/bits_per_byte"] == pytest.approx(total / math.log(2) / store.num_bytes)
 
 
-@pytest.mark.parametrize("at", [1, 4])
+@pytest.mark.parametrize("at", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_same_command_resumes_exactly(whole, at, tmp_path, monkeypatch):
     config, outcome, directory = whole
     count = Trainer._count
@@ -91,7 +91,9 @@ def test_a_signal_saves_and_the_same_command_resumes_exactly(whole, at, tmp_path
     chex.assert_trees_all_equal(outcome.state, resumed.state)
 
 
-@pytest.mark.parametrize("at", ["_log", "_evaluate", "_save"])
+@pytest.mark.parametrize(
+    "at", ["_evaluate", *(pytest.param(station, marks=pytest.mark.slow) for station in ("_log", "_save"))]
+)
 def test_dying_at_any_station_loses_nothing(whole, at, tmp_path, monkeypatch):
     config, outcome, directory = whole
     station = getattr(Trainer, at)

@@ -167,7 +167,8 @@ def losses_on_one_device(kind) -> list[float]:
 # The mixed mesh has the axes of the others; each layout costs a compilation.
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(Masked, name) for name in LAYOUTS]
+    [(Masked, "fsdp")]
+    + [pytest.param(Masked, name, marks=pytest.mark.slow) for name in LAYOUTS if name != "fsdp"]
     + [
         pytest.param(kind, name, marks=pytest.mark.slow)
         for kind in (SpanCorruption, Classification)
