@@ -32,6 +32,12 @@ ONE_VS_REST = ("platt", "beta", "isotonic", "histogram", "histogram_equal_mass",
 # Compiling an affine fit is what these tests cost: some penalties are tested by themselves, below.
 NAMES = [name for name in CALIBRATORS if name not in ("structured_vector", "matrix_ridge")]
 every = pytest.mark.parametrize("name", NAMES)
+
+
+def slow_if(is_slow, *values):
+    return pytest.param(*values, marks=[pytest.mark.slow] * is_slow)
+
+
 # With two classes one affine map stands for the others.
 OF_TWO = [name for name in NAMES if name not in KEEP_IMPOSSIBLE or name == "temperature"]
 of_both = pytest.mark.parametrize(("name", "classes"), [(name, 2) for name in OF_TWO] + [(name, C) for name in NAMES])
@@ -158,7 +164,11 @@ def test_the_order_of_items_means_nothing(name):
 # Not those that choose a strength on every fifth item, nor those that are fitted as others are.
 @pytest.mark.parametrize(
     "name",
-    [name for name in NAMES if not name.startswith("matrix_") and name not in ("temperature_bias", "bayesian_binning")],
+    [
+        slow_if("matrix" in name, name)
+        for name in NAMES
+        if not name.startswith("matrix_") and name not in ("temperature_bias", "bayesian_binning")
+    ],
 )
 def test_weights_count_items_as_often(name):
     logits, labels = data("over-confident")
@@ -222,7 +232,8 @@ def fitted_with_absent_options(name):
 
 @pytest.mark.parametrize(
     ("name", "seen"),
-    [(name, 0) for name in NAMES if not name.startswith("matrix_")] + [("vector", 1), ("matrix", 1), ("platt", 1)],
+    [slow_if("matrix" in name, name, 0) for name in NAMES if not name.startswith("matrix_")]
+    + [("vector", 1), slow_if(True, "matrix", 1), ("platt", 1)],
 )
 def test_a_class_that_the_items_lack_does_not_become_impossible(name, seen):
     rng = np.random.default_rng(3)

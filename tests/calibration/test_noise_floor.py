@@ -82,6 +82,7 @@ def calibrated(rng, items=150):
     return confidence, (rng.random(items) < confidence).astype(np.float64)
 
 
+@pytest.mark.slow
 def test_the_test_of_calibration_rejects_calibrated_models_in_a_twentieth_of_cases():
     for name, share in rejections(1000, calibrated).items():
         assert 0.03 <= share <= 0.07, name

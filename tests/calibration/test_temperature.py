@@ -173,7 +173,7 @@ def test_problems_map_over_a_leading_axis():
     assert found.at_bound.tolist() == [False] * 4 + [True]
 
 
-@pytest.mark.parametrize("items_per_chunk", [7, 64, N - 1])
+@pytest.mark.parametrize("items_per_chunk", [pytest.param(7, marks=pytest.mark.slow), 64, N - 1])
 def test_chunks_and_factors_change_nothing(items_per_chunk, monkeypatch):
     rng = np.random.default_rng(0)
     hidden, output = rng.normal(size=(N, 4)).astype(np.float32), rng.normal(size=(C, 4)).astype(np.float32)

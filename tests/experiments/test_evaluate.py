@@ -127,6 +127,7 @@ def measure_text(workdir, *flags):
     return command_line(evaluate.main, evaluate.define_flags, f"--workdir={workdir}", *flags)
 
 
+@pytest.mark.slow
 def test_a_pretraining_run_is_measured_on_its_validation_text(pretrained, capsys):
     folder, logged = pretrained
     before = set((folder / "run").rglob("*"))

@@ -96,6 +96,7 @@ def test_a_run_leaves_everything_in_its_directory(kind, finetuned, here):
         assert figure["low"] <= figure["value"] <= figure["high"]
 
 
+@pytest.mark.slow
 def test_one_command_reads_its_rows_once(here, monkeypatch):
     read, open_rows = [], rows.open_rows
 
@@ -191,6 +192,7 @@ def test_a_signal_saves_and_the_same_command_resumes_exactly(at, finetuned, here
         assert (cut / "predictions" / name).read_bytes() == (whole / "predictions" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_dying_in_an_evaluation_loses_nothing(finetuned, here):
     whole, cut = finetuned("classification"), Path("runs/died")
 

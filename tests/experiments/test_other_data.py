@@ -53,7 +53,7 @@ def test_rows_changed_under_a_run_are_refused(change, finetuned, here, tmp_path,
     assert contents(workdir) == before
 
 
-@pytest.mark.parametrize("part", ["corpus", "other"])
+@pytest.mark.parametrize("part", ["corpus", pytest.param("other", marks=pytest.mark.slow)])
 def test_text_changed_under_a_run_is_refused(part, tmp_path):
     config = tiny_config(tmp_path, steps=2)
     shutil.copytree(tmp_path / "corpus", tmp_path / "other")

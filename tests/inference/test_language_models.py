@@ -73,7 +73,7 @@ RUNS = {
 }
 
 
-_SLOW = ("span_corruption", "sequence_to_sequence")
+_SLOW = ("span_corruption", "completion", "sequence_to_sequence")
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in _SLOW else name for name in RUNS])
@@ -181,6 +181,7 @@ def test_a_language_model_predicts_no_classes(pretrained):
         model.log_probs(["the"], ["a", "b"])
 
 
+@pytest.mark.slow
 def test_the_command_generates_from_a_fine_tuned_run(finetuned, here, capsys):
     for kind, continues in (("completion", True), ("sequence_to_sequence", False)):
         workdir, prompt = finetuned(kind), next(iter(rows_of(kind, "test")[0].values()))

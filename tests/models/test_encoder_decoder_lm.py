@@ -127,7 +127,7 @@ def test_padding_matters_to_nobody_and_an_empty_row_is_finite(name):
     np.testing.assert_array_equal(run(other_source, other_target)[1][0, :3], logits[0, :3])
 
 
-@pytest.mark.parametrize("name", ["t5", "t5_scanned", "rotary"])
+@pytest.mark.parametrize("name", ["t5", pytest.param("t5_scanned", marks=pytest.mark.slow), "rotary"])
 def test_cached_decoding_equals_the_full_forward(name):
     """A first call with two tokens, then single ones while rows change places, as beam search does."""
     model, params = EncoderDecoderLM(CONFIGS[name]), random_params(name)

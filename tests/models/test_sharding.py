@@ -44,7 +44,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["encoder", pytest.param("encoder_decoder", marks=pytest.mark.slow)])
 def test_a_mesh_gives_the_gradients_of_one_device(name):
     make, config, loss, rest = CASES[name]
     partitioner = make_partitioner(PartitioningConfig(data=2, fsdp=2, tensor=2))

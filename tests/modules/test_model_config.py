@@ -161,7 +161,9 @@ def parameter_shapes(config):
     return jax.tree.map(lambda leaf: leaf.shape, shapes)
 
 
-@pytest.mark.parametrize("architecture", ["decoder", "encoder", "encoder_decoder", "lstm"])
+@pytest.mark.parametrize(
+    "architecture", ["decoder", "encoder", pytest.param("encoder_decoder", marks=pytest.mark.slow), "lstm"]
+)
 def test_how_a_model_is_executed_shapes_no_parameters_and_scanning_does(architecture):
     config = ModelConfig(architecture=architecture, vocab_size=32, layers=2, width=16, max_length=8)
     idle = idle_settings({"architecture": architecture})

@@ -91,9 +91,8 @@ def test_a_signal_saves_and_the_same_command_resumes_exactly(whole, at, tmp_path
     chex.assert_trees_all_equal(outcome.state, resumed.state)
 
 
-@pytest.mark.parametrize(
-    "at", ["_evaluate", *(pytest.param(station, marks=pytest.mark.slow) for station in ("_log", "_save"))]
-)
+@pytest.mark.parametrize("at", ["_log", "_evaluate", "_save"])
+@pytest.mark.slow
 def test_dying_at_any_station_loses_nothing(whole, at, tmp_path, monkeypatch):
     config, outcome, directory = whole
     station = getattr(Trainer, at)

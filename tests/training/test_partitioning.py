@@ -223,7 +223,14 @@ def test_optimizer_state_follows_its_parameter():
     assert jax.tree.leaves(adam.mu) == jax.tree.leaves(shardings.params)
 
 
-@pytest.mark.parametrize(("first", "then"), [("data", "mixed"), ("mixed", "pmap"), ("pmap", "fsdp")])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        pytest.param("data", "mixed", marks=pytest.mark.slow),
+        pytest.param("mixed", "pmap", marks=pytest.mark.slow),
+        ("pmap", "fsdp"),
+    ],
+)
 def test_a_checkpoint_of_one_layout_restores_on_another(first, then, one_device, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     _, state = losses_of_steps(first, first_state(first), last=5)
