@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from lm.data import rows
 from lm.data.tokenizers import Tokenizer
 from lm.modules.config import ModelConfig
 from lm.objectives.objective import ObjectiveConfig
+from lm.runs.trained_run import load_run
 from lm.runs.work_directory import WorkDirectory
 from lm.training.loop import Trainer
 from lm.training.progress import read_metrics
@@ -188,6 +190,7 @@ def test_a_signal_saves_and_the_same_command_resumes_exactly(at, finetuned, here
     assert not (cut / "predictions").exists()
     assert command_line(finetune.main, finetune.define_flags, *flags("tagging", cut)) == 0
     assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    chex.assert_trees_all_equal(load_run(WorkDirectory(cut)).params, load_run(WorkDirectory(whole)).params)
     for name in ("test.jsonl", "test.metrics.json"):
         assert (cut / "predictions" / name).read_bytes() == (whole / "predictions" / name).read_bytes()
 
