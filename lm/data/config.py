@@ -1,7 +1,7 @@
 """What to read and how to tokenize it: the `data` and `tokenizer` parts of an experiment's config."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lm.configuration import check_seed
@@ -128,6 +128,18 @@ class ExamplesConfig:
     def column_names(self) -> dict[str, str]:
         """The names in the files by the task's names, for the columns that `columns` lists."""
         return dict(pair.split("=", 1) for pair in self.columns)
+
+    def of_other_file(
+        self, columns: tuple[str, ...], delimiter: str, quoting: str, header: tuple[str, ...] | None
+    ) -> "ExamplesConfig":
+        """The config for a file that differs in what is given; what is empty, or None, stays."""
+        return replace(
+            self,
+            columns=columns or self.columns,
+            delimiter=delimiter or self.delimiter,
+            quoting=quoting or self.quoting,
+            header=self.header if header is None else header,
+        )
 
     def _check_folds(self):
         if self.folds < 0 or self.folds == 1:

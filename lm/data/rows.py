@@ -236,12 +236,13 @@ def _row(place: str, values: Row, columns: Mapping[str, str], optional: Collecti
 def _no_column(place: str, values: Row, name: str, column: str, source: str, key: str) -> str:
     """One line about a row that lacks a column."""
     problem = f"{place} has no column {column!r}; it has {', '.join(map(str, values))}: "
-    rename = f"name the right one in {key.rpartition('.')[0]}.columns, as in ('{name}=COLUMN',)"
+    group = key.rpartition(".")[0]
+    rename = f"name the right one in {group}.columns, as in ('{name}=COLUMN',)"
     if not source.startswith("csv:"):
         return problem + rename
-    if hint := separators_within(values, column):
+    if hint := separators_within(values, column, group):
         return problem + hint
-    return f"{problem}{rename}, or, if there is no header, all of them, as in config.data.header=('text', 'label')"
+    return f"{problem}{rename}, or, if there is no header, all of them, as in {group}.header=('text', 'label')"
 
 
 def _check_spellings(rows: Sequence[Row], name: str) -> None:

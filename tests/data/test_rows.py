@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from lm.data.config import ExamplesConfig
-from lm.data.rows import read_examples, read_rows
+from lm.data.rows import read_examples, read_inputs, read_rows
 from lm.errors import UserError
 
 needs_data = pytest.mark.skipif("LM_DATA_DIR" not in os.environ, reason="LM_DATA_DIR is not set")
@@ -143,6 +143,13 @@ def test_squad_counts_characters_and_knows_questions_without_answers():
     assert all(row["context"] == CONTEXT for row in rows)
 
 
+def test_squad_may_leave_out_answers_where_they_are_predicted():
+    write("a.json", squad({"id": 7, "question": "On what?"}))
+    given = read_inputs("squad:a.json", "config.source", ExamplesConfig(), QUESTIONS)
+    assert [one.given for one in given] == [{"id": 7, "context": CONTEXT, "question": "On what?"}]
+    assert "a.json question 7 has no column 'answers'" in error_of("squad:a.json", QUESTIONS)
+
+
 @pytest.mark.parametrize(
     "answers",
     [
@@ -256,7 +263,7 @@ def test_bad_answers_are_located(answers, words):
         ("jsonl:a.gz", b"plain", "cannot read a.gz"),
         ("squad:a", '{"data":\n [}', "a is not JSON (Expecting value at line 2, column 3)"),
         ("squad:a", '{"data": [{}]}', "a does not have SQuAD's layout"),
-        ("squad:a", squad({"id": "1", "question": "?"}), "a does not have SQuAD's layout"),
+        ("squad:a", squad({"id": "1", "answers": []}), "a does not have SQuAD's layout"),
         ("squad:a", squad(question(is_impossible="false")), "a question q1: 'is_impossible' must be true or false"),
         ("squad:a", squad(question(is_impossible=True)), "a question q1 has answers, but its 'is_impossible' is true"),
         ("squad:a", "[]", "a must be a JSON object, got list"),
