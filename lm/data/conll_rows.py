@@ -16,6 +16,7 @@ from lm.errors import UserError
 _COMMENT = re.compile(r"#\s*[\w.:-]+\s*=")
 # In CoNLL-U, 1-2 is a word that the next two lines split, and 8.1 one that is not in the sentence.
 _EXTRA_NUMBER = re.compile(r"\d+[-.]\d+")
+_NUMBER = re.compile(r"\d+")
 _COMMENTS, _DOCUMENT, _EXTRA = "comments", "-DOCSTART-", "ranges of words or empty nodes"
 
 # The number of a line, and its fields.
@@ -83,6 +84,7 @@ class _Layout:
     group: str
     separator: str
     width: int
+    numbered: bool
 
     @classmethod
     def of(cls, lines: list[tuple[int, str]], name: str, group: str) -> "_Layout":
@@ -90,8 +92,12 @@ class _Layout:
         words = [line for _, line in lines if line.strip() and ("\t" in line or not line.startswith("#"))]
         tabs = sum("\t" in line for line in words)
         separator = "\t" if 2 * tabs >= max(len(words), 1) else " "
-        widths = Counter(len(_split(line, separator)) for line in words)
-        return cls(lines, name, group, separator, widths.most_common(1)[0][0] if widths else 2)
+        split = [_split(line, separator) for line in words]
+        widths = Counter(map(len, split))
+        # As in CoNLL-U and its relatives with more or fewer fields.
+        numbers = sum(bool(_NUMBER.fullmatch(fields[0])) for fields in split)
+        width = widths.most_common(1)[0][0] if widths else 2
+        return cls(lines, name, group, separator, width, width > 2 and 2 * numbers > len(split))
 
     def place(self, column: str) -> int | None:
         """Index of a column among the fields; None if there is none."""
@@ -131,7 +137,7 @@ class _Layout:
             return _COMMENTS
         if _DOCUMENT in line.split()[:2]:
             return _DOCUMENT
-        return _EXTRA if self.width == 10 and _EXTRA_NUMBER.fullmatch(fields[0]) else "words"
+        return _EXTRA if self.numbered and _EXTRA_NUMBER.fullmatch(fields[0]) else "words"
 
     def _is_comment(self, line: str, fields: list[str]) -> bool:
         """Whether a line that begins with #, which may be a word, is a comment."""

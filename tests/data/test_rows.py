@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from lm.data.config import ExamplesConfig
+from lm.data.files import note
 from lm.data.rows import read_examples, read_inputs, read_rows
 from lm.errors import UserError
 
@@ -119,10 +120,12 @@ def test_labels_that_look_alike_are_refused(one, other):
     )
 
 
-def test_labels_that_only_resemble_each_other_are_kept():
+def test_labels_that_only_resemble_each_other_are_kept(capsys):
+    note.cache_clear()
     labels = ["1", "01", "1.5", "10", "a", "A", "1st"]
     rows = [{"text": label, "label": label} for label in labels]
     assert [row["label"] for row in read_rows(write_rows("a.jsonl", rows), TEXTS, "k")] == labels
+    assert capsys.readouterr().err.splitlines() == ["note: a.jsonl:6: label 'A' and 'a' at a.jsonl:5 are two classes"]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
@@ -200,6 +203,8 @@ def test_patterns_and_variables(folder, monkeypatch):
         ({"text": "x", "label": True}, "'label' must be text or an integer, got True (bool)"),
         ({"text": "x", "label": None}, "'label' must be text or an integer, got nothing"),
         ({"text": "x", "label": ""}, "'label' must be text or an integer, got nothing"),
+        ({"text": "x", "label": "NaN"}, "'label' must be text or an integer, got 'NaN', a missing value"),
+        ({"text": "x", "label": "\u200b"}, "'label' must be text or an integer, got '\\u200b' (str)"),
         ({"text": "x", "label": "\udfff"}, "half a surrogate pair in 'label'"),
     ],
 )
@@ -215,7 +220,7 @@ def test_bad_texts_and_labels_are_located(row, words):
         ({"words": ["a", "b"], "tags": ["O"]}, "2 words and 1 tags"),
         ({"words": "a b", "tags": ["O"]}, "'words' must be a list of non-empty words"),
         ({"words": ["a", ""], "tags": ["O", "O"]}, "'words' must be a list of non-empty words"),
-        ({"words": ["a"], "tags": [0]}, "'tags' must be a list of non-empty words"),
+        ({"words": ["a"], "tags": [0]}, "'tags' must be a list of non-empty names of tags, got [0] (list)"),
         ({"words": [], "tags": []}, "'words' is empty"),
         ({"words": ["\ud800"], "tags": ["O"]}, "half a surrogate pair"),
     ],
