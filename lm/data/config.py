@@ -222,12 +222,15 @@ class TokenizerConfig:
 _CHOSEN_FOR = {"train": ("validation", "test"), "source": ("validation_source", "mixed_source")}
 
 
-def check_overridden_sources(data: DataConfig | ExamplesConfig, overridden: Collection[str]):
+def check_overridden_sources(
+    data: DataConfig | ExamplesConfig, overridden: Collection[str], where: str = "on the command line"
+):
     """Checks that sources of other splits are not left over from a config file whose training source was overridden.
 
     Args:
       data: the config, overrides included.
-      overridden: the config keys that the command line sets, such as "data.train"; to their old values, too.
+      overridden: the config keys that are set, such as "data.train"; to their old values, too.
+      where: they are set, for messages.
 
     Raises:
       UserError: if a source of the file would be used beside another training source.
@@ -237,7 +240,7 @@ def check_overridden_sources(data: DataConfig | ExamplesConfig, overridden: Coll
             left = getattr(data, other, None)
             if left and f"data.{other}" not in overridden:
                 raise UserError(
-                    f"config.data.{key} is set on the command line, but config.data.{other}={left} is the config "
+                    f"config.data.{key} is set {where}, but config.data.{other}={left} is the config "
                     f"file's: set it too; {_WITHOUT[other]}"
                 )
 
