@@ -200,7 +200,8 @@ def _write(results: Iterator[dict[str, Any]], inputs: Sequence[Input], output: P
             write = _csv_writer(file, list(dict.fromkeys(name for each in inputs for name in each.given)))
         else:
             plain = (file.encoding or "").lower().replace("-", "") != "utf8"
-            write = lambda result: print(json.dumps(json_value(result), ensure_ascii=plain), file=file)  # noqa: E731
+            # Parquet has types that JSON lacks, such as dates.
+            write = lambda result: print(json.dumps(json_value(result), ensure_ascii=plain, default=str), file=file)  # noqa: E731
         for result in results:
             write(result)
 
@@ -237,7 +238,10 @@ def _cells(result: Mapping[str, Any], columns: Sequence[str]) -> Iterator[tuple[
         if isinstance(value, dict) and name not in columns:
             yield from ((f"{name}.{inner}", cell) for inner, cell in value.items())
         else:
-            yield name, json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+            yield (
+                name,
+                (json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else value),
+            )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Rows without labels get what an evaluation of the same rows with labels predicts."""
 
 import csv
+import datetime
 import io
 import json
 import sys
+from decimal import Decimal
 
 import pytest
 
@@ -12,6 +14,7 @@ from experiments.predict import PredictConfig, inputs_of_source
 from lm.calibration.calibrators import Fitted
 from lm.console import Console
 from lm.data.config import ExamplesConfig
+from lm.data.rows import Input
 from lm.errors import UserError
 from lm.runs.config import FinetuneConfig
 from tests.tiny import command_line, files_below
@@ -73,6 +76,15 @@ def test_texts_come_from_flags_or_lines_and_go_to_csv_or_json(finetuned, here, t
         for cells, one in zip(csv.DictReader(file), by_flags, strict=True):
             assert (cells["text"], cells["predicted"]) == (one["text"], one["predicted"])
             assert float(cells["probabilities.animal"]) == pytest.approx(one["probabilities"]["animal"])
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_columns_of_types_that_json_lacks_are_written_as_text(suffix, tmp_path):
+    given = {"day": datetime.date(2024, 1, 2), "days": [datetime.date(2024, 1, 2)], "size": Decimal("1.50")}
+    predict._write(iter([given]), [Input({}, given)], tmp_path / f"out.{suffix}")
+    written = (tmp_path / f"out.{suffix}").read_text(encoding="utf-8")
+    assert written.count("2024-01-02") == 2
+    assert "1.50" in written
 
 
 def test_labels_are_ignored_aloud_and_a_calibrator_is_applied(finetuned, here, tmp_path, capsys):
