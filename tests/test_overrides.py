@@ -32,7 +32,7 @@ def read(key, text, kind=FinetuneConfig):
         ("task.classes", "'[PAD]','[UNK]'", ("[PAD]", "[UNK]")),
         ("task.classes", "", ()),
         ("task.classes", "()", ()),
-        ("task.classes", "new york", ("new york",)),
+        ("data.header", "new york", ("new york",)),
         ("buckets", "('16','32')", (16, 32)),
         ("buckets", "16,32", (16, 32)),
         ("buckets", "64", (64,)),

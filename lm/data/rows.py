@@ -62,6 +62,11 @@ def read_rows(
         raise UserError(f"{key}: {source} has no rows")
     for name in ("label", "tags"):
         _check_spellings(rows, name)
+    labels = [row.get("label") for row in rows]
+    if source.startswith("csv:") and config.header and labels[0] and labels.count(labels[0]) == 1 < len(rows):
+        note(
+            f"{rows[0]['place']}: no other row has the label {labels[0]!r}; is this a header, in spite of the config's?"
+        )
     return rows
 
 

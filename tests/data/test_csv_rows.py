@@ -123,6 +123,15 @@ def test_files_without_a_header():
     assert "a.csv:1 is a header: set config.data.header=()" in error_of(source, header=("label", "text"))
 
 
+def test_a_header_beside_the_config_s_is_noticed(capsys):
+    note.cache_clear()
+    rows = "good film,pos\nfine film,pos\nbad film,neg\nold film,neg\n"
+    read(write("a.csv", rows), header=("text", "label"))
+    assert capsys.readouterr().err == ""
+    read(write("b.csv", f"Review,Stars\n{rows}"), header=("text", "label"))
+    assert "b.csv:1: no other row has the label 'Stars'; is this a header" in capsys.readouterr().err
+
+
 def test_the_config_reaches_every_split():
     write("a.csv", "".join(f"text {i}|x\n" for i in range(9)))
     config = ExamplesConfig(train="csv:a.csv", validation="csv:a.csv", header=("text", "label"), delimiter="|")
