@@ -47,6 +47,10 @@ class EvaluateConfig:
       split: "test" or "validation", of the run's own data. Empty: "test"; a pretraining run has "validation" alone.
       source: other rows, such as "jsonl:other.jsonl"; empty: those of `split`.
       columns: what `source` calls the task's columns, as in "text=review". Empty: as in the run's own data.
+      delimiter: of `source`, as config.data.delimiter. Empty: as in the run's own data; so for the next two.
+      quoting: of `source`, as config.data.quoting.
+      header: names of the columns of `source`, as config.data.header; "()" if the file has a header, though the run's
+        own files have none.
       name: prefix of the files written for `source`; not that of a split.
       batch_size: rows per batch; 0: the run's.
       resamples: for the intervals.
@@ -57,6 +61,9 @@ class EvaluateConfig:
     split: str = ""
     source: str = ""
     columns: tuple[str, ...] = ()
+    delimiter: str = ""
+    quoting: str = ""
+    header: tuple[str, ...] | None = None
     name: str = "other"
     batch_size: int = 0
     resamples: int = 1000
@@ -76,7 +83,8 @@ class EvaluateConfig:
             raise UserError("config.batch_size must not be negative, and config.resamples at least 20")
         if self.source and self.split:
             raise UserError("config.source and config.split name different rows: leave one out")
-        self._refuse(() if self.source else ("columns", "name"), "has no effect without config.source: leave it out")
+        of_source = ("columns", "delimiter", "quoting", "header", "name")
+        self._refuse(() if self.source else of_source, "has no effect without config.source: leave it out")
 
     def check_for_text(self) -> None:
         """Checks that nothing is set that has no effect on a pretraining run.
@@ -156,7 +164,7 @@ def rows_to_evaluate(
     """
     data, columns, split = run_config.data, columns_of(run_config.task), config.split or "test"
     if config.source:
-        data = dataclasses.replace(data, columns=config.columns or data.columns)
+        data = data.of_other_file(config.columns, config.delimiter, config.quoting, config.header)
         return read_source(config.source, "config.source", data, *columns), ()
     if split == "test" and not data.test:
         raise UserError("this run has no test rows: use --config.split=validation, or name rows with --config.source")

@@ -42,6 +42,8 @@ from lm.training.partitioning import make_partitioner
 from lm.training.summary import stopped, summary
 from lm.types import Params
 
+_ROWS_LOOKED_AT = 1000
+
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
@@ -124,6 +126,8 @@ def finetune(
     for name, encoded in (("training", train), ("validation", validation)):
         for note in encoded.notes:
             console.print(f"(!) {name}: {note}")
+    if note := unknown_note(tokenizer, texts_of(config.task, splits.validation[:_ROWS_LOOKED_AT])):
+        console.print(f"(!) validation: {note}")
 
     def claim() -> None:
         directory.claim(config, tokenizer, classes)
@@ -138,6 +142,17 @@ def finetune(
             # Results go to standard output.
             show(evaluate(EvaluateConfig(split=split), directory, splits=splits), Console(quiet=console.quiet))
     return outcome
+
+
+def unknown_note(tokenizer: Tokenizer, texts: Sequence[str]) -> str:
+    """A line if most of the texts is unknown to the tokenizer, as without spaces between words, else ""."""
+    unknown = tokenizer.unknown_share(texts)
+    if unknown <= 0.5:
+        return ""
+    return (
+        f"{unknown:.0%} of the tokens are unknown, so the model cannot tell these texts apart: for text without spaces "
+        "between words, or in few rows, set config.tokenizer.kind=bpe or unigram"
+    )
 
 
 def with_model_of_source(config: FinetuneConfig) -> FinetuneConfig:

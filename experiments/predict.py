@@ -42,11 +42,18 @@ class PredictConfig:
     Attributes:
       source: rows, such as "csv:new.csv" or "jsonl:new.jsonl"; empty: texts from --text or standard input.
       columns: what `source` calls the task's columns, as in "text=review". Empty: as in the run's own data.
+      delimiter: of `source`, as config.data.delimiter. Empty: as in the run's own data; so for the next two.
+      quoting: of `source`, as config.data.quoting.
+      header: names of the columns of `source`, as config.data.header; "()" if the file has a header, though the run's
+        own files have none.
       truncate: truncate texts that are too long for the model, even if the run's config does not.
     """
 
     source: str = ""
     columns: tuple[str, ...] = ()
+    delimiter: str = ""
+    quoting: str = ""
+    header: tuple[str, ...] | None = None
     truncate: bool = False
 
 
@@ -100,7 +107,7 @@ def inputs_of_source(config: PredictConfig, run_config: FinetuneConfig, console:
     Raises:
       UserError: if they cannot be read.
     """
-    data = dataclasses.replace(run_config.data, columns=config.columns or run_config.data.columns)
+    data = run_config.data.of_other_file(config.columns, config.delimiter, config.quoting, config.header)
     needed, possible = columns_of(run_config.task)
     if run_config.task.pair is False:
         possible = tuple(name for name in possible if name != "pair")
@@ -193,7 +200,8 @@ def _write(results: Iterator[dict[str, Any]], inputs: Sequence[Input], output: P
             write = _csv_writer(file, list(dict.fromkeys(name for each in inputs for name in each.given)))
         else:
             plain = (file.encoding or "").lower().replace("-", "") != "utf8"
-            write = lambda result: print(json.dumps(json_value(result), ensure_ascii=plain), file=file)  # noqa: E731
+            # Parquet has types that JSON lacks, such as dates.
+            write = lambda result: print(json.dumps(json_value(result), ensure_ascii=plain, default=str), file=file)  # noqa: E731
         for result in results:
             write(result)
 
@@ -230,7 +238,10 @@ def _cells(result: Mapping[str, Any], columns: Sequence[str]) -> Iterator[tuple[
         if isinstance(value, dict) and name not in columns:
             yield from ((f"{name}.{inner}", cell) for inner, cell in value.items())
         else:
-            yield name, json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+            yield (
+                name,
+                (json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else value),
+            )
 
 
 if __name__ == "__main__":

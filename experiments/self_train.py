@@ -146,6 +146,11 @@ def check(config: SelfTrainConfig, first: TrainedRun, workdir: Path) -> None:
       UserError: if not, because of the directory, the devices or the real text.
     """
     WorkDirectory(workdir).check(first.config)
+    if first.config.data.mixed_source is not None:
+        raise UserError(
+            f"config.init_from={config.init_from} was trained on a mixture, with config.data.mixed_source="
+            f"{first.config.data.mixed_source}, where generated text would have to be: use a run without"
+        )
     if not config.trust:
         source = WorkDirectory(Path(config.init_from))
         named = source.load_config()

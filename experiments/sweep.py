@@ -23,6 +23,7 @@ from lm.command_line import define_config_file, run
 from lm.config_files import load_config
 from lm.configuration import check_seed, differences
 from lm.console import Console
+from lm.data.config import check_overridden_sources
 from lm.errors import TrainingError, UserError
 from lm.files import read_json, write_atomically, write_json
 from lm.runs.config import (
@@ -210,12 +211,14 @@ def make_search(config: SweepConfig, base: RunConfig) -> Search:
     """The search of a config.
 
     Raises:
-      UserError: for a parameter that the base config does not have, or that the sweep sets itself.
+      UserError: for a parameter that the base config does not have, or that the sweep sets itself, or if sources of the
+        base would be used beside another training source.
     """
     space = read_space(config.parameters, type(base))
     for parameter in space:
         if parameter.key in ("seed", "data.fold", "data.folds"):
             raise UserError(f"config.parameters: {parameter.key} cannot be searched: use config.seeds and config.folds")
+    check_overridden_sources(base.data, [parameter.key for parameter in space], "in config.parameters")
     if config.method == "grid":
         grid(space)
     training, metric = base.training, config.metric or base.training.best_metric

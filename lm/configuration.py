@@ -137,15 +137,20 @@ def number(kind: type, text: str, name: str) -> int | float:
 
 
 def element_type(hint: Any) -> type:
-    """The T of `tuple[T, ...]`."""
-    return typing.get_args(hint)[0]
+    """The T of `tuple[T, ...]`, or of `tuple[T, ...] | None`."""
+    return typing.get_args(_without_none(hint))[0]
 
 
 def type_without_none(hint: Any) -> type:
     """The T of `T | None`; other types as they are, without their parameters."""
-    if isinstance(hint, types.UnionType):
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    hint = _without_none(hint)
     return typing.get_origin(hint) or hint
+
+
+def _without_none(hint: Any) -> Any:
+    if isinstance(hint, types.UnionType):
+        return next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    return hint
 
 
 def check_seed(name: str, value: int) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from experiments.calibrate import CalibrateConfig
 from experiments.evaluate import EvaluateConfig
+from experiments.predict import PredictConfig
 from experiments.self_train import SelfTrainConfig
 from experiments.sweep import SweepConfig
 from lm.configuration import from_config_dict, type_without_none
@@ -31,7 +32,7 @@ def read(key, text, kind=FinetuneConfig):
         ("task.classes", "'[PAD]','[UNK]'", ("[PAD]", "[UNK]")),
         ("task.classes", "", ()),
         ("task.classes", "()", ()),
-        ("task.classes", "new york", ("new york",)),
+        ("data.header", "new york", ("new york",)),
         ("buckets", "('16','32')", (16, 32)),
         ("buckets", "16,32", (16, 32)),
         ("buckets", "64", (64,)),
@@ -52,6 +53,11 @@ def test_values(key, text, value):
     found = read(key, text)
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(("text", "value"), [("", None), ("()", ()), ("text", ("text",)), ("a,b", ("a", "b"))])
+def test_a_list_that_may_be_none(text, value):
+    assert read("header", text, PredictConfig) == value
 
 
 def test_a_setting_that_may_be_none_can_be():

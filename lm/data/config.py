@@ -1,7 +1,7 @@
 """What to read and how to tokenize it: the `data` and `tokenizer` parts of an experiment's config."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lm.configuration import check_seed
@@ -129,6 +129,18 @@ class ExamplesConfig:
         """The names in the files by the task's names, for the columns that `columns` lists."""
         return dict(pair.split("=", 1) for pair in self.columns)
 
+    def of_other_file(
+        self, columns: tuple[str, ...], delimiter: str, quoting: str, header: tuple[str, ...] | None
+    ) -> "ExamplesConfig":
+        """The config for a file that differs in what is given; what is empty, or None, stays."""
+        return replace(
+            self,
+            columns=columns or self.columns,
+            delimiter=delimiter or self.delimiter,
+            quoting=quoting or self.quoting,
+            header=self.header if header is None else header,
+        )
+
     def _check_folds(self):
         if self.folds < 0 or self.folds == 1:
             raise UserError(f"config.data.folds must be 0 or at least 2, got {self.folds}")
@@ -210,12 +222,15 @@ class TokenizerConfig:
 _CHOSEN_FOR = {"train": ("validation", "test"), "source": ("validation_source", "mixed_source")}
 
 
-def check_overridden_sources(data: DataConfig | ExamplesConfig, overridden: Collection[str]):
+def check_overridden_sources(
+    data: DataConfig | ExamplesConfig, overridden: Collection[str], where: str = "on the command line"
+):
     """Checks that sources of other splits are not left over from a config file whose training source was overridden.
 
     Args:
       data: the config, overrides included.
-      overridden: the config keys that the command line sets, such as "data.train"; to their old values, too.
+      overridden: the config keys that are set, such as "data.train"; to their old values, too.
+      where: they are set, for messages.
 
     Raises:
       UserError: if a source of the file would be used beside another training source.
@@ -225,7 +240,7 @@ def check_overridden_sources(data: DataConfig | ExamplesConfig, overridden: Coll
             left = getattr(data, other, None)
             if left and f"data.{other}" not in overridden:
                 raise UserError(
-                    f"config.data.{key} is set on the command line, but config.data.{other}={left} is the config "
+                    f"config.data.{key} is set {where}, but config.data.{other}={left} is the config "
                     f"file's: set it too; {_WITHOUT[other]}"
                 )
 

@@ -16,13 +16,16 @@ from lm.errors import UserError
 _COMMENT = re.compile(r"#\s*[\w.:-]+\s*=")
 # In CoNLL-U, 1-2 is a word that the next two lines split, and 8.1 one that is not in the sentence.
 _EXTRA_NUMBER = re.compile(r"\d+[-.]\d+")
+_NUMBER = re.compile(r"\d+")
 _COMMENTS, _DOCUMENT, _EXTRA = "comments", "-DOCSTART-", "ranges of words or empty nodes"
 
 # The number of a line, and its fields.
 Line = tuple[int, list[str]]
 
 
-def read_conll(file: Path, name: str, columns: Mapping[str, str], optional: Collection[str]) -> Iterator[FileRow]:
+def read_conll(
+    file: Path, name: str, columns: Mapping[str, str], optional: Collection[str], group: str = "config.data"
+) -> Iterator[FileRow]:
     """Yields the place and the columns of each sentence.
 
     Args:
@@ -31,14 +34,15 @@ def read_conll(file: Path, name: str, columns: Mapping[str, str], optional: Coll
       columns: for each of the task's columns the number of its field, from 1, or its own name: "words" are the first
         field, "tags" the last.
       optional: the task's columns that may be missing.
+      group: of the config key that names columns, for messages.
 
     Raises:
       UserError: if a line is not like the others, or has nothing where a column should be.
     """
-    layout = _Layout.of(list(numbered_lines(file)), name)
+    layout = _Layout.of(list(numbered_lines(file)), name, group)
     sentences = layout.sentences()
     if columns.get("words") == "words":
-        _check_words([[fields[0] for _, fields in sentence] for sentence in sentences], name)
+        _check_words([[fields[0] for _, fields in sentence] for sentence in sentences], name, group)
     places = {column: layout.place(column) for column in columns.values()}
     missing = {columns[task_name] for task_name in optional if task_name in columns}
     wanted = {column: place for column, place in places.items() if place is not None or column not in missing}
@@ -55,7 +59,7 @@ def _field(line: Line, place: int | None, name: str) -> str:
     return fields[place]
 
 
-def _check_words(sentences: Sequence[Sequence[str]], name: str) -> None:
+def _check_words(sentences: Sequence[Sequence[str]], name: str, group: str) -> None:
     """Checks that the first fields are words rather than their numbers or the name of a document."""
     long_ones = [words for words in sentences if len(words) > 2]
     constant = len(long_ones) > 1 and all(len(set(words)) == 1 for words in long_ones)
@@ -63,7 +67,7 @@ def _check_words(sentences: Sequence[Sequence[str]], name: str) -> None:
     if constant or any(map(_is_count, long_ones)) or (numbered and all(numbered)):
         raise UserError(
             f"{name}: the first field is no word but {sentences[0][0]!r:.40}: say which fields to read, as in "
-            "config.data.columns=('words=2', 'tags=4')"
+            f"{group}.columns=('words=2', 'tags=4')"
         )
 
 
@@ -77,17 +81,23 @@ class _Layout:
 
     lines: list[tuple[int, str]]
     name: str
+    group: str
     separator: str
     width: int
+    numbered: bool
 
     @classmethod
-    def of(cls, lines: list[tuple[int, str]], name: str) -> "_Layout":
+    def of(cls, lines: list[tuple[int, str]], name: str, group: str) -> "_Layout":
         """The layout of most of the lines."""
         words = [line for _, line in lines if line.strip() and ("\t" in line or not line.startswith("#"))]
         tabs = sum("\t" in line for line in words)
         separator = "\t" if 2 * tabs >= max(len(words), 1) else " "
-        widths = Counter(len(_split(line, separator)) for line in words)
-        return cls(lines, name, separator, widths.most_common(1)[0][0] if widths else 2)
+        split = [_split(line, separator) for line in words]
+        widths = Counter(map(len, split))
+        # As in CoNLL-U and its relatives with more or fewer fields.
+        numbers = sum(bool(_NUMBER.fullmatch(fields[0])) for fields in split)
+        width = widths.most_common(1)[0][0] if widths else 2
+        return cls(lines, name, group, separator, width, width > 2 and 2 * numbers > len(split))
 
     def place(self, column: str) -> int | None:
         """Index of a column among the fields; None if there is none."""
@@ -98,7 +108,7 @@ class _Layout:
         if not re.fullmatch(r"[1-9]\d{0,3}", column) or int(column) > self.width:
             raise UserError(
                 f"{self.name} has {self.width} fields per line, and none is {column!r}: name fields of conll: files by "
-                "their numbers, as in config.data.columns=('words=2', 'tags=4')"
+                f"their numbers, as in {self.group}.columns=('words=2', 'tags=4')"
             )
         return int(column) - 1
 
@@ -127,7 +137,7 @@ class _Layout:
             return _COMMENTS
         if _DOCUMENT in line.split()[:2]:
             return _DOCUMENT
-        return _EXTRA if self.width == 10 and _EXTRA_NUMBER.fullmatch(fields[0]) else "words"
+        return _EXTRA if self.numbered and _EXTRA_NUMBER.fullmatch(fields[0]) else "words"
 
     def _is_comment(self, line: str, fields: list[str]) -> bool:
         """Whether a line that begins with #, which may be a word, is a comment."""

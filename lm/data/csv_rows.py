@@ -23,40 +23,41 @@ _ENCLOSED = re.compile(r'"(?:[^"]|"")*"')
 Record = tuple[int, list[str]]
 
 
-def read_csv(file: Path, name: str, config: ExamplesConfig) -> Iterator[FileRow]:
+def read_csv(file: Path, name: str, config: ExamplesConfig, group: str = "config.data") -> Iterator[FileRow]:
     """Yields the place and the values of each row.
 
     Args:
       file: with a header, unless the config names the columns.
       name: what to call it.
       config: the dialect.
+      group: of the config keys that set the dialect, for messages.
 
     Raises:
       UserError: if the file is not CSV, or may be read in two ways.
     """
     csv.field_size_limit(sys.maxsize)
     lines = [line for _, line in numbered_lines(file)]
-    first, delimiter = _delimiter(lines, plain_name(file), name, config)
+    first, delimiter = _delimiter(lines, plain_name(file), name, config, group)
     lines = lines[first:]
-    quoted = _is_quoted(lines, delimiter, name, config.quoting)
+    quoted = _is_quoted(lines, delimiter, name, config.quoting, group)
     records = _records(lines, delimiter, quoted, name, first)
     header = list(config.header) or _header(records, name)
     for number, cells in records:
         if cells == list(config.header):
-            raise UserError(f"{name}:{number} is a header: leave config.data.header empty")
-        yield f"{name}:{number}", _row(cells, header, f"{name}:{number}")
+            raise UserError(f"{name}:{number} is a header: set {group}.header=()")
+        yield f"{name}:{number}", _row(cells, header, f"{name}:{number}", f"{group}.header" * bool(config.header))
 
 
-def separators_within(names: Iterable[str], column: str) -> str:
+def separators_within(names: Iterable[str], column: str, group: str) -> str:
     """A hint, if a column's name is found within another between delimiters; else nothing."""
     for delimiter, words in _DELIMITERS.items():
         if any(column in [part.strip(' "') for part in name.split(delimiter)] for name in names if delimiter in name):
             setting = "tab" if delimiter == "\t" else delimiter
-            return f"its values seem to be separated by {words}: set config.data.delimiter='{setting}'"
+            return f"its values seem to be separated by {words}: set {group}.delimiter='{setting}'"
     return ""
 
 
-def _delimiter(lines: Sequence[str], file_name: str, name: str, config: ExamplesConfig) -> tuple[int, str]:
+def _delimiter(lines: Sequence[str], file_name: str, name: str, config: ExamplesConfig, group: str) -> tuple[int, str]:
     """How many lines come before the first record, and the delimiter."""
     declared = re.fullmatch(r"sep=(.)\s*", lines[0]) if lines else None  # as Excel writes and reads
     if config.delimiter:
@@ -71,7 +72,7 @@ def _delimiter(lines: Sequence[str], file_name: str, name: str, config: Examples
         return 0, usual
     if len(expected) > 1:
         found = " or ".join(_DELIMITERS[one] for one in expected)
-        raise UserError(f"{name}: its values may be separated by {found}: set config.data.delimiter")
+        raise UserError(f"{name}: its values may be separated by {found}: set {group}.delimiter")
     note(f"{name}: values are separated by {_DELIMITERS[expected[0]]}")
     return 0, expected[0]
 
@@ -83,7 +84,7 @@ def _width(line: str, delimiter: str) -> int:
         return 0
 
 
-def _is_quoted(lines: Sequence[str], delimiter: str, name: str, setting: str) -> bool:
+def _is_quoted(lines: Sequence[str], delimiter: str, name: str, setting: str, group: str) -> bool:
     """Whether quotation marks enclose values rather than being part of them.
 
     Comma-separated files are quoted. Tab-separated ones may be either: spreadsheets and pandas quote in them what they
@@ -105,7 +106,7 @@ def _is_quoted(lines: Sequence[str], delimiter: str, name: str, setting: str) ->
         return False
     raise UserError(
         f"{name}: do quotation marks, as in {enclosed[0]!r:.60}, enclose values or belong to them? Set "
-        "config.data.quoting to 'standard' or 'none'"
+        f"{group}.quoting to 'standard' or 'none'"
     )
 
 
@@ -127,6 +128,8 @@ def _records(lines: Sequence[str], delimiter: str, quoted: bool, name: str, befo
         try:
             cells = next(reader, None)
         except csv.Error as error:
+            if "new-line character" in str(error):
+                raise UserError(f"{name}:{number} has a carriage return inside: end lines by line feeds") from error
             raise UserError(f"{name}:{number} is not CSV ({error}): fix or remove this line") from error
         if cells is None:
             return
@@ -143,10 +146,11 @@ def _header(records: Iterator[Record], name: str) -> list[str]:
     return header
 
 
-def _row(cells: list[str], header: list[str], place: str) -> dict[str, Any]:
+def _row(cells: list[str], header: list[str], place: str, setting: str) -> dict[str, Any]:
     cells = _without_empty_end(cells, len(header))
     if len(cells) != len(header):
-        raise UserError(f"{place} has {len(cells)} values, the header {len(header)}: fix or remove this line")
+        way_out = f", or name the columns of this file in {setting}" if setting else ""
+        raise UserError(f"{place} has {len(cells)} values, the header {len(header)}: fix or remove this line{way_out}")
     return {column: cell for column, cell in zip(header, cells, strict=True) if column}
 
 

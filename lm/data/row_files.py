@@ -45,10 +45,11 @@ def open_rows(
     scheme, colon, rest = source.partition(":")
     if scheme == "tfds":
         return _read_tfds(rest, key)
+    group = key.rpartition(".")[0]
     readers: dict[str, Callable[[Path, str], Iterator[FileRow]]] = {
         "jsonl": read_json,
-        "csv": lambda file, name: read_csv(file, name, config),
-        "conll": lambda file, name: read_conll(file, name, columns, optional),
+        "csv": lambda file, name: read_csv(file, name, config, group),
+        "conll": lambda file, name: read_conll(file, name, columns, optional, group),
         "parquet": read_parquet,
         "squad": _read_squad,
     }
@@ -65,9 +66,9 @@ def _read_squad(file: Path, name: str) -> Iterator[FileRow]:
         for article in document["data"]:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
-                    answers = _squad_answers(question, f"{name} question {question['id']}")
+                    place = f"{name} question {question['id']}"
                     row = {"id": question["id"], "context": paragraph["context"], "question": question["question"]}
-                    yield f"{name} question {question['id']}", row | {"answers": answers}
+                    yield place, row | _squad_answers(question, place)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{name} does not have SQuAD's layout, data > paragraphs > context and qas > id, question and answers"
@@ -75,15 +76,16 @@ def _read_squad(file: Path, name: str) -> Iterator[FileRow]:
         ) from error
 
 
-def _squad_answers(question: dict[str, Any], place: str) -> list[Any]:
+def _squad_answers(question: dict[str, Any], place: str) -> dict[str, list[Any]]:
+    """The column of answers; none for a question that says nothing of them, as in files to predict."""
     impossible = question.get("is_impossible", False)
     if not isinstance(impossible, bool):
         raise UserError(f"{place}: 'is_impossible' must be true or false, got {impossible!r:.40}: fix this question")
     if not impossible:
-        return question["answers"]
+        return {"answers": question["answers"]} if "answers" in question else {}
     if question.get("answers"):
         raise UserError(f"{place} has answers, but its 'is_impossible' is true: fix this question")
-    return []
+    return {"answers": []}
 
 
 def _short(file: Path) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 from lm.data.cleaning import STEPS
 from lm.data.config import ExamplesConfig
 from lm.data.csv_rows import separators_within
-from lm.data.files import check_surrogates
+from lm.data.files import check_surrogates, note
 from lm.data.row_files import open_rows
 from lm.errors import UserError
 
@@ -62,6 +62,11 @@ def read_rows(
         raise UserError(f"{key}: {source} has no rows")
     for name in ("label", "tags"):
         _check_spellings(rows, name)
+    labels = [row.get("label") for row in rows]
+    if source.startswith("csv:") and config.header and labels[0] and labels.count(labels[0]) == 1 < len(rows):
+        note(
+            f"{rows[0]['place']}: no other row has the label {labels[0]!r}; is this a header, in spite of the config's?"
+        )
     return rows
 
 
@@ -236,16 +241,20 @@ def _row(place: str, values: Row, columns: Mapping[str, str], optional: Collecti
 def _no_column(place: str, values: Row, name: str, column: str, source: str, key: str) -> str:
     """One line about a row that lacks a column."""
     problem = f"{place} has no column {column!r}; it has {', '.join(map(str, values))}: "
-    rename = f"name the right one in {key.rpartition('.')[0]}.columns, as in ('{name}=COLUMN',)"
+    group = key.rpartition(".")[0]
+    rename = f"name the right one in {group}.columns, as in ('{name}=COLUMN',)"
     if not source.startswith("csv:"):
         return problem + rename
-    if hint := separators_within(values, column):
+    if hint := separators_within(values, column, group):
         return problem + hint
-    return f"{problem}{rename}, or, if there is no header, all of them, as in config.data.header=('text', 'label')"
+    return f"{problem}{rename}, or, if there is no header, all of them, as in {group}.header=('text', 'label')"
 
 
 def _check_spellings(rows: Sequence[Row], name: str) -> None:
-    """Checks that no two labels, or tags, differ in invisible characters or the spelling of a number alone."""
+    """Checks that no two labels, or tags, differ in invisible characters or the spelling of a number alone.
+
+    Upper and lower case may differ, but rarely on purpose: it says so.
+    """
     known: dict[str, tuple[str, str]] = {}
     for row in rows:
         for label in [row[name]] if isinstance(row.get(name), str) else row.get(name, ()):
@@ -254,6 +263,12 @@ def _check_spellings(rows: Sequence[Row], name: str) -> None:
                 raise UserError(
                     f"{row['place']}: {name} {label!a} looks like {other!a} at {place}: write both in one way"
                 )
+    places = dict(known.values())
+    folded: dict[str, str] = {}
+    for label, place in places.items():
+        other = folded.setdefault(unicodedata.normalize("NFKC", label).casefold(), label)
+        if other != label:
+            note(f"{place}: {name} {label!r} and {other!r} at {places[other]} are two classes")
 
 
 @functools.lru_cache(maxsize=2**12)
@@ -261,6 +276,10 @@ def _seen_as(label: str) -> str:
     """The label as it looks: composed, without invisible characters, and without .0 after an integer."""
     visible = "".join(each for each in unicodedata.normalize("NFC", label) if unicodedata.category(each) != "Cf")
     return re.sub(r"^(-?\d+)\.0*$", r"\1", " ".join(visible.split()))
+
+
+# What str() makes of the number that pandas puts into empty cells.
+_MISSING = ("nan", "NaN")
 
 
 def _text(value: Any, column: str, place: str) -> str:
@@ -276,16 +295,18 @@ def _label(value: Any, column: str, place: str) -> str:
     if type(value) is int:
         return str(value)
     value = value.strip() if isinstance(value, str) else value
-    if not isinstance(value, str) or not value:
-        got = "nothing" if value in ("", None) else _kind(value)
+    if not isinstance(value, str) or not _seen_as(value) or value in _MISSING:
+        got = "nothing" if value in ("", None) else f"{value!r}, a missing value" if value in _MISSING else _kind(value)
         raise UserError(f"{place}: {column!r} must be text or an integer, got {got}: fix or remove this row")
     check_surrogates(value, column, place)
     return value
 
 
-def _words(value: Any, column: str, place: str) -> list[str]:
+def _words(value: Any, column: str, place: str, kind: str = "words") -> list[str]:
     if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
-        raise UserError(f"{place}: {column!r} must be a list of non-empty words: fix or remove this row")
+        raise UserError(
+            f"{place}: {column!r} must be a list of non-empty {kind}, got {_kind(value)}: fix or remove this row"
+        )
     if not value:
         raise UserError(f"{place}: {column!r} is empty: fix or remove this row")
     for word in value:
@@ -294,7 +315,7 @@ def _words(value: Any, column: str, place: str) -> list[str]:
 
 
 def _tags(value: Any, column: str, place: str) -> list[str]:
-    return [_label(tag, column, place) for tag in _words(value, column, place)]
+    return [_label(tag, column, place) for tag in _words(value, column, place, "names of tags")]
 
 
 def _answers(value: Any, column: str, place: str) -> list[Row]:

@@ -14,7 +14,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from lm.errors import UserError
 from lm.statistics.metrics import SHARE, Metric, mean_metric
-from lm.writing_systems import CHINESE, KANA, SPACELESS, count_systems
+from lm.writing_systems import CHINESE, KANA, SPACELESS, count_systems, system_of
 
 # sacreBLEU's tokenizers, each with the systems without spaces whose text it splits into words or characters.
 TOKENIZERS: dict[str, tuple[str, ...]] = {
@@ -91,6 +91,13 @@ def tokenization_notes(references: Sequence[str], tokenizer: str) -> tuple[str, 
             "set intl for languages with spaces between words, ko-mecab for Korean, zh for Chinese, ja-mecab for "
             "Japanese, char or flores200 for any language",
         )
+    words = [word for text in references for word in text.split() if any(map(str.isalpha, word))]
+    broken = sum(any(system_of(each) and not each.isascii() for each in word) for word in words)
+    if tokenizer == "13a" and broken > len(words) / 4:
+        return (
+            f"{setting} computes ROUGE from the letters a to z alone, and {broken / len(words):.0%} of these texts' "
+            "words have others: set intl, or char or flores200",
+        )
     return ()
 
 
@@ -153,7 +160,11 @@ class _Words:
         self._split = bleu_scorer(tokenizer).tokenizer
 
     def tokenize(self, text: str) -> list[str]:
-        return [word for word in self._split(text.lower()).split() if any(each.isalnum() for each in word)]
+        return [
+            word
+            for word in self._split(text.lower()).split()
+            if any(each.isalnum() or system_of(each) for each in word)
+        ]
 
 
 def _rouge(pairs: list[tuple[str, list[str]]], tokenizer: str) -> dict[str, Metric]:

@@ -25,6 +25,10 @@ OUTSIDE = "O"
 SCHEMES = {"BIO": "BI", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BMESW"}
 
 _TAG = re.compile(r"([BIESLUMW])(?:-(.+))?", re.DOTALL)
+# What people also write: B_PER, b-per, PER-B.
+_OTHER_NOTATION = re.compile(r"([BIESLUM])[-_:./].*|.+[-_:./]([BIESLUM])", re.DOTALL | re.IGNORECASE)
+# Every word is in a segment and there is one type, as where Chinese is segmented into words: no tag says O.
+_WITHOUT_OUTSIDE = ({"B", "E", "S"}, {"B", "L", "U"})
 _AS_BIOES = {"L": "E", "U": "S", "M": "I", "W": "S"}
 
 
@@ -32,11 +36,15 @@ def entity_scheme(tags: Collection[str]) -> str | None:
     """The name of the scheme in `SCHEMES` by which tags mark entities; None if they mark none, as for parts of speech.
 
     Raises:
-      UserError: if some tags mark entities and others don't, or they do so in more than one scheme.
+      UserError: if some tags mark entities and others don't, or they do so in more than one scheme, or in another
+        notation.
     """
     found = {tag: match for tag in tags if (match := _TAG.fullmatch(tag))}
     others = sorted(set(tags) - {OUTSIDE, *found})
-    if not any(match[2] and match[1] in "BI" for match in found.values()) and (others or OUTSIDE not in tags):
+    segments = not others and any(marks <= set(tags) for marks in _WITHOUT_OUTSIDE)
+    marked = any(match[2] and match[1] in "BI" for match in found.values())
+    if not (marked or segments) and (others or OUTSIDE not in tags):
+        _check_notation(tags)
         return None
     if len({match[2] is None for match in found.values()}) > 1:
         others.append(next(tag for tag, match in found.items() if match[2] is None))
@@ -52,6 +60,16 @@ def entity_scheme(tags: Collection[str]) -> str | None:
             f"{', '.join(SCHEMES)}"
         )
     return scheme
+
+
+def _check_notation(tags: Collection[str]) -> None:
+    """Raises UserError if all tags but O seem to mark entities, but not as the schemes do."""
+    matches = [_OTHER_NOTATION.fullmatch(tag) for tag in tags if tag not in (OUTSIDE, OUTSIDE.lower())]
+    if len(matches) == len(tags) or not all(matches):
+        return
+    if {(match[1] or match[2]).upper() for match in matches if match} & {"B", "I"}:
+        example = next(tag for tag in tags if tag not in (OUTSIDE, OUTSIDE.lower()))
+        raise UserError(f"{example} seems to mark an entity: write such tags as B-TYPE and I-TYPE, others as {OUTSIDE}")
 
 
 def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Metric]:

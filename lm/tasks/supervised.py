@@ -85,6 +85,8 @@ class TaskConfig:
         for name in ("max_answer_length", "max_target_length", "beams"):
             if getattr(self, name) < 1:
                 raise UserError(f"config.task.{name} must be at least 1, got {getattr(self, name)}")
+        if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes) or not all(self.classes):
+            raise UserError(f"config.task.classes must be two or more different names, got {', '.join(self.classes)!r}")
         if self.metric_tokenizer not in TOKENIZERS:
             known = ", ".join(TOKENIZERS)
             raise UserError(f"config.task.metric_tokenizer must be one of {known}; got {self.metric_tokenizer!r}")

@@ -60,7 +60,7 @@ class TokenClassification:
         entity_scheme(self.tags)
         if self.truncate and OUTSIDE not in self.tags:
             raise UserError(
-                f"config.task.truncate=True needs a tag {OUTSIDE!r} for truncated words: leave it out and "
+                f"config.task.truncate=True needs a tag {OUTSIDE!r} for truncated words: set it to False and "
                 "raise config.model.max_length"
             )
 

@@ -116,9 +116,20 @@ def test_files_without_a_header():
         ("pos", "good film", "a.csv:1"),
         ("neg", "bad film", "a.csv:2"),
     ]
-    assert "a.csv:1 has 2 values, the header 3" in error_of(source, header=("text", "label", "id"))
+    message = error_of(source, header=("text", "label", "id"))
+    assert message.startswith("a.csv:1 has 2 values, the header 3: ")
+    assert message.endswith("name the columns of this file in config.data.header")
     source = write("a.csv", "label,text\nx,y\n")
-    assert "a.csv:1 is a header: leave config.data.header empty" in error_of(source, header=("label", "text"))
+    assert "a.csv:1 is a header: set config.data.header=()" in error_of(source, header=("label", "text"))
+
+
+def test_a_header_beside_the_config_s_is_noticed(capsys):
+    note.cache_clear()
+    rows = "good film,pos\nfine film,pos\nbad film,neg\nold film,neg\n"
+    read(write("a.csv", rows), header=("text", "label"))
+    assert capsys.readouterr().err == ""
+    read(write("b.csv", f"Review,Stars\n{rows}"), header=("text", "label"))
+    assert "b.csv:1: no other row has the label 'Stars'; is this a header" in capsys.readouterr().err
 
 
 def test_the_config_reaches_every_split():
@@ -146,7 +157,7 @@ def test_long_values():
         ("text,label\nx\n", "a:2 has 1 values, the header 2"),
         ("text,label\nfine,1\n\nx,y,z\n", "a:4 has 3 values, the header 2"),
         ('text,label\n"x,y\n', "a:2 is not CSV (unexpected end of data)"),
-        ("text,label\rx,1\r", "a:1 is not CSV"),
+        ("text,label\rx,1\r", "a:1 has a carriage return inside: end lines by line feeds"),
         ("text,text\n", "a:1: the header has two columns 'text'"),
         ("text,label\n", "config.data.train: csv:a has no rows"),
         ("", "config.data.train: csv:a has no rows"),

@@ -9,7 +9,8 @@ from collections import Counter
 import pytest
 
 from lm.data.config import ExamplesConfig
-from lm.data.rows import read_examples, read_rows
+from lm.data.files import note
+from lm.data.rows import read_examples, read_inputs, read_rows
 from lm.errors import UserError
 
 needs_data = pytest.mark.skipif("LM_DATA_DIR" not in os.environ, reason="LM_DATA_DIR is not set")
@@ -119,10 +120,12 @@ def test_labels_that_look_alike_are_refused(one, other):
     )
 
 
-def test_labels_that_only_resemble_each_other_are_kept():
+def test_labels_that_only_resemble_each_other_are_kept(capsys):
+    note.cache_clear()
     labels = ["1", "01", "1.5", "10", "a", "A", "1st"]
     rows = [{"text": label, "label": label} for label in labels]
     assert [row["label"] for row in read_rows(write_rows("a.jsonl", rows), TEXTS, "k")] == labels
+    assert capsys.readouterr().err.splitlines() == ["note: a.jsonl:6: label 'A' and 'a' at a.jsonl:5 are two classes"]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
@@ -141,6 +144,13 @@ def test_squad_counts_characters_and_knows_questions_without_answers():
     assert [row["answers"] for row in rows] == [[{"text": "the Rhine", "start": 13}], []]
     assert places(rows) == ["a.json question q1", "a.json question q2"]
     assert all(row["context"] == CONTEXT for row in rows)
+
+
+def test_squad_may_leave_out_answers_where_they_are_predicted():
+    write("a.json", squad({"id": 7, "question": "On what?"}))
+    given = read_inputs("squad:a.json", "config.source", ExamplesConfig(), QUESTIONS)
+    assert [one.given for one in given] == [{"id": 7, "context": CONTEXT, "question": "On what?"}]
+    assert "a.json question 7 has no column 'answers'" in error_of("squad:a.json", QUESTIONS)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +203,8 @@ def test_patterns_and_variables(folder, monkeypatch):
         ({"text": "x", "label": True}, "'label' must be text or an integer, got True (bool)"),
         ({"text": "x", "label": None}, "'label' must be text or an integer, got nothing"),
         ({"text": "x", "label": ""}, "'label' must be text or an integer, got nothing"),
+        ({"text": "x", "label": "NaN"}, "'label' must be text or an integer, got 'NaN', a missing value"),
+        ({"text": "x", "label": "\u200b"}, "'label' must be text or an integer, got '\\u200b' (str)"),
         ({"text": "x", "label": "\udfff"}, "half a surrogate pair in 'label'"),
     ],
 )
@@ -208,7 +220,7 @@ def test_bad_texts_and_labels_are_located(row, words):
         ({"words": ["a", "b"], "tags": ["O"]}, "2 words and 1 tags"),
         ({"words": "a b", "tags": ["O"]}, "'words' must be a list of non-empty words"),
         ({"words": ["a", ""], "tags": ["O", "O"]}, "'words' must be a list of non-empty words"),
-        ({"words": ["a"], "tags": [0]}, "'tags' must be a list of non-empty words"),
+        ({"words": ["a"], "tags": [0]}, "'tags' must be a list of non-empty names of tags, got [0] (list)"),
         ({"words": [], "tags": []}, "'words' is empty"),
         ({"words": ["\ud800"], "tags": ["O"]}, "half a surrogate pair"),
     ],
@@ -256,7 +268,7 @@ def test_bad_answers_are_located(answers, words):
         ("jsonl:a.gz", b"plain", "cannot read a.gz"),
         ("squad:a", '{"data":\n [}', "a is not JSON (Expecting value at line 2, column 3)"),
         ("squad:a", '{"data": [{}]}', "a does not have SQuAD's layout"),
-        ("squad:a", squad({"id": "1", "question": "?"}), "a does not have SQuAD's layout"),
+        ("squad:a", squad({"id": "1", "answers": []}), "a does not have SQuAD's layout"),
         ("squad:a", squad(question(is_impossible="false")), "a question q1: 'is_impossible' must be true or false"),
         ("squad:a", squad(question(is_impossible=True)), "a question q1 has answers, but its 'is_impossible' is true"),
         ("squad:a", "[]", "a must be a JSON object, got list"),

@@ -112,6 +112,8 @@ def test_chinese_is_compared_by_characters():
     ("language", "tokenizer", "texts", "f1"),
     [
         ("Thai", "char", ("กขค", "กขง"), 2 / 3),
+        ("Thai vowels", "char", ("ดี", "ดู"), 1 / 2),
+        ("Hindi", "char", ("की", "का!"), 1 / 2),
         ("Russian", "intl", ("Синяя кошка спит.", "синяя кошка"), 2 * 2 / (3 + 2)),
         ("Arabic", "intl", ("القط نائم", "القط هنا"), 1 / 2),
     ],
@@ -130,6 +132,7 @@ def test_other_scripts_have_words(language, tokenizer, texts, f1):
         (["แมวน่ารัก"], "zh", "mostly Thai"),
         (["القط نائم"], "13a", "mostly Arabic"),
         (["고양이가 잔다"], "13a", "mostly Hangul"),
+        (["Tôi có một con mèo đen"], "13a", "83% of these texts' words have others"),
     ],
 )
 def test_text_without_words_is_named_with_the_setting(texts, tokenizer, said):
@@ -141,8 +144,9 @@ def test_text_without_words_is_named_with_the_setting(texts, tokenizer, said):
 @pytest.mark.parametrize(
     ("texts", "tokenizer"),
     [
-        (["A café in 東京, naïve."], "13a"),
-        (["Über größere Äpfel"], "13a"),
+        (["A café in 東京, a naïve one, and some cats that sleep there."], "13a"),
+        (["Der Hund läuft über die große Wiese und bellt dabei laut vor Freude"], "13a"),
+        (["Tôi có một con mèo đen"], "intl"),
         (CHINESE[1], "zh"),
         (["ネコはかわいい"], "ja-mecab"),
         (["แมวน่ารัก"], "char"),

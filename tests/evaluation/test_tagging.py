@@ -93,6 +93,11 @@ def test_a_prefix_alone_is_a_tag_of_the_only_type():
     assert found["recall/entity"].value == found["recall"].value == 0.5
 
 
+def test_words_of_chinese_are_segments():
+    found = entity_metrics([["B", "E", "S", "B", "M", "E"]], [["B", "E", "B", "E", "B", "E"]])
+    assert found["precision"].value == found["recall"].value == 1 / 3
+
+
 @pytest.mark.parametrize(
     ("tags", "scheme"),
     [
@@ -105,6 +110,10 @@ def test_a_prefix_alone_is_a_tag_of_the_only_type():
         (("NOUN", "VERB"), None),
         (("O", "NOUN"), None),
         (("B", "M", "S"), None),
+        (("B", "M", "E", "S"), "BMES"),
+        (("B", "E", "S", "V"), None),
+        (("O", "X-adj", "Y.noun"), None),
+        (("N_NN", "V_VM"), None),
         (("S-Nom", "E-Acc", "V"), None),
     ],
 )
@@ -120,6 +129,11 @@ def test_the_scheme_is_recognized(tags, scheme):
         (("O", "B-PER", "PER"), "B-PER marks an entity and PER does not, but is not O"),
         (("O", "B-PER", "_"), "B-PER marks an entity and _ does not"),
         (("O", "I", "B-PER"), "marks an entity and I does not"),
+        (("O", "B_PER", "I_PER"), "B_PER seems to mark an entity: write such tags as B-TYPE"),
+        (("O", "b-per", "i-per"), "b-per seems to mark an entity"),
+        (("o", "PER-B", "PER-I"), "PER-B seems to mark an entity"),
+        (("O", "PER_I"), "PER_I seems to mark an entity"),
+        (("O", "B-", "I-"), "B- seems to mark an entity"),
     ],
 )
 def test_mixtures_are_refused(tags, words):

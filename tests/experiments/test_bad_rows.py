@@ -49,6 +49,12 @@ MISTAKES = {
         ("--config.task.classes=('animal','plant')",),
         ("the label 'colour' is not among the classes animal, plant",),
     ),
+    "a class named twice": (
+        "classification",
+        None,
+        ("--config.task.classes=('animal','colour','animal')",),
+        ("config.task.classes must be two or more different names",),
+    ),
     "one class": (
         "classification",
         [{"text": "the cat", "label": "animal"}],

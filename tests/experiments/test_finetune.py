@@ -13,7 +13,8 @@ from experiments import finetune
 from lm.calibration.predictions import Predictions
 from lm.console import Console
 from lm.data import rows
-from lm.data.tokenizers import Tokenizer
+from lm.data.config import TokenizerConfig
+from lm.data.tokenizers import Tokenizer, train_tokenizer
 from lm.modules.config import ModelConfig
 from lm.objectives.objective import ObjectiveConfig
 from lm.runs.trained_run import load_run
@@ -230,6 +231,14 @@ def test_ones_own_training_rows_are_not_judged_by_the_rows_of_the_config(here, c
     assert "config.data.validation=jsonl:rows/classification/validation.jsonl is the config file's" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(("texts", "noted"), [(("แมวน่ารัก", "หมาดุร้าย"), True), (("the cat", "the dog"), False)])
+def test_text_that_the_tokenizer_does_not_know_is_noted(texts, noted):
+    tokenizer = train_tokenizer(TokenizerConfig(kind="words", vocab_size=64), [f"{texts[0]} the dog"])
+    note = finetune.unknown_note(tokenizer, [texts[1]])
+    assert note.startswith("100% of the tokens are unknown") == noted == bool(note)
+    assert "config.tokenizer.kind=bpe" in note or not noted
 
 
 def test_test_rows_that_are_known_from_training_are_counted(here, capsys):

@@ -1,14 +1,22 @@
 """Rows without labels get what an evaluation of the same rows with labels predicts."""
 
 import csv
+import datetime
 import io
 import json
 import sys
+from decimal import Decimal
 
 import pytest
 
 from experiments import predict
+from experiments.predict import PredictConfig, inputs_of_source
 from lm.calibration.calibrators import Fitted
+from lm.console import Console
+from lm.data.config import ExamplesConfig
+from lm.data.rows import Input
+from lm.errors import UserError
+from lm.runs.config import FinetuneConfig
 from tests.tiny import command_line, files_below
 from tests.tiny_tasks import rows_of, write_rows
 
@@ -70,6 +78,15 @@ def test_texts_come_from_flags_or_lines_and_go_to_csv_or_json(finetuned, here, t
             assert float(cells["probabilities.animal"]) == pytest.approx(one["probabilities"]["animal"])
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_columns_of_types_that_json_lacks_are_written_as_text(suffix, tmp_path):
+    given = {"day": datetime.date(2024, 1, 2), "days": [datetime.date(2024, 1, 2)], "size": Decimal("1.50")}
+    predict._write(iter([given]), [Input({}, given)], tmp_path / f"out.{suffix}")
+    written = (tmp_path / f"out.{suffix}").read_text(encoding="utf-8")
+    assert written.count("2024-01-02") == 2
+    assert "1.50" in written
+
+
 def test_labels_are_ignored_aloud_and_a_calibrator_is_applied(finetuned, here, tmp_path, capsys):
     parameters = {"temperature": 3.0, "converged": True, "at_bound": False}
     Fitted("temperature", parameters, 2, 41, 1.0, 0.9, True, False).save(tmp_path / "soft.json")
@@ -107,6 +124,32 @@ def test_a_mistake_is_one_line_and_writes_nothing(rows, flags, message, finetune
     assert out == ""
     assert message in err
     assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "values"),
+    [
+        ("good, or bad", {"header": ("text",), "delimiter": "|"}),
+        ('text,stars\n"good, or bad",5\n', {"header": (), "delimiter": ","}),
+        ("stars\ttext\n5\tgood, or bad\n", {"header": (), "delimiter": "tab", "quoting": "none"}),
+        ("5;good, or bad", {}),
+    ],
+)
+def test_a_file_may_be_written_in_another_way_than_the_run_s_own(content, values, tmp_path):
+    run = FinetuneConfig(data=ExamplesConfig(train="csv:own.csv", delimiter=";", header=("label", "text")))
+    (tmp_path / "new.csv").write_text(content, encoding="utf-8")
+    config = PredictConfig(source=f"csv:{tmp_path}/new.csv", **values)
+    (one,) = inputs_of_source(config, run, Console(quiet=True))
+    assert one.row["text"] == "good, or bad"
+
+
+def test_what_a_file_lacks_is_named_with_the_setting_for_it(tmp_path):
+    run = FinetuneConfig(data=ExamplesConfig(train="csv:own.csv", header=("label", "text")))
+    (tmp_path / "new.csv").write_text("good\n", encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"has 1 values, the header 2: .* name the columns of this file in config.header"
+    ):
+        inputs_of_source(PredictConfig(source=f"csv:{tmp_path}/new.csv"), run, Console(quiet=True))
 
 
 def test_texts_of_another_language_are_named(finetuned, here, capsys):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,9 +10,10 @@ from experiments import self_train
 from experiments.self_train import SelfTrainConfig
 from lm.configuration import to_config_dict
 from lm.decoding.sampling import SamplingConfig
+from lm.errors import UserError
 from lm.runs.config import OptimizerConfig, TrainingConfig
 from lm.training.progress import read_metrics
-from tests.tiny import command_line, files_below, run, tiny_config
+from tests.tiny import command_line, files_below, replace, run, tiny_config
 
 pytestmark = pytest.mark.slow
 
@@ -124,6 +126,13 @@ def test_a_mistake_is_one_line_and_leaves_nothing(mistake, pretrained, tmp_path,
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_trained_on_a_mixture_is_refused(tmp_path):
+    config = tiny_config(tmp_path, steps=2)
+    config = replace(config, data={"mixed_source": config.data.source, "mixed_share": 0.5})
+    with pytest.raises(UserError, match=r"was trained on a mixture, with config\.data\.mixed_source=text:"):
+        self_train.check(SelfTrainConfig(init_from="run"), SimpleNamespace(config=config), tmp_path / "rounds")
 
 
 def test_a_run_from_someone_else_names_no_text(pretrained, tmp_path, capsys, monkeypatch):

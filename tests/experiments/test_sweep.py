@@ -9,8 +9,10 @@ import signal
 import jax
 import pytest
 
-from experiments.sweep import Stopped, SweepConfig, define_flags, main, sweep, train_run
+from experiments.sweep import Stopped, SweepConfig, define_flags, main, make_search, sweep, train_run
+from lm.config_files import load_config
 from lm.console import Console
+from lm.data.config import ExamplesConfig
 from lm.errors import TrainingError, UserError
 from lm.files import json_value
 from lm.runs.config import FinetuneConfig
@@ -101,6 +103,17 @@ def test_the_report_can_be_read_and_its_command_run(base, tmp_path):
 
 def test_greater_accuracy_is_better(base, tmp_path):
     assert sweep(grid_config(base, metric="accuracy"), tmp_path, QUIET, formula)[0].values["model.layers"] == 2
+
+
+def test_training_sources_are_not_compared_on_the_validation_rows_of_the_base_by_accident(tmp_path):
+    data = ExamplesConfig(train="csv:a.csv", validation="csv:b.csv")
+    base = write_base(tmp_path, FinetuneConfig(data=data))
+    trains, validation = "data.train=csv:c.csv,csv:d.csv", "data.validation=csv:b.csv"
+    with pytest.raises(
+        UserError, match=r"data\.train is set in config\.parameters, but config\.data\.validation=csv:b"
+    ):
+        make_search(grid_config(base, parameters=(trains,)), load_config(base, (FinetuneConfig,)))
+    make_search(grid_config(base, parameters=(trains, validation)), load_config(base, (FinetuneConfig,)))
 
 
 def test_folds_are_of_the_data(finetune_base, tmp_path):
