@@ -77,6 +77,10 @@ def compare(
         raise InputError("calibrators need items to fit to: give a fit part, or no calibrators")
     unchecked = "" if fit_part is None else check_disjoint(fit_part, test_part)
     notes = [unchecked] if unchecked else []
+    if test_part.weights_N is not None and not test_part.weights_N.all():
+        counted_N = test_part.weights_N > 0
+        notes.append(f"{np.count_nonzero(~counted_N):,} of {len(test_part):,} items have weight 0 and are left out")
+        test_part = test_part.select(counted_N)
     clusters_N = None
     if test_part.clusters_N is not None:
         clusters_N = np.unique(test_part.clusters_N, return_inverse=True)[1]

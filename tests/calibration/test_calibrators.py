@@ -141,8 +141,8 @@ def test_files_keep_every_bit(name, tmp_path):
     # Curves of several classes have as many points each as they need.
     for classes in (2, C) if name == "isotonic" else (2,) if name in OF_TWO else (C,):
         fitted = fitted_to(name, classes=classes)
-        fitted.save(tmp_path / "deep" / "calibrator.json")
-        loaded = Fitted.load(tmp_path / "deep" / "calibrator.json")
+        fitted.save(str(tmp_path / "deep" / "calibrator.json"))
+        loaded = Fitted.load(str(tmp_path / "deep" / "calibrator.json"))
         logits = data("calibrated", classes)[0]
         np.testing.assert_array_equal(loaded.apply(logits), fitted.apply(logits))
         assert loaded.summary == fitted.summary
