@@ -42,7 +42,7 @@ from lm.calibration.report.wording import format_interval, format_p, format_valu
 from lm.calibration.results import Comparison, Entry, Settings, to_json
 from lm.command_line import define_config_file, run
 from lm.configuration import check_seed
-from lm.console import Console
+from lm.console import Console, printable
 from lm.errors import UserError
 from lm.files import check_writable, json_value, write_atomically, write_json
 from lm.runs.tensorboard import add_products
@@ -135,7 +135,8 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
     fit, test = read_parts(config, path, fit_path)
     for part in (fit, test):
         if part is not None and part.unused:
-            console.print(f"not used of {path if part is test else fit_path or path}: {', '.join(part.unused)}")
+            names = printable(", ".join(part.unused[:20]), keep="") + (" and others" if part.unused[20:] else "")
+            console.print(f"not used of {path if part is test else fit_path or path}: {names}")
     doing = "calibrating" if config.calibrators else "measuring"
     with console.progress(doing, len(config.calibrators) + 1) as advance, naming_file(path):
         comparison, fitted = compare(

@@ -174,7 +174,7 @@ def checked_names(names: ArrayLike | None, items: int, name: str) -> np.ndarray 
         raise InputError(f"{name} must have shape ({items},), one for each item, not {names_N.shape}")
     if names_N.dtype.kind in "fc" and not np.isfinite(names_N).all():
         raise InputError(f"{name} of some items are NaN or infinite; give each item a number or a name")
-    missing = np.flatnonzero([_is_missing(each) for each in names_N]) if names_N.dtype.kind in "OmM" else np.array([])
+    missing = np.flatnonzero([is_missing(each) for each in names_N]) if names_N.dtype.kind in "OmM" else np.array([])
     if missing.size:
         raise InputError(
             f"{name} of item {missing[0]} is missing ({missing.size} in all): give each item a number or a name"
@@ -241,12 +241,12 @@ def _of_objects(array: np.ndarray, name: str) -> np.ndarray:
     for place, value in np.ndenumerate(array):
         if not isinstance(value, bool | int | float | np.bool_ | np.number):
             where = f"item {place[0]}" if place else "it"
-            what = "a missing value" if _is_missing(value) else f"of type {type(value).__name__}"
+            what = "a missing value" if is_missing(value) else f"of type {type(value).__name__}"
             raise InputError(f"{name} must hold numbers, but {where} is {what}")
     return np.array(array.tolist())
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Whether it is None, NaN, or a missing value of pandas or NumPy."""
     is_nan = isinstance(value, float) and math.isnan(value)
     return value is None or is_nan or (not isinstance(value, str) and str(value) in ("<NA>", "NaT"))
