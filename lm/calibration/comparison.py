@@ -23,8 +23,8 @@ from lm.calibration.reliability import reliability_bins
 from lm.calibration.resampled_errors import BINNED, Resamplable, Sums, binned_sums, classwise_sums, smooth_sums
 from lm.calibration.results import Bin, Comparison, Entry, Items, Method, Settings
 from lm.statistics.comparisons import paired_mean_difference, resampled_difference
-from lm.statistics.intervals import bias_corrected_interval, mean_interval, share_interval
-from lm.statistics.metrics import mean_metric
+from lm.statistics.intervals import bias_corrected_interval, mean_interval, share_interval, within_limits
+from lm.statistics.metrics import SHARE, mean_metric
 from lm.statistics.resampling import Resampler
 
 _MEANS = {
@@ -225,11 +225,14 @@ class _Measured:
                     difference = paired_mean_difference(old, per_item, self.clusters_N, self.level, weights_N)
         elif name in self.resampled:
             resampled_R = self.resampled[name]
-            interval = (
-                bias_corrected_interval(value, resampled_R, self.level)
-                if floor is None or name == "signed_gap"
-                else error_interval(value, resampled_R, floor, self.level)
-            )
+            if floor is None or name == "signed_gap":
+                interval = bias_corrected_interval(value, resampled_R, self.level)
+            else:
+                interval = error_interval(value, resampled_R, floor, self.level)
+            if name in ("auroc", "aurc"):
+                right, items = float(self.items.correct_N.sum()), len(self.items.correct_N)
+                trials = min(self.resampler.groups, *((right, items - right) if name == "auroc" else ()), items)
+                interval = within_limits(interval, value, SHARE, trials, self.level)
             if before is not None:
                 change_R = resampled_R - before.resampled[name]
                 difference = resampled_difference(value - before.values[name], change_R, swapped[name], self.level)
