@@ -406,6 +406,8 @@ class Fitted:
         calibrator = CALIBRATORS[name]
         parameters = specs.read_parameters(record.get("parameters"), calibrator.spec, facts["classes"])
         calibrator.check(parameters)
+        if parameters.get("items", facts["items"]) != facts["items"]:
+            raise ValueError(f"items is {facts['items']:,} in one place and {parameters['items']:,} in another")
         origin = {key: record[key] for key in _ORIGIN if key in record}
         if type(origin.get("checkpoint")) not in (int, type(None)) or not isinstance(origin.get("model"), str | None):
             raise ValueError("checkpoint must be a whole number and model a text, or null")

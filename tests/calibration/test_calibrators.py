@@ -378,11 +378,17 @@ GARBAGE = {
             **RECORD,
             "name": "histogram",
             "classes": 2,
-            "parameters": {"edges": [[0.5, 0.2]], "values": [[0, 1, 1]], "items": 9},
+            "parameters": {"edges": [[0.5, 0.2]], "values": [[0, 1, 1]], "items": N},
         }
     ),
     "a value too few": json.dumps(
-        {**RECORD, "name": "histogram", "classes": 2, "parameters": {"edges": [[0.5]], "values": [[0]], "items": 9}}
+        {**RECORD, "name": "histogram", "classes": 2, "parameters": {"edges": [[0.5]], "values": [[0]], "items": N}}
+    ),
+    "two numbers of items": json.dumps(
+        {
+            **{**RECORD, "name": "histogram", "classes": 2},
+            "parameters": {"edges": [[0.5]], "values": [[0, 1]], "items": N + 1},
+        }
     ),
     "shares that sum to 2": json.dumps(
         {**RECORD, "name": "ensemble_temperature", "parameters": {"temperature": 2, "weights": [1, 1, 0]}}
