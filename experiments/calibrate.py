@@ -20,6 +20,7 @@ import contextlib
 import csv
 import dataclasses
 import io
+import os
 import re
 import shutil
 import tempfile
@@ -42,7 +43,7 @@ from lm.calibration.report.wording import format_interval, format_p, format_valu
 from lm.calibration.results import Comparison, Entry, Settings, to_json
 from lm.command_line import define_config_file, run
 from lm.configuration import check_seed
-from lm.console import Console
+from lm.console import Console, printable
 from lm.errors import UserError
 from lm.files import check_writable, json_value, write_atomically, write_json
 from lm.runs.tensorboard import add_products
@@ -86,8 +87,10 @@ class CalibrateConfig:
             raise UserError("config.fit_predictions is for fitting, but config.calibrators is empty: clear one of them")
         settings = self.settings
         check_seed("config.settings.seed", settings.seed)
-        if settings.bins < 1 or settings.resamples < 20 or not 0 < settings.level < 1:
-            raise UserError("config.settings: bins must be at least 1, resamples at least 20, level between 0 and 1")
+        if not (1 <= settings.bins <= 10_000 and 20 <= settings.resamples <= 1_000_000 and 0 < settings.level < 1):
+            raise UserError(
+                "config.settings: bins must be from 1 to 10,000, resamples from 20 to 1,000,000, level between 0 and 1"
+            )
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -135,7 +138,8 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
     fit, test = read_parts(config, path, fit_path)
     for part in (fit, test):
         if part is not None and part.unused:
-            console.print(f"not used of {path if part is test else fit_path or path}: {', '.join(part.unused)}")
+            names = printable(", ".join(part.unused[:20]), keep="") + (" and others" if part.unused[20:] else "")
+            console.print(f"not used of {path if part is test else fit_path or path}: {names}")
     doing = "calibrating" if config.calibrators else "measuring"
     with console.progress(doing, len(config.calibrators) + 1) as advance, naming_file(path):
         comparison, fitted = compare(
@@ -231,9 +235,9 @@ def show(comparison: Comparison, console: Console) -> None:
 
 def predictions_of(config: CalibrateConfig, directory: WorkDirectory) -> tuple[Path, Path | None]:
     """The file to test on, and the file to fit on if it is a separate one."""
-    fit = Path(config.fit_predictions) if config.fit_predictions else None
+    fit = Path(os.path.expanduser(config.fit_predictions)) if config.fit_predictions else None
     if config.predictions:
-        return Path(config.predictions), fit
+        return Path(os.path.expanduser(config.predictions)), fit
     test, validation = directory.predictions / "test.npz", directory.predictions / "validation.npz"
     if test.is_file() and (validation.is_file() or not config.calibrators):
         return test, fit or validation

@@ -190,6 +190,11 @@ def _common_clusters(runs: Sequence[Run]) -> np.ndarray | None:
         is_same = np.array_equal(ids_N, first.ids_N) if first.ids_N is not None else ids_N is None
         if not is_same or len(each.predictions or ()) != len(first):
             raise UserError(f"{each.directory}: its predictions are for other rows than those of {runs[0].directory}")
+        assert each.predictions is not None
+        for name in ("labels", "clusters", "weights"):
+            ours, others = (getattr(part, f"{name}_N") for part in (first, each.predictions))
+            if (ours is None) != (others is None) or not np.array_equal(ours, others):
+                raise UserError(f"{each.directory}: the {name} of its rows differ from those of {runs[0].directory}")
     return first.clusters_N
 
 
@@ -206,22 +211,24 @@ def _check_rows(runs: Sequence[Run]) -> None:
 def _class_metrics(runs: Sequence[Run]) -> dict[str, Callable[[Run], Metric]]:
     """Metrics of predicted classes; each item's outcomes are computed once."""
     found = {}
+    assert runs[0].predictions is not None
+    weights_N = runs[0].predictions.weights_N
     for each in runs:
         assert each.predictions is not None
         found[each.directory] = each.predictions.outcomes()
     metrics = {
-        "accuracy": lambda each: mean_metric(found[each.directory].correct_N),
-        "loss": lambda each: mean_metric(found[each.directory].nll_N),
-        "brier": lambda each: mean_metric(found[each.directory].brier_N),
-        "ece": lambda each: _ece(*found[each.directory][:2]),
+        "accuracy": lambda each: mean_metric(found[each.directory].correct_N, weights_N),
+        "loss": lambda each: mean_metric(found[each.directory].nll_N, weights_N),
+        "brier": lambda each: mean_metric(found[each.directory].brier_N, weights_N),
+        "ece": lambda each: _ece(*found[each.directory][:2], weights_N),
     }
     if all(isinstance(each.predictions.logits, FactoredLogits) for each in runs if each.predictions is not None):
         metrics["perplexity"] = lambda each: dataclasses.replace(metrics["loss"](each), of_sums=_perplexity)
     return metrics
 
 
-def _ece(confidence_N: np.ndarray, correct_N: np.ndarray) -> Metric:
-    features_NF = bin_features(confidence_N, correct_N, _BINNING).toarray()
+def _ece(confidence_N: np.ndarray, correct_N: np.ndarray, weights_N: np.ndarray | None) -> Metric:
+    features_NF = bin_features(confidence_N, correct_N, _BINNING, weights_N=weights_N).toarray()
     return Metric(features_NF, lambda sums: ece(totals_of_sums(sums)))
 
 

@@ -27,6 +27,7 @@ ROOMS = (
     "lm.config_help",
     "lm.overrides",
     "lm.configuration",
+    "lm.fonts",
     "lm.console",
     "lm.files",
     "lm.locks",

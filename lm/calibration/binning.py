@@ -14,7 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lm.calibration.inputs import ArrayLike, checked_confidence, checked_correct, checked_weights
+from lm.calibration.inputs import (
+    ArrayLike,
+    InputError,
+    checked_confidence,
+    checked_correct,
+    checked_count,
+    checked_numbers,
+    checked_weights,
+)
 from lm.types import AnyArray
 
 # A value in [0, 1] is an integer number of steps of 2^-24, the spacing of float32 just below 1. Sums of the upper and
@@ -38,10 +46,13 @@ class Binning:
     scheme: str = "equal_width"
 
     def __post_init__(self):
-        if self.bins < 1:
-            raise ValueError(f"bins must be at least 1, not {self.bins}")
-        if self.edges is not None and (len(self.edges) != self.bins + 1 or np.any(np.diff(self.edges) <= 0)):
-            raise ValueError(f"{self.bins} bins need {self.bins + 1} rising edges, not {self.edges}")
+        object.__setattr__(self, "bins", checked_count(self.bins, "bins"))
+        if self.edges is None:
+            return
+        edges = tuple(checked_numbers(self.edges, "edges").tolist())
+        if len(edges) != self.bins + 1 or np.any(np.diff(edges) <= 0) or (edges[0], edges[-1]) != (0, 1):
+            raise InputError(f"{self.bins} bins need {self.bins + 1} rising edges from 0 to 1, not {edges}")
+        object.__setattr__(self, "edges", edges)
 
     def index(self, confidence_N: AnyArray) -> Array:
         """The bin of each confidence, int32. Computed in float32: with 5 bins, 0.6 is in the third."""
@@ -62,6 +73,7 @@ class Binning:
 
 def equal_mass(confidence: ArrayLike, bins: int = 15) -> Binning:
     """Bins with about the same number of these confidences each; fewer bins if ties span an edge."""
+    bins = checked_count(bins, "bins")
     ordered = np.sort(checked_confidence(confidence).astype(np.float32))
     last_of_each = np.ceil(np.arange(1, bins) * ordered.size / bins).astype(int) - 1
     inner = np.unique(ordered[np.maximum(last_of_each, 0)])

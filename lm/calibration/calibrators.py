@@ -367,8 +367,9 @@ class Fitted:
         """One line about the parameters."""
         return CALIBRATORS[self.name].summary(self.parameters)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes JSON."""
+        path = Path(path)
         record = {**dataclasses.asdict(self), "parameters": jax.tree.map(_to_json, self.parameters)}
         if math.isinf(self.nll_before):
             record["nll_before"] = None
@@ -376,12 +377,13 @@ class Fitted:
         write_atomically(path, json.dumps(record, allow_nan=False) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> "Fitted":
+    def load(cls, path: str | Path) -> "Fitted":
         """Reads what `save` wrote.
 
         Raises:
           UserError: if the file is missing or is not a calibrator.
         """
+        path = Path(path)
         if not path.is_file():
             raise UserError(f"{path}: no such calibrator; fit one with python -m experiments.calibrate")
         record = read_json(path)
@@ -404,6 +406,8 @@ class Fitted:
         calibrator = CALIBRATORS[name]
         parameters = specs.read_parameters(record.get("parameters"), calibrator.spec, facts["classes"])
         calibrator.check(parameters)
+        if parameters.get("items", facts["items"]) != facts["items"]:
+            raise ValueError(f"items is {facts['items']:,} in one place and {parameters['items']:,} in another")
         origin = {key: record[key] for key in _ORIGIN if key in record}
         if type(origin.get("checkpoint")) not in (int, type(None)) or not isinstance(origin.get("model"), str | None):
             raise ValueError("checkpoint must be a whole number and model a text, or null")

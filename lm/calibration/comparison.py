@@ -23,8 +23,8 @@ from lm.calibration.reliability import reliability_bins
 from lm.calibration.resampled_errors import BINNED, Resamplable, Sums, binned_sums, classwise_sums, smooth_sums
 from lm.calibration.results import Bin, Comparison, Entry, Items, Method, Settings
 from lm.statistics.comparisons import paired_mean_difference, resampled_difference
-from lm.statistics.intervals import bias_corrected_interval, mean_interval, share_interval
-from lm.statistics.metrics import mean_metric
+from lm.statistics.intervals import bias_corrected_interval, mean_interval, share_interval, within_limits
+from lm.statistics.metrics import SHARE, mean_metric
 from lm.statistics.resampling import Resampler
 
 _MEANS = {
@@ -77,6 +77,10 @@ def compare(
         raise InputError("calibrators need items to fit to: give a fit part, or no calibrators")
     unchecked = "" if fit_part is None else check_disjoint(fit_part, test_part)
     notes = [unchecked] if unchecked else []
+    if test_part.weights_N is not None and not test_part.weights_N.all():
+        counted_N = test_part.weights_N > 0
+        notes.append(f"{np.count_nonzero(~counted_N):,} of {len(test_part):,} items have weight 0 and are left out")
+        test_part = test_part.select(counted_N)
     clusters_N = None
     if test_part.clusters_N is not None:
         clusters_N = np.unique(test_part.clusters_N, return_inverse=True)[1]
@@ -221,11 +225,14 @@ class _Measured:
                     difference = paired_mean_difference(old, per_item, self.clusters_N, self.level, weights_N)
         elif name in self.resampled:
             resampled_R = self.resampled[name]
-            interval = (
-                bias_corrected_interval(value, resampled_R, self.level)
-                if floor is None or name == "signed_gap"
-                else error_interval(value, resampled_R, floor, self.level)
-            )
+            if floor is None or name == "signed_gap":
+                interval = bias_corrected_interval(value, resampled_R, self.level)
+            else:
+                interval = error_interval(value, resampled_R, floor, self.level)
+            if name in ("auroc", "aurc"):
+                right, items = float(self.items.correct_N.sum()), len(self.items.correct_N)
+                trials = min(self.resampler.groups, *((right, items - right) if name == "auroc" else ()), items)
+                interval = within_limits(interval, value, SHARE, trials, self.level)
             if before is not None:
                 change_R = resampled_R - before.resampled[name]
                 difference = resampled_difference(value - before.values[name], change_R, swapped[name], self.level)

@@ -12,7 +12,16 @@ import math
 import numpy as np
 from scipy import special, stats
 
-from lm.calibration.inputs import ArrayLike, InputError, as_array, checked_labels, checked_logits, checked_share
+from lm.calibration.inputs import (
+    ArrayLike,
+    InputError,
+    as_array,
+    checked_count,
+    checked_labels,
+    checked_logits,
+    checked_numbers,
+    checked_share,
+)
 from lm.calibration.logits import whole
 
 METHODS = ("lac", "aps", "raps")
@@ -31,6 +40,7 @@ class ConformalSets:
       threshold: largest score of a class in the set.
       penalty: of "raps", per class beyond `free`.
       free: of "raps", number of classes without penalty.
+      classes: C of the items fitted on; None: not checked.
     """
 
     method: str
@@ -38,6 +48,7 @@ class ConformalSets:
     threshold: float
     penalty: float = 0.01
     free: int = 5
+    classes: int | None = None
 
     def sets(self, logits: ArrayLike, seed: int = 0) -> np.ndarray:
         """The classes in each item's set, bool [N, C], from logits [N, C].
@@ -46,6 +57,8 @@ class ConformalSets:
         much. No set is empty.
         """
         logits_NC = np.asarray(whole(checked_logits(logits=logits)))
+        if self.classes not in (None, logits_NC.shape[1]):
+            raise InputError(f"the sets were fitted to {self.classes} classes, not {logits_NC.shape[1]}")
         scores_NC = _scores(logits_NC, self.method, self.penalty, self.free, seed)
         best_N1 = scores_NC.argmin(axis=1)[:, None]
         inside_NC = scores_NC <= self.threshold
@@ -72,23 +85,26 @@ def fit_sets(
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     checked_share(coverage, "coverage")
-    if penalty < 0 or free < 0:
-        raise InputError(f"penalty and free must be at least 0, got {penalty} and {free}")
+    free, penalty = checked_count(free, "free", 0), float(checked_numbers([penalty], "penalty")[0])
+    if penalty < 0:
+        raise InputError(f"penalty must be at least 0, not {penalty}")
     checked = checked_logits(logits=logits)
     labels_N = np.asarray(checked_labels(labels, checked.shape))
     items = len(labels_N)
-    rank = math.ceil((items + 1) * coverage)
+    rank = math.ceil((items + 1) * coverage - 1e-9)  # 100 * 0.55 is above 55 in floating point
     if rank > items:
         raise InputError(
             f"coverage {coverage} needs at least {math.ceil(coverage / (1 - coverage) - 1e-9)} items, not {items}"
         )
     scores_NC = _scores(np.asarray(whole(checked)), method, penalty, free, seed)
     of_labels_N = scores_NC[np.arange(items), labels_N]
-    return ConformalSets(method, coverage, float(np.sort(of_labels_N)[rank - 1]), penalty, free)
+    threshold = float(np.sort(of_labels_N)[rank - 1])
+    return ConformalSets(method, coverage, threshold, penalty, free, checked.shape[1])
 
 
 def _scores(logits_NC: np.ndarray, method: str, penalty: float, free: int, seed: int) -> np.ndarray:
     """Nonconformity of each class: low for likely classes."""
+    seed = checked_count(seed, "seed", 0)
     probabilities_NC = special.softmax(logits_NC.astype(np.float64), axis=1)
     if method == "lac":
         return 1 - probabilities_NC

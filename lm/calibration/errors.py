@@ -22,6 +22,7 @@ from lm.calibration.inputs import (
     checked_clusters,
     checked_confidence,
     checked_correct,
+    checked_count,
     checked_labels,
     checked_logits,
     checked_share,
@@ -309,6 +310,7 @@ def calibration_error(
     if weights is not None and kind == "rms_debiased":
         raise InputError("kind rms_debiased counts items, so it takes no weights")
     checked_share(level, "level")
+    resamples, seed = checked_count(resamples, "resamples", 0), checked_count(seed, "seed", 0)
     confidence_N, correct_N = map(
         np.asarray,
         top_label(labels, logits=logits, log_probs=log_probs, probabilities=probabilities, normalize=normalize),
@@ -365,6 +367,10 @@ def resampled_error(
 ) -> ResampledError:
     """A binned error of checked arrays. Arguments are those of `calibration_error`; clusters are numbered."""
     error = BINNED_ERRORS[kind]
+    if weights_N is not None:  # items that don't count show nothing about the spread either
+        counted_N = weights_N > 0
+        confidence_N, correct_N, weights_N = confidence_N[counted_N], correct_N[counted_N], weights_N[counted_N]
+        clusters_N = None if clusters_N is None else np.unique(clusters_N[counted_N], return_inverse=True)[1]
     value = float(error(bin_totals(confidence_N, correct_N, binning, weights_N)))
     rng = np.random.default_rng(seed + 1)
     null = null_totals(
@@ -387,11 +393,18 @@ def expected_calibration_error(
     logits: ArrayLike | None = None,
     log_probs: ArrayLike | None = None,
     probabilities: ArrayLike | None = None,
+    normalize: bool = False,
     bins: int = 15,
 ) -> Estimate:
     """ECE with equal-width bins as in Guo et al. (2017): `calibration_error` with its defaults and no resamples."""
     return calibration_error(
-        labels, logits=logits, log_probs=log_probs, probabilities=probabilities, bins=bins, resamples=0
+        labels,
+        logits=logits,
+        log_probs=log_probs,
+        probabilities=probabilities,
+        normalize=normalize,
+        bins=bins,
+        resamples=0,
     )
 
 
@@ -414,6 +427,7 @@ def classwise_ece(
     logits: ArrayLike | None = None,
     log_probs: ArrayLike | None = None,
     probabilities: ArrayLike | None = None,
+    normalize: bool = False,
     bins: int = 15,
 ) -> Estimate:
     """Classwise (static) calibration error: the ECE of each class's own probability, averaged over classes.
@@ -421,8 +435,9 @@ def classwise_ece(
     Nixon et al. (2019); Kull et al. (2019, eq. 3). Unlike ECE it covers every probability, not only the highest;
     with many classes nearly all of them fall into the first bin. Needs [N, C] probabilities in memory.
     """
-    given = checked_logits(logits=logits, log_probs=log_probs, probabilities=probabilities)
+    given = checked_logits(logits=logits, log_probs=log_probs, probabilities=probabilities, normalize=normalize)
     labels_N = np.asarray(checked_labels(labels, given.shape))
-    totals = class_bin_totals(labels_N, special.softmax(np.asarray(whole(given)), axis=-1), bins)
+    binning = Binning(bins)
+    totals = class_bin_totals(labels_N, special.softmax(np.asarray(whole(given)), axis=-1), binning.bins)
     specification = {"error": "ece, mean over classes", "confidence": "probability of each class"}
-    return Estimate(float(ece(totals).mean()), {**specification, **Binning(bins).specification()})
+    return Estimate(float(ece(totals).mean()), {**specification, **binning.specification()})

@@ -13,6 +13,7 @@ or raises `InputError` with one line that names the argument. Under `jax.jit` on
 Axes: N items, C classes.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -71,13 +72,15 @@ def checked_logits(
     if isinstance(scores, FactoredLogits):
         return _checked_factors(scores)
     values = as_array(scores, name)
-    _check_scores_shape(values, name)
+    _check_scores_shape(values, name, may_be_counts=normalize)
     if name == "logits":
         return _checked_values(_two_columns(_zeros_like(values), values) if _is_binary(values) else values, name)
     if isinstance(values, jax.core.Tracer):
         if _is_binary(values):
             raise InputError(f"{name} need a column for each class under jax.jit")
-        return jnp.log(values) if name == "probabilities" else values
+        if name == "log_probs":
+            return values
+        return jnp.log(values / values.sum(axis=1, keepdims=True) if normalize else values)
     on_host = np.asarray(values, np.float64)
     return _checked_log_probs(on_host) if name == "log_probs" else _logarithms(_of_rows(on_host, normalize))
 
@@ -85,7 +88,7 @@ def checked_logits(
 def checked_probabilities(probabilities: ArrayLike, normalize: bool = False) -> np.ndarray:
     """The `probabilities` of `checked_logits` as they are, [N, C] in float64 on the host."""
     values = as_array(probabilities, "probabilities")
-    _check_scores_shape(values, "probabilities")
+    _check_scores_shape(values, "probabilities", may_be_counts=normalize)
     return _of_rows(np.asarray(values, np.float64), normalize)
 
 
@@ -122,6 +125,8 @@ def checked_labels(labels: ArrayLike, shape: tuple[int, ...], name: str = "label
 def checked_confidence(confidence: ArrayLike, name: str = "confidence") -> np.ndarray:
     """Confidences as floating-point numbers in [0, 1], [N] with N >= 1, on the host; float32 stays float32."""
     confidence_N = _numbers(confidence, name)
+    if confidence_N.dtype == bool:
+        raise InputError(f"{name} must be numbers in [0, 1], not bools; whether predictions are right is `correct`")
     if confidence_N.dtype.kind != "f":
         confidence_N = confidence_N.astype(np.float64)
     outside_N = ~((confidence_N >= -_ROUNDING) & (confidence_N <= 1 + _ROUNDING))
@@ -153,6 +158,10 @@ def checked_weights(weights: ArrayLike | None, items: int, name: str = "weights"
     _refuse(wrong_N, name, weights_N, "weights must be finite and not negative")
     if not weights_N.any():
         raise InputError(f"{name} are all 0, so no item counts; at least one must be positive")
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.square(weights_N).sum()
+    if not 0 < squares < math.inf:
+        raise InputError(f"{name} are too large or too small to compute with; divide them by their mean")
     return weights_N
 
 
@@ -165,6 +174,11 @@ def checked_names(names: ArrayLike | None, items: int, name: str) -> np.ndarray 
         raise InputError(f"{name} must have shape ({items},), one for each item, not {names_N.shape}")
     if names_N.dtype.kind in "fc" and not np.isfinite(names_N).all():
         raise InputError(f"{name} of some items are NaN or infinite; give each item a number or a name")
+    missing = np.flatnonzero([is_missing(each) for each in names_N]) if names_N.dtype.kind in "OmM" else np.array([])
+    if missing.size:
+        raise InputError(
+            f"{name} of item {missing[0]} is missing ({missing.size} in all): give each item a number or a name"
+        )
     return np.array([str(each) for each in names_N]) if names_N.dtype == object else names_N
 
 
@@ -176,9 +190,16 @@ def checked_clusters(clusters: ArrayLike | None, items: int, name: str = "cluste
 
 def checked_share(value: float, name: str) -> float:
     """A number strictly between 0 and 1."""
-    if not 0 < value < 1:
-        raise InputError(f"{name} must be between 0 and 1, not {value}")
+    if not isinstance(value, int | float | np.number) or not 0 < value < 1:
+        raise InputError(f"{name} must be between 0 and 1, not {value!r}")
     return float(value)
+
+
+def checked_count(value: int, name: str, least: int = 1) -> int:
+    """A whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    return int(value)
 
 
 def as_array(values: ArrayLike, name: str) -> AnyArray:
@@ -196,6 +217,8 @@ def as_array(values: ArrayLike, name: str) -> AnyArray:
         raise InputError(f"{name} must hold numbers, not {array.dtype}")
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise InputError(f"{name} must hold real numbers, not {array.dtype}")
+    if isinstance(array, np.ndarray) and (not array.dtype.isnative or array.dtype == np.longdouble):
+        array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)  # JAX has neither
     return array
 
 
@@ -218,9 +241,15 @@ def _of_objects(array: np.ndarray, name: str) -> np.ndarray:
     for place, value in np.ndenumerate(array):
         if not isinstance(value, bool | int | float | np.bool_ | np.number):
             where = f"item {place[0]}" if place else "it"
-            what = "a missing value" if value is None or str(value) == "<NA>" else f"of type {type(value).__name__}"
+            what = "a missing value" if is_missing(value) else f"of type {type(value).__name__}"
             raise InputError(f"{name} must hold numbers, but {where} is {what}")
     return np.array(array.tolist())
+
+
+def is_missing(value: Any) -> bool:
+    """Whether it is None, NaN, or a missing value of pandas or NumPy."""
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return value is None or is_nan or (not isinstance(value, str) and str(value) in ("<NA>", "NaT"))
 
 
 def _numbers(values: ArrayLike, name: str, items: int | None = None) -> np.ndarray:
@@ -271,8 +300,9 @@ def _check_classes(labels_N: np.ndarray, classes: int, name: str) -> None:
 # --- scores ---
 
 
-def _check_scores_shape(values: AnyArray, name: str) -> None:
-    if values.dtype == bool or not jnp.issubdtype(values.dtype, jnp.floating):
+def _check_scores_shape(values: AnyArray, name: str, may_be_counts: bool = False) -> None:
+    allowed = jnp.number if may_be_counts else jnp.floating
+    if values.dtype == bool or not jnp.issubdtype(values.dtype, allowed):
         raise InputError(f"{name} must be floating-point numbers, not {values.dtype} (predicted classes are no scores)")
     if values.ndim > 2:
         raise InputError(

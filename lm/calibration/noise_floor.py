@@ -15,7 +15,7 @@ from scipy import sparse
 
 from lm.calibration.binning import Binning, BinTotals, weighted_totals
 from lm.calibration.inputs import checked_clusters, checked_confidence, checked_correct, checked_weights
-from lm.statistics.intervals import Interval, bias_corrected_interval
+from lm.statistics.intervals import NO_INTERVAL, Interval, bias_corrected_interval
 
 _DRAWN = 2**24  # draws in memory at a time
 
@@ -164,11 +164,13 @@ def error_interval(observed: float, resampled_R: np.ndarray, floor: Floor, level
 
     It starts at 0 unless the test of calibration rejects at 1 - level: near 0 the bootstrap alone covers the true
     value in only half of the cases, while the test works. It never ends below the observed error minus the mean of the
-    floor.
+    floor. There is none where every item has a confidence of 1 and is right.
     """
+    if observed == 0 and not resampled_R.any():  # sure and right on every item: no spread, which is no proof
+        return NO_INTERVAL
     interval = bias_corrected_interval(observed, resampled_R, level)
     if math.isnan(interval.low):
         return interval
     low = 0.0 if floor.p > 1 - level else max(interval.low, 0.0)
-    high = max(interval.high, observed - floor.mean, 0.0)
+    high = min(max(interval.high, observed - floor.mean, 0.0), 1.0)
     return Interval(low, high, interval.standard_error)

@@ -8,6 +8,7 @@ Axes: N items, C classes.
 import csv
 import json
 import math
+import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
+from lm.calibration.inputs import is_missing
 from lm.errors import UserError
 
 SCORES = ("logits", "log_probs", "probabilities")
@@ -25,6 +27,7 @@ _SINGULAR = {
     **{"id": "ids", "cluster": "clusters", "weight": "weights"},
 }
 _NUMBERS = (*SCORES, "hidden", "output", "weights")
+_ORIGIN = ("checkpoint", "model")  # one value each
 _PACKED = 200  # times that a compressed array may be smaller in the file than in memory
 _SMALL = 2**26  # bytes below which it may be smaller still
 
@@ -48,9 +51,13 @@ def read_arrays(path: Path, known: Collection[str]) -> tuple[dict[str, np.ndarra
     if reader is None:
         raise UserError(f"{path}: predictions are read from files that end in {', '.join(_READERS)}")
     try:
-        return reader(path, known)
+        arrays, unused = reader(path, known)
+        # Bytes are how C and HDF5 hold text.
+        return {name: np.char.decode(a, "utf-8") if a.dtype.kind == "S" else a for name, a in arrays.items()}, unused
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not in UTF-8: save it as UTF-8 ({error.reason} at byte {error.start})") from error
     except Exception as error:  # damage comes to light anywhere in a reader
         reason = (str(error) or type(error).__name__).splitlines()[0]
         kind = path.suffix.lower().removeprefix(".")
@@ -112,7 +119,8 @@ def _read_npy_from(file: IO[bytes], size: int, name: str) -> np.ndarray:
     """One array from a stream of `size` bytes, which must be exactly as long as the array's header says."""
     version = npy.read_magic(file)
     if version not in _HEADERS:
-        raise UserError(f"the array `{name}` has version {version}, which is unknown; save it again with NumPy")
+        advice = "give its fields Latin names" if version == (3, 0) else "save it again with NumPy"
+        raise UserError(f"the array `{name}` has format version {version}, which is not read: {advice}")
     shape, fortran_order, dtype = _HEADERS[version](file)
     if dtype.hasobject:
         raise UserError(f"the array `{name}` holds pickled objects, which are not read: it is not one of plain arrays")
@@ -143,7 +151,8 @@ def _read_csv(path: Path, known: Collection[str]) -> tuple[dict[str, np.ndarray]
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
         file.seek(0)
-        delimiter = max(",;\t", key=first.count)
+        # Names of classes may hold a delimiter, so the one that finds the most columns is right.
+        delimiter = max(",;\t", key=lambda each: sum(map(bool, map(_array_of, _cells(first, each)))))
         rows = csv.reader(file, delimiter=delimiter, strict=True)
         names = [name.strip() for name in next(rows, [])]
         _check_header(names)
@@ -158,19 +167,22 @@ def _read_csv(path: Path, known: Collection[str]) -> tuple[dict[str, np.ndarray]
     return _of_columns(dict(zip(names, columns, strict=True)), known)
 
 
-def _check_header(names: list[str]) -> None:
+def _cells(line: str, delimiter: str) -> list[str]:
+    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+
+
+def _check_header(names: list[str], what: str = "its first line") -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UserError(f"the column `{repeated[0]}` is there twice; rename one")
     if names and not any(_array_of(name) for name in names):
         raise UserError(
-            f"its first line, {', '.join(names)[:80]}, must name the columns, such as label,probability_cat,"
-            "probability_dog"
+            f"{what}, {', '.join(names)[:80]}, must name the columns, such as label,probability_cat,probability_dog"
         )
 
 
 def _read_json(path: Path, known: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique)
     if isinstance(content, list):
         return _of_records(content, known)
     if not isinstance(content, dict):
@@ -184,10 +196,18 @@ def _read_json_lines(path: Path, known: Collection[str]) -> tuple[dict[str, np.n
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    records.append(json.loads(line))
+                    records.append(json.loads(line, object_pairs_hook=_unique))
                 except ValueError as error:
                     raise UserError(f"line {number} is not JSON: {error}") from error
     return _of_records(records, known)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise UserError(f"`{repeated}` is there twice; remove one")
+    return found
 
 
 def _of_records(records: list[Any], known: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -204,9 +224,20 @@ def _read_parquet(path: Path, known: Collection[str]) -> tuple[dict[str, np.ndar
         from pyarrow import parquet
     except ImportError as error:
         raise UserError("reading parquet needs a package: pip install pyarrow") from error
-    table = parquet.read_table(path)
-    _check_header(table.column_names)
-    return _of_columns({name: table[name].to_pylist() for name in table.column_names}, known)
+    file = parquet.ParquetFile(path)
+    names = file.schema_arrow.names
+    _check_header(names, "its schema")
+    metadata = file.metadata
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
+    if 8 * values > max(_SMALL, _PACKED * path.stat().st_size):
+        raise UserError(
+            f"its {path.stat().st_size:,} bytes claim {values:,} values; if they are real, save them as npz"
+        )
+    table = file.read([name for name in names if (_array_of(name) or (name,))[0] in known])
+    unused = [name for name in names if name not in table.column_names]
+    arrays, others = _of_columns({name: table[name].to_pylist() for name in table.column_names}, known)
+    return arrays, [*others, *unused]
 
 
 def _of_columns(columns: Mapping[str, Any], known: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -214,22 +245,34 @@ def _of_columns(columns: Mapping[str, Any], known: Collection[str]) -> tuple[dic
     arrays: dict[str, np.ndarray] = {}
     classes: dict[str, dict[str, Any]] = {}
     unused = []
+    labels = None
     for name, values in columns.items():
         array, class_name = _array_of(name) or (name, "")
         if array not in known:
             unused.append(name)
+        elif array in _ORIGIN and values is None:
+            continue
         elif class_name:
             classes.setdefault(array, {})[class_name] = _column(values, name, array)
         elif array in arrays:
             raise UserError(f"`{array}` is there twice, also as `{name}`; rename one")
         else:
             arrays[array] = _column(values, name, array)
+            labels = values if array == "labels" else labels
+    names = arrays["class_names"].tolist() if "class_names" in arrays else None
+    of_columns = None
     for array, by_class in classes.items():
         if array in arrays:
             raise UserError(f"`{array}` is there twice: as one column, and with a column for each class")
-        arrays[array], names = _side_by_side(by_class, array)
-        if names is not None:
-            arrays.setdefault("class_names", np.array(names))
+        arrays[array], of_columns = _side_by_side(by_class, array)
+        if of_columns is not None:
+            arrays.setdefault("class_names", np.array(of_columns))
+    if isinstance(labels, list):
+        texts = [str(label) for label in labels]
+        # Names such as 1 and -1 look like numbers of classes.
+        may_be_names = of_columns is not None or all(isinstance(label, str) for label in labels)
+        if may_be_names and set(texts) <= set(of_columns or names or ()):
+            arrays["labels"] = np.array(texts)
     return arrays, unused
 
 
@@ -248,6 +291,11 @@ def _array_of(name: str) -> tuple[str, str] | None:
 def _side_by_side(by_class: dict[str, np.ndarray], array: str) -> tuple[np.ndarray, list[str] | None]:
     """Scores [N, C], and the classes' names unless they are numbers."""
     names = list(by_class)
+    if len(names) == 1:
+        raise UserError(
+            f"`{array}` has a column for class {names[0]} alone: add the other classes, or name the column without a "
+            "class if it is for class 1 of two"
+        )
     if all(name.isdecimal() for name in names):
         numbers = sorted(int(name) for name in names)
         if numbers != list(range(len(names))):
@@ -264,19 +312,20 @@ def _column(values: Any, name: str, array: str) -> np.ndarray:
     """An array from a column of text, numbers or lists."""
     if isinstance(values, np.ndarray):
         return values
-    if array in ("checkpoint", "model") and not isinstance(values, list):
+    if array in _ORIGIN and not isinstance(values, list):
         return np.array(values)
     if not isinstance(values, list):
         raise UserError(f"`{name}` must be a list with an entry for each item, not a {type(values).__name__}")
-    missing = [item for item, value in enumerate(values) if value is None or value == ""]
+    missing = [item for item, value in enumerate(values) if value == "" or (is_missing(value) and array not in SCORES)]
+    missing = missing or [item for item, value in enumerate(values) if value is None]
     if missing:
         raise UserError(f"`{name}` of item {missing[0]} is missing ({len(missing)} in all): fill it or drop the item")
     if array in _NUMBERS:
         return _as_numbers(values, name)
-    if array == "labels":
-        return _as_labels(values)
     if any(isinstance(value, list | dict) for value in values):
         raise UserError(f"`{name}` must hold one value for each item, not lists")
+    if array == "labels":
+        return _as_labels(values)
     return np.array([str(value) for value in values])
 
 
@@ -291,25 +340,31 @@ def _as_numbers(values: list[Any], name: str) -> np.ndarray:
 
 def _number(value: Any, name: str, item: int) -> float:
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool) or "_" in str(value):  # which Python allows in numbers
             raise TypeError
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"`{name}` of item {item} is {str(value)[:40]!r}, not a number") from error
+        is_comma = isinstance(value, str) and re.fullmatch(r"-?\d*,\d+", value)
+        advice = ": write decimals with a point" if is_comma else ""
+        raise UserError(f"`{name}` of item {item} is {str(value)[:40]!r}, not a number{advice}") from error
 
 
 def _as_labels(values: list[Any]) -> np.ndarray:
     """Numbers of classes, or their names."""
+    bools = sum(isinstance(value, bool) for value in values)
+    if 0 < bools < len(values):
+        raise UserError("some `labels` are true or false and others are not: use one of them")
     if all(isinstance(value, int | float) for value in values):
         numbers = np.array(values)
         # pandas writes whole numbers as 2.0 where a column once had gaps.
         is_whole = numbers.dtype.kind == "f" and (np.abs(numbers) < 2**53).all() and (numbers % 1 == 0).all()
         return numbers.astype(np.int64) if is_whole else numbers
     texts = [str(value) for value in values]
-    try:
+    if {text.lower() for text in texts} <= {"true", "false"}:
+        return np.array([text.lower() == "true" for text in texts])
+    if all(re.fullmatch(r"[+-]?\d+(\.0)?", text) for text in texts):
         return np.array([int(text.removesuffix(".0")) for text in texts])
-    except ValueError:
-        return np.array(texts)
+    return np.array(texts)
 
 
 _READERS = {

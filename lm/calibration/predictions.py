@@ -74,6 +74,8 @@ class Predictions:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
         if self.class_names is not None and len(self.class_names) != classes:
             raise InputError(f"class_names has {len(self.class_names)} names for {classes} classes")
         if self.ids_N is not None and np.unique(self.ids_N).size != items:
@@ -197,6 +199,9 @@ def _numbered(labels_N: np.ndarray, class_names: tuple[str, ...] | None) -> np.n
             "probability_cat"
         )
     numbers = {name: number for number, name in enumerate(class_names)}
+    if len(numbers) < len(class_names):
+        repeated = next(name for name in class_names if class_names.count(name) > 1)
+        raise InputError(f"class_names has {repeated!r} twice, so labels cannot be names: give the numbers of classes")
     unknown = [item for item, name in enumerate(texts) if name not in numbers]
     if unknown:
         raise InputError(

@@ -11,8 +11,8 @@ from lm.calibration.binning import Binning, BinTotals, bin_totals
 from lm.calibration.errors import resampled_error
 from lm.calibration.inputs import (
     ArrayLike,
-    InputError,
     checked_clusters,
+    checked_count,
     checked_logits,
     checked_share,
     checked_weights,
@@ -100,8 +100,7 @@ def reliability_diagram(
     """
     from lm.calibration.report.diagrams import reliability  # Matplotlib is slow to import
 
-    if resamples < 1:
-        raise InputError(f"resamples must be at least 1, not {resamples}")
+    resamples, seed = checked_count(resamples, "resamples"), checked_count(seed, "seed", 0)
     checked = checked_logits(logits=logits, log_probs=log_probs, probabilities=probabilities, normalize=normalize)
     confidence_N, correct_N = map(np.asarray, top_label(labels, logits=checked))
     binning, weights_N = Binning(bins), checked_weights(weights, len(confidence_N))

@@ -12,9 +12,12 @@ from lm.calibration.inputs import (
     ArrayLike,
     InputError,
     checked_correct,
+    checked_count,
     checked_labels,
     checked_numbers,
     checked_probabilities,
+    checked_share,
+    checked_weights,
 )
 
 
@@ -54,6 +57,7 @@ def brier_decomposition(
     """
     probabilities_NC = checked_probabilities(probabilities, normalize)
     labels_N = np.asarray(checked_labels(labels, probabilities_NC.shape))
+    bins = checked_count(bins, "bins")
     items, classes = probabilities_NC.shape
     parts = np.zeros(5)
     for c in range(classes):
@@ -111,7 +115,12 @@ class Ranking:
           weight: how often each item counts, [..., N]; None: once.
         """
         correct_N = checked_correct(correct_N, self.order_N.size)
-        weight = np.ones_like(correct_N) if weight is None else weight
+        weight = np.ones_like(correct_N) if weight is None else np.asarray(weight)
+        if weight.shape[-1:] != correct_N.shape or not (weight >= 0).all():
+            raise InputError(
+                f"weights must be {correct_N.size} numbers that are not negative, one for each item, not of shape "
+                f"{weight.shape}"
+            )
         right = self.group_sums(weight * correct_N)
         return right, self.group_sums(weight) - right
 
@@ -144,8 +153,10 @@ def aurc(ranking: Ranking, correct_N: np.ndarray, weight: np.ndarray | None = No
 
     Ties share their errors evenly, so the order of items does not matter (otherwise the same hundred items can give
     0.12 or 0.45). Arguments and result as for `auroc`; with weights the average is over groups of equal confidence,
-    each with its weight.
+    each with its weight, a whole number.
     """
+    if weight is not None and np.any(np.asarray(weight) % 1):
+        raise InputError("weights count items here, so they must be whole numbers")
     return aurc_of_groups(*ranking.right_and_wrong(correct_N, weight))
 
 
@@ -168,6 +179,7 @@ def risk_coverage(
     ranking: Ranking, correct_N: np.ndarray, weights_N: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The curve at the end of each group: (coverage, error rate among the covered items), [G] each."""
+    weights_N = checked_weights(weights_N, ranking.order_N.size)
     right, wrong = ranking.right_and_wrong(correct_N, weights_N)
     counted = right + wrong > 0
     right, wrong = right[counted], wrong[counted]
@@ -177,8 +189,8 @@ def risk_coverage(
 
 def accuracy_at_coverage(ranking: Ranking, correct_N: np.ndarray, coverage: float) -> float:
     """Accuracy of the `coverage` share of most confident items; ties are shared evenly."""
-    if not 0 < coverage <= 1:
-        raise InputError(f"coverage must be in (0, 1], got {coverage}")
+    if coverage != 1:
+        checked_share(coverage, "coverage")
     right, wrong = ranking.right_and_wrong(correct_N)
     wanted = coverage * len(correct_N)
     size = right + wrong

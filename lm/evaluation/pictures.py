@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +15,7 @@ from matplotlib.ticker import PercentFormatter
 from lm.console import printable
 from lm.errors import UserError
 from lm.files import written_atomically
+from lm.fonts import style
 
 _INK, _MUTED, _LINES = "#1f2328", "#68707a", "#d3d8de"
 _STYLE: dict[Any, Any] = {
@@ -52,7 +52,7 @@ def save_confusion_picture(confusion_CC: np.ndarray, class_names: Sequence[str],
     path = Path(path)
     if path.suffix.lower() not in _SUFFIXES:
         raise UserError(f"{path}: the file name of a plot must end with {' or '.join(_SUFFIXES)}")
-    with matplotlib.rc_context(_STYLE):
+    with style(_STYLE):
         figure = _draw(np.asarray(confusion_CC), class_names)
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else None  # the same plot, the same bytes

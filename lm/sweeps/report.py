@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -22,6 +21,7 @@ from rich.table import Table
 
 from lm.console import printable
 from lm.files import written_atomically
+from lm.fonts import style
 from lm.sweeps.search_space import Parameter, Value, Values, format_value
 from lm.sweeps.study import Metrics, Repetition, Study, directory_of, format_mean, mean_and_error
 
@@ -173,7 +173,7 @@ def save_picture(rows: Sequence[Row], study: Study, directory: Path) -> None:
     darker and end higher; the best one is thick. A trial that did not complete has no final metric: it is dashed and
     ends before that axis.
     """
-    with matplotlib.rc_context(_STYLE):
+    with style(_STYLE):
         figure = _draw(rows, study)
         for suffix, options in ((".png", {"dpi": 180}), (".svg", {"metadata": {"Date": None}})):
             with written_atomically(directory / f"sweep{suffix}") as temporary:

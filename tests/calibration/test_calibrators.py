@@ -141,8 +141,8 @@ def test_files_keep_every_bit(name, tmp_path):
     # Curves of several classes have as many points each as they need.
     for classes in (2, C) if name == "isotonic" else (2,) if name in OF_TWO else (C,):
         fitted = fitted_to(name, classes=classes)
-        fitted.save(tmp_path / "deep" / "calibrator.json")
-        loaded = Fitted.load(tmp_path / "deep" / "calibrator.json")
+        fitted.save(str(tmp_path / "deep" / "calibrator.json"))
+        loaded = Fitted.load(str(tmp_path / "deep" / "calibrator.json"))
         logits = data("calibrated", classes)[0]
         np.testing.assert_array_equal(loaded.apply(logits), fitted.apply(logits))
         assert loaded.summary == fitted.summary
@@ -378,11 +378,17 @@ GARBAGE = {
             **RECORD,
             "name": "histogram",
             "classes": 2,
-            "parameters": {"edges": [[0.5, 0.2]], "values": [[0, 1, 1]], "items": 9},
+            "parameters": {"edges": [[0.5, 0.2]], "values": [[0, 1, 1]], "items": N},
         }
     ),
     "a value too few": json.dumps(
-        {**RECORD, "name": "histogram", "classes": 2, "parameters": {"edges": [[0.5]], "values": [[0]], "items": 9}}
+        {**RECORD, "name": "histogram", "classes": 2, "parameters": {"edges": [[0.5]], "values": [[0]], "items": N}}
+    ),
+    "two numbers of items": json.dumps(
+        {
+            **{**RECORD, "name": "histogram", "classes": 2},
+            "parameters": {"edges": [[0.5]], "values": [[0, 1]], "items": N + 1},
+        }
     ),
     "shares that sum to 2": json.dumps(
         {**RECORD, "name": "ensemble_temperature", "parameters": {"temperature": 2, "weights": [1, 1, 0]}}

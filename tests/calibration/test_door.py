@@ -1,5 +1,6 @@
 """Every public function of the calibration library checks what it gets, and weights are copies."""
 
+import jax
 import numpy as np
 import pytest
 from scipy import special
@@ -95,6 +96,51 @@ def test_other_functions_check_too():
         conformal.report_sets(LOGITS, LABELS)
     with pytest.raises(InputError, match="give them as logits"):
         scores.brier_decomposition(LABELS, LOGITS)
+    with pytest.raises(InputError, match="fitted to 4 classes"):
+        SETS.sets(LOGITS[:, :3])
+    with pytest.raises(InputError, match="not bools"):
+        errors.smooth_ece(CORRECT.astype(bool), CONFIDENCE)  # in the wrong order
+    for edges in ((0.2, 0.5, 0.8), (0, np.nan, 1), (0, 0.5, 2), (0, 1), (0, 1, 1)):
+        with pytest.raises(InputError, match="edges"):
+            binning.Binning(2, edges)
+
+
+OF_A_NUMBER = {
+    "bins": lambda bins: errors.calibration_error(LABELS, logits=LOGITS, bins=bins, resamples=0),
+    "bins of equal mass": lambda bins: binning.equal_mass(CONFIDENCE, bins),
+    "bins of classwise_ece": lambda bins: errors.classwise_ece(LABELS, logits=LOGITS, bins=bins),
+    "bins of brier_decomposition": lambda bins: scores.brier_decomposition(LABELS, P, bins),
+    "resamples": lambda number: errors.calibration_error(LABELS, logits=LOGITS, resamples=number or -1),
+    "seed": lambda seed: errors.calibration_error(LABELS, logits=LOGITS, resamples=20, seed=seed or -1),
+    "seed of fit_sets": lambda seed: conformal.fit_sets(LOGITS, LABELS, method="raps", seed=seed or -1),
+    "free": lambda free: conformal.fit_sets(LOGITS, LABELS, method="raps", free=free or -1),
+    "penalty": lambda penalty: conformal.fit_sets(LOGITS, LABELS, method="raps", penalty=penalty or -1),
+    "level": lambda level: errors.calibration_error(LABELS, logits=LOGITS, level=level),
+    "coverage": lambda coverage: conformal.fit_sets(LOGITS, LABELS, coverage),
+    "coverage of accuracy_at_coverage": lambda coverage: scores.accuracy_at_coverage(
+        scores.Ranking.of(CONFIDENCE), CORRECT, coverage
+    ),
+    "risk": lambda risk: selective.threshold_for_risk(CONFIDENCE, CORRECT, risk),
+}
+
+
+@pytest.mark.parametrize("function", OF_A_NUMBER.values(), ids=OF_A_NUMBER)
+@pytest.mark.parametrize("value", [0, -3, "2", None, np.nan])
+def test_single_numbers_are_checked_everywhere(function, value):
+    with pytest.raises(InputError):
+        function(value)
+
+
+def test_counts_of_votes_and_rounded_rows_can_be_normalized_everywhere():
+    counts = RANDOM.integers(0, 9, size=(N, C)) + np.eye(C, dtype=int)[LABELS]
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    for function in (errors.calibration_error, errors.expected_calibration_error, errors.classwise_ece):
+        found, expected = function(LABELS, probabilities=counts, normalize=True), function(LABELS, probabilities=shares)
+        assert float(found) == pytest.approx(float(expected))
+    found = scores.brier_decomposition(LABELS, counts, normalize=True)
+    assert found.brier == pytest.approx(scores.brier_decomposition(LABELS, shares).brier)
+    under_jit = jax.jit(lambda p: outcomes.outcomes(LABELS, probabilities=p, normalize=True))(counts.astype(float))
+    np.testing.assert_allclose(under_jit.nll_N, -np.log(shares[np.arange(N), LABELS]), rtol=1e-5)
 
 
 # --- weights ---
@@ -140,6 +186,29 @@ def test_without_a_meaning_weights_are_refused():
         errors.calibration_error(LABELS, probabilities=P, kind="rms_debiased", weights=np.ones(N))
     with pytest.raises(InputError, match="weights of item 2 is -1"):
         errors.calibration_error(LABELS, probabilities=P, weights=changed(np.ones(N), 2, -1))
+
+
+def test_weights_of_ranking_metrics_are_counts():
+    ranking, weights = scores.Ranking.of(CONFIDENCE), RANDOM.integers(0, 4, size=N)
+    copies = np.repeat(np.arange(N), weights)
+    copied = scores.Ranking.of(CONFIDENCE[copies])
+    for metric in (scores.auroc, scores.aurc):
+        assert metric(ranking, CORRECT, weights) == pytest.approx(metric(copied, CORRECT[copies]))
+        for wrong in (-weights, weights[1:], changed(weights.astype(float), 2, np.nan)):
+            with pytest.raises(InputError, match="weights"):
+                metric(ranking, CORRECT, wrong)
+    with pytest.raises(InputError, match="whole numbers"):
+        scores.aurc(ranking, CORRECT, weights / 2)
+    with pytest.raises(InputError, match="all 0"):
+        scores.risk_coverage(ranking, CORRECT, 0 * weights)
+
+
+def test_items_of_weight_0_are_no_items():
+    weights = np.where(np.arange(N) < 50, RANDOM.uniform(0.5, 2, size=N), 0)
+    found = errors.calibration_error(LABELS, probabilities=P, weights=weights)
+    assert found == errors.calibration_error(LABELS[:50], probabilities=P[:50], weights=weights[:50])
+    one_counts = errors.calibration_error(LABELS, probabilities=P, weights=weights, clusters=weights > 0)
+    assert np.isnan([one_counts.floor.p, one_counts.interval.low, one_counts.interval.high]).all()
 
 
 # --- an error with its uncertainty ---

@@ -73,7 +73,17 @@ def changed(values, place, value):
 
 
 @pytest.mark.parametrize(
-    "of", [np.asarray, jnp.asarray, np.ndarray.tolist, Foreign, Tensor, lambda x: Tensor(x, "torch.bfloat16")]
+    "of",
+    [
+        np.asarray,
+        jnp.asarray,
+        np.ndarray.tolist,
+        Foreign,
+        Tensor,
+        lambda x: Tensor(x, "torch.bfloat16"),
+        lambda x: x.astype(x.dtype.newbyteorder(">")),
+        lambda x: x.astype(np.longdouble) if x.dtype.kind == "f" else x,
+    ],
 )
 def test_arrays_may_come_from_anywhere(of):
     np.testing.assert_array_equal(checked_logits(logits=of(LOGITS)), LOGITS)
@@ -201,6 +211,11 @@ def test_wrong_numbers_of_items_are_refused():
     assert checked_weights(None, N) is checked_clusters(None, N) is None
     np.testing.assert_array_equal(checked_clusters(["b", "a", "b"], 3), [1, 0, 1])
     assert "shape (12,)" in refused(checked_clusters, np.ones(N - 1), N)
+    for missing in (None, float("nan"), np.datetime64("NaT")):
+        assert "clusters of item 1 is missing" in refused(checked_clusters, np.array(["a", missing], object), 2)
+    assert "divide them by their mean" in refused(checked_weights, np.full(N, 1e200), N)
+    assert "divide them by their mean" in refused(checked_weights, np.full(N, 1e-200), N)
+    assert "not bools" in refused(checked_confidence, np.ones(N, bool))
 
 
 def test_under_jit_types_are_checked_and_values_are_not():

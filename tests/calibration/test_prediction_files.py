@@ -125,7 +125,13 @@ def test_one_column_is_class_1_of_two(tmp_path):
         ("a.csv", "label,probability,probability_0\n1,1,0.5\n", "twice"),
         ("a.csv", "label,probability_a,probability_b\na,0.33,0.66\n", "normalize=True"),
         ("a.csv", "label,logit_a,logit_b,probability\na,1,2,0.5\n", "not logits and probabilities"),
-        ("a.csv", b"label,probability\n\xff,0.5\n", "not a csv file"),
+        ("a.csv", b"label,probability\n\xff,0.5\n", "not in UTF-8"),
+        ("a.csv", "label,probability\n1,0.9\n".encode("utf-16"), "save it as UTF-8"),
+        ("a.csv", "label,probability_0\n1,0.9\n", "a column for class 0 alone"),
+        ("a.csv", "label,probability_1\n1,0.9\n", "a column for class 1 alone"),
+        ("a.csv", "label;probability\n1;0,9\n", "write decimals with a point"),
+        ("a.csv", "label,probability\n1,0.9_5\n", "is '0.9_5', not a number"),
+        ("a.csv", "label,probability\n1_0,0.5\n", "labels are text"),
         ("a.csv", 'label,probability\n1,"0.5\n', "not a csv file"),
         ("a.json", "", "not a json file"),
         ("a.json", "5", "an object of arrays or a list of objects, not a int"),
@@ -133,6 +139,13 @@ def test_one_column_is_class_1_of_two(tmp_path):
         ("a.json", '[{"label": 1}, [2]]', "row 1 must be an object"),
         ("a.json", '[{"label": 1}, {"labels": 1}]', "row 1 must be an object with the same keys"),
         ("a.json", '{"labels": 1}', "must be a list"),
+        ("a.json", '{"labels": [1], "labels": [0], "probability": [0.5]}', "`labels` is there twice"),
+        ("a.jsonl", '{"label": 1, "probability": 0.5, "label": 0}', "`label` is there twice"),
+        ("a.json", '{"labels": [[0, 1]], "probability": [0.5]}', "not lists"),
+        ("a.json", '{"labels": [true, 0], "probability": [0.5, 0.5]}', "use one of them"),
+        ("a.json", '{"labels": [1, NaN], "probability": [0.5, 0.5]}', "`labels` of item 1 is missing"),
+        ("a.json", '{"labels": [1, 0], "clusters": [NaN, "a"], "probability": [0.5, 0.5]}', "`clusters` of item 0"),
+        ("a.json", '{"labels": ["a"], "class_names": ["a", "a"], "logits": [[1, 2]]}', "class_names has 'a' twice"),
         ("a.json", '{"labels": [1, 0], "logits": [[1, 2], [1]]}', "equally many numbers"),
         ("a.json", '{"labels": [1, 0], "logits": [[1, 2], [1, true]]}', "is 'True', not a number"),
         ("a.json", '{"labels": [1, 0.5], "logits": [[1, 2], [1, 2]]}', "labels must be integers"),
@@ -147,6 +160,51 @@ def test_one_column_is_class_1_of_two(tmp_path):
 def test_a_bad_table_is_one_line(name, content, message, tmp_path):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     assert message in refused(tmp_path / name)
+
+
+@pytest.mark.parametrize("names", [("1", "-1"), ("0_1", "0_0"), ("1.5", "0"), ("a, b", "c, d"), ("TRUE", "FALSE")])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_labels_are_names_of_classes_though_they_look_like_numbers(names, delimiter, tmp_path):
+    path = tmp_path / "predictions.csv"
+    with path.open("w", newline="") as file:
+        header = ["label", *(f"probability_{name}" for name in names)]
+        csv.writer(file, delimiter=delimiter).writerows([header, [names[1], 0.2, 0.8], [names[0], 0.7, 0.3]])
+    found = Predictions.load(path)
+    assert found.class_names == names
+    assert found.labels_N.tolist() == [1, 0]
+
+
+def test_true_and_false_are_classes_1_and_0(tmp_path):
+    path = tmp_path / "predictions.csv"
+    path.write_text("label,probability\nTrue,0.9\nFALSE,0.25\n")
+    assert Predictions.load(path).labels_N.tolist() == [1, 0]
+
+
+def test_bytes_are_text(tmp_path):
+    labels, names = np.array([b"b", b"a"]), np.array([b"a", "é".encode()])
+    npz(tmp_path / "a.npz", logits=np.eye(2), labels=labels, class_names=np.array([b"a", b"b"]), ids=labels)
+    found = Predictions.load(tmp_path / "a.npz")
+    assert found.labels_N.tolist() == [1, 0]
+    assert found.ids_N.tolist() == ["b", "a"]
+    npz(tmp_path / "b.npz", logits=np.eye(2), labels=[0, 1], class_names=names)
+    assert Predictions.load(tmp_path / "b.npz").class_names == ("a", "é")
+    npz(tmp_path / "c.npz", logits=np.eye(2), labels=[0, 1], class_names=np.array([b"a", b"\xff"]))
+    assert "UTF-8" in refused(tmp_path / "c.npz")
+
+
+def test_names_of_classes_may_be_a_list():
+    judged = Predictions(np.eye(2), np.array([0, 1]), class_names=["wrong", "right"])
+    assert judged.class_names == ("wrong", "right")
+    assert judged.outcomes().correct_N.tolist() == [0, 1]
+
+
+def test_a_parquet_file_that_claims_too_much_is_not_unpacked(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"label": np.zeros(10**7, np.int64), "probability": np.zeros(10**7)})
+    parquet.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 10**5
+    assert "claim 20,000,000 values" in refused(tmp_path / "a.parquet")
 
 
 def test_rounded_probabilities_are_normalized_where_asked(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from lm.calibration.comparison import compare
 from lm.calibration.predictions import Predictions
+from lm.calibration.report.wording import verdict
 from lm.calibration.results import Settings
 from lm.statistics.intervals import wilson_interval
 
@@ -100,3 +101,37 @@ def test_weights_are_copies_in_every_metric():
             if entry.difference:
                 assert entry.difference.p == pytest.approx(expected.difference.p, abs=1e-6), name
     assert sum(one.count for one in weighted.uncalibrated.bins) == N
+
+
+def test_being_sure_and_right_on_every_item_is_no_proof_of_it():
+    labels = np.arange(150) % 2
+    comparison, _ = compare(None, Predictions(200 * np.eye(2)[labels], labels), (), Settings(resamples=50))
+    entries = comparison.uncalibrated.entries
+    assert entries["ece"].value == entries["smooth_ece"].value == entries["aurc"].value == 0
+    assert np.isnan([entries["ece"].interval.high, entries["smooth_ece"].interval.high]).all()
+    assert entries["aurc"].interval.high == pytest.approx(wilson_interval(0, 150)[1])
+
+
+def test_a_perfect_ranking_has_an_interval_and_none_leaves_its_limits():
+    confidence = np.linspace(0.6, 0.99, 60)
+    for wrong in (np.arange(60) < 5, np.isin(np.arange(60), (0, 1, 2, 8))):
+        logits = np.log(np.stack([1 - confidence, confidence], axis=1))
+        comparison, _ = compare(None, Predictions(logits, np.where(wrong, 0, 1)), (), Settings(resamples=200))
+        entry = comparison.uncalibrated.entries["auroc"]
+        assert 0 < entry.interval.low < entry.value <= entry.interval.high <= 1
+        assert entry.interval.low < entry.interval.high
+
+
+def test_items_of_weight_0_are_left_out_and_told():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(60, 3)), rng.integers(3, size=60)
+    weighted = Predictions(logits, labels, weights_N=np.arange(60) < 40)
+    comparison, _ = compare(None, weighted, (), Settings(resamples=50))
+    assert comparison.items.test == 40
+    assert comparison.notes == ("20 of 60 items have weight 0 and are left out",)
+
+
+def test_one_cluster_is_not_compared_with_chance():
+    logits, labels = np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 3
+    comparison, _ = compare(None, Predictions(logits, labels, clusters_N=np.zeros(60)), (), Settings(resamples=50))
+    assert "a single cluster of items cannot compare with chance" in verdict(comparison).before

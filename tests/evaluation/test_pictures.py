@@ -114,3 +114,16 @@ def test_names_with_control_characters_are_well_formed_xml(tmp_path):
     path = tmp_path / "confusion.svg"
     save_confusion_picture(np.eye(2), ["\x1b[31m<b>&\x00", "\ufffe\ud800 ]]>"], path)
     assert "\\x1b[31m<b>&\\x00" in "".join(ElementTree.parse(path).getroot().itertext())
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_characters_that_no_font_has_are_named_once(suffix, tmp_path, capsys):
+    names = ("\ue001好", "\ue001\ue002", "positive")  # of private use, so in no font
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_confusion_picture(CONFUSION, names, tmp_path / f"confusion.{suffix}")
+    said = capsys.readouterr().err
+    assert said.count("note: no installed font has") == 1
+    assert "\ue001" in said
+    save_confusion_picture(CONFUSION, NAMES, tmp_path / f"confusion.{suffix}")
+    assert capsys.readouterr().err == ""

@@ -131,6 +131,16 @@ def test_measuring_alone_uses_all_items(tmp_path):
     assert "No calibrator was fitted." in (tmp_path / "run" / "calibration" / "report.html").read_text()
 
 
+def test_a_home_is_found_and_names_of_arrays_write_no_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    arrays = over_confident()
+    np.savez(tmp_path / "mine.npz", **arrays, **{"notes\nECE is 0\x1b[31m": np.zeros(1)})
+    config = dataclasses.replace(CONFIG, predictions="~/mine.npz", calibrators=())
+    calibrate(config, WorkDirectory(tmp_path / "run"), Console(stderr=True))
+    assert r"not used of" in (said := capsys.readouterr().err)
+    assert r"notes\nECE is 0\x1b[31m" in said.replace("\n", "")
+
+
 @pytest.mark.slow
 def test_classes_that_the_fit_lacks_are_named(tmp_path):
     rng = np.random.default_rng(0)
@@ -244,6 +254,7 @@ def test_missing_predictions_say_how_to_make_them(tmp_path):
         ({"calibrators": ("temprature",)}, "known are temperature"),
         ({"fit_fraction": 1.0}, "fit_fraction"),
         ({"settings": Settings(bins=0)}, "config.settings"),
+        ({"settings": Settings(bins=10**9)}, "config.settings"),
     ],
 )
 def test_bad_configs_are_named(change, message):

@@ -195,6 +195,29 @@ def test_other_rows_and_missing_predictions_are_errors(tmp_path):
         compare(["nowhere"], [run], "validation")
 
 
+@pytest.mark.parametrize("name", ["labels", "clusters", "weights"])
+def test_the_same_rows_with_other_labels_clusters_or_weights_are_an_error(name, tmp_path):
+    run, other = write(tmp_path / "run", 0.7, 0), write(tmp_path / "other", 0.7, 0)
+    path = Path(other) / "predictions" / "test.npz"
+    dataclasses.replace(Predictions.load(path), **{f"{name}_N": np.arange(ROWS) // 2 % 2}).save(path)
+    with pytest.raises(UserError, match=f"other: the {name} of its rows differ"):
+        compare([run], [other])
+
+
+def test_rows_of_weight_0_do_not_count(tmp_path):
+    runs = {name: Path(write(tmp_path / name, share, 0)) for name, share in (("one", 0.6), ("other", 0.8))}
+    for name, run in runs.items():
+        path = run / "predictions" / "test.npz"
+        predictions = Predictions.load(path)
+        dataclasses.replace(predictions, weights_N=np.arange(ROWS) < 100).save(path)
+        predictions.select(np.arange(100)).save(tmp_path / f"part {name}" / "predictions" / "test.npz")
+    weighted = compare([str(runs["one"])], [str(runs["other"])])
+    part = compare([str(tmp_path / "part one")], [str(tmp_path / "part other")])
+    for name in ("accuracy", "loss", "brier", "ece"):
+        assert weighted[name].difference.value == pytest.approx(part[name].difference.value, abs=1e-6)
+    assert weighted["accuracy"].difference.p == pytest.approx(part["accuracy"].difference.p)
+
+
 def test_the_command_line_prints_json_or_a_table(tmp_path, capsys):
     run, other = write(tmp_path / "run", 0.6, 0), write(tmp_path / "other", 0.9, 1)
     assert command_line(main, define_flags, f"--one={run}", f"--other={other}", "--json") == 0

@@ -191,6 +191,8 @@ def _against_floor(entry: Entry, level: float) -> str:
     """Such as "not significantly above the noise floor of 1.20% (p = 0.310)"."""
     if entry.floor is None:
         return ""
+    if math.isnan(entry.floor.p):  # one cluster
+        return "which a single cluster of items cannot compare with chance"
     floor = f"above the noise floor of {with_unit(entry.floor.mean, 'percent')} ({format_p(entry.floor.p)})"
     return ("" if exceeds_floor(entry, level) else "not ") + "significantly " + floor
 
