@@ -20,6 +20,7 @@ import contextlib
 import csv
 import dataclasses
 import io
+import os
 import re
 import shutil
 import tempfile
@@ -231,9 +232,11 @@ def show(comparison: Comparison, console: Console) -> None:
 
 def predictions_of(config: CalibrateConfig, directory: WorkDirectory) -> tuple[Path, Path | None]:
     """The file to test on, and the file to fit on if it is a separate one."""
-    fit = Path(config.fit_predictions) if config.fit_predictions else None
-    if config.predictions:
-        return Path(config.predictions), fit
+    given, fit = (
+        Path(os.path.expanduser(name)) if name else None for name in (config.predictions, config.fit_predictions)
+    )
+    if given is not None:
+        return given, fit
     test, validation = directory.predictions / "test.npz", directory.predictions / "validation.npz"
     if test.is_file() and (validation.is_file() or not config.calibrators):
         return test, fit or validation
