@@ -231,7 +231,11 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def predictions_of(config: CalibrateConfig, directory: WorkDirectory) -> tuple[Path, Path | None]:
-    """The file to test on, and the file to fit on if it is a separate one."""
+    """The file to test on, and the file to fit on if it is a separate one.
+
+    Raises:
+      UserError: if the file to test on is lost.
+    """
     given, fit = (
         Path(os.path.expanduser(name)) if name else None for name in (config.predictions, config.fit_predictions)
     )
@@ -240,6 +244,11 @@ def predictions_of(config: CalibrateConfig, directory: WorkDirectory) -> tuple[P
     test, validation = directory.predictions / "test.npz", directory.predictions / "validation.npz"
     if test.is_file() and (validation.is_file() or not config.calibrators):
         return test, fit or validation
+    if validation.is_file() and test.with_suffix(".metrics.json").exists():
+        raise UserError(
+            f"{test} is missing, although the run was evaluated on its test rows: run experiments.evaluate again, or "
+            f"name {validation} with --config.predictions to split the validation rows"
+        )
     return validation, fit
 
 

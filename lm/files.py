@@ -129,9 +129,12 @@ def file_digest(path: Path) -> str:
     """A digest of a file's bytes.
 
     Raises:
-      OSError: if it cannot be read.
+      UserError: if it cannot be read.
     """
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def read_json(path: Path) -> Any:
