@@ -5,9 +5,10 @@ import difflib
 import runpy
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import lm
-from lm.command_line import fail, print_whatever_the_encoding
+from lm.command_line import exit_with, fail
 
 _USAGE = """\
 calibrated-lm JOB --config=NAME --workdir=DIRECTORY ...
@@ -17,9 +18,12 @@ calibrated-lm --version
 Jobs:"""
 
 
-def main() -> None:
-    """Runs the job that the first argument names, in this process."""
-    print_whatever_the_encoding()
+def main() -> NoReturn:
+    """Runs the job that the first argument names, in this process, and exits."""
+    exit_with(_run_job)
+
+
+def _run_job() -> None:
     jobs = descriptions()
     job = sys.argv[1].removeprefix("experiments.").replace("-", "_") if len(sys.argv) > 1 else "help"
     if job == "__version":

@@ -234,13 +234,22 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def predictions_of(config: CalibrateConfig, directory: WorkDirectory) -> tuple[Path, Path | None]:
-    """The file to test on, and the file to fit on if it is a separate one."""
+    """The file to test on, and the file to fit on if it is a separate one.
+
+    Raises:
+      UserError: if the file to test on is lost.
+    """
     fit = Path(os.path.expanduser(config.fit_predictions)) if config.fit_predictions else None
     if config.predictions:
         return Path(os.path.expanduser(config.predictions)), fit
     test, validation = directory.predictions / "test.npz", directory.predictions / "validation.npz"
     if test.is_file() and (validation.is_file() or not config.calibrators):
         return test, fit or validation
+    if validation.is_file() and test.with_suffix(".metrics.json").exists():
+        raise UserError(
+            f"{test} is missing, although the run was evaluated on its test rows: run experiments.evaluate again, or "
+            f"name {validation} with --config.predictions to split the validation rows"
+        )
     return validation, fit
 
 

@@ -33,7 +33,7 @@ from lm.errors import UserError
 from lm.evaluation.generation import generation_metrics
 from lm.evaluation.spans import span_metrics
 from lm.evaluation.tagging import entity_metrics, entity_scheme
-from lm.files import json_value, read_json
+from lm.files import file_digest, is_unchanged, json_value, read_json
 from lm.runs.config import FinetuneConfig
 from lm.runs.work_directory import WorkDirectory, names_of_runs
 from lm.statistics.comparisons import Difference, paired_difference
@@ -155,15 +155,34 @@ def read_run(directory: str, split: str) -> Run:
         )
     config = run_directory.load_config() if run_directory.config.is_file() else None
     task = config.task if isinstance(config, FinetuneConfig) else TaskConfig()
-    reported = read_json(figures) if figures.is_file() else {}
-    metrics = reported.get("metrics") if isinstance(reported, dict) else None
+    # Records of rows count only with the metrics that were reported of them.
+    metrics = _reported(figures, (arrays, lines)) if figures.exists() or lines.is_file() else {}
     return Run(
         directory,
         Predictions.load(arrays) if arrays.is_file() else None,
         _read_records(lines) if lines.is_file() else (),
-        metrics if isinstance(metrics, dict) else {},
+        metrics,
         task.metric_tokenizer,
     )
+
+
+def _reported(path: Path, others: Sequence[Path]) -> Mapping[str, Any]:
+    """The metrics that experiments.evaluate wrote, which belong to the other files; earlier versions did not say so.
+
+    Raises:
+      UserError: if it or one of the others was changed.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is missing: run experiments.evaluate again")
+    record = read_json(path)
+    if not isinstance(record, dict) or ("digest" in record and not is_unchanged(record)):
+        raise UserError(f"{path} is not what experiments.evaluate wrote: run it again")
+    digests = record.get("files", {})
+    for file in others:
+        if file.name in digests and (not file.is_file() or file_digest(file) != digests[file.name]):
+            raise UserError(f"{file} is not the file that experiments.evaluate wrote with {path.name}: run it again")
+    metrics = record.get("metrics")
+    return metrics if isinstance(metrics, dict) else {}
 
 
 def _read_records(path: Path) -> list[Record]:

@@ -14,6 +14,7 @@ from typing import Any
 from absl import flags
 
 from lm.command_line import define_config, run
+from lm.configuration import differences
 from lm.console import Console
 from lm.decoding.beam_search import BeamSearchConfig
 from lm.decoding.sampling import SamplingConfig
@@ -47,6 +48,11 @@ def main(values: flags.FlagValues) -> None:
         raise UserError("--workdir is missing: name the directory of a run")
     how: SamplingConfig | BeamSearchConfig = values.config
     if values.beams:
+        used = SamplingConfig(max_new_tokens=how.max_new_tokens)
+        if ignored := differences(used, how):
+            raise UserError(
+                f"config.{next(iter(ignored))} has no effect with --beams, which samples nothing: leave it out"
+            )
         how = BeamSearchConfig(values.beams, how.max_new_tokens)
     model = load(values.workdir, values.checkpoint, values.calibrator)
     if isinstance(model, TaskModel) and not isinstance(model, LanguageModel):

@@ -82,6 +82,8 @@ def main(values: flags.FlagValues) -> None:
     config = values.config
     if values.text and config.source:
         raise UserError("--text and --config.source are two sources: leave one out")
+    if config.columns and not config.source:
+        raise UserError("config.columns has no effect without config.source: leave it out")
     console = Console(stderr=True)
     model = load(values.workdir, values.checkpoint, values.calibrator)
     if not isinstance(model, TaskModel):

@@ -128,7 +128,7 @@ def main(values: flags.FlagValues) -> int:
     """Searches and reports; returns the exit status."""
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the sweep, such as --workdir=runs/sweep")
-    config, directory = values.config, Path(values.workdir)
+    config, directory = values.config, WorkDirectory(Path(values.workdir)).path
     console = Console(stderr=True)
     if values.report and not (directory / "sweep_config.json").exists():
         raise UserError(f"--workdir={directory} holds no sweep to report: remove --report to start one")

@@ -31,18 +31,28 @@ _OUT_OF_MEMORY = (
 def run(main: Callable[[flags.FlagValues], int | None], define: Callable[[flags.FlagValues], None], usage: str) -> None:
     """Parses the command line, calls `main` with the flags, and exits with its status.
 
-    Errors that are not known to come from outside keep their traceback.
-
     Args:
       main: the experiment; returns the exit status, None meaning 0.
       define: defines the experiment's flags.
       usage: the text that `--help` begins with.
     """
-    print_whatever_the_encoding()
-    try:
+
+    def parse_and_run() -> int | None:
         values = parse(define, sys.argv, usage)
         keep_compiled_programs()
-        status = main(values) or 0
+        return main(values)
+
+    exit_with(parse_and_run)
+
+
+def exit_with(work: Callable[[], int | None]) -> NoReturn:
+    """Calls a function and exits with the status that it returns, None meaning 0, or that of its error.
+
+    Errors that are not known to come from outside keep their traceback.
+    """
+    print_whatever_the_encoding()
+    try:
+        status = work() or 0
         flush()
         sys.exit(status)
     except UserError as error:

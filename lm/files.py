@@ -2,13 +2,14 @@
 
 import contextlib
 import glob
+import hashlib
 import json
 import math
 import os
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,35 @@ def json_value(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def with_digest(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a JSON object with a digest of itself, which shows whether a value was changed."""
+    return {**json.loads(json.dumps(record)), "digest": _digest(record)}
+
+
+def is_unchanged(record: Mapping[str, Any]) -> bool:
+    """Whether an object that `with_digest` made is still the same; not if its digest is missing."""
+    try:
+        return record.get("digest") == _digest({name: value for name, value in record.items() if name != "digest"})
+    except RecursionError:  # nested too deeply to have been written
+        return False
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """A digest of a file's bytes.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def read_json(path: Path) -> Any:

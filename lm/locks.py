@@ -107,7 +107,8 @@ class ProcessLock:
             touched = self._path.stat().st_mtime
         except OSError:
             return False
-        return machine not in (None, _machine()) and time.time() - touched < _STALE_SECONDS
+        # A time far in the future is as wrong as one long past.
+        return machine not in (None, _machine()) and abs(time.time() - touched) < _STALE_SECONDS
 
     def _beat(self) -> None:
         while not self._ended.wait(_HEARTBEAT_SECONDS):

@@ -86,3 +86,15 @@ def test_file_systems_without_locks_can_be_used(path, monkeypatch):
     lock = ProcessLock(path)
     assert lock.acquire()
     lock.release()
+
+
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+def test_a_holder_on_another_machine_that_is_not_alive_now_holds_nothing(path, seconds):
+    """Copied directories can have times in the future: nobody would ever train there."""
+    path.write_text(json.dumps({"machine": "another", "host": "far", "process": 1, "began": "then"}))
+    assert ProcessLock(path).holder()
+    os.utime(path, (time.time() + seconds,) * 2)
+    lock = ProcessLock(path)
+    assert lock.holder() is None
+    assert lock.acquire()
+    lock.release()

@@ -30,7 +30,7 @@ from lm.calibration.outcomes import outcomes
 from lm.calibration.parameters import Numbers, Parameters, Spec
 from lm.calibration.temperature import fit_temperature
 from lm.errors import UserError
-from lm.files import read_json, write_atomically
+from lm.files import is_unchanged, read_json, with_digest, write_atomically
 from lm.types import AnyArray
 
 FEWEST = 5  # items of a class, for parameters of its own
@@ -374,7 +374,7 @@ class Fitted:
         if math.isinf(self.nll_before):
             record["nll_before"] = None
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(record, allow_nan=False) + "\n")
+        write_atomically(path, json.dumps(with_digest(record), allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "Fitted":
@@ -387,8 +387,11 @@ class Fitted:
         if not path.is_file():
             raise UserError(f"{path}: no such calibrator; fit one with python -m experiments.calibrate")
         record = read_json(path)
-        if isinstance(record, dict) and record.get("nll_before", 0) is None:  # JSON has no infinity
-            record["nll_before"] = math.inf
+        if isinstance(record, dict):
+            if "digest" in record and not is_unchanged(record):
+                raise UserError(f"{path} was changed since experiments.calibrate wrote it: fit it again")
+            if record.get("nll_before", 0) is None:  # JSON has no infinity
+                record["nll_before"] = math.inf
         try:
             return cls._from_json(record)
         except ValueError as error:
@@ -396,7 +399,7 @@ class Fitted:
 
     @classmethod
     def _from_json(cls, record: Any) -> "Fitted":
-        names = [field.name for field in dataclasses.fields(cls)]
+        names = [*(field.name for field in dataclasses.fields(cls)), "digest"]
         if not isinstance(record, dict) or any(name not in names for name in record):
             raise ValueError(f"it must hold {', '.join(names)} and nothing else")
         name = record.get("name")

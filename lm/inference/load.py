@@ -87,6 +87,6 @@ def find_calibrator(directory: WorkDirectory, calibrator: str | os.PathLike | Fi
     """
     if calibrator is None or isinstance(calibrator, Fitted):
         return calibrator
-    path = Path(calibrator)
+    path = Path(os.path.expanduser(calibrator))
     is_name = isinstance(calibrator, str) and path.name == calibrator and path.suffix != ".json"
     return Fitted.load(directory.calibration / f"{calibrator}.json" if is_name else path)

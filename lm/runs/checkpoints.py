@@ -26,12 +26,13 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm.errors import TrainingError, UserError
+from lm.files import with_digest
 from lm.models.parameter_paths import by_path, shortened_list
 from lm.runs import quiet_orbax  # noqa: F401
 from lm.runs.checksum import checksum, former_checksum
 from lm.runs.damage import check_damaged, first_line, reason_not_written
 from lm.runs.host_memory import return_freed_memory
-from lm.runs.records import FORMER, changed_origin, read_record, read_score, with_digest
+from lm.runs.records import FORMER, changed_origin, read_record, read_score
 from lm.runs.state import TrainState
 from lm.types import Params
 
@@ -138,7 +139,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
-                    progress=ocp.args.JsonSave(with_digest(record)),
+                    progress=ocp.args.JsonSave(with_digest(record)),  # a copy: it is written while training goes on
                 ),
             )
 

@@ -162,8 +162,12 @@ def check_own(directory: WorkDirectory, config: RunConfig, reads: Sequence[str],
     writes = ""
     if isinstance(config, PretrainConfig):
         writes = f" and write to {config.data.cache_dir or cache_directory()}"
+    if directory.data.exists():
+        why = "was not trained by you on this machine"
+    else:
+        why = f"has no {directory.data.name} to show that you trained it on this machine (earlier versions wrote none)"
     raise UserError(
-        f"{directory.path} was not trained by you on this machine, and its config.json makes this command read "
+        f"{directory.path} {why}, and its config.json makes this command read "
         f"{', '.join(sources)}{writes}: if you want that, {instead}"
     )
 

@@ -1,18 +1,14 @@
 """The record of a checkpoint: JSON beside its arrays, with a digest of itself."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lm.files import is_unchanged
+
 # The one item in which checkpoints of earlier versions hold their arrays.
 FORMER = "state"
-
-
-def with_digest(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record as it is stored: a copy, because it is written later, while training goes on."""
-    return {**json.loads(json.dumps(record)), "digest": _digest(record)}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -23,8 +19,9 @@ def read_record(folder: Path) -> dict[str, Any]:
       OSError: if it cannot be read.
     """
     record = _read_json(folder / "progress" / "metadata", "record")
-    if not isinstance(record, dict) or record.pop("digest", None) != _digest(record):
+    if not isinstance(record, dict) or not is_unchanged(record):
         raise ValueError("its record differs from the one that was saved")
+    del record["digest"]
     return record
 
 
@@ -65,7 +62,3 @@ def _read_json(path: Path, name: str) -> Any:
         raise ValueError(f"its {name} is missing") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its {name} is damaged") from error
-
-
-def _digest(record: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()

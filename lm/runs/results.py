@@ -14,7 +14,7 @@ from lm.calibration.errors import ece, ece_floor, resampled_error
 from lm.calibration.inputs import checked_clusters
 from lm.calibration.predictions import Predictions
 from lm.evaluation.pictures import save_confusion_picture
-from lm.files import json_value, write_atomically, write_json
+from lm.files import file_digest, json_value, with_digest, write_atomically, write_json
 from lm.runs.work_directory import WorkDirectory
 from lm.statistics.intervals import Interval
 from lm.statistics.metrics import SHARE, Metric, intervals, mean_metric
@@ -118,7 +118,9 @@ def write_results(
     lines = [json.dumps(json_value(record), ensure_ascii=False) for record in results.records]
     write_atomically(folder / f"{split}.jsonl", "\n".join(lines) + "\n")
     evaluation = Evaluation(split, step, len(results.records), figures, results.signatures, cut, notes=notes)
-    write_json(folder / f"{split}.metrics.json", evaluation.to_json())
+    files = [f"{split}.jsonl", *([] if results.predictions is None else [f"{split}.npz"])]
+    digests = {name: file_digest(folder / name) for name in files}
+    write_json(folder / f"{split}.metrics.json", with_digest(json_value(evaluation.to_json() | {"files": digests})))
     return evaluation
 
 

@@ -6,7 +6,6 @@ samples.txt  predictions/  calibration/  starts.jsonl  training.lock
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import jax
 from lm.configuration import differences, flatten
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.files import check_writable, read_json, write_json
+from lm.files import check_writable, file_digest, read_json, write_json
 from lm.locks import ProcessLock
 from lm.modules.config import EXECUTION
 from lm.runs.config import FREE_TO_CHANGE, FREE_TO_GROW, FinetuneConfig, PretrainConfig, RunConfig, stored_config
@@ -183,7 +182,7 @@ class WorkDirectory:
             for name, value in flatten(config).items()
             if name.startswith(learned) and name.removeprefix("model.") not in EXECUTION
         }
-        return {path.name: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in files} | used
+        return {path.name: file_digest(path) for path in files} | used
 
     def stored_checkpoint_every(self) -> int:
         """The stored config's steps between checkpoints; 0 if there is no config."""

@@ -397,6 +397,17 @@ GARBAGE = {
 }
 
 
+def test_a_changed_calibrator_is_refused(tmp_path):
+    """One digit would be another temperature."""
+    path = tmp_path / "temperature.json"
+    fitted_to("temperature").save(path)
+    text = path.read_text()
+    place = text.index('"temperature": ', text.index("parameters")) + len('"temperature": ')
+    path.write_text(f"{text[:place]}{(int(text[place]) + 1) % 10}{text[place + 1 :]}")
+    with pytest.raises(UserError, match="fit it again"):
+        Fitted.load(path)
+
+
 @pytest.mark.parametrize("what", GARBAGE)
 def test_garbage_is_never_a_calibrator(what, tmp_path):
     path = tmp_path / "calibrator.json"

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.calibrate import CalibrateConfig, calibrate, define_flags, main, show
+from experiments.calibrate import CalibrateConfig, calibrate, define_flags, main, predictions_of, show
 from lm.calibration.calibrators import Fitted
 from lm.calibration.predictions import Predictions
 from lm.calibration.results import Settings, to_json
@@ -241,6 +241,17 @@ def test_two_files_without_ids_are_told_that_nothing_was_checked(tmp_path):
     )
     (note,) = calibrate(config, WorkDirectory(tmp_path / "run"), QUIET).notes
     assert "no ids" in note
+
+
+def test_lost_test_predictions_are_not_replaced_by_validation_rows(tmp_path):
+    """The figures would be others, without a word."""
+    directory = WorkDirectory(tmp_path)
+    directory.predictions.mkdir()
+    np.savez(directory.predictions / "validation.npz", **over_confident())
+    assert predictions_of(CalibrateConfig(), directory)[0].name == "validation.npz"
+    (directory.predictions / "test.metrics.json").write_text("{}")
+    with pytest.raises(UserError, match=r"test.npz is missing.* run experiments.evaluate again"):
+        calibrate(CalibrateConfig(), directory, Console(quiet=True))
 
 
 def test_missing_predictions_say_how_to_make_them(tmp_path):

@@ -15,6 +15,9 @@ from lm.calibration.predictions import Predictions
 from lm.errors import UserError
 from lm.evaluation.generation import generation_metrics
 from lm.evaluation.tagging import entity_metrics
+from lm.runs.results import write_results
+from lm.runs.work_directory import WorkDirectory
+from lm.tasks.sequence_classification import classification_results
 from tests.tiny import command_line
 
 ROWS = 400
@@ -117,6 +120,28 @@ def test_entities_are_compared_by_the_records_of_sentences(tmp_path):
     elsewhere = write_tagged(tmp_path / "elsewhere", gold, reported=0.123)
     with pytest.raises(UserError, match="no metric in common"):  # it was computed in another way
         compare([worse], [elsewhere])
+
+
+@pytest.mark.parametrize("file", ["test.jsonl", "test.npz", "test.metrics.json"])
+@pytest.mark.parametrize("change", ["digit", "deleted"])
+def test_files_that_do_not_belong_together_are_refused(file, change, tmp_path):
+    """Otherwise metrics would be missing, or be those of other predictions, without a word."""
+    classes = ("no", "yes")
+    labels_N = np.arange(20) % 2
+    logits_NC = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    rows = [{"place": f"rows:{number}", "label": classes[label]} for number, label in enumerate(labels_N)]
+    write_results(classification_results(rows, logits_NC, classes), WorkDirectory(tmp_path), "test", 20, 1)
+    compare([str(tmp_path)], [str(tmp_path)])
+    path = tmp_path / "predictions" / file
+    if change == "deleted":
+        path.unlink()
+    elif path.suffix == ".npz":
+        predictions = Predictions.load(path)
+        dataclasses.replace(predictions, logits=2 * predictions.logits).save(path)
+    else:
+        path.write_text(path.read_text().replace("0.", "0.1", 1))
+    with pytest.raises(UserError, match=rf"{file}.* run (it|experiments.evaluate) again"):
+        compare([str(tmp_path)], [str(tmp_path)])
 
 
 def test_translations_are_compared_by_their_texts(tmp_path):

@@ -1,20 +1,27 @@
 """`calibrated-lm` lists the experiments and runs them by name."""
 
 import runpy
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from experiments import __main__ as jobs
 
+ROOT = Path(__file__).parents[2]
+
 
 def call(monkeypatch, *arguments):
+    """The exit status."""
     monkeypatch.setattr(sys, "argv", ["calibrated-lm", *arguments])
-    jobs.main()
+    with pytest.raises(SystemExit) as stopped:
+        jobs.main()
+    return stopped.value.code
 
 
 def test_every_experiment_is_listed_with_its_first_line(monkeypatch, capsys):
-    call(monkeypatch)
+    assert call(monkeypatch) == 0
     text = capsys.readouterr().out
     assert "  pretrain    Pretrains a language model" in text
     assert "  guo2017     Reproduces" in text
@@ -29,7 +36,14 @@ def test_a_job_gets_its_flags(monkeypatch):
 
 
 def test_a_near_miss_is_one_line(monkeypatch, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        call(monkeypatch, "pretrian")
-    assert stopped.value.code == 2
+    assert call(monkeypatch, "pretrian") == 2
     assert capsys.readouterr().err == "error: 'pretrian' is not a job; did you mean pretrain?\n"
+
+
+def test_a_closed_pipe_and_a_full_disk_leave_no_traceback():
+    """As in `calibrated-lm | head -1`."""
+    listing = f"{sys.executable} -m experiments"
+    for command, status in ((f"{listing} | true; exit ${{PIPESTATUS[0]}}", 141), (f"{listing} > /dev/full", 2)):
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == status
+        assert "Traceback" not in done.stderr

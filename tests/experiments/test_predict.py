@@ -108,6 +108,7 @@ def test_labels_are_ignored_aloud_and_a_calibrator_is_applied(finetuned, here, t
         ([{"sentence": "a"}], (), "has no column 'text'"),
         ([{"text": "a " * 99}], (), "more than config.model.max_length=32"),
         ([{"text": "a"}], ("--text=b",), "--text and --config.source are two sources"),
+        (None, ("--text=b", "--config.columns=text=review"), "config.columns has no effect without config.source"),
         ([{"text": "a"}], ("--output=out.txt",), "must end in .jsonl or .csv"),
         ([{"text": "a"}], ("--output=nowhere/out.csv",), "there is no such folder"),
         (None, ("--text=",), "text 1 is empty"),

@@ -70,6 +70,9 @@ def test_generation_prints_text_or_json(trained):
     plain = command("experiments.generate", *flags)
     assert plain.returncode == 0, plain.stderr
     assert plain.stdout.startswith("the ")
+    ignored = command("experiments.generate", *flags, "--beams=2")
+    assert ignored.returncode == 2
+    assert "config.top_k has no effect with --beams" in ignored.stderr
     result = command("experiments.generate", *flags, "--prompt=model", "--config.samples=2", "--json")
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["prompt"] for line in lines] == ["the ", "the ", "model", "model"]

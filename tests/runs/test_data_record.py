@@ -87,6 +87,8 @@ def test_the_classes_of_a_run_without_a_record_are_compared(directory):
 
 def test_only_this_users_runs_with_these_settings_are_their_own(directory, tmp_path, monkeypatch):
     assert not is_own(directory, CONFIG)
+    with pytest.raises(UserError, match=r"has no data.json to show that you trained it .* if you want that, add this"):
+        check_own(directory, CONFIG, ["source"], "add this")
     write_data_record(directory, CONFIG, {})
     assert is_own(directory, CONFIG)
     check_own(directory, CONFIG, ["source"], "")

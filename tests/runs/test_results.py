@@ -14,6 +14,7 @@ from lm.calibration.comparison import compare
 from lm.calibration.errors import ece_floor, expected_calibration_error
 from lm.calibration.predictions import Predictions
 from lm.calibration.results import Settings
+from lm.files import file_digest, is_unchanged
 from lm.runs.results import calibration_metrics, write_results
 from lm.runs.work_directory import WorkDirectory
 from lm.statistics.metrics import mean_metric
@@ -57,7 +58,10 @@ def test_what_was_found_is_written(tmp_path):
     results = results_of()
     about = write_results(results, WorkDirectory(tmp_path), "test", 200, 7)
     folder = tmp_path / "predictions"
-    assert strictly((folder / "test.metrics.json").read_text()) == about.to_json()
+    record = strictly((folder / "test.metrics.json").read_text())
+    assert {name: record[name] for name in record if name not in ("files", "digest")} == about.to_json()
+    assert is_unchanged(record)
+    assert record["files"] == {name: file_digest(folder / name) for name in ("test.jsonl", "test.npz")}
     assert (about.split, about.checkpoint, about.rows, about.cut) == ("test", 7, 41, 0)
     for name, metric in results.metrics.items():
         figure = about.metrics[name]

@@ -8,8 +8,9 @@ import pytest
 
 from lm.console import Console
 from lm.errors import UserError
+from lm.files import with_digest
 from lm.runs.config import FinetuneConfig, TrainingConfig
-from lm.runs.records import read_record, with_digest
+from lm.runs.records import read_record
 from lm.runs.work_directory import WorkDirectory
 from lm.training.progress import read_metrics
 from tests.tiny import files_below
