@@ -77,6 +77,7 @@ def finetune(
     *,
     then_evaluate: bool = False,
     on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+    compared_with: WorkDirectory | None = None,
     profile: range | None = None,
 ) -> Outcome:
     """Trains a model in a work directory, from its newest checkpoint if it has one.
@@ -87,6 +88,7 @@ def finetune(
       console: for progress.
       then_evaluate: whether to evaluate the best checkpoint on the validation and the test rows at the end.
       on_evaluation: is called with the step and the metrics of each evaluation, and may raise to end the run.
+      compared_with: another run that this one must share its data with.
       profile: steps to record for TensorBoard's profiler.
 
     Raises:
@@ -107,7 +109,7 @@ def finetune(
     full_config = with_vocabulary(config, tokenizer)
     classes = classes_of(config.task, splits.train)
     data = row_fingerprints(splits)
-    notes = check_data(directory, data, classes)
+    notes = check_data(directory, data, classes, compared_with)
     with naming_source(config.init_from):  # its architecture may not suit the task, or be too short for the rows
         task = make_supervised_task(config.task, full_config.model, tokenizer, classes, splits.train, partitioner.mesh)
         train, validation, _ = (task.encode(rows) for rows in splits)

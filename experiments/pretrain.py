@@ -71,6 +71,7 @@ def pretrain(
     console: Console,
     profile: range | None = None,
     on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+    compared_with: WorkDirectory | None = None,
 ) -> Outcome:
     """Trains a model in a work directory, from its newest checkpoint if it has one.
 
@@ -80,6 +81,7 @@ def pretrain(
       console: for progress.
       profile: steps to record for TensorBoard's profiler.
       on_evaluation: is called with the step and the metrics of each evaluation, and may raise to end the run.
+      compared_with: another run that this one must share its data with.
 
     Raises:
       UserError: if the config, the data or the directory is invalid; nothing is written then.
@@ -104,7 +106,7 @@ def pretrain(
     notes = check_products(full_config, task, corpus, directory)
     mixed = mixed_corpus(config, corpus.tokenizer)
     data = text_fingerprints(corpus, mixed)
-    notes += check_data(directory, data)
+    notes += check_data(directory, data, compared_with=compared_with)
     params = None if source is None else params_of_source(config, task, source, console)
     problem = pretraining_problem(full_config, task, corpus, partitioner, params, mixed)
     trainer = Trainer(

@@ -144,11 +144,23 @@ def main(values: flags.FlagValues) -> int:
 def train_run(
     config: RunConfig, directory: WorkDirectory, console: Console, on_evaluation: OnMetrics | None
 ) -> Outcome:
-    """One run of `experiments.finetune` or `experiments.pretrain`."""
+    """One run of `experiments.finetune` or `experiments.pretrain`, on the data that the sweep began with."""
+    other = _run_on_the_same_data(config, directory)
     if isinstance(config, FinetuneConfig):
-        return finetune(config, directory, console, on_evaluation=on_evaluation)
+        return finetune(config, directory, console, on_evaluation=on_evaluation, compared_with=other)
     quick = dataclasses.replace(config, predictions=PredictionsConfig(tokens=0), samples=SamplesConfig(prompts=()))
-    return pretrain(quick, directory, console, on_evaluation=on_evaluation)
+    return pretrain(quick, directory, console, on_evaluation=on_evaluation, compared_with=other)
+
+
+def _run_on_the_same_data(config: RunConfig, directory: WorkDirectory) -> WorkDirectory | None:
+    """Another run of the sweep whose config names the same data, if one has begun."""
+    names = ("data", "tokenizer", "init_from", "objective")
+    named = [getattr(config, name, None) for name in names]
+    for path in sorted(directory.path.parent.glob("*/config.json")):
+        other = WorkDirectory(path.parent)
+        if other != directory and [getattr(other.load_config(), name, None) for name in names] == named:
+            return other
+    return None
 
 
 def sweep(

@@ -69,21 +69,34 @@ class Fingerprint:
 Fingerprints = Mapping[str, Fingerprint]
 
 
-def check_data(directory: WorkDirectory, found: Fingerprints, classes: Sequence[str] = ()) -> list[str]:
+def check_data(
+    directory: WorkDirectory,
+    found: Fingerprints,
+    classes: Sequence[str] = (),
+    compared_with: WorkDirectory | None = None,
+) -> list[str]:
     """Checks, without writing anything, that a run may go on with this data.
 
     Args:
       directory: of the run, perhaps a new one.
       found: the data of each split as it is now.
       classes: names of the classes as they are now.
+      compared_with: another run that a new one must share its data with, since their results will be compared.
 
     Returns:
       Lines to print.
 
     Raises:
-      UserError: if the run was trained on other data.
+      UserError: if the run, or the one that it is compared with, was trained on other data.
     """
     if not directory.config.exists():
+        recorded = recorded_data(compared_with) if compared_with else {}
+        changed = _changes_in_training(changes(recorded, found)) if recorded else []
+        if compared_with and changed:
+            raise UserError(
+                f"since {compared_with.path} was trained, {'; '.join(changed)}, so results would not be comparable: "
+                "put the former data back, or use another --workdir"
+            )
         return []
     known = directory.load_classes()
     if directory.classes.exists() and known != tuple(classes):
@@ -92,8 +105,7 @@ def check_data(directory: WorkDirectory, found: Fingerprints, classes: Sequence[
     if not recorded:
         return [f"{directory.path} does not say on what data it began: the data of today is recorded there now"]
     changed = changes(recorded, found)
-    trained = [change for split, change in changed.items() if split not in _ONLY_MEASURED]
-    if trained:
+    if trained := _changes_in_training(changed):
         raise _other_data(directory, "; ".join(trained))
     return [f"{change}: the results on it are renewed" for change in changed.values()]
 
@@ -115,6 +127,10 @@ def changes(recorded: Fingerprints, found: Fingerprints, splits: Collection[str]
             what = f"({counts[0]}, of {other})"
         texts[split] = f"the {split} data changed {what}"
     return texts
+
+
+def _changes_in_training(changed: Mapping[str, str]) -> list[str]:
+    return [change for split, change in changed.items() if split not in _ONLY_MEASURED]
 
 
 def _other_data(directory: WorkDirectory, how: str) -> UserError:

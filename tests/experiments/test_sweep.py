@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import shlex
 import signal
 
@@ -18,7 +19,7 @@ from lm.files import json_value
 from lm.runs.config import FinetuneConfig
 from lm.runs.work_directory import WorkDirectory
 from lm.training.loop import Outcome
-from tests.tiny import command_line, files_below, tiny_config
+from tests.tiny import command_line, files_below, replace, tiny_config
 
 QUIET = Console(quiet=True)
 FILE = """
@@ -231,6 +232,30 @@ def test_a_report_needs_a_sweep(tmp_path, capsys):
     assert command_line(main, define_flags, *flags, "--report") == 2
     assert "holds no sweep" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_runs_of_a_sweep_share_their_data(tmp_path):
+    config = tiny_config(tmp_path / "texts", steps=1)
+    config = replace(config, data={"validation_source": config.data.source})
+    base = write_base(tmp_path, config)
+    swept = SweepConfig(base=base, parameters=("training.log_every=1,2",), method="grid")
+    trained = []
+
+    def one(*arguments):
+        if trained:
+            raise Stopped(signal.SIGTERM)
+        trained.append(arguments[1].path)
+        return train_run(*arguments)
+
+    with pytest.raises(Stopped):
+        sweep(swept, tmp_path / "sweep", QUIET, one)
+    for path in (tmp_path / "texts").rglob("*.txt"):
+        path.write_text(f"{path.read_text()}One more sentence.\n")
+    before = files_below(tmp_path / "sweep/trials")
+    with pytest.raises(UserError, match=re.escape(f"since {trained[0]} was trained, the training data changed")):
+        sweep(swept, tmp_path / "sweep", QUIET, train_run)
+    assert files_below(tmp_path / "sweep/trials") == before
 
 
 @pytest.mark.slow
