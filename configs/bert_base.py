@@ -1,7 +1,7 @@
 """BERT base on English Wikipedia, with the recipe of Devlin et al. 2019 (section 3.1 and appendix A.2).
 
 python -m experiments.pretrain --config=configs/bert_base.py --workdir=runs/bert_base
-The catalogue set is prepared on first use, which takes TensorFlow: pip install '.[tfds]'.
+The catalogue set is prepared on first use, which takes TensorFlow: pip install -e '.[tfds]'.
 Any other text works too: --config.data.source='text:/data/corpus/**/*.txt'
 
 RoBERTa's objective (Liu et al. 2019) is --config.objective.name=masked; SpanBERT's masking (Joshi et al. 2020) is

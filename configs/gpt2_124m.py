@@ -1,7 +1,7 @@
 """GPT-2 124M on OpenWebText, with nanoGPT's recipe.
 
 python -m experiments.pretrain --config=configs/gpt2_124m.py --workdir=runs/gpt2
-The catalogue set is prepared on first use, which takes TensorFlow: pip install '.[tfds]'.
+The catalogue set is prepared on first use, which takes TensorFlow: pip install -e '.[tfds]'.
 Any other text works too: --config.data.source='text:/data/corpus/**/*.txt'
 
 One H100, bf16: not measured yet. nanoGPT states a validation loss of 2.85 after 600,000 steps on 8 A100.

@@ -3,7 +3,7 @@
 python -m experiments.pretrain --config=configs/shakespeare_char.py:cpu --workdir=runs/shakespeare_cpu
 
 The text is the catalogue set tiny_shakespeare, prepared below TFDS_DATA_DIR, or prepared on first use where TensorFlow
-is installed (pip install '.[tfds]'). Validation is a full pass over the last tenth of the text, on which nanoGPT too
+is installed (pip install -e '.[tfds]'). Validation is a full pass over the last tenth of the text, on which nanoGPT too
 validates.
 
 Measured on two CPU cores, full pass over 111,539 characters:

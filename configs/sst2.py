@@ -1,6 +1,6 @@
 """Sentiment of sentences (SST-2, whole sentences): an encoder, pretrained or not.
 
-python -m experiments.finetune --config=configs/sst2.py --config.init_from=runs/bert_quickstart --workdir=runs/sst2
+python -m experiments.finetune --config=configs/sst2.py --config.init_from=runs/bert --workdir=runs/sst2
 
 Data: jsonl files with `text` and `label`, below the folder that LM_DATA_DIR names: sst2/train.jsonl (6,920 rows),
 validation.jsonl (872), test.jsonl (1,821). The catalogue set has them too: --config.data.train=tfds:glue/sst2:train and

@@ -1,8 +1,8 @@
 """T5 small, pretrained by span corruption with the baseline recipe of Raffel et al. 2020 (section 3.1).
 
 python -m experiments.pretrain --config=configs/t5_small.py --workdir=runs/t5_small
-The catalogue set is prepared on first use, which takes TensorFlow: pip install '.[tfds]'. It is Wikipedia; the paper's
-C4 is --config.data.source=tfds:c4/en with its own splits.
+The catalogue set is prepared on first use, which takes TensorFlow: pip install -e '.[tfds]'. It is Wikipedia; the
+paper's C4 is --config.data.source=tfds:c4/en with its own splits.
 Any other text works too: --config.data.source='text:/data/corpus/**/*.txt'
 
 One H100, bf16: not measured yet.

@@ -1,6 +1,6 @@
 """Answers as spans of a paragraph (XQuAD, English): an encoder, pretrained or not.
 
-python -m experiments.finetune --config=configs/xquad_qa.py --config.init_from=runs/bert_quickstart --workdir=runs/xquad
+python -m experiments.finetune --config=configs/xquad_qa.py --config.init_from=runs/bert --workdir=runs/xquad
 
 Data: xquad.en.json in SQuAD's format (1,190 questions), below the folder that LM_DATA_DIR names: xquad/xquad.en.json,
 from github.com/google-deepmind/xquad. A fifth of them is held out, with their paragraphs. This is only enough to show

@@ -4,11 +4,13 @@ import ast
 import difflib
 import runpy
 import sys
+import textwrap
 from pathlib import Path
 from typing import NoReturn
 
 import lm
 from lm.command_line import exit_with, fail
+from lm.config_help import WIDTH
 
 _USAGE = """\
 calibrated-lm JOB --config=NAME --workdir=DIRECTORY ...
@@ -29,7 +31,7 @@ def _run_job() -> None:
     if job == "__version":
         print(f"calibrated-lm {lm.__version__}")
     elif job in ("help", "__help", "_h"):
-        print(_USAGE, *(f"  {name:<11} {about}" for name, about in jobs.items()), sep="\n")
+        print(_USAGE, *(_listed(f"{name:<11} {about}") for name, about in jobs.items()), sep="\n")
     elif job not in jobs:
         close = difflib.get_close_matches(job, jobs, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known jobs: {', '.join(jobs)}"
@@ -37,6 +39,10 @@ def _run_job() -> None:
     else:
         sys.argv = [f"calibrated-lm {job}", *sys.argv[2:]]
         runpy.run_module(f"experiments.{job}", run_name="__main__", alter_sys=False)
+
+
+def _listed(job: str) -> str:
+    return textwrap.fill(job, WIDTH, initial_indent="  ", subsequent_indent=" " * 14)
 
 
 def descriptions() -> dict[str, str]:

@@ -147,7 +147,7 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
             test,
             config.calibrators,
             config.settings,
-            title=config.title or f"{directory.path.absolute().name}: {path.stem}",
+            title=config.title or ": ".join(dict.fromkeys((directory.path.absolute().name, path.stem))),
             source=path.name,
             progress=lambda name: advance(int(name != "none"), name),
         )

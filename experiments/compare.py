@@ -148,6 +148,8 @@ def read_run(directory: str, split: str) -> Run:
     run_directory = WorkDirectory(Path(directory))
     folder = run_directory.predictions
     arrays, lines, figures = (folder / f"{split}{suffix}" for suffix in (".npz", ".jsonl", ".metrics.json"))
+    if not run_directory.path.is_dir():
+        raise UserError(f"{directory} does not exist: train a run there, or name another")
     if not arrays.is_file() and not lines.is_file():
         raise UserError(
             f"{arrays} does not exist: run experiments.evaluate --workdir={directory} --config.split={split}"
@@ -337,6 +339,7 @@ def undecided(name: str, compared: Compared) -> str:
     needed = items_needed(compared)
     if needed is None:
         return sentence
+    needed = round(needed, 2 - len(str(needed)))
     return (
         f"{sentence}; about {needed:,} items would be needed for a difference of {shown_change(name, difference.value)}"
     )

@@ -17,7 +17,7 @@ from absl import flags
 from rich.table import Table
 
 from lm.command_line import define_config, run
-from lm.console import Console
+from lm.console import QUIET, Console
 from lm.data.rows import Row, Splits, read_examples, read_source
 from lm.data.store import build_corpus
 from lm.errors import UserError
@@ -117,11 +117,16 @@ def main(values: flags.FlagValues) -> None:
     if not values.workdir:
         raise UserError("--workdir is missing: name the directory of a run")
     config = values.config
-    show(evaluate(config, WorkDirectory(Path(values.workdir)), values.checkpoint), Console())
+    found = evaluate(config, WorkDirectory(Path(values.workdir)), values.checkpoint, console=Console(stderr=True))
+    show(found, Console())
 
 
 def evaluate(
-    config: EvaluateConfig, directory: WorkDirectory, checkpoint: str = "best", splits: Splits | None = None
+    config: EvaluateConfig,
+    directory: WorkDirectory,
+    checkpoint: str = "best",
+    splits: Splits | None = None,
+    console: Console = QUIET,
 ) -> Evaluation:
     """Evaluates a run, writes the results into its work directory, and returns them.
 
@@ -130,6 +135,7 @@ def evaluate(
       directory: of the run.
       checkpoint: "best", "last" or a step.
       splits: the rows of the run's own data, if already read; None: read them.
+      console: for progress.
 
     Raises:
       UserError: if the run or the rows cannot be read, or the rows do not match the task.
@@ -147,7 +153,7 @@ def evaluate(
     model = load(directory.path, checkpoint, config.calibrator or None)
     assert isinstance(model, TaskModel)  # as it was trained on rows
     rows, notes = rows_to_evaluate(config, directory, run_config, splits)
-    measured = model.measure(rows, config.batch_size)
+    measured = model.measure(rows, config.batch_size, console)
     name = config.name if config.source else config.split or "test"
     name += f".{Path(config.calibrator).name.removesuffix('.json')}" if config.calibrator else ""
     about = measured.cut, (*notes, *measured.notes)

@@ -1,6 +1,6 @@
 """Trains a model on a task with examples, from the parameters of another run or from random ones.
 
-python -m experiments.finetune --config=configs/sst2.py --config.init_from=runs/bert_quickstart --workdir=runs/sst2
+python -m experiments.finetune --config=configs/sst2.py --config.init_from=runs/bert --workdir=runs/sst2
 
 The same command resumes a run that was stopped. When training ends the best checkpoint is evaluated on the validation
 and the test rows: predictions/SPLIT.jsonl to read, SPLIT.metrics.json, and SPLIT.npz for experiments.calibrate.
@@ -39,7 +39,7 @@ from lm.training.finetuning import finetuning_problem, make_train_batches, row_f
 from lm.training.initial_parameters import params_of_source, params_with_word_vectors
 from lm.training.loop import Outcome, Trainer, check_batch_size
 from lm.training.partitioning import make_partitioner
-from lm.training.summary import stopped, summary
+from lm.training.summary import next_command, stopped, summary
 from lm.types import Params
 
 _ROWS_LOOKED_AT = 1000
@@ -66,7 +66,7 @@ def main(values: flags.FlagValues) -> int:
     outcome = finetune(config, directory, console, then_evaluate=True, profile=parse_profile(values.profile))
     if outcome.stopped_by:
         return 128 + outcome.stopped_by
-    console.print(f"everything is in {directory.path}")
+    console.print(next_command(directory))
     return 0
 
 
@@ -142,7 +142,8 @@ def finetune(
         console.print(summary(directory, outcome, problem.describe))
         for split in ("validation", "test") if config.data.test else ("validation",):
             # Results go to standard output.
-            show(evaluate(EvaluateConfig(split=split), directory, splits=splits), Console(quiet=console.quiet))
+            found = evaluate(EvaluateConfig(split=split), directory, splits=splits, console=console)
+            show(found, Console(quiet=console.quiet))
     return outcome
 
 
@@ -271,13 +272,17 @@ def introduce(
     console.print("\n".join(lines))
 
 
+def _rows(rows: Sequence[Row]) -> str:
+    return f"{len(rows):,} row{'' if len(rows) == 1 else 's'}"
+
+
 def sources_of(config: ExamplesConfig, splits: Splits) -> list[str]:
     """A line for each split: how many rows it has, and where they come from."""
-    lines = [f"training: {len(splits.train):,} rows of {config.train}"]
+    lines = [f"training: {_rows(splits.train)} of {config.train}"]
     validation = f"of {config.validation}" if config.validation else f"held out of {config.train}"
-    lines.append(f"validation: {len(splits.validation):,} rows {validation}")
+    lines.append(f"validation: {_rows(splits.validation)} {validation}")
     if config.test:
-        lines.append(f"test: {len(splits.test):,} rows of {config.test}")
+        lines.append(f"test: {_rows(splits.test)} of {config.test}")
     return lines
 
 

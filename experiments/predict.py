@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from absl import flags
 
 from lm.command_line import define_config, run
-from lm.console import Console
+from lm.console import QUIET, Console
 from lm.data.files import decode
 from lm.data.rows import TARGETS, Input, clean_row, read_inputs
 from lm.errors import UserError
@@ -97,10 +97,14 @@ def main(values: flags.FlagValues) -> None:
         inputs = inputs_of_texts(values.text or _lines_of_standard_input(), model.config)
     if note := unknown_note(model, inputs):
         console.print(note)
-    _write(predictions(model, inputs, config.truncate or None, console), inputs, output)
+    # A bar would be drawn into results that appear on the same terminal.
+    on_screen = output is None and sys.stdout is not None and sys.stdout.isatty()
+    progress = QUIET if on_screen else console
+    _write(predictions(model, inputs, config.truncate or None, console, progress), inputs, output)
     used = f" with the calibrator {model.calibrator.name}" if model.calibrator else ""
     where = f", in {output}" if output else ""
-    console.print(f"{len(inputs):,} predictions of checkpoint {model.step}{used}{where}")
+    unit = "prediction" if len(inputs) == 1 else "predictions"
+    console.print(f"{len(inputs):,} {unit} of checkpoint {model.step}{used}{where}")
 
 
 def inputs_of_source(config: PredictConfig, run_config: FinetuneConfig, console: Console) -> list[Input]:
@@ -153,9 +157,9 @@ def unknown_note(model: TaskModel, inputs: Sequence[Input]) -> str:
 
 
 def predictions(
-    model: TaskModel, inputs: Sequence[Input], truncate: bool | None, console: Console
+    model: TaskModel, inputs: Sequence[Input], truncate: bool | None, console: Console, progress: Console
 ) -> Iterator[dict[str, Any]]:
-    """Yields the columns of each row and its prediction; says how many rows were truncated.
+    """Yields the columns of each row and its prediction; shows its progress, and says how many rows were truncated.
 
     Raises:
       UserError: for a row that does not fit the task, or has a column that a prediction needs.
@@ -163,7 +167,7 @@ def predictions(
     size = _BATCHES_AT_ONCE * (model.config.training.evaluation_batch_size or model.config.training.batch_size)
     names = {name for each in inputs for name in each.given}
     cut = 0
-    with console.progress("predicting", len(inputs)) as advance:
+    with progress.progress("predicting", len(inputs)) as advance:
         for first in range(0, len(inputs), size):
             part = inputs[first : first + size]
             found: Predicted = model.predict_rows([each.row for each in part], truncate)

@@ -35,7 +35,7 @@ from lm.training.initial_parameters import params_of_source
 from lm.training.loop import Outcome, Trainer, check_batch_size
 from lm.training.partitioning import make_partitioner
 from lm.training.pretraining import mixed_corpus, pretraining_problem, text_fingerprints
-from lm.training.summary import stopped, summary
+from lm.training.summary import next_command, stopped, summary
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -122,9 +122,10 @@ def pretrain(
     if outcome.stopped_by:
         console.print(stopped(outcome))
     elif jax.process_index() == 0:
-        console.print(summary(directory, outcome, describe))
-        write_products(full_config, corpus, directory, console)
-        console.print(f"everything is in {directory.path}")
+        results = Console(quiet=console.quiet)
+        results.print(summary(directory, outcome, describe))
+        write_products(full_config, corpus, directory, console, results)
+        console.print(next_command(directory))
     return outcome
 
 
@@ -155,15 +156,17 @@ def check_products(
     return [few] if found < wanted else []
 
 
-def write_products(config: PretrainConfig, corpus: Corpus, directory: WorkDirectory, console: Console) -> None:
+def write_products(
+    config: PretrainConfig, corpus: Corpus, directory: WorkDirectory, console: Console, results: Console
+) -> None:
     """Writes samples and predictions of the best checkpoint, if the model can continue texts."""
     if config.model.architecture != "decoder":
         return
     # The mesh is for training; a few samples are made on one device.
     model = in_use(load_run(directory))
     written = write_samples(model, config.samples, directory.samples)
-    if not console.quiet:
-        print(printable(written), file=console.file)  # rich would replace tabs
+    if not results.quiet:
+        print(printable(written), file=results.file)  # rich would replace tabs
     add_products(directory, model.step, texts={"samples": written})
     if config.predictions.tokens:
         path = directory.predictions / "validation.npz"

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
@@ -16,7 +17,7 @@ from absl import flags
 
 from lm.compilation import keep_compiled_programs
 from lm.config_files import load_config
-from lm.config_help import describe
+from lm.config_help import WIDTH, describe
 from lm.configuration import from_config_dict
 from lm.console import printable
 from lm.errors import TrainingError, UserError
@@ -170,7 +171,8 @@ def _help(values: flags.FlagValues, argv: Sequence[str]) -> str:
     for name in sorted(values):
         flag = values[name]
         default = "" if flag.default in (None, False) else f" (default: {flag.default})"
-        lines.append(f"  --{name}: {flag.help}{default}")
+        text = " ".join(f"--{name}: {flag.help}{default}".split())
+        lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent=" " * 6)
     if (config := _config_flag(values)) is not None:
         lines += ["", describe(config.kinds[0])]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lm.configuration import element_type, type_without_none
 
-_WIDTH = 80
+WIDTH = 80  # columns
 _TYPES = {int: "integer", float: "number", str: "text", bool: "true or false"}
 
 
@@ -22,14 +22,14 @@ def describe(cls: type) -> str:
 def _lines(cls: type, prefix: str, about: str) -> Iterator[str]:
     hints, texts = typing.get_type_hints(cls), attributes(cls)
     groups = []
-    yield from textwrap.wrap(f"{prefix}: {about}", _WIDTH)
+    yield from textwrap.wrap(f"{prefix}: {about}", WIDTH)
     for field in dataclasses.fields(cls):
         name, hint, text = f"{prefix}.{field.name}", hints[field.name], texts.get(field.name, "")
         if dataclasses.is_dataclass(hint):
             groups.append((hint, name, text))
             continue
         yield f"  --{name}: {type_name(hint)}{_default(field)}"
-        yield from textwrap.wrap(text, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        yield from textwrap.wrap(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     for hint, name, text in groups:
         yield ""
         yield from _lines(typing.cast(type, hint), name, text or _first_line(typing.cast(type, hint)))

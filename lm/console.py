@@ -5,6 +5,7 @@ escape sequence a colour.
 """
 
 import contextlib
+import textwrap
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -25,7 +26,11 @@ class Advance(Protocol):
 
 
 class Console(rich.console.Console):
-    """A console on which strings, in tables too, appear as they are. Lines are not wrapped."""
+    """A console on which strings, in tables too, appear as they are.
+
+    A terminal gets lines that are wrapped between words; anything else, and text printed with `soft_wrap=True`, whole
+    ones.
+    """
 
     def __init__(self, **settings: Any):
         """Takes the settings of `rich.console.Console`."""
@@ -33,7 +38,10 @@ class Console(rich.console.Console):
 
     def print(self, *objects: Any, **settings: Any) -> None:
         """Prints strings and tables."""
-        settings.setdefault("soft_wrap", all(isinstance(one, str) for one in objects))
+        if all(isinstance(one, str) for one in objects):
+            if self.is_terminal and "soft_wrap" not in settings:
+                objects = tuple(_wrapped(one, self.width) for one in objects)
+            settings.setdefault("soft_wrap", True)
         super().print(*objects, **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:
@@ -63,6 +71,10 @@ class Console(rich.console.Console):
             _bar(self, doing, total) if self.is_terminal else contextlib.nullcontext(_Lines(self, doing, total)) as one
         ):
             yield one
+
+
+# Prints nothing.
+QUIET = Console(quiet=True)
 
 
 @contextlib.contextmanager
@@ -108,6 +120,25 @@ class _Lines:
             left = (now - self._start) * (self._total - self._done) / max(self._done, 1)
             line += f" of {self._total:,}, about {left:,.0f} s left"
         self._console.print(f"{line}  {detail}".rstrip())
+
+
+def _wrapped(text: str, width: int) -> str:
+    """The text with lines broken between words; a path that is too long for a line can still be copied."""
+    return "\n".join(line if len(line) <= width else _wrapped_line(line, width) for line in text.split("\n"))
+
+
+def _wrapped_line(line: str, width: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(
+        line.lstrip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        expand_tabs=False,
+        replace_whitespace=False,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def printable(text: str, keep: str = "\n\t") -> str:

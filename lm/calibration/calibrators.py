@@ -385,7 +385,9 @@ class Fitted:
         """
         path = Path(path)
         if not path.is_file():
-            raise UserError(f"{path}: no such calibrator; fit one with python -m experiments.calibrate")
+            raise UserError(
+                f"{path}: no such calibrator; fit one with python -m experiments.calibrate --config=calibrate"
+            )
         record = read_json(path)
         if isinstance(record, dict):
             if "digest" in record and not is_unchanged(record):

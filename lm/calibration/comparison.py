@@ -136,8 +136,8 @@ def _note_on_rare_classes(name: str, part: Predictions) -> str:
     others = f" and {rare_K.size - 3:,} others" if rare_K.size > 3 else ""
     classes = "class" if rare_K.size == 1 else "classes"
     return (
-        f"fewer than {FEWEST} items to fit {classes} {', '.join(first)}{others}: no parameters of their own, and what "
-        "is measured of them says little"
+        f"fewer than {FEWEST} items to fit {classes} {', '.join(first)}{others}: they get no parameters of their own, "
+        "and their figures are unreliable"
     )
 
 

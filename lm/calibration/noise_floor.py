@@ -126,7 +126,7 @@ def floor_of(observed: float, null_R: np.ndarray) -> Floor:
     # Rounding must not make an error look different from the same error of a resample.
     exceeding = np.count_nonzero(np.abs(null_R) >= abs(observed) - 1e-12)
     null_R = np.abs(null_R)
-    return Floor(float(null_R.mean()), float(np.quantile(null_R, 0.95)), (exceeding + 1) / (null_R.size + 1))
+    return Floor(float(null_R.mean()), float(np.quantile(null_R, 0.95)), float((exceeding + 1) / (null_R.size + 1)))
 
 
 def bin_features(

@@ -34,7 +34,10 @@ def make_prediction_step(
 
 
 def predict_examples(
-    predict: Callable[[HostBatch], Mapping[str, Array]], batches: Batches, examples: int
+    predict: Callable[[HostBatch], Mapping[str, Array]],
+    batches: Batches,
+    examples: int,
+    advance: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
     """The outputs for each example, in the order of the examples.
 
@@ -42,6 +45,7 @@ def predict_examples(
       predict: from this host's part of a batch to the outputs for the whole batch.
       batches: with an `index` of each row's example, -1 for none.
       examples: how many there are.
+      advance: is called after each batch.
     """
     found: list[dict[str, Any]] = [{} for _ in range(examples)]
     for number in range(len(batches)):
@@ -50,6 +54,7 @@ def predict_examples(
         for row, example in enumerate(batch["index"]):
             if example >= 0:
                 found[example] = {name: values[row] for name, values in outputs.items()}
+        advance()
     return found
 
 

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lm.calibration.calibrators import Fitted
+from lm.console import QUIET, Console
 from lm.data.example_batches import EvaluationExampleBatches
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
@@ -189,6 +190,7 @@ class ModelInUse:
         axes: Mapping[str, str],
         padding: Mapping[str, int],
         batch_size: int = 0,
+        console: Console = QUIET,
     ) -> list[dict[str, Any]]:
         """Each example's results of a compiled step, in batches of similar length with as few shapes as in training."""
         if not examples:
@@ -196,7 +198,10 @@ class ModelInUse:
         axes = {name: axis for name, axis in axes.items() if name in examples[0]}
         size = batch_size or self._batch_size(len(examples))
         batches = EvaluationExampleBatches(examples, axes, padding, size, self._buckets)
-        return predict_examples(lambda batch: step(self.params, self._placed(batch)), batches, len(examples))
+        with console.progress("predicting", len(batches)) as advance:
+            return predict_examples(
+                lambda batch: step(self.params, self._placed(batch)), batches, len(examples), advance
+            )
 
     def _batch_size(self, examples: int) -> int:
         """The run's batch size, or a smaller power of two for few examples."""

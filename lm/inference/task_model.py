@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lm.calibration.predictions import Predictions
+from lm.console import QUIET, Console
 from lm.data.rows import clean_row
 from lm.errors import UserError
 from lm.inference.examples import make_prediction_step, with_calibrator
@@ -43,18 +44,19 @@ class TaskModel(ModelInUse):
         """
         self._refuse("predict")
 
-    def measure(self, rows: Sequence[Row], batch_size: int = 0) -> Measured:
+    def measure(self, rows: Sequence[Row], batch_size: int = 0, console: Console = QUIET) -> Measured:
         """The task's results for rows with answers, from calibrated probabilities if there is a calibrator.
 
         Args:
           rows: as `lm.data.rows` reads them, cleaned.
           batch_size: examples per batch; 0: the run's.
+          console: for progress.
 
         Raises:
           UserError: for rows that don't fit the task.
         """
         encoded = self.task.encode(rows)
-        results = self._results(rows, encoded.examples, self._predicted(encoded, batch_size))
+        results = self._results(rows, encoded.examples, self._predicted(encoded, batch_size, console))
         return Measured(results, encoded.cut, encoded.notes)
 
     def _results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
@@ -70,8 +72,9 @@ class TaskModel(ModelInUse):
         calibrated = "" if self.calibrator is None else f"+{self.calibrator.name}"
         return dataclasses.replace(predictions, checkpoint=self.step, model=self.digest + calibrated)
 
-    def _predicted(self, encoded: Encoded, batch_size: int = 0) -> list[dict[str, Any]]:
-        return self._outputs(self._predict, encoded.examples, self.task.axes, self.task.padding, batch_size)
+    def _predicted(self, encoded: Encoded, batch_size: int = 0, console: Console = QUIET) -> list[dict[str, Any]]:
+        axes, padding = self.task.axes, self.task.padding
+        return self._outputs(self._predict, encoded.examples, axes, padding, batch_size, console)
 
     @functools.cached_property
     def _predict(self) -> Step:

@@ -90,13 +90,8 @@ def check_data(
       UserError: if the run, or the one that it is compared with, was trained on other data.
     """
     if not directory.config.exists():
-        recorded = recorded_data(compared_with) if compared_with else {}
-        changed = _changes_in_training(changes(recorded, found)) if recorded else []
-        if compared_with and changed:
-            raise UserError(
-                f"since {compared_with.path} was trained, {'; '.join(changed)}, so results would not be comparable: "
-                "put the former data back, or use another --workdir"
-            )
+        if compared_with is not None:
+            _check_comparable(compared_with, found)
         return []
     known = directory.load_classes()
     if directory.classes.exists() and known != tuple(classes):
@@ -127,6 +122,15 @@ def changes(recorded: Fingerprints, found: Fingerprints, splits: Collection[str]
             what = f"({counts[0]}, of {other})"
         texts[split] = f"the {split} data changed {what}"
     return texts
+
+
+def _check_comparable(other: WorkDirectory, found: Fingerprints) -> None:
+    recorded = recorded_data(other)
+    if recorded and (changed := _changes_in_training(changes(recorded, found))):
+        raise UserError(
+            f"since {other.path} was trained, {'; '.join(changed)}, so results would not be comparable: put the former "
+            "data back, or use another --workdir"
+        )
 
 
 def _changes_in_training(changed: Mapping[str, str]) -> list[str]:

@@ -33,8 +33,7 @@ class Transfer:
     def print(self, console: Console, source: str) -> None:
         """Prints the lists, grouping the layers of a stack."""
         console.print(f"parameters from {source}:")
-        for name in ("loaded", "new", "left"):
-            paths = getattr(self, name)
+        for name, paths in {"loaded": self.loaded, "new": self.new, "unused": self.left}.items():
             console.print(f"  {name} {len(paths)}: {', '.join(grouped(paths)) or 'none'}")
 
 

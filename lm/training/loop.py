@@ -222,7 +222,8 @@ class Trainer:
         """Prints from where training goes on, or that it does not, and how a longer run changes the schedule."""
         training, optimizer = self._config.training, self._config.optimizer
         if step >= training.steps or patience.is_over:
-            self._console.print(f"finished at step {step} already: nothing to train (a larger number of steps goes on)")
+            go_on = "" if patience.is_over else ": raise config.training.steps to go on"
+            self._console.print(f"finished at step {step} already{go_on}")
             return
         self._console.print(f"resuming at step {step} from {self._checkpoints.directory}")
         if former_steps != training.steps:

@@ -1,6 +1,7 @@
-"""What a run says at its end: how good its best and its last checkpoint are, or where it stopped."""
+"""What a run says at its end: how good its best and its last checkpoint are, what to do next, or where it stopped."""
 
 import math
+import shlex
 from collections.abc import Callable
 
 from lm.runs.checkpoints import Checkpoints
@@ -29,6 +30,20 @@ def summary(directory: WorkDirectory, outcome: Outcome, describe: Callable[[dict
     of_best = _logged(directory, best, outcome.validation)
     described = f"step {best}, {describe(of_best)}" if of_best else f"step {best}"
     return f"done: best checkpoint: {described}\n      last checkpoint: {of_last}"
+
+
+def next_command(directory: WorkDirectory) -> str:
+    """A line with a command that goes on from a finished run."""
+    workdir = shlex.quote(str(directory.path))
+    if (directory.predictions / "validation.npz").exists():
+        job = f"calibrate --config=calibrate --workdir={workdir}"
+    elif directory.samples.exists():
+        job = f"generate --workdir={workdir} --prompt=TEXT"
+    elif directory.predictions.exists():
+        job = f"predict --workdir={workdir} --config.source=FILE"
+    else:
+        job = f"finetune --config=classify --config.init_from={workdir} --config.data.train=FILE --workdir=DIRECTORY"
+    return f"everything is in {directory.path}; next: python -m experiments.{job}"
 
 
 def _logged(directory: WorkDirectory, step: int, like: dict[str, float]) -> dict[str, float] | None:

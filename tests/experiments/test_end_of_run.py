@@ -39,6 +39,7 @@ def overfitted(tmp_path_factory):
     config = replace(tiny_config(folder, steps=4, evaluate_every=2), predictions=PREDICTIONS)
     with pytest.MonkeyPatch.context() as patch, open(folder / "printed", "w+") as printed:
         patch.setattr(pretraining, "make_validation", make_worse)
+        patch.setattr("sys.stdout", printed)
         pretrain(config, WorkDirectory(folder / "run"), Console(file=printed))
         printed.seek(0)
         return folder, config, printed.read()

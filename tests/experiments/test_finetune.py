@@ -154,7 +154,7 @@ def test_a_run_begins_from_a_pretrained_one(pretrained, here, capsys):
         if told:
             assert "head/kernel" in said.split("new ")[1]
             assert "body/token_embedding/embedding" in said.split("loaded ")[1].split("new ")[0]
-            assert "prediction_head" in said.split("left ")[1]
+            assert "prediction_head" in said.split("unused ")[1]
         line = read_metrics(Path(f"runs/from_{name}/metrics.jsonl"))[0]
         first_loss[name] = line["train/loss"]
         assert Path(f"runs/from_{name}/tokenizer.json").read_bytes() == (pretrained / "tokenizer.json").read_bytes()

@@ -102,7 +102,7 @@ def test_it_prints_which_parameters_were_loaded():
     console = Console(record=True, width=200, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     Transfer({}, ("body/layer_0/a", "body/layer_1/a"), ("head/bias",), ()).print(console, "runs/bert, step 7")
     assert console.export_text() == (
-        "parameters from runs/bert, step 7:\n  loaded 2: body/layer_0-1/a\n  new 1: head/bias\n  left 0: none\n"
+        "parameters from runs/bert, step 7:\n  loaded 2: body/layer_0-1/a\n  new 1: head/bias\n  unused 0: none\n"
     )
 
 

@@ -108,11 +108,16 @@ def exceeds_floor(entry: Entry, level: float) -> bool:
 
 
 def verdict(comparison: Comparison) -> Verdict:
-    """Conclusions before calibration and after the accepted calibrator with the lowest held-out NLL."""
+    """Conclusions before calibration and after the best accepted calibrator.
+
+    That is the one with the lowest held-out NLL of those that lower it significantly, or of all if none does.
+    """
     level, before, calibrated = comparison.settings.level, comparison.uncalibrated, comparison.methods[1:]
     metrics = {metric.name: metric for metric in comparison.metrics}
     candidates = [method for method in calibrated if method.accepted and not math.isnan(method.entry("nll").value)]
-    best = min(candidates, key=lambda method: method.entry("nll").value, default=None)
+    candidates.sort(key=lambda method: method.entry("nll").value)
+    lower = [method for method in candidates if change_of(method.entry("nll").difference, "lower", level) == "better"]
+    best = next(iter([*lower, *candidates]), None)
     notes = [_heaviest_bin(before, level)]
     if best:
         notes += [_movement(metrics[name], before, best, level) for name in ("nll", "accuracy") if name in metrics]
@@ -127,9 +132,10 @@ def verdict(comparison: Comparison) -> Verdict:
         notes.append(
             "The best calibrator was selected on the same items it is evaluated on, which favours it slightly."
         )
-    after = _after(before, best, metrics, level) if calibrated else "No calibrator was fitted."
-    sentences = _before(before, metrics, level), after
-    return Verdict(*sentences, tuple(filter(None, notes)), best)
+    after = "No calibrator was fitted."
+    if calibrated:
+        after = _after(before, best, candidates[:1] == [best], metrics, level)
+    return Verdict(_before(before, metrics, level), after, tuple(filter(None, notes)), best)
 
 
 def _before(method: Method, metrics: Mapping[str, Metric], level: float) -> str:
@@ -151,12 +157,17 @@ def _before(method: Method, metrics: Mapping[str, Metric], level: float) -> str:
     return " ".join(sentences) or "Calibration was not measured."
 
 
-def _after(before: Method, best: Method | None, metrics: Mapping[str, Metric], level: float) -> str:
+def _after(before: Method, best: Method | None, is_lowest: bool, metrics: Mapping[str, Metric], level: float) -> str:
     if best is None:
         return "There is no accepted calibrator to compare with."
     name = best.label + (f" ({best.summary})" if best.summary else "")
-    if best.entry("nll").value >= before.entry("nll").value:
+    nll = best.entry("nll")
+    if nll.value >= before.entry("nll").value:
         sentence = f"No accepted calibrator lowers the held-out NLL; the closest is {name}."
+    elif change_of(nll.difference, "lower", level) == "unclear":
+        sentence = f"No calibrator lowers the held-out NLL significantly; the lowest is that of {name}."
+    elif not is_lowest:
+        sentence = f"Of the calibrators that lower the held-out NLL significantly, the best is {name}."
     else:
         sentence = f"The best calibrator by held-out NLL is {name}."
     entry = best.entry("ece")

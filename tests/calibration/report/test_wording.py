@@ -135,6 +135,20 @@ def test_no_uncertainty_no_claim():
     assert "NLL is 2.3000 nats, compared with 2.4010 nats before" in notes(given)
 
 
+def test_what_lowers_the_nll_significantly_is_best():
+    given = changed("temperature", nll={"difference": difference(-0.056, 0.001)})
+    lower = changed("histogram", nll={"value": 2.1, "difference": difference(-0.3, 0.34)})
+    methods = (given.uncalibrated, given.method("temperature"), lower.method("histogram"))
+    given = dataclasses.replace(given, methods=methods)
+    assert verdict(given).best.name == "temperature"
+    assert after(given).startswith("Of the calibrators that lower the held-out NLL significantly, the best is Temper")
+
+
+def test_no_calibrator_lowers_nll_significantly():
+    said = after(changed("temperature", nll={"difference": difference(-0.056, 0.34)}))
+    assert said.startswith("No calibrator lowers the held-out NLL significantly; the lowest is that of Temperature (T")
+
+
 def test_no_calibrator_lowers_nll():
     said = after(changed("temperature", nll={"value": 2.5, "difference": difference(0.1, 0.001)}))
     assert said.startswith("No accepted calibrator lowers the held-out NLL; the closest is Temperature")
