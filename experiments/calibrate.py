@@ -46,6 +46,7 @@ from lm.configuration import check_seed
 from lm.console import Console, printable
 from lm.errors import UserError
 from lm.files import check_writable, json_value, write_atomically, write_json
+from lm.runs.data_record import check_inside
 from lm.runs.tensorboard import add_products
 from lm.runs.work_directory import WorkDirectory, names_of_runs
 
@@ -134,6 +135,9 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
             "--config.predictions.tokens=20000, or experiments.evaluate with --config.split=validation on a fine-tuned "
             "classifier; or name another file with --config.predictions=FILE.npz"
         )
+    if directory.config.exists():
+        for folder in (directory.calibration, directory.tensorboard):
+            check_inside(directory, directory.load_config(), folder)
     check_writable(directory.calibration, f"--workdir={directory.path}")
     fit, test = read_parts(config, path, fit_path)
     for part in (fit, test):

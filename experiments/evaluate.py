@@ -26,7 +26,7 @@ from lm.inference.load import load
 from lm.inference.model_in_use import ModelInUse
 from lm.inference.task_model import TaskModel
 from lm.runs.config import FinetuneConfig, PretrainConfig, RunConfig
-from lm.runs.data_record import Fingerprint, Fingerprints, changes, check_own, is_own, recorded_data
+from lm.runs.data_record import Fingerprint, Fingerprints, changes, check_inside, check_own, recorded_data
 from lm.runs.results import Evaluation, Figure, write_results
 from lm.runs.state import TrainState
 from lm.runs.work_directory import WorkDirectory
@@ -149,7 +149,8 @@ def evaluate(
     if not config.source and splits is None:
         way_out = "add --config.trust=True, or name rows with --config.source"
         _check_own(config, directory, run_config, ("train", "validation", "test"), way_out)
-    _check_inside(config, directory, run_config)
+    if not config.trust:
+        check_inside(directory, run_config, directory.predictions, ", or add --config.trust=True")
     model = load(directory.path, checkpoint, config.calibrator or None)
     assert isinstance(model, TaskModel)  # as it was trained on rows
     rows, notes = rows_to_evaluate(config, directory, run_config, splits)
@@ -190,14 +191,6 @@ def _check_own(
 ) -> None:
     if not config.trust:
         check_own(directory, run_config, reads, way_out)
-
-
-def _check_inside(config: EvaluateConfig, directory: WorkDirectory, run_config: RunConfig) -> None:
-    """Raises UserError if a link would lead the results out of a run that may come from someone else."""
-    target = directory.predictions.resolve()
-    if target.is_relative_to(directory.path.resolve()) or config.trust or is_own(directory, run_config):
-        return
-    raise UserError(f"{directory.predictions} leads to {target}: remove the link, or add --config.trust=True")
 
 
 def _evaluate_text(config: EvaluateConfig, directory: WorkDirectory, model: ModelInUse) -> Evaluation:

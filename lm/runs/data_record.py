@@ -192,6 +192,23 @@ def check_own(directory: WorkDirectory, config: RunConfig, reads: Sequence[str],
     )
 
 
+def check_inside(directory: WorkDirectory, config: RunConfig, folder: Path, instead: str = "") -> None:
+    """Checks that no link would lead what is written to a folder out of a run that may come from someone else.
+
+    Args:
+      directory: of the run.
+      config: of the run.
+      folder: in the directory.
+      instead: another way out, for the message.
+
+    Raises:
+      UserError: if one would.
+    """
+    target = folder.resolve()
+    if not target.is_relative_to(directory.path.resolve()) and not is_own(directory, config):
+        raise UserError(f"{folder} leads to {target}: remove the link{instead}")
+
+
 def is_own(directory: WorkDirectory, config: RunConfig) -> bool:
     """Whether this user trained the run, or resumed it, with this data on this machine."""
     signature, expected = _read(directory).get("signature"), _signature(config)

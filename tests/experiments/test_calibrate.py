@@ -52,6 +52,19 @@ def test_overconfidence_is_corrected_and_all_files_are_written(calibrated):
     assert after.value < before.value / 2
 
 
+@pytest.mark.parametrize("name", ["calibration", "tensorboard"])
+def test_a_link_in_a_run_from_someone_else_is_not_followed(calibrated, name, tmp_path):
+    _, folder = calibrated
+    (tmp_path / "run").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(dataclasses.asdict(tiny_config(tmp_path))))
+    (tmp_path / "run" / name).symlink_to(tmp_path / "outside")
+    config = dataclasses.replace(CONFIG, predictions=str(folder / "mine.npz"))
+    with pytest.raises(UserError, match=f"{name} leads to .*outside: remove the link"):
+        calibrate(config, WorkDirectory(tmp_path / "run"), QUIET)
+    assert not list((tmp_path / "outside").iterdir())
+
+
 def test_the_table_holds_every_number(calibrated):
     comparison, folder = calibrated
     with (folder / "run" / "calibration" / "table.csv").open() as file:
