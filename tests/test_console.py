@@ -46,6 +46,20 @@ def test_only_control_characters_are_escaped(text, expected):
     assert printable(text) == expected
 
 
+def test_a_terminal_gets_lines_that_are_broken_between_words():
+    path = "/a/path/that/is/longer/than/a/line"
+    text = f"  one two  three four five\n{path} six"
+    wrapped, whole = (io.StringIO() for _ in range(2))
+    Console(file=wrapped, force_terminal=True, width=20).print(text)
+    Console(file=whole, width=20).print(text)
+    assert whole.getvalue() == f"{text}\n"
+    lines = wrapped.getvalue().splitlines()
+    assert lines[0] == "  one two  three"
+    assert lines[1] == "    four five"
+    assert lines[2].strip() == path
+    assert " ".join(lines).split() == text.split()
+
+
 def test_progress_on_a_terminal_disappears():
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=80)

@@ -54,7 +54,7 @@ MISTAKES = {
     "task": ("completion", (), "config.task.name=completion has no classes"),
     "classes": (
         "classification",
-        ("--config.task.classes=('animal',)",),
+        ("--config.task.classes=('animal','plant')",),
         "config.task.classes lacks 'colour', which training rows have",
     ),
     "unread pair": ("pair", ("--config.task.pair=False",), "set config.task.pair=True"),

@@ -53,6 +53,7 @@ def test_a_run_does_not_differ_from_itself(tmp_path):
     assert (difference.value, difference.low, difference.high, difference.p) == (0, 0, 0, 1)
 
 
+@pytest.mark.slow
 def test_compare_and_calibrate_give_the_same_p_for_the_same_question(tmp_path):
     """The change of NLL and of accuracy by a calibrator, on 60 rows in 12 clusters."""
     rng = np.random.default_rng(0)

@@ -38,10 +38,8 @@ def records_of(workdir, name):
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["classification", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "classification")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_evaluating_again_gives_the_same(kind, finetuned, here, capsys):
     workdir = finetuned(kind)
     metrics, records = metrics_of(workdir, "test"), records_of(workdir, "test")

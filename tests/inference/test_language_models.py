@@ -125,7 +125,8 @@ def test_several_samples_of_a_prompt_are_adjacent(pretrained):
     assert written[0].tokens.tolist() != written[1].tokens.tolist()
 
 
-@pytest.mark.parametrize("kind", ["completion", pytest.param("sequence_to_sequence", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["completion", "sequence_to_sequence"])
 def test_a_task_is_written_as_its_evaluation_wrote_it(kind, finetuned, here):
     workdir, rows = finetuned(kind), rows_of(kind, "test")
     model = lm.load(workdir)

@@ -102,7 +102,11 @@ def test_a_task_without_classes_writes_texts_and_figures_and_no_nan(tmp_path):
     results = Results({"bleu": mean_metric([0.5])}, records)  # one item has no interval
     write_results(results, WorkDirectory(tmp_path), "validation", 50, 3)
     folder = tmp_path / "predictions"
-    assert strictly((folder / "validation.metrics.json").read_text()) == {
+    found = strictly((folder / "validation.metrics.json").read_text())
+    assert is_unchanged(found)
+    del found["digest"]
+    assert found.pop("files") == {"validation.jsonl": file_digest(folder / "validation.jsonl")}
+    assert found == {
         "split": "validation",
         "checkpoint": 3,
         "rows": 1,

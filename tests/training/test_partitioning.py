@@ -165,14 +165,12 @@ def losses_on_one_device(kind) -> list[float]:
 
 
 # The mixed mesh has the axes of the others; each layout costs a compilation.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(Masked, "fsdp")]
-    + [pytest.param(Masked, name, marks=pytest.mark.slow) for name in LAYOUTS if name != "fsdp"]
-    + [
-        pytest.param(kind, name, marks=pytest.mark.slow)
-        for kind in (SpanCorruption, Classification)
-        for name in ("mixed", "pmap")
+    [
+        *((Masked, name) for name in LAYOUTS),
+        *((kind, name) for kind in (SpanCorruption, Classification) for name in ("mixed", "pmap")),
     ],
 )
 def test_other_tasks_are_the_same_work_too(kind, name):

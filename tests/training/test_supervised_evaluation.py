@@ -66,8 +66,12 @@ def test_every_example_gets_its_own_output(layout, batch_size, buckets):
     batches = EvaluationExampleBatches(EXAMPLES, Lookup.axes, Lookup.padding, batch_size, buckets)
     step = partitioner.compile_evaluation_step(make_prediction_step(Lookup(), partitioner.axis_name))
     params = state_of(partitioner).evaluation_params
-    outputs = predict_examples(lambda batch: step(params, partitioner.place_batch(batch)), batches, len(EXAMPLES))
+    done: list[int] = []
+    outputs = predict_examples(
+        lambda batch: step(params, partitioner.place_batch(batch)), batches, len(EXAMPLES), lambda: done.append(1)
+    )
     assert len(outputs) == len(EXAMPLES)
+    assert len(done) == len(batches)
     for example, output, logits in zip(EXAMPLES, outputs, LOGITS, strict=True):
         np.testing.assert_array_equal(output["logits"], logits)
         length = len(example["tokens"])
