@@ -66,7 +66,9 @@ def main(values: flags.FlagValues) -> None:
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the results, such as --workdir=runs/trec_baseline")
     check_overridden_sources(values.config.data, overridden(values))
-    baseline(values.config, WorkDirectory(Path(values.workdir)), Console(stderr=True))
+    directory, console = WorkDirectory(Path(values.workdir)), Console(stderr=True)
+    baseline(values.config, directory, console)
+    console.print(f"everything is in {directory.predictions}")
 
 
 def baseline(config: FinetuneConfig, directory: WorkDirectory, console: Console) -> dict[str, Evaluation]:

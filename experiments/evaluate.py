@@ -116,9 +116,11 @@ def main(values: flags.FlagValues) -> None:
     """Evaluates and prints."""
     if not values.workdir:
         raise UserError("--workdir is missing: name the directory of a run")
-    config = values.config
-    found = evaluate(config, WorkDirectory(Path(values.workdir)), values.checkpoint, console=Console(stderr=True))
+    directory, console = WorkDirectory(Path(values.workdir)), Console(stderr=True)
+    found = evaluate(values.config, directory, values.checkpoint, console=console)
     show(found, Console())
+    if found.unit == "rows":
+        console.print(f"everything is in {directory.predictions}")
 
 
 def evaluate(
