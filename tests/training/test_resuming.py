@@ -127,7 +127,7 @@ def test_a_finished_run_says_that_it_is_finished(run):
     scripted(run, FALLING)
     before = contents(run / "checkpoints")
     text = told(run)
-    assert "finished at step 7 already: nothing to train" in text
+    assert "finished at step 7 already: raise config.training.steps to go on" in text
     assert "resuming" not in text
     assert contents(run / "checkpoints") == before
 
