@@ -134,10 +134,10 @@ def _note_on_rare_classes(name: str, part: Predictions) -> str:
         return ""
     first = [str(rare) if part.class_names is None else part.class_names[rare] for rare in rare_K[:3].tolist()]
     others = f" and {rare_K.size - 3:,} others" if rare_K.size > 3 else ""
-    classes = "class" if rare_K.size == 1 else "classes"
+    classes, get, their = ("class", "it gets", "its") if rare_K.size == 1 else ("classes", "they get", "their")
     return (
-        f"fewer than {FEWEST} items to fit {classes} {', '.join(first)}{others}: they get no parameters of their own, "
-        "and their figures are unreliable"
+        f"fewer than {FEWEST} items to fit {classes} {', '.join(first)}{others}: {get} no parameters of {their} own, "
+        f"and {their} figures are unreliable"
     )
 
 

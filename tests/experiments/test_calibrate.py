@@ -171,7 +171,9 @@ def test_classes_that_the_fit_lacks_are_named(tmp_path):
     )
     comparison = calibrate(config, WorkDirectory(tmp_path / "run"), QUIET)
     assert comparison.method("temperature").message == ""
-    assert "fewer than 5 items to fit class fish: no parameters" in comparison.method("vector").message
+    assert (
+        "fewer than 5 items to fit class fish: it gets no parameters of its own" in comparison.method("vector").message
+    )
     before, after = (comparison.method(name).entry("nll").value for name in ("none", "vector"))
     assert after < before + 0.1
 
