@@ -42,8 +42,6 @@ from lm.training.partitioning import make_partitioner
 from lm.training.summary import next_command, stopped, summary
 from lm.types import Params
 
-_ROWS_LOOKED_AT = 1000
-
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
@@ -66,7 +64,7 @@ def main(values: flags.FlagValues) -> int:
     outcome = finetune(config, directory, console, then_evaluate=True, profile=parse_profile(values.profile))
     if outcome.stopped_by:
         return 128 + outcome.stopped_by
-    console.print(next_command(directory))
+    console.print(next_command(directory), soft_wrap=True)
     return 0
 
 
@@ -128,7 +126,7 @@ def finetune(
     for name, encoded in (("training", train), ("validation", validation)):
         for note in encoded.notes:
             console.print(f"(!) {name}: {note}")
-    if note := unknown_note(tokenizer, texts_of(config.task, splits.validation[:_ROWS_LOOKED_AT])):
+    if note := unknown_note(tokenizer, texts_of(config.task, splits.validation)):
         console.print(f"(!) validation: {note}")
 
     def claim() -> None:
@@ -149,12 +147,10 @@ def finetune(
 
 def unknown_note(tokenizer: Tokenizer, texts: Sequence[str]) -> str:
     """A line if most of the texts is unknown to the tokenizer, as without spaces between words, else ""."""
-    unknown = tokenizer.unknown_share(texts)
-    if unknown <= 0.5:
-        return ""
-    return (
-        f"{unknown:.0%} of the tokens are unknown, so the model cannot tell these texts apart: for text without spaces "
-        "between words, or in few rows, set config.tokenizer.kind=bpe or unigram"
+    unknown = tokenizer.mostly_unknown(texts)
+    return unknown and (
+        f"{unknown}, so the model cannot tell these texts apart: for text without spaces between words, or in few "
+        "rows, set config.tokenizer.kind=bpe or unigram"
     )
 
 

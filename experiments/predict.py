@@ -32,7 +32,6 @@ from lm.runs.config import FinetuneConfig
 from lm.tasks.registry import columns_of
 
 _BATCHES_AT_ONCE = 8
-_ROWS_LOOKED_AT = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +147,9 @@ def inputs_of_texts(texts: Sequence[str], run_config: FinetuneConfig) -> list[In
 
 def unknown_note(model: TaskModel, inputs: Sequence[Input]) -> str:
     """A line if most of the input is unknown to the run's tokenizer, else ""."""
-    rows = [each.row for each in inputs[:_ROWS_LOOKED_AT]]
-    texts = [row[name] for row in rows for name in row.keys() - {"place", "id"}]
-    unknown = model.tokenizer.unknown_share([text if isinstance(text, str) else " ".join(text) for text in texts])
-    if unknown <= 0.5:
-        return ""
-    return f"(!) {unknown:.0%} of the tokens are unknown to the run's tokenizer: it was trained on other text"
+    texts = [each.row[name] for each in inputs for name in each.row.keys() - {"place", "id"}]
+    unknown = model.tokenizer.mostly_unknown([text if isinstance(text, str) else " ".join(text) for text in texts])
+    return unknown and f"(!) {unknown} to the run's tokenizer: it was trained on other text"
 
 
 def predictions(

@@ -125,7 +125,7 @@ def pretrain(
         results = Console(quiet=console.quiet)
         results.print(summary(directory, outcome, describe))
         write_products(full_config, corpus, directory, console, results)
-        console.print(next_command(directory))
+        console.print(next_command(directory), soft_wrap=True)
     return outcome
 
 

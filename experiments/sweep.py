@@ -356,7 +356,7 @@ def report(config: SweepConfig, base: RunConfig, study: Study, directory: Path, 
     console.print(f"{search.total} trials: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
     for line in (conclusion(rows, study), again or ""):
         if line:
-            console.print(line)
+            console.print(line, soft_wrap=True)  # so that the command can be copied
     console.print(f"everything is in {directory}")
     return rows
 

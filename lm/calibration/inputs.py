@@ -14,6 +14,8 @@ Axes: N items, C classes.
 """
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -244,6 +246,11 @@ def _of_objects(array: np.ndarray, name: str) -> np.ndarray:
             what = "a missing value" if is_missing(value) else f"of type {type(value).__name__}"
             raise InputError(f"{name} must hold numbers, but {where} is {what}")
     return np.array(array.tolist())
+
+
+def repeated_name(names: Sequence[str]) -> str | None:
+    """A name that is there more than once; None if there is none."""
+    return next((name for name, count in Counter(names).most_common(1) if count > 1), None)
 
 
 def is_missing(value: Any) -> bool:

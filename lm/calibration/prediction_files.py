@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from lm.calibration.inputs import is_missing
+from lm.calibration.inputs import is_missing, repeated_name
 from lm.errors import UserError
 
 SCORES = ("logits", "log_probs", "probabilities")
@@ -172,9 +172,8 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _check_header(names: list[str], what: str = "its first line") -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise UserError(f"the column `{repeated[0]}` is there twice; rename one")
+    if repeated := repeated_name(names):
+        raise UserError(f"the column `{repeated}` is there twice; rename one")
     if names and not any(_array_of(name) for name in names):
         raise UserError(
             f"{what}, {', '.join(names)[:80]}, must name the columns, such as label,probability_cat,probability_dog"
@@ -203,11 +202,9 @@ def _read_json_lines(path: Path, known: Collection[str]) -> tuple[dict[str, np.n
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        repeated = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+    if repeated := repeated_name([name for name, _ in pairs]):
         raise UserError(f"`{repeated}` is there twice; remove one")
-    return found
+    return dict(pairs)
 
 
 def _of_records(records: list[Any], known: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -11,7 +11,14 @@ import jax
 import numpy as np
 from scipy import special
 
-from lm.calibration.inputs import InputError, checked_labels, checked_logits, checked_names, checked_weights
+from lm.calibration.inputs import (
+    InputError,
+    checked_labels,
+    checked_logits,
+    checked_names,
+    checked_weights,
+    repeated_name,
+)
 from lm.calibration.logits import FactoredLogits, Logits, take, whole
 from lm.calibration.outcomes import Outcomes, outcomes
 from lm.calibration.prediction_files import SCORES, read_arrays
@@ -199,8 +206,7 @@ def _numbered(labels_N: np.ndarray, class_names: tuple[str, ...] | None) -> np.n
             "probability_cat"
         )
     numbers = {name: number for number, name in enumerate(class_names)}
-    if len(numbers) < len(class_names):
-        repeated = next(name for name in class_names if class_names.count(name) > 1)
+    if repeated := repeated_name(class_names):
         raise InputError(f"class_names has {repeated!r} twice, so labels cannot be names: give the numbers of classes")
     unknown = [item for item, name in enumerate(texts) if name not in numbers]
     if unknown:

@@ -142,6 +142,11 @@ class Tokenizer:
         ids = [id_ for encoded in self.encode_batch(texts) for id_ in encoded]
         return ids.count(self._unknown) / len(ids) if ids and self._unknown is not None else 0.0
 
+    def mostly_unknown(self, texts: Sequence[str]) -> str:
+        """Such as "63% of the tokens are unknown", where it is more than half; else "". It looks at 1,000 texts."""
+        unknown = self.unknown_share(texts[:1000])
+        return f"{unknown:.0%} of the tokens are unknown" if unknown > 0.5 else ""
+
     def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """Token ids of a text that is given as words, each of which yields at least one token.
 

@@ -33,7 +33,7 @@ def summary(directory: WorkDirectory, outcome: Outcome, describe: Callable[[dict
 
 
 def next_command(directory: WorkDirectory) -> str:
-    """A line with a command that goes on from a finished run."""
+    """Where everything is, and a command that goes on from a finished run. Print it unwrapped."""
     workdir = shlex.quote(str(directory.path))
     if (directory.predictions / "validation.npz").exists():
         job = f"calibrate --config=calibrate --workdir={workdir}"
@@ -43,7 +43,7 @@ def next_command(directory: WorkDirectory) -> str:
         job = f"predict --workdir={workdir} --config.source=FILE"
     else:
         job = f"finetune --config=classify --config.init_from={workdir} --config.data.train=FILE --workdir=DIRECTORY"
-    return f"everything is in {directory.path}; next: python -m experiments.{job}"
+    return f"everything is in {directory.path}\nnext: python -m experiments.{job}"
 
 
 def _logged(directory: WorkDirectory, step: int, like: dict[str, float]) -> dict[str, float] | None:

@@ -67,7 +67,7 @@ def test_the_last_lines_name_the_best_and_the_last_checkpoint(overfitted):
     assert "predictions of" in printed
     assert "by checkpoint 2 are in" in printed
     command = f"python -m experiments.calibrate --config=calibrate --workdir={folder / 'run'}"
-    assert printed.endswith(f"everything is in {folder / 'run'}; next: {command}\n")
+    assert printed.endswith(f"everything is in {folder / 'run'}\nnext: {command}\n")
 
 
 @pytest.mark.slow
