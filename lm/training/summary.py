@@ -36,7 +36,9 @@ def next_command(directory: WorkDirectory) -> str:
     """Where everything is, and a command that goes on from a finished run. Print it unwrapped."""
     workdir = shlex.quote(str(directory.path))
     if (directory.predictions / "validation.npz").exists():
-        job = f"calibrate --config=calibrate --workdir={workdir}"
+        # Next tokens are classes by the thousand, which a matrix of parameters would not suit.
+        config = "calibrate_quickstart" if directory.samples.exists() else "calibrate"
+        job = f"calibrate --config={config} --workdir={workdir}"
     elif directory.samples.exists():
         job = f"generate --workdir={workdir} --prompt=TEXT"
     elif directory.predictions.exists():

@@ -66,7 +66,7 @@ def test_the_last_lines_name_the_best_and_the_last_checkpoint(overfitted):
     assert f"last checkpoint: step 4, validation loss {losses[4]:.4f}" in printed
     assert "predictions of" in printed
     assert "by checkpoint 2 are in" in printed
-    command = f"python -m experiments.calibrate --config=calibrate --workdir={folder / 'run'}"
+    command = f"python -m experiments.calibrate --config=calibrate_quickstart --workdir={folder / 'run'}"
     assert printed.endswith(f"everything is in {folder / 'run'}\nnext: {command}\n")
 
 
