@@ -1,0 +1,63 @@
+"""The table of families, and which of them a published or one of our models belongs to."""
+
+import dataclasses
+from typing import Any
+
+from lm.errors import UserError
+from lm.modules.config import ModelConfig
+from lm.pretrained.decoders import DECODERS
+from lm.pretrained.family import Family
+from lm.pretrained.published_config import PublishedConfig
+
+FAMILIES: tuple[Family, ...] = DECODERS
+
+
+def family_of_published(published: PublishedConfig) -> Family:
+    """The family of a config.json.
+
+    Raises:
+      UserError: if it is not known; the message lists those that are.
+    """
+    kind = published.values.get("model_type")
+    for family in FAMILIES:
+        if kind in family.model_types:
+            return family
+    known = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
+    raise UserError(f"{published.place}: model_type={kind!r} is not known: known are {known}")
+
+
+def published_form(config: ModelConfig, parts: tuple[str, ...]) -> tuple[Family, dict[str, Any]]:
+    """The family that can express one of our models exactly, and its config.json.
+
+    Args:
+      config: our shape.
+      parts: what the model has, of `Family.parts`.
+
+    Raises:
+      UserError: if there is none.
+    """
+    # How it is computed does not matter, nor whether defaults are written out.
+    wanted = _shape(config)
+    for family in FAMILIES:
+        try:
+            values = family.to_theirs(config, parts)
+            read = family.to_ours(PublishedConfig(values, "config.json"))
+        except (UserError, KeyError):
+            continue
+        if _shape(read) == wanted and set(parts) <= set(family.parts):
+            return family, values
+    raise UserError(
+        "no published family has a model of this shape, so transformers could not read it: families are "
+        + "; ".join(family.name for family in FAMILIES)
+    )
+
+
+def _shape(config: ModelConfig) -> ModelConfig:
+    return dataclasses.replace(
+        config.executed_as(ModelConfig()),
+        kv_heads=config.num_kv_heads,
+        head_width=config.size_per_head,
+        feed_forward_width=config.size_of_feed_forward,
+        scan_layers=False,
+        initializer_range=ModelConfig.initializer_range,
+    )

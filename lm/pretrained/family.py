@@ -1,0 +1,41 @@
+"""A family of published models: how its config.json and its tensors correspond to ours."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from lm.modules.config import ModelConfig
+from lm.pretrained.published_config import PublishedConfig
+from lm.pretrained.rules import Rule
+
+Rules = Callable[[ModelConfig], Iterable[Rule]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One entry of the table of families, which reads, writes and tests.
+
+    Attributes:
+      name: for people, such as "Llama, TinyLlama, SmolLM2".
+      model_types: values of `model_type` in config.json.
+      prefix: before the names of a body's tensors if the model has a head, such as "model."; files may leave it out.
+      to_ours: from config.json to our shape.
+      to_theirs: from our shape, and the names of the parts that the model has, to config.json. It may lose what the
+        family cannot express: what it writes is read again with `to_ours` and compared.
+      rules: of the body, and of the output matrix of models that generate text.
+      parts: rules of what a model may lack, by the name of our parameters, such as "pooler".
+      unused: regular expressions of tensors that hold nothing to import: constants, and copies of tied weights.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    prefix: str
+    to_ours: Callable[[PublishedConfig], ModelConfig]
+    to_theirs: Callable[[ModelConfig, tuple[str, ...]], dict[str, Any]]
+    rules: Rules
+    parts: Mapping[str, Rules] = dataclasses.field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+    def all_rules(self, config: ModelConfig, parts: Iterable[str] = ()) -> list[Rule]:
+        """The rules of a model that has these parts."""
+        return [*self.rules(config), *(rule for part in parts for rule in self.parts[part](config))]
