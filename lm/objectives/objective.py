@@ -26,6 +26,7 @@ from lm.modules.config import ModelConfig
 from lm.types import Batch, Batches, Params
 
 MASKINGS = ("token", "whole_word", "span")
+POOLINGS = ("mean", "first")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +40,8 @@ class ObjectiveConfig:
       name: "causal" (each token from those before it; GPT), "prefix" (the end of a text from its beginning, which is
         encoded in both directions), "masked" (hidden tokens from those around them; BERT, RoBERTa),
         "masked_next_sentence" (also whether one text follows another; BERT), "masked_sentence_order" (also which of two
-        texts came first; ALBERT), "span_corruption" (spans cut out of a text; T5) or "denoising" (the text from a
-        corrupted copy; BART).
+        texts came first; ALBERT), "span_corruption" (spans cut out of a text; T5) "denoising" (the text from a
+        corrupted copy; BART), or "none" (nothing: an imported model that is only used and fine-tuned).
       label_smoothing: the probability mass of each target that is spread uniformly over the vocabulary (Szegedy et al.
         2016).
       z_loss: weight of the squared log-normalizer, which keeps logits from drifting (Chowdhery et al. 2022, section 5).
@@ -59,6 +60,10 @@ class ObjectiveConfig:
       infilling_rate: for "denoising": the share of the text in spans that are replaced by one [MASK] each.
       deletion_rate: for "denoising": the share of the remaining tokens that are deleted.
       permutation_rate: for "denoising": the share of each document's sentences that are shuffled.
+      pooler: for "none": whether an imported encoder has a pooler, whose parameters are then kept.
+      pooling: for "none": how `embed` makes a text's vector of the last hidden states: their "mean", or that of the
+        "first" token ([CLS]).
+      normalize: for "none": whether `embed` scales each vector to length 1.
     """
 
     name: str = "causal"
@@ -74,10 +79,15 @@ class ObjectiveConfig:
     infilling_rate: float = 0.3
     deletion_rate: float = 0.0
     permutation_rate: float = 1.0
+    pooler: bool = False
+    pooling: str = "mean"
+    normalize: bool = False
 
     def __post_init__(self):
         if self.masking not in MASKINGS:
             raise UserError(f"config.objective.masking must be one of {', '.join(MASKINGS)}; got {self.masking!r}")
+        if self.pooling not in POOLINGS:
+            raise UserError(f"config.objective.pooling must be one of {', '.join(POOLINGS)}; got {self.pooling!r}")
         if self.segmentation not in SEGMENTERS:
             raise UserError(f"config.objective.segmentation must be empty or jieba, got {self.segmentation!r}")
         for name in ("label_smoothing", "infilling_rate", "deletion_rate"):

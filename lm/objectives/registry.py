@@ -12,6 +12,7 @@ from lm.objectives.causal_lm import CausalLM
 from lm.objectives.denoising import Denoising
 from lm.objectives.masked_lm import MaskedLM
 from lm.objectives.next_sentence import NextSentence, SentenceOrder
+from lm.objectives.no_objective import NoObjective
 from lm.objectives.objective import ObjectiveConfig, PretrainingTask, TextProperties
 from lm.objectives.prefix_lm import PrefixLM
 from lm.objectives.span_corruption import SpanCorruption
@@ -25,6 +26,8 @@ OBJECTIVES: dict[str, type[PretrainingTask]] = {
     "span_corruption": SpanCorruption,
     "denoising": Denoising,
 }
+# "none" is what an imported model has that can only be used and fine-tuned.
+_ALL: dict[str, type[PretrainingTask]] = {**OBJECTIVES, "none": NoObjective}
 
 
 def check_objective(config: ObjectiveConfig) -> None:
@@ -39,7 +42,7 @@ def check_objective(config: ObjectiveConfig) -> None:
 
 def idle_settings(name: str) -> Mapping[str, str]:
     """The settings of `ObjectiveConfig` without effect for an objective, each with the setting that disables it."""
-    return idle_beside(name, {each: task.settings for each, task in OBJECTIVES.items()})
+    return idle_beside(name, {each: task.settings for each, task in _ALL.items()})
 
 
 def special_tokens(config: ObjectiveConfig) -> tuple[str, ...]:
@@ -67,7 +70,7 @@ def make_task(
       UserError: if the model's architecture or the tokenizer doesn't fit the objective.
     """
     task = _class_of(config)
-    if model.architecture != task.architecture:
+    if task.architecture and model.architecture != task.architecture:
         raise UserError(
             f"config.objective.name={config.name} needs config.model.architecture={task.architecture}, got "
             f"{model.architecture}"
@@ -76,6 +79,6 @@ def make_task(
 
 
 def _class_of(config: ObjectiveConfig) -> type[PretrainingTask]:
-    if config.name not in OBJECTIVES:
-        raise UserError(f"config.objective.name must be one of {', '.join(OBJECTIVES)}; got {config.name!r}")
-    return OBJECTIVES[config.name]
+    if config.name not in _ALL:
+        raise UserError(f"config.objective.name must be one of {', '.join(_ALL)}; got {config.name!r}")
+    return _ALL[config.name]

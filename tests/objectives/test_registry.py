@@ -10,6 +10,7 @@ import pytest
 
 from lm.errors import UserError
 from lm.objectives.objective import ObjectiveConfig, TextProperties
+from lm.objectives.no_objective import NoObjective
 from lm.objectives.registry import OBJECTIVES, check_objective, make_task, special_tokens
 from tests.objectives.toy_corpus import corpus_for, tokenizer_for, toy_model, toy_task
 
@@ -178,6 +179,7 @@ def test_only_causal_language_modelling_counts_bytes(objective):
         ({"mean_span_length": 0.5}, "config.objective.mean_span_length must be at least 1, got 0.5"),
         ({"sentinels": 0}, "config.objective.sentinels must be at least 1, got 0"),
         ({"deletion_rate": 1.0}, "config.objective.deletion_rate must be in [0, 1), got 1.0"),
+        ({"name": "none", "pooling": "last"}, "config.objective.pooling must be one of mean, first; got 'last'"),
         ({"permutation_rate": 1.5}, "config.objective.permutation_rate must be in [0, 1], got 1.5"),
     ],
 )
@@ -201,6 +203,9 @@ SETTINGS = {
     "infilling_rate": 0.1,
     "deletion_rate": 0.1,
     "permutation_rate": 0.5,
+    "pooler": True,
+    "pooling": "first",
+    "normalize": True,
 }
 OF_ALL = {"label_smoothing", "z_loss", "loss_chunk"}
 
@@ -222,6 +227,18 @@ def test_a_setting_is_refused_where_the_objective_does_not_use_it(name):
 
 
 def test_every_setting_is_of_some_objective_and_none_is_of_one_that_ignores_it():
-    assert {setting for task in OBJECTIVES.values() for setting in task.settings} == set(SETTINGS) - OF_ALL
+    of_some = {setting for task in (*OBJECTIVES.values(), NoObjective) for setting in task.settings}
+    assert of_some == set(SETTINGS) - OF_ALL
     ignored = {"causal": "mask_rate", "masked": "noise_density", "span_corruption": "infilling_rate"}
     assert not any(setting in OBJECTIVES[name].settings for name, setting in ignored.items())
+
+
+def test_without_an_objective_nothing_is_learned_from_text():
+    objective = ObjectiveConfig(name="none", pooler=True)
+    config = toy_model(ObjectiveConfig(name="masked")).config
+    task = make_task(objective, config, tokenizer_for(ObjectiveConfig(name="masked")))
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    assert "pooler" in params
+    assert "prediction_head" not in params
+    with pytest.raises(UserError, match="config.objective.name=none learns nothing from text"):
+        task.train_batches(corpus_for(ObjectiveConfig(name="masked")), B, seed=0)
