@@ -30,7 +30,8 @@ from lm.modules.config import ModelConfig
 from lm.runs.config import FinetuneConfig
 from lm.runs.data_record import check_data, write_data_record
 from lm.runs.host_memory import keep_freed_memory
-from lm.runs.trained_run import TrainedRun, load_source, naming_source
+from lm.runs.sources import load_source, model_of_source, naming_source
+from lm.runs.trained_run import TrainedRun
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.tasks.registry import classes_of, columns_of, make_supervised_task, texts_of
 from lm.tasks.supervised import Row, SupervisedTask
@@ -162,10 +163,8 @@ def with_model_of_source(config: FinetuneConfig) -> FinetuneConfig:
     """
     if not config.init_from:
         return config
-    directory = WorkDirectory(Path(config.init_from))
     with naming_source(config.init_from):
-        theirs = with_vocabulary(directory.load_config(), Tokenizer.load(directory.tokenizer)).model
-        return dataclasses.replace(config, model=theirs.executed_as(config.model))
+        return dataclasses.replace(config, model=model_of_source(config.init_from).executed_as(config.model))
 
 
 def print_shape(config: FinetuneConfig, own_model: ModelConfig, console: Console) -> None:

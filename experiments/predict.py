@@ -93,7 +93,7 @@ def main(values: flags.FlagValues) -> None:
     if config.source:
         inputs = inputs_of_source(config, model.config, console)
     else:
-        inputs = inputs_of_texts(values.text or _lines_of_standard_input(), model.config)
+        inputs = inputs_of_texts(values.text or lines_of_standard_input(), model.config)
     if note := unknown_note(model, inputs):
         console.print(note)
     # A bar would be drawn into results that appear on the same terminal.
@@ -186,7 +186,7 @@ def _checked_output(path: Path) -> Path:
     return path
 
 
-def _lines_of_standard_input() -> list[str]:
+def lines_of_standard_input() -> list[str]:
     if sys.stdin is None or sys.stdin.isatty():
         raise UserError("nothing to predict: name rows with --config.source, give --text, or pipe in a text per line")
     lines = [decode(line, f"line {number} of standard input") for number, line in enumerate(sys.stdin.buffer, 1)]

@@ -1,4 +1,4 @@
-"""From a work directory to a model in use: the one place that checks which kind of run it is."""
+"""From a work directory, or a published model, to a model in use: the one place that checks which kind it is."""
 
 import os
 from pathlib import Path
@@ -6,12 +6,16 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from lm.calibration.calibrators import Fitted
+from lm.errors import UserError
 from lm.inference.classifiers import Classifier, QuestionAnswerer, Tagger
 from lm.inference.language_models import LanguageModel, TaskLanguageModel
 from lm.inference.masked_language_model import MaskedLanguageModel
-from lm.inference.model_in_use import ModelInUse
+from lm.inference.model_in_use import Encoder, ModelInUse
 from lm.inference.task_model import TaskModel
+from lm.modules.config import ModelConfig
+from lm.pretrained.load import is_published
 from lm.runs.config import PretrainConfig
+from lm.runs.published_runs import load_published
 from lm.runs.trained_run import TrainedRun, load_run
 from lm.runs.work_directory import WorkDirectory
 from lm.tasks.sequence_classification import SequenceClassification
@@ -39,23 +43,34 @@ def load(
     checkpoint: str = "best",
     calibrator: str | os.PathLike | Fitted | None = None,
     mesh: Mesh | None = None,
+    dtype: str = "float32",
 ) -> ModelInUse:
     """A trained model, ready for use.
 
     Args:
-      directory: work directory of a run.
+      directory: work directory of a run, or a published model: "hf:DIRECTORY", "hf:owner/name" or "gguf:FILE".
       checkpoint: the "best" by its validation metric, the "last", or a step.
       calibrator: of the model's probabilities: a name from the run's calibration/, such as "temperature", the path of a
         file, or a fitted calibrator.
       mesh: of devices, with axes `data`, `fsdp` and `tensor`, that share the parameters; None: one device holds them.
+      dtype: in which a published model is kept and computed: "float32", "bfloat16" or "float16". A run has its own.
 
     Returns:
       Depending on the run: `LanguageModel` (decoders and encoder-decoders, pretrained or trained on a task),
-      `MaskedLanguageModel`, `Classifier`, `Tagger` or `QuestionAnswerer`; for other tasks a `TaskModel`.
+      `MaskedLanguageModel`, `Classifier`, `Tagger` or `QuestionAnswerer`; for other tasks a `TaskModel`; for an encoder
+      that only encodes texts an `Encoder`.
 
     Raises:
-      UserError: if the run, the checkpoint or the calibrator cannot be read, or the calibrator is for another model.
+      UserError: if the model, the checkpoint or the calibrator cannot be read, or the calibrator is for another model.
     """
+    source = os.fspath(directory)
+    if is_published(source):
+        if checkpoint != "best":
+            raise UserError(f"{source} is a published model, which has no checkpoints: leave the checkpoint out")
+        fitted = find_calibrator(WorkDirectory(Path(source.partition(":")[2])), calibrator)
+        return in_use(load_published(source, ModelConfig(dtype=dtype, parameter_dtype=dtype), mesh), fitted, mesh)
+    if dtype != "float32":
+        raise UserError(f"{source} is a run, whose config says in which dtype it is kept: leave dtype={dtype} out")
     work_directory = WorkDirectory(Path(directory))
     fitted = find_calibrator(work_directory, calibrator)
     return in_use(load_run(work_directory, checkpoint, mesh=mesh), fitted, mesh)
@@ -73,7 +88,9 @@ def in_use(run: TrainedRun, calibrator: Fitted | None = None, mesh: Mesh | None 
       UserError: if the calibrator belongs to another model.
     """
     if isinstance(run.config, PretrainConfig):
-        kind = _OF_TEXT[run.config.model.architecture]
+        architecture = run.config.model.architecture
+        only_encodes = architecture == "encoder" and run.config.objective.name == "none"
+        kind = Encoder if only_encodes else _OF_TEXT[architecture]
     else:
         kind = next((kind for task, kind in _OF_TASKS if isinstance(run.task, task)), TaskModel)
     return kind(run, calibrator, mesh)

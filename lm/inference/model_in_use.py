@@ -24,11 +24,13 @@ from lm.errors import UserError
 from lm.inference.examples import predict_examples
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
 from lm.runs.checkpoints import checksum
-from lm.runs.config import FinetuneConfig, RunConfig
+from lm.runs.config import FinetuneConfig, PretrainConfig, RunConfig
 from lm.runs.trained_run import TrainedRun
 from lm.tasks import text_encoding
 from lm.tasks.supervised import Example
 from lm.types import Batch, HostBatch, Params
+
+_SHORTEST_VECTOR = 1e-12  # shorter ones are not made longer
 
 # From parameters and a batch, on the host or on devices, to arrays by name.
 Step = Callable[[Params, Any], dict[str, Array]]
@@ -115,10 +117,11 @@ class ModelInUse:
         return self.task.model
 
     def embed(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
-        """A vector for each text: the mean of the last hidden states over its tokens, [N, D] in float32.
+        """A vector for each text, [N, D] in float32: the mean of the last hidden states over its tokens.
 
         For an encoder-decoder these are the encoder's. Mean pooling works best without further training (Reimers &
-        Gurevych 2019, section 6; Ni et al. 2022, Sentence-T5).
+        Gurevych 2019, section 6; Ni et al. 2022, Sentence-T5). A published sentence encoder says itself whether it
+        takes the mean or the first token's state, and whether vectors have length 1.
 
         Args:
           texts: each encoded as one text.
@@ -170,12 +173,27 @@ class ModelInUse:
     def _refuse(self, asked: str) -> NoReturn:
         raise UserError(f"this run is {self.kind}; it has no {asked}: use {' or '.join(self.uses)}")
 
+    @property
+    def pooling(self) -> str:
+        """How a text's vector is made of its tokens' states: "mean" or "first"."""
+        return self.config.objective.pooling if isinstance(self.config, PretrainConfig) else "mean"
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether a text's vector has length 1."""
+        return isinstance(self.config, PretrainConfig) and self.config.objective.normalize
+
     @functools.cached_property
     def _embed(self) -> Step:
         def step(params: Params, batch: Batch) -> dict[str, Array]:
             hidden_BTD = self.model.apply({"params": params}, batch, method=_hidden_of_texts).astype(jnp.float32)
             counted_BT1 = (batch["segments"] > 0)[:, :, None].astype(jnp.float32)
-            return {"embedding": (counted_BT1 * hidden_BTD).sum(axis=1) / jnp.maximum(counted_BT1.sum(axis=1), 1)}
+            vectors_BD = (counted_BT1 * hidden_BTD).sum(axis=1) / jnp.maximum(counted_BT1.sum(axis=1), 1)
+            if self.pooling == "first":
+                vectors_BD = hidden_BTD[:, 0]
+            if self.normalizes:
+                vectors_BD /= jnp.maximum(jnp.linalg.norm(vectors_BD, axis=1, keepdims=True), _SHORTEST_VECTOR)
+            return {"embedding": vectors_BD}
 
         return self._compiled(step)
 
@@ -222,6 +240,12 @@ class ModelInUse:
         shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         even = len(batch["index"]) % shards == 0
         return jax.device_put(batch, NamedSharding(self.mesh, P(("data", "fsdp")) if even else P()))
+
+
+class Encoder(ModelInUse):
+    """Encodes texts: a published model without a prediction head, such as a sentence encoder."""
+
+    kind: ClassVar[str] = "an encoder"
 
 
 def as_list(values: Sequence[Any], name: str) -> list[Any]:

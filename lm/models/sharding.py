@@ -46,6 +46,13 @@ def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     return P()
 
 
+def placed_shapes(shapes: Tree, mesh: Mesh | None) -> Tree:
+    """A tree of shapes with the sharding of each array; without a mesh the first device holds them all."""
+    one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shardings = jax.tree.map(lambda _: one_device, shapes) if mesh is None else tree_shardings(shapes, mesh)
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings)
+
+
 def tree_shardings(tree: Tree, mesh: Mesh) -> Tree:
     """A `NamedSharding` for each array of a tree (or of a tree of shapes) of parameters or of a training state."""
 

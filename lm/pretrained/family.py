@@ -12,6 +12,21 @@ Rules = Callable[[ModelConfig], Iterable[Rule]]
 
 
 @dataclasses.dataclass(frozen=True)
+class Head:
+    """What a family's model for a task has on top of its body.
+
+    Attributes:
+      model: name of the transformers class.
+      rules: of our `head`, and of what the class has between body and head.
+      parts: which of `Family.parts` its body has too.
+    """
+
+    model: str
+    rules: Rules
+    parts: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Family:
     """One entry of the table of families, which reads, writes and tests.
 
@@ -24,6 +39,7 @@ class Family:
         family cannot express: what it writes is read again with `to_ours` and compared.
       rules: of the body, and of the output matrix of models that generate text.
       parts: rules of what a model may lack, by the name of our parameters, such as "pooler".
+      heads: of tasks, by `config.task.name`.
       unused: regular expressions of tensors that hold nothing to import: constants, and copies of tied weights.
     """
 
@@ -34,8 +50,10 @@ class Family:
     to_theirs: Callable[[ModelConfig, tuple[str, ...]], dict[str, Any]]
     rules: Rules
     parts: Mapping[str, Rules] = dataclasses.field(default_factory=dict)
+    heads: Mapping[str, Head] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
 
-    def all_rules(self, config: ModelConfig, parts: Iterable[str] = ()) -> list[Rule]:
-        """The rules of a model that has these parts."""
-        return [*self.rules(config), *(rule for part in parts for rule in self.parts[part](config))]
+    def all_rules(self, config: ModelConfig, parts: Iterable[str] = (), task: str = "") -> list[Rule]:
+        """The rules of a model that has these parts and, for a task, its head."""
+        of_parts = [rule for part in parts for rule in self.parts[part](config)]
+        return [*self.rules(config), *of_parts, *(self.heads[task].rules(config) if task else ())]

@@ -58,13 +58,13 @@ def read_parameters(
     rules = family.all_rules(config, parts)
     names = _Names(family, tensors)
     leaves = by_path(like)
-    _check(rules, names, leaves)
+    _check(rules, names, config, leaves)
     found: dict[str, jax.Array] = {}
     for paths, of_layers in sorted(_by_leaf(rules, leaves).items(), key=lambda group: -_size(leaves, group[0])):
         hosts = _read(of_layers, names, [leaves[path] for path in paths], _SCANNED in paths[0])
         for path, host in zip(paths, hosts, strict=True):
             found[path] = _placed(host, leaves[path])
-        advance()
+            advance()
     return jax.tree_util.tree_map_with_path(lambda path, _: found[path_name(path)], like)
 
 
@@ -111,7 +111,7 @@ class _Names:
         return self.tensors.read(self.stored(name))
 
 
-def _check(rules: list[Rule], names: _Names, leaves: Mapping[str, Any]) -> None:
+def _check(rules: list[Rule], names: _Names, config: ModelConfig, leaves: Mapping[str, Any]) -> None:
     """Checks, before anything is read, that every tensor is there, has its shape, and is used."""
     place, family = names.tensors.path, names.family
     wanted = [name for rule in rules for name in rule.theirs]
@@ -125,7 +125,9 @@ def _check(rules: list[Rule], names: _Names, leaves: Mapping[str, Any]) -> None:
     ]
     if misfits:
         raise UserError(f"{place}: {shortened_list(misfits)}: weights and config.json are of different models")
-    used = {names.stored(name) for name in wanted}
+    # Parts that are not wanted may be there.
+    of_parts = [name for rules in family.parts.values() for rule in rules(config) for name in rule.theirs]
+    used = {names.stored(name) for name in (*wanted, *of_parts)}
     unused = [
         name
         for name in names.tensors.shapes

@@ -212,8 +212,8 @@ class PretrainConfig:
 
     Attributes:
       seed: for the initial weights, the order of the data, and dropout.
-      init_from: work directory of a pretraining run whose parameters and tokenizer to start from. Empty: start from
-        scratch.
+      init_from: work directory of a pretraining run, or a published model (hf:DIRECTORY, hf:owner/name or gguf:FILE),
+        whose parameters and tokenizer to start from. Empty: start from scratch.
       init_checkpoint: which of its checkpoints: "best", "last" or a step.
       model: the network.
       data: the text.
@@ -224,6 +224,7 @@ class PretrainConfig:
       partitioning: on which devices.
       samples: what to write at the end.
       predictions: what to predict at the end.
+      imported_from: the published model that the parameters are; set by experiments.import_model, which trains nothing.
     """
 
     seed: int = 0
@@ -238,6 +239,7 @@ class PretrainConfig:
     partitioning: PartitioningConfig = PartitioningConfig()
     samples: SamplesConfig = SamplesConfig()
     predictions: PredictionsConfig = PredictionsConfig()
+    imported_from: str = ""
 
     def __post_init__(self):
         check_seed("config.seed", self.seed)
@@ -250,7 +252,8 @@ class FinetuneConfig:
 
     Attributes:
       seed: for the initial weights, the order of the data, and dropout.
-      init_from: work directory of a run. Its tokenizer and model shape are used; `model` then only says how to execute
+      init_from: work directory of a run, or a published model (hf:DIRECTORY, hf:owner/name or gguf:FILE). Its
+        tokenizer and model shape are used; `model` then only says how to execute
         it (`lm.modules.config.EXECUTION`). Empty: start from scratch.
       init_checkpoint: which of its checkpoints: "best", "last" or a step.
       random_weights: with `init_from`, use its tokenizer and shape but not its parameters, to measure what they

@@ -1,9 +1,7 @@
 """A trained model, read back from its work directory."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,7 +9,7 @@ from jax.sharding import Mesh
 
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.models.sharding import tree_shardings
+from lm.models.sharding import placed_shapes
 from lm.modules.config import ModelConfig
 from lm.objectives.objective import PretrainingTask
 from lm.objectives.registry import make_task
@@ -76,7 +74,7 @@ def load_run(
         task = make_supervised_task(config.task, config.model, tokenizer, classes, mesh=mesh)
     else:
         task = make_task(config.objective, config.model, tokenizer, mesh)
-    like = _placed(jax.eval_shape(task.init, jax.random.key(0)), mesh)
+    like = placed_shapes(jax.eval_shape(task.init, jax.random.key(0)), mesh)
     for _ in range(_ATTEMPTS):
         found = _restore(directory, directory.origin(config), which, flag, like)
         if found is not None:
@@ -122,33 +120,3 @@ def _chosen(checkpoints: Checkpoints, which: str, flag: str) -> int:
         known = ", ".join(str(step) for step in steps)
         raise UserError(f"{flag}={which} does not exist: choose best, last or one of {known}")
     return int(which)
-
-
-def _placed(shapes: Params, mesh: Mesh | None) -> Params:
-    """The shapes with the sharding of each array."""
-    one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shardings = jax.tree.map(lambda _: one_device, shapes) if mesh is None else tree_shardings(shapes, mesh)
-    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings)
-
-
-@contextlib.contextmanager
-def naming_source(init_from: str) -> Iterator[None]:
-    """Adds the name of the source run, if there is one, to errors raised inside."""
-    try:
-        yield
-    except UserError as error:
-        if not init_from:
-            raise
-        raise UserError(f"config.init_from={init_from}: {error}".replace("--workdir=", "")) from error
-
-
-def load_source(config: RunConfig) -> TrainedRun | None:
-    """The run to start from, if the config names one.
-
-    Raises:
-      UserError: if it can't be read.
-    """
-    if not config.init_from:
-        return None
-    with naming_source(config.init_from):
-        return load_run(WorkDirectory(Path(config.init_from)), config.init_checkpoint, "config.init_checkpoint")

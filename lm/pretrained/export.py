@@ -1,0 +1,116 @@
+"""One of our models as a directory that transformers reads."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from lm.data.published_tokenizers import save_tokenizer
+from lm.data.tokenizers import Tokenizer
+from lm.errors import UserError
+from lm.files import check_writable, write_json
+from lm.models.parameter_paths import by_path
+from lm.modules.config import ModelConfig
+from lm.pretrained.families import published_form
+from lm.pretrained.family import Family
+from lm.pretrained.parameters import published_tensors
+from lm.pretrained.tensors import write_safetensors
+from lm.types import Params
+
+DTYPES: Mapping[str, Any] = {
+    "float32": np.float32,
+    "bfloat16": ml_dtypes.bfloat16,
+    "float16": np.float16,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What will be written, checked before anything is.
+
+    Attributes:
+      family: that the model belongs to in the world of published models.
+      values: of config.json.
+      config: the model's shape.
+      parts: which of `Family.parts` it has.
+      task: the task that its head is for, a key of `Family.heads`, or "".
+    """
+
+    family: Family
+    values: dict[str, Any]
+    config: ModelConfig
+    parts: tuple[str, ...]
+    task: str = ""
+
+    def write(self, directory: Path, params: Params, tokenizer: Tokenizer, dtype: str = "") -> None:
+        """Writes config.json, generation_config.json, the weights and the tokenizer's files; config.json comes last.
+
+        Args:
+          directory: created if missing.
+          params: of the model.
+          tokenizer: its own.
+          dtype: of the weights, one of `DTYPES`; "": as they are.
+
+        Raises:
+          UserError: if they cannot be written.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            save_tokenizer(tokenizer, directory)
+            target = DTYPES[dtype] if dtype else None
+            tensors = published_tensors(self.family, self.config, self.parts, params, target, self.task)
+            write_safetensors(directory, tensors)
+            values = self.values | {"torch_dtype": dtype or self.config.parameter_dtype} | _special_ids(tokenizer)
+            if self.config.architecture != "encoder" and not self.task:
+                write_json(directory / "generation_config.json", _generation(tokenizer))
+            write_json(directory / "config.json", values)
+        except OSError as error:
+            raise UserError(f"{directory} cannot be written: {error.strerror or error}") from error
+
+
+def plan_export(config: ModelConfig, params: Params, task: str = "", classes: tuple[str, ...] = ()) -> Export:
+    """How a model would be published.
+
+    Args:
+      config: its shape.
+      params: its parameters, or their shapes.
+      task: that its head was trained for; "" for a model without.
+      classes: names of the head's classes.
+
+    Raises:
+      UserError: if no family has such a model.
+    """
+    present = {path.removeprefix("body/").split("/")[0] for path in by_path(params)}
+    family, values = published_form(config, lambda family: tuple(part for part in family.parts if part in present), task)
+    parts = tuple(part for part in family.parts if part in present)
+    if task:
+        labels = {str(number): name for number, name in enumerate(classes)}
+        values = values | {"id2label": labels, "label2id": {name: int(number) for number, name in labels.items()}}
+    return Export(family, values, config, parts, task)
+
+
+def check_output(directory: Path) -> None:
+    """Checks that a directory for an export is new or empty, and can be written.
+
+    Raises:
+      UserError: if not.
+    """
+    check_writable(directory, f"--output={directory}")
+    if directory.is_dir() and any(directory.iterdir()):
+        raise UserError(f"--output={directory} is not empty: name a new directory")
+
+
+def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    found = {f"{role}_token_id": tokenizer.role_id(role) for role in ("bos", "eos", "pad")}
+    if found["eos_token_id"] is None:
+        found["eos_token_id"] = tokenizer.end_of_text
+    found["decoder_start_token_id"] = tokenizer.start_of_output
+    return {name: id_ for name, id_ in found.items() if id_ is not None}
+
+
+def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
+    ends = list(tokenizer.ends)
+    return _special_ids(tokenizer) | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {})

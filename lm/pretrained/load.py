@@ -1,0 +1,82 @@
+"""A published model from its files: the shape, the tokenizer, and where the weights are."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from lm.data.published_tokenizers import tokenizer_of_directory, tokenizer_of_gguf
+from lm.data.tokenizers import Tokenizer
+from lm.errors import UserError
+from lm.files import read_json
+from lm.modules.config import ModelConfig
+from lm.pretrained.families import family_of_published
+from lm.pretrained.family import Family
+from lm.pretrained.gguf_files import read_gguf
+from lm.pretrained.hub import is_published, resolve
+from lm.pretrained.parameters import parts_present, read_parameters
+from lm.pretrained.published_config import PublishedConfig
+from lm.pretrained.sentence_encoders import SentenceEncoding, read_sentence_encoding
+from lm.pretrained.tensors import Tensors, open_tensors
+from lm.types import Params
+
+__all__ = ["PublishedModel", "is_published", "open_published"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedModel:
+    """A published model whose weights are still in their files.
+
+    Attributes:
+      path: its directory or GGUF file.
+      family: it belongs to.
+      config: its shape.
+      parts: which of `Family.parts` it has.
+      tensors: the weights.
+      tokenizer: its own.
+      sentences: how it makes vectors of sentences, if it says so.
+    """
+
+    path: Path
+    family: Family
+    config: ModelConfig
+    parts: tuple[str, ...]
+    tensors: Tensors
+    tokenizer: Tokenizer
+    sentences: SentenceEncoding | None = None
+
+    def read(self, like: Params, advance: Callable[[], object] = lambda: None) -> Params:
+        """The parameters; see `lm.pretrained.parameters.read_parameters`."""
+        return read_parameters(self.family, self.config, self.parts, self.tensors, like, advance)
+
+
+def open_published(source: str) -> PublishedModel:
+    """Reads everything but the weights.
+
+    Args:
+      source: "hf:DIRECTORY", "hf:owner/name" or "gguf:FILE".
+
+    Raises:
+      UserError: if a file is missing or damaged, or the model is of no known family.
+    """
+    path = resolve(source)
+    if source.startswith("gguf:"):
+        file = read_gguf(path)
+        published = PublishedConfig(file.config, str(path))
+        tensors, tokenizer, sentences = file.tensors, tokenizer_of_gguf(file.tokenizer_metadata, str(path)), None
+    else:
+        place = path / "config.json"
+        values = read_json(place)
+        if not isinstance(values, dict):
+            raise UserError(f"{place} must be a JSON object: it is damaged")
+        published = PublishedConfig(values, str(place))
+        family_of_published(published)  # before weights and tokenizer: most models that fail are of another family
+        tensors, tokenizer, sentences = open_tensors(path), tokenizer_of_directory(path), read_sentence_encoding(path)
+    family = family_of_published(published)
+    config = family.to_ours(published)
+    if tokenizer.vocab_size > config.size_of_vocabulary:
+        raise UserError(
+            f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, and the model's embedding only "
+            f"{config.size_of_vocabulary:,}: they are of different models"
+        )
+    parts = parts_present(family, config, tensors)
+    return PublishedModel(path, family, config, parts, tensors, tokenizer, sentences)
