@@ -83,7 +83,7 @@ def import_model(source: str, directory: WorkDirectory, config: ImportConfig, co
         raise UserError(f"{directory.path} already holds a model: use another --workdir")
     found = published_run(published, run_config, console=console)
     with directory.locked():
-        directory.claim(run_config, found.tokenizer)
+        directory.claim(run_config, found.tokenizer, found.classes)
         write_data_record(directory, run_config, {})
         checkpoints = Checkpoints(directory.checkpoints, origin=directory.origin(found.config))
         checkpoints.save(TrainState.of_params(found.params), {})

@@ -14,8 +14,9 @@ from lm.errors import UserError
 from lm.files import check_writable, write_json
 from lm.models.parameter_paths import by_path
 from lm.modules.config import ModelConfig
-from lm.pretrained.families import published_form
+from lm.pretrained.families import FAMILIES, published_form
 from lm.pretrained.family import Family
+from lm.pretrained.load import OWN_KEY
 from lm.pretrained.parameters import published_tensors
 from lm.pretrained.tensors import write_safetensors
 from lm.types import Params
@@ -71,25 +72,32 @@ class Export:
             raise UserError(f"{directory} cannot be written: {error.strerror or error}") from error
 
 
-def plan_export(config: ModelConfig, params: Params, task: str = "", classes: tuple[str, ...] = ()) -> Export:
+def plan_export(
+    config: ModelConfig, params: Params, task: Mapping[str, Any] | None = None, classes: tuple[str, ...] = ()
+) -> Export:
     """How a model would be published.
 
     Args:
       config: its shape.
       params: its parameters, or their shapes.
-      task: that its head was trained for; "" for a model without.
+      task: settings of the task that its head was trained for, `name` among them; None for a model without.
       classes: names of the head's classes.
 
     Raises:
       UserError: if no family has such a model.
     """
-    present = {path.removeprefix("body/").split("/")[0] for path in by_path(params)}
-    family, values = published_form(config, lambda family: tuple(part for part in family.parts if part in present), task)
+    names = {path.removeprefix("body/").split("/")[0] for path in by_path(params)}
+    present = names & {part for family in FAMILIES for part in family.parts}
+    name = task["name"] if task else ""
+    family, values = published_form(config, present, name)
     parts = tuple(part for part in family.parts if part in present)
     if task:
-        labels = {str(number): name for number, name in enumerate(classes)}
-        values = values | {"id2label": labels, "label2id": {name: int(number) for number, name in labels.items()}}
-    return Export(family, values, config, parts, task)
+        values = values | {
+            "id2label": {str(number): label for number, label in enumerate(classes)},
+            "label2id": {label: number for number, label in enumerate(classes)},
+            OWN_KEY: {"task": dict(task)},
+        }
+    return Export(family, values, config, parts, name)
 
 
 def check_output(directory: Path) -> None:

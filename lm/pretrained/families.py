@@ -1,6 +1,7 @@
 """The table of families, and which of them a published or one of our models belongs to."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from lm.errors import UserError
@@ -26,33 +27,45 @@ def family_of_published(published: PublishedConfig) -> Family:
     raise UserError(f"{published.place}: model_type={kind!r} is not known: known are {known}")
 
 
-def published_form(config: ModelConfig, parts: tuple[str, ...]) -> tuple[Family, dict[str, Any]]:
+def published_form(config: ModelConfig, present: Collection[str], task: str = "") -> tuple[Family, dict[str, Any]]:
     """The family that can express one of our models exactly, and its config.json.
 
     Args:
       config: our shape.
-      parts: what the model has, of `Family.parts`.
+      present: the parts that the model has, of the `Family.parts` of any family.
+      task: that the model's head is for; "" for a model without.
 
     Raises:
       UserError: if there is none.
     """
-    # How it is computed does not matter, nor whether defaults are written out.
-    wanted = _shape(config)
+    alike = []
     for family in FAMILIES:
+        parts = tuple(part for part in family.parts if part in present)
         try:
             values = family.to_theirs(config, parts)
             read = family.to_ours(PublishedConfig(values, "config.json"))
         except (UserError, KeyError):
             continue
-        if _shape(read) == wanted and set(parts) <= set(family.parts):
-            return family, values
+        if _shape(read) == _shape(config) and len(parts) == len(present):
+            alike.append(family)
+            head = family.heads.get(task)
+            if not task:
+                return family, values
+            if head is not None and set(head.parts) == set(parts):
+                return family, values | {"architectures": [head.model]}
+    if alike:
+        raise UserError(
+            f"transformers has no {alike[0].name} model with a head like that of config.task.name={task}: export the "
+            "run that this one started from, or fine-tune a BERT or RoBERTa model"
+        )
     raise UserError(
-        "no published family has a model of this shape, so transformers could not read it: families are "
+        "no published family has a model of this shape, so transformers could not read it; the families are "
         + "; ".join(family.name for family in FAMILIES)
     )
 
 
 def _shape(config: ModelConfig) -> ModelConfig:
+    """The config without what does not matter: how it is computed, and whether defaults are written out."""
     return dataclasses.replace(
         config.executed_as(ModelConfig()),
         kv_heads=config.num_kv_heads,

@@ -1,8 +1,9 @@
 """A published model from its files: the shape, the tokenizer, and where the weights are."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from lm.data.published_tokenizers import tokenizer_of_directory, tokenizer_of_gguf
 from lm.data.tokenizers import Tokenizer
@@ -21,6 +22,9 @@ from lm.types import Params
 
 __all__ = ["PublishedModel", "is_published", "open_published"]
 
+# Of config.json: what only this library knows of a model.
+OWN_KEY = "calibrated_lm"
+
 
 @dataclasses.dataclass(frozen=True)
 class PublishedModel:
@@ -34,6 +38,9 @@ class PublishedModel:
       tensors: the weights.
       tokenizer: its own.
       sentences: how it makes vectors of sentences, if it says so.
+      task: that it has a head for, a key of `Family.heads`; "": none.
+      classes: of that head.
+      settings: of the task, for a model that was exported here.
     """
 
     path: Path
@@ -43,10 +50,16 @@ class PublishedModel:
     tensors: Tensors
     tokenizer: Tokenizer
     sentences: SentenceEncoding | None = None
+    task: str = ""
+    classes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def read(self, like: Params, advance: Callable[[], object] = lambda: None) -> Params:
-        """The parameters; see `lm.pretrained.parameters.read_parameters`."""
-        return read_parameters(self.family, self.config, self.parts, self.tensors, like, advance)
+    def read(
+        self, like: Params, parts: tuple[str, ...] | None = None, advance: Callable[[], object] = lambda: None
+    ) -> Params:
+        """The parameters, of some parts or of all; see `lm.pretrained.parameters.read_parameters`."""
+        parts = self.parts if parts is None else parts
+        return read_parameters(self.family, self.config, parts, self.tensors, like, self.task, advance)
 
 
 def open_published(source: str) -> PublishedModel:
@@ -78,5 +91,25 @@ def open_published(source: str) -> PublishedModel:
             f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, and the model's embedding only "
             f"{config.size_of_vocabulary:,}: they are of different models"
         )
-    parts = parts_present(family, config, tensors)
-    return PublishedModel(path, family, config, parts, tensors, tokenizer, sentences)
+    task = _task(family, published)
+    parts = family.heads[task].parts if task else parts_present(family, config, tensors)
+    made = PublishedModel(path, family, config, parts, tensors, tokenizer, sentences, task)
+    if not task:
+        return made
+    settings = published.group(OWN_KEY).values.get("task", {})
+    return dataclasses.replace(made, classes=_classes(published), settings=settings)
+
+
+def _task(family: Family, published: PublishedConfig) -> str:
+    """The task of the head that the model's class has; "" for a class without one."""
+    classes = published.values.get("architectures") or [""]
+    return next((task for task, head in family.heads.items() if head.model == classes[0]), "")
+
+
+def _classes(published: PublishedConfig) -> tuple[str, ...]:
+    """Names of the classes, by their numbers."""
+    labels = published.group("id2label").values
+    names = [labels.get(str(number)) for number in range(len(labels))]
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise UserError(f"{published.place}: id2label must give classes 0, 1, ... different names")
+    return tuple(str(name) for name in names)

@@ -19,6 +19,7 @@ from lm.pretrained.rules import Rule
 from lm.pretrained.tensors import Tensors
 from lm.types import Params
 
+_BODY = "body/"
 _SCANNED, _LAYER = "/layers/", re.compile(r"/layer_(\d+)/")
 
 
@@ -38,6 +39,7 @@ def read_parameters(
     parts: tuple[str, ...],
     tensors: Tensors,
     like: Params,
+    task: str = "",
     advance: Callable[[], object] = lambda: None,
 ) -> Params:
     """The parameters of a published model.
@@ -50,14 +52,15 @@ def read_parameters(
       parts: which of `Family.parts` to read.
       tensors: the file.
       like: names, shapes, dtypes and shardings of the parameters.
+      task: that the model has a head for, a key of `Family.heads`; "": none.
       advance: is called after each parameter.
 
     Raises:
       UserError: if a tensor is missing, has another shape, or is not used.
     """
-    rules = family.all_rules(config, parts)
+    rules = family.all_rules(config, parts, task)
     names = _Names(family, tensors)
-    leaves = by_path(like)
+    leaves = _without_body(like)
     _check(rules, names, config, leaves)
     found: dict[str, jax.Array] = {}
     for paths, of_layers in sorted(_by_leaf(rules, leaves).items(), key=lambda group: -_size(leaves, group[0])):
@@ -65,11 +68,16 @@ def read_parameters(
         for path, host in zip(paths, hosts, strict=True):
             found[path] = _placed(host, leaves[path])
             advance()
-    return jax.tree_util.tree_map_with_path(lambda path, _: found[path_name(path)], like)
+    return jax.tree_util.tree_map_with_path(lambda path, _: found[path_name(path).removeprefix(_BODY)], like)
 
 
 def published_tensors(
-    family: Family, config: ModelConfig, parts: tuple[str, ...], params: Params, dtype: Any = None
+    family: Family,
+    config: ModelConfig,
+    parts: tuple[str, ...],
+    params: Params,
+    dtype: Any = None,
+    task: str = "",
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The tensors of a published model, one at a time: names and contiguous arrays.
 
@@ -79,10 +87,11 @@ def published_tensors(
       parts: which of `Family.parts` it has.
       params: its parameters.
       dtype: of the tensors; None: that of the parameters.
+      task: that the model has a head for, a key of `Family.heads`; "": none.
     """
-    leaves = by_path(params)
-    is_bare = config.architecture == "encoder" and "prediction_head" not in parts
-    for rule in family.all_rules(config, parts):
+    leaves = _without_body(params)
+    is_bare = config.architecture == "encoder" and "prediction_head" not in parts and not task
+    for rule in family.all_rules(config, parts, task):
         arrays = [_of_layer(leaves, path) for path in rule.ours]
         for name, array in zip(rule.theirs, rule.layout.theirs(arrays), strict=True):
             name = name.removeprefix(family.prefix) if is_bare else name
@@ -138,6 +147,11 @@ def _check(rules: list[Rule], names: _Names, config: ModelConfig, leaves: Mappin
             f"{place} has weights that a {family.name} model here does not use, so it would not be the same model: "
             f"{shortened_list(sorted(unused))}"
         )
+
+
+def _without_body(params: Params) -> dict[str, Any]:
+    """The leaves by their paths in a model alone: what a head is put on is called `body`."""
+    return {path.removeprefix(_BODY): leaf for path, leaf in by_path(params).items()}
 
 
 def _by_leaf(rules: list[Rule], leaves: Mapping[str, Any]) -> dict[tuple[str, ...], list[Rule]]:

@@ -272,6 +272,7 @@ class FinetuneConfig:
       optimizer: how parameters move.
       training: how long.
       partitioning: on which devices.
+      imported_from: the published model that the parameters are; set by experiments.import_model, which trains nothing.
     """
 
     seed: int = 0
@@ -289,6 +290,7 @@ class FinetuneConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     partitioning: PartitioningConfig = PartitioningConfig()
+    imported_from: str = ""
 
     def __post_init__(self):
         check_seed("config.seed", self.seed)

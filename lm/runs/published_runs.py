@@ -5,14 +5,18 @@ import dataclasses
 import jax
 from jax.sharding import Mesh
 
+from lm.configuration import from_config_dict
 from lm.console import QUIET, Console
+from lm.models.parameter_paths import by_path
 from lm.models.sharding import placed_shapes
 from lm.modules.config import ModelConfig
-from lm.objectives.objective import ObjectiveConfig
+from lm.objectives.objective import ObjectiveConfig, PretrainingTask
 from lm.objectives.registry import make_task
-from lm.pretrained.load import PublishedModel, open_published
-from lm.runs.config import PretrainConfig
+from lm.pretrained.load import OWN_KEY, PublishedModel, open_published
+from lm.runs.config import FinetuneConfig, PretrainConfig, RunConfig
 from lm.runs.trained_run import TrainedRun
+from lm.tasks.registry import make_supervised_task
+from lm.tasks.supervised import SupervisedTask, TaskConfig
 
 # What the objectives of encoders need of the tokenizer.
 _MARKS = ("[CLS]", "[SEP]", "[MASK]")
@@ -20,7 +24,7 @@ _MARKS = ("[CLS]", "[SEP]", "[MASK]")
 
 def published_config(
     source: str, published: PublishedModel, execution: ModelConfig | None = None, scan_layers: bool = False
-) -> PretrainConfig:
+) -> RunConfig:
     """The config of a run that holds a published model.
 
     Args:
@@ -31,11 +35,15 @@ def published_config(
     """
     model = published.config if execution is None else published.config.executed_as(execution)
     model = dataclasses.replace(model, scan_layers=scan_layers)
-    return PretrainConfig(imported_from=source, model=model, objective=_objective(published))
+    if not published.task:
+        return PretrainConfig(imported_from=source, model=model, objective=_objective(published))
+    place = f"{published.path / 'config.json'}, {OWN_KEY}.task"
+    task = from_config_dict(TaskConfig, {**published.settings, "name": published.task}, place)
+    return FinetuneConfig(imported_from=source, model=model, task=task)
 
 
 def published_run(
-    published: PublishedModel, config: PretrainConfig, mesh: Mesh | None = None, console: Console = QUIET
+    published: PublishedModel, config: RunConfig, mesh: Mesh | None = None, console: Console = QUIET
 ) -> TrainedRun:
     """Reads the weights of a published model.
 
@@ -48,11 +56,17 @@ def published_run(
     Raises:
       UserError: if they cannot be read, or are of another model than config.json says.
     """
-    task = make_task(config.objective, config.model, published.tokenizer, mesh)
+    task: PretrainingTask | SupervisedTask
+    if isinstance(config, FinetuneConfig):
+        task = make_supervised_task(config.task, config.model, published.tokenizer, published.classes, mesh=mesh)
+    else:
+        task = make_task(config.objective, config.model, published.tokenizer, mesh)
     like = placed_shapes(jax.eval_shape(task.init, jax.random.key(0)), mesh)
+    wanted = {path.removeprefix("body/").split("/")[0] for path in by_path(like)}
+    parts = tuple(part for part in published.parts if part in wanted)
     with console.progress("reading", len(jax.tree.leaves(like))) as advance:
-        params = published.read(like, advance)
-    return TrainedRun(config, published.tokenizer, (), task, params, step=0)
+        params = published.read(like, parts, advance)
+    return TrainedRun(config, published.tokenizer, published.classes, task, params, step=0)
 
 
 def load_published(source: str, execution: ModelConfig | None = None, mesh: Mesh | None = None) -> TrainedRun:
