@@ -54,6 +54,10 @@ class ControlTokens:
         """The text with private characters in place of the names of special tokens."""
         return self._names.sub(lambda found: self.spellings[found[0]], text) if self.spellings else text
 
+    def without_names(self, text: str) -> str:
+        """The text with a line break in place of each name of a special token."""
+        return self._names.sub("\n", text) if self.spellings else text
+
     def shown(self, text: str) -> str:
         """The text with names in place of private characters."""
         names = {private: name for name, private in self.spellings.items()}
