@@ -105,7 +105,9 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     metrics = results.metrics
     if results.predictions is not None:
-        metrics = {**metrics, **probability_metrics(results.predictions)}
+        # A task that generates text has a loss of its own, per token.
+        of_probabilities = probability_metrics(results.predictions).items()
+        metrics = {**metrics, **{name: metric for name, metric in of_probabilities if name not in metrics}}
     found = intervals(metrics, resamples)
     figures = {name: Figure(metric.value, found[name]) for name, metric in metrics.items()}
     if results.predictions is not None:

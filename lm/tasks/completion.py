@@ -1,26 +1,32 @@
 """Completion of prompts by a decoder, such as answers to instructions: only the completion counts for the loss.
 
-Axes: B batch, T positions.
+Axes: B batch, T positions, N rows, K statistics.
 """
 
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
+
+from lm.calibration.predictions import JUDGEMENTS, Predictions
 from lm.decoding.beam_search import BeamSearchConfig
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
 from lm.tasks.sequence_to_sequence import SequenceToSequence
-from lm.tasks.supervised import Row
+from lm.tasks.supervised import Example, Results, Row
 from lm.tasks.target_models import TargetModel, target_model
+
+_LOWEST_LOG = -50.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Completion(SequenceToSequence):
     """A completion follows its prompt directly; a long prompt keeps its end.
 
-    Completions are generated greedily.
+    Completions are generated greedily. A model is calibrated if its completions are right, word for word, as often as
+    it finds them probable.
 
     Attributes:
       model: a decoder.
@@ -45,6 +51,22 @@ class Completion(SequenceToSequence):
     def _target_model(self) -> TargetModel:
         return target_model(self.model, self.tokenizer.required_end_of_text, separate=False)
 
+    def results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
+        """As `SequenceToSequence.results`, with predictions that judge how probable it is that each completion is right.
+
+        That is the probability of the whole completion, its end included.
+        """
+        results = super().results(rows, examples, outputs)
+        log_p_N = np.array([output["log_probs"][: output["lengths"]].sum(dtype=np.float64) for output in outputs])
+        log_p_N = np.minimum(log_p_N, 0.0)  # rounding may bring it above
+        predictions = Predictions(
+            logits=np.stack([_log_of_the_rest(log_p_N), log_p_N], axis=1).astype(np.float32),
+            labels_N=results.metrics["exact_match"].statistics_NK[:, 0].astype(np.int32),
+            ids_N=np.array([row["place"] for row in rows]),
+            class_names=JUDGEMENTS,
+        )
+        return dataclasses.replace(results, predictions=predictions)
+
     @property
     def search(self) -> BeamSearchConfig:
         """Greedy."""
@@ -55,3 +77,9 @@ class Completion(SequenceToSequence):
 
     def _cut_source(self, source: list[int], room: int) -> list[int]:
         return source[-room:]
+
+
+def _log_of_the_rest(log_p_N: np.ndarray) -> np.ndarray:
+    """log(1 - p), exact for p near 0 and 1, and finite."""
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log(-np.expm1(log_p_N)), _LOWEST_LOG)

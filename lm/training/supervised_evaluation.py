@@ -54,7 +54,8 @@ def validation_metrics(results: Results) -> dict[str, float]:
     """Metrics by the names under which they are logged; per-class metrics are left to `experiments.evaluate`."""
     metrics = {f"validation/{name}": metric.value for name, metric in results.metrics.items() if "/" not in name}
     if results.predictions is not None:
-        metrics |= {f"validation/{name}": value for name, value in calibration_metrics(results.predictions).items()}
+        of_probabilities = calibration_metrics(results.predictions)
+        metrics = {f"validation/{name}": value for name, value in of_probabilities.items()} | metrics
     return metrics
 
 

@@ -98,3 +98,10 @@ def test_results(outputs):
     length = outputs["lengths"][0]
     np.testing.assert_allclose(first["confidence"], np.exp(outputs["log_probs"][0, :length].mean()), rtol=1e-5)
     assert first["predicted"] == TOKENIZER.decode(outputs["generated"][0, :length])
+    # The probability that it is right is that of all its tokens.
+    probability = np.exp(outputs["log_probs"][0, :length].sum())
+    judged = results.predictions
+    assert judged.class_names == ("wrong", "right")
+    odds = np.exp(judged.logits[0])
+    np.testing.assert_allclose(odds[1] / odds.sum(), probability, rtol=1e-5)
+    assert judged.labels_N.tolist() == [float(row["completion"] == record["predicted"]) for row, record in zip(ROWS, results.records, strict=True)]
