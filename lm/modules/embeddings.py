@@ -1,6 +1,6 @@
 """Token and position embeddings.
 
-Axes: B batch, T positions, V vocabulary, D model width, H head width.
+Axes: B batch, T positions, V vocabulary, D model width, or that of the embeddings where it differs.
 """
 
 import math
@@ -28,7 +28,7 @@ class TokenEmbedding(nn.Module):
         config = self.config
         initializer = nn.initializers.normal(config.initializer_range)
         self.embedding = self.param(
-            "embedding", initializer, (config.size_of_vocabulary, config.width), config.storage_dtype
+            "embedding", initializer, (config.size_of_vocabulary, config.size_of_embedding), config.storage_dtype
         )
 
     def __call__(self, tokens_BT: Array) -> Array:
@@ -98,9 +98,9 @@ class Embedder(nn.Module):
         """
         config = self.config
         stream_BTD = self.token_embedding(tokens_BT)
-        if config.positions == "sinusoidal":
-            # Otherwise the sines, near 1, would dominate the tokens (Vaswani et al. 2017, section 3.4).
-            stream_BTD = stream_BTD * math.sqrt(config.width)
+        if config.scales_embeddings:
+            # Otherwise sines, near 1, would dominate the tokens (Vaswani et al. 2017, section 3.4).
+            stream_BTD = stream_BTD * math.sqrt(config.size_of_embedding)
         if config.positions in ("learned", "sinusoidal"):
             positions = self.position_embedding(positions_BT, tokens_BT.shape[1])
             stream_BTD = stream_BTD + jnp.broadcast_to(positions, stream_BTD.shape)
@@ -158,26 +158,3 @@ def sinusoidal_table(length: int, width: int) -> Array:
     angles = np.arange(length)[:, None] * frequencies
     table = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)[:, :width]
     return jnp.asarray(table, jnp.float32)
-
-
-def rotate(inputs_BTNH: Array, positions_BT: Array, base: float) -> Array:
-    """Rotary position embedding in the half-split layout (Su et al. 2021; as in GPT-NeoX and Llama).
-
-    Coordinate i is paired with coordinate i + H/2 and the pair is rotated by `position * base ** (-2 i / H)`. Angles
-    are float32: at position 8,000 a 16-bit angle would be off by full rotations.
-
-    Args:
-      inputs_BTNH: queries or keys; H is even.
-      positions_BT: of each token, from 0. Its batch axis may be 1.
-      base: a larger base slows down the slowest rotation.
-
-    Returns:
-      The rotated vectors, in the dtype of `inputs_BTNH`.
-    """
-    half = inputs_BTNH.shape[-1] // 2
-    frequencies = jnp.asarray(base ** -(np.arange(half) / half), jnp.float32)
-    angles = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies[None, None, None, :]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    first, second = jnp.split(inputs_BTNH.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(inputs_BTNH.dtype)

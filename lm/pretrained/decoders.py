@@ -1,16 +1,40 @@
-"""Families of decoders: GPT-2; Llama and its relatives.
+"""Families of decoders: GPT-2, GPT-NeoX, Llama and its relatives.
 
 Shapes follow transformers' config classes, whose defaults apply where config.json leaves a value out.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 from lm.modules.config import ModelConfig
 from lm.pretrained.family import Family
+from lm.pretrained.gemma import GEMMA
+from lm.pretrained.llama_like import (
+    FULL,
+    LOCAL,
+    Defaults,
+    count_of_layers,
+    layer_types,
+    llama_like,
+    llama_like_family,
+    llama_like_published,
+    windows,
+)
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.rotary import rotary_from_published, rotary_to_published
 from lm.pretrained.rules import SAME, Rule, linear, norm, query_key_value, same
+
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+_PUBLISHED_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
 
 
 def _gpt2_to_ours(published: PublishedConfig) -> ModelConfig:
@@ -26,7 +50,7 @@ def _gpt2_to_ours(published: PublishedConfig) -> ModelConfig:
         feed_forward_width=published.integer("n_inner", None),
         max_length=published.integer("n_positions", 1024),
         normalization_epsilon=published.number("layer_norm_epsilon", 1e-5),
-        activation=published.choice("activation_function", {"gelu_new": "gelu_tanh", "gelu": "gelu"}, "gelu_new"),
+        activation=published.choice("activation_function", _ACTIVATIONS, "gelu_new"),
         tie_embeddings=published.flag("tie_word_embeddings", True),
         bias=True,
         dropout=published.number("resid_pdrop", 0.1),
@@ -44,9 +68,9 @@ def _gpt2_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, An
         "n_inner": config.feed_forward_width,
         "n_positions": config.max_length,
         "layer_norm_epsilon": config.normalization_epsilon,
-        "activation_function": {"gelu_tanh": "gelu_new"}.get(config.activation, config.activation),
+        "activation_function": _PUBLISHED_ACTIVATIONS[config.activation],
         "tie_word_embeddings": config.tie_embeddings,
-        **{name: config.dropout for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")},
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
     }
 
 
@@ -67,81 +91,199 @@ def _gpt2_rules(config: ModelConfig) -> Iterator[Rule]:
         yield same("output", "lm_head.weight")
 
 
-def _llama_to_ours(published: PublishedConfig) -> ModelConfig:
-    for name in ("attention_bias", "mlp_bias"):
-        published.expect(name, False)
-    published.expect("pretraining_tp", 1)
-    published.expect("hidden_act", "silu")
+def _neox_to_ours(published: PublishedConfig) -> ModelConfig:
+    published.expect("attention_bias", True)
+    width = published.integer("hidden_size", 6144, least=1)
+    heads = published.integer("num_attention_heads", 64, least=1)
+    published.divides("num_attention_heads", heads, "hidden_size", width)
     return ModelConfig(
-        vocab_size=published.integer("vocab_size", 32_000),
-        layers=published.integer("num_hidden_layers", 32),
-        width=published.integer("hidden_size", 4096),
-        heads=published.integer("num_attention_heads", 32),
-        kv_heads=published.integer("num_key_value_heads", None),
-        head_width=published.integer("head_dim", None),
-        feed_forward_width=published.integer("intermediate_size", 11_008),
-        max_length=published.integer("max_position_embeddings", 2048),
-        normalization="rms_norm",
-        normalization_epsilon=published.number("rms_norm_eps", 1e-6),
-        activation="swiglu",
+        vocab_size=published.integer("vocab_size", 50_432, least=1),
+        layers=count_of_layers(published, 44),
+        width=width,
+        heads=heads,
+        feed_forward_width=published.integer("intermediate_size", 24_576, least=1),
+        max_length=published.integer("max_position_embeddings", 2048, least=2),
+        normalization_epsilon=published.number("layer_norm_eps", 1e-5),
+        parallel_residual=published.flag("use_parallel_residual", True),
+        activation=published.choice("hidden_act", _ACTIVATIONS, "gelu"),
         tie_embeddings=published.flag("tie_word_embeddings", False),
+        bias=True,
+        dropout=published.number("hidden_dropout", 0.0),
         positions="rotary",
-        **rotary_from_published(published),
+        **rotary_from_published(published, "rotary_emb_base", "rotary_pct", 0.25),
     )
 
 
-def _llama_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+def _neox_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+    rotary = rotary_to_published(config)
     return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
+        "model_type": "gpt_neox",
+        "architectures": ["GPTNeoXForCausalLM"],
         "vocab_size": config.vocab_size,
         "num_hidden_layers": config.layers,
         "hidden_size": config.width,
         "num_attention_heads": config.heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.size_per_head,
         "intermediate_size": config.size_of_feed_forward,
         "max_position_embeddings": config.max_length,
-        "rms_norm_eps": config.normalization_epsilon,
-        "hidden_act": "silu",
+        "layer_norm_eps": config.normalization_epsilon,
+        "use_parallel_residual": config.parallel_residual,
+        "hidden_act": _PUBLISHED_ACTIVATIONS[config.activation],
         "tie_word_embeddings": config.tie_embeddings,
-        **rotary_to_published(config),
+        "hidden_dropout": config.dropout,
+        "rotary_pct": config.rotary_fraction,
+        "rotary_emb_base": config.rotary_base,
+        **rotary,
     }
 
 
-def _llama_rules(config: ModelConfig) -> Iterator[Rule]:
-    yield same("token_embedding/embedding", "model.embed_tokens.weight")
+def _neox_rules(config: ModelConfig) -> Iterator[Rule]:
+    yield same("token_embedding/embedding", "gpt_neox.embed_in.weight")
     for number in range(config.layers):
-        ours, theirs = f"decoder/layer_{number}", f"model.layers.{number}"
+        ours, theirs = f"decoder/layer_{number}", f"gpt_neox.layers.{number}"
         yield from norm(f"{ours}/attention_norm", f"{theirs}.input_layernorm", config)
-        maps = [f"{theirs}.self_attn.{name}_proj" for name in "qkv"]
-        yield from query_key_value(f"{ours}/attention/query_key_value", maps, config, bias=False)
-        yield from linear(f"{ours}/attention/output", f"{theirs}.self_attn.o_proj", False)
+        # Their columns are grouped by head, as ours.
+        yield from linear(f"{ours}/attention/query_key_value", f"{theirs}.attention.query_key_value", True)
+        yield from linear(f"{ours}/attention/output", f"{theirs}.attention.dense", True)
         yield from norm(f"{ours}/feed_forward_norm", f"{theirs}.post_attention_layernorm", config)
-        for name in ("gate", "up", "down"):
-            yield from linear(f"{ours}/feed_forward/{name}", f"{theirs}.mlp.{name}_proj", False)
-    yield from norm("decoder/final_norm", "model.norm", config)
+        yield from linear(f"{ours}/feed_forward/up", f"{theirs}.mlp.dense_h_to_4h", True)
+        yield from linear(f"{ours}/feed_forward/down", f"{theirs}.mlp.dense_4h_to_h", True)
+    yield from norm("decoder/final_norm", "gpt_neox.final_layer_norm", config)
     if not config.tie_embeddings:
-        yield same("output", "lm_head.weight")
+        yield same("output", "embed_out.weight")
 
+
+def _llama_to_ours(published: PublishedConfig) -> ModelConfig:
+    for name in ("attention_bias", "mlp_bias"):
+        published.expect(name, False)
+    # With more, a product was once computed in parts.
+    published.expect("pretraining_tp", 1)
+    return llama_like(published, Defaults(), **rotary_from_published(published))
+
+
+def _llama_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+    return llama_like_published(config, "llama", "LlamaForCausalLM")
+
+
+_MISTRAL = Defaults(kv_heads=8, feed_forward_width=14_336, max_length=131_072)
+
+
+def _mistral_to_ours(published: PublishedConfig) -> ModelConfig:
+    published.expect("layer_types", None)
+    return llama_like(
+        published,
+        _MISTRAL,
+        attention_window=published.integer("sliding_window", 4096, least=1, nullable=True),
+        **rotary_from_published(published),
+    )
+
+
+def _mistral_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+    return llama_like_published(config, "mistral", "MistralForCausalLM", sliding_window=config.attention_window)
+
+
+_QWEN2 = Defaults(vocab_size=151_936, kv_heads=32, feed_forward_width=22_016, max_length=32_768)
+_QWEN3 = dataclasses.replace(_QWEN2, head_width=128)
+
+
+def _qwen_windows(published: PublishedConfig) -> dict[str, Any]:
+    """Our settings of windows: the first layers see everything."""
+    has_window = published.flag("use_sliding_window", False) and published.values.get("sliding_window", 0) is not None
+    first = published.integer("max_window_layers", 28) if has_window else 10**9
+    kinds = [LOCAL if number >= first else FULL for number in range(count_of_layers(published, _QWEN2.layers))]
+    return windows(published, 4096, kinds, has_window)
+
+
+def _qwen_windows_published(config: ModelConfig) -> dict[str, Any]:
+    kinds = layer_types(config)
+    return {
+        "use_sliding_window": LOCAL in kinds,
+        "sliding_window": config.attention_window,
+        "max_window_layers": kinds.index(LOCAL) if LOCAL in kinds else config.layers,
+        "layer_types": kinds,
+    }
+
+
+def _qwen2_to_ours(published: PublishedConfig) -> ModelConfig:
+    settings = _qwen_windows(published) | rotary_from_published(published)
+    return llama_like(published, _QWEN2, attention_bias=True, **settings)
+
+
+def _qwen2_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+    return llama_like_published(config, "qwen2", "Qwen2ForCausalLM", **_qwen_windows_published(config))
+
+
+def _qwen3_to_ours(published: PublishedConfig) -> ModelConfig:
+    published.expect("attention_bias", False)
+    settings = _qwen_windows(published) | rotary_from_published(published)
+    return llama_like(published, _QWEN3, query_key_norm="head", **settings)
+
+
+def _qwen3_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+    return llama_like_published(config, "qwen3", "Qwen3ForCausalLM", **_qwen_windows_published(config))
+
+
+_OLMO2 = Defaults(vocab_size=50_304, epsilon=1e-5)
+
+
+def _olmo2_to_ours(published: PublishedConfig) -> ModelConfig:
+    published.expect("attention_bias", False)
+    return llama_like(
+        published,
+        _OLMO2,
+        query_key_norm="all",
+        normalization_place="branch",
+        **rotary_from_published(published),
+    )
+
+
+def _olmo2_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+    return llama_like_published(config, "olmo2", "Olmo2ForCausalLM")
+
+
+_PHI3 = Defaults(vocab_size=32_064, width=3072, feed_forward_width=8192, max_length=4096, epsilon=1e-5)
+
+
+def _phi3_to_ours(published: PublishedConfig) -> ModelConfig:
+    return llama_like(
+        published,
+        _PHI3,
+        attention_window=published.integer("sliding_window", None, least=1),
+        dropout=published.number("resid_pdrop", 0.0),
+        **rotary_from_published(published, fraction="partial_rotary_factor"),
+    )
+
+
+def _phi3_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+    return llama_like_published(
+        config,
+        "phi3",
+        "Phi3ForCausalLM",
+        sliding_window=config.attention_window,
+        partial_rotary_factor=config.rotary_fraction,
+        resid_pdrop=config.dropout,
+    )
+
+
+# Constants that older versions of transformers wrote.
+_FREQUENCIES = r"rotary_emb\.inv_freq$"
+_MASKS = r"\.(attn|attention)\.(masked_)?bias$"
 
 DECODERS = (
+    Family("GPT-2", ("gpt2",), "transformer.", _gpt2_to_ours, _gpt2_to_theirs, _gpt2_rules, unused=(_MASKS,)),
     Family(
-        name="GPT-2",
-        model_types=("gpt2",),
-        prefix="transformer.",
-        to_ours=_gpt2_to_ours,
-        to_theirs=_gpt2_to_theirs,
-        rules=_gpt2_rules,
-        unused=(r"h\.\d+\.attn\.(masked_)?bias$",),
+        "GPT-NeoX, Pythia",
+        ("gpt_neox",),
+        "gpt_neox.",
+        _neox_to_ours,
+        _neox_to_theirs,
+        _neox_rules,
+        unused=(_MASKS, _FREQUENCIES),
     ),
-    Family(
-        name="Llama 1 to 3, TinyLlama, SmolLM2",
-        model_types=("llama",),
-        prefix="model.",
-        to_ours=_llama_to_ours,
-        to_theirs=_llama_to_theirs,
-        rules=_llama_rules,
-        unused=(r"rotary_emb\.inv_freq$",),
-    ),
+    llama_like_family("Llama 1 to 3, TinyLlama, SmolLM2", "llama", _llama_to_ours, _llama_to_theirs),
+    llama_like_family("Mistral", "mistral", _mistral_to_ours, _mistral_to_theirs),
+    llama_like_family("Qwen2, Qwen2.5", "qwen2", _qwen2_to_ours, _qwen2_to_theirs),
+    llama_like_family("Qwen3", "qwen3", _qwen3_to_ours, _qwen3_to_theirs),
+    llama_like_family("OLMo2", "olmo2", _olmo2_to_ours, _olmo2_to_theirs),
+    llama_like_family("Phi-3", "phi3", _phi3_to_ours, _phi3_to_theirs, fused=True),
+    *GEMMA,
 )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lm.errors import UserError
@@ -22,29 +22,33 @@ class PublishedConfig:
     values: Mapping[str, Any]
     place: str
 
-    def integer(self, name: str, default: int | None = _MISSING, least: int = 0) -> Any:
-        """A whole number of at least `least`; the default where it is missing or null.
+    def integer(self, name: str, default: int | None = _MISSING, least: int = 0, nullable: bool = False) -> Any:
+        """A whole number from `least` to a billion; the default where it is missing or null.
+
+        Args:
+          name: of the value.
+          default: where there is none.
+          least: that it may be.
+          nullable: whether null means None instead of the default.
 
         Raises:
           UserError: for anything else, or if it is missing and has no default.
         """
-        value = self._value(name, default)
-        if value is default and name not in self.values:
-            return value
-        if value is None and default is None:
+        value = self._value(name, default, nullable)
+        if value is None:
             return None
-        if type(value) is not int or value < least:
-            raise self._wrong(name, value, f"a whole number of at least {least}")
+        if type(value) is not int or not least <= value <= 10**9:
+            raise self._wrong(name, value, f"a whole number from {least} to a billion")
         return value
 
-    def number(self, name: str, default: float | None = _MISSING) -> Any:
-        """A finite number; the default where it is missing or null.
+    def number(self, name: str, default: float | None = _MISSING, nullable: bool = False) -> Any:
+        """A finite number; the default where it is missing or null. Arguments as of `integer`.
 
         Raises:
           UserError: as `integer`.
         """
-        value = self._value(name, default)
-        if value is None and default is None:
+        value = self._value(name, default, nullable)
+        if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self._wrong(name, value, "a number")
@@ -72,6 +76,19 @@ class PublishedConfig:
             raise self._wrong(name, value, f"one of {', '.join(allowed)}")
         return allowed[value] if isinstance(allowed, Mapping) else value
 
+    def choices(self, name: str, allowed: Sequence[str], default: Sequence[str], length: int) -> tuple[str, ...]:
+        """A list of so many texts, each one of those allowed.
+
+        Raises:
+          UserError: as `integer`.
+        """
+        value = self._value(name, default)
+        if not isinstance(value, list | tuple) or any(each not in allowed for each in value):
+            raise self._wrong(name, value, f"a list of {', '.join(allowed)}")
+        if len(value) != length:
+            raise UserError(f"{self.place}: {name} has {len(value)} entries for {length} layers")
+        return tuple(value)
+
     def group(self, name: str) -> "PublishedConfig":
         """The object of that name; an empty one where it is missing or null.
 
@@ -93,12 +110,31 @@ class PublishedConfig:
         if found != value:
             raise UserError(f"{self.place}: {name}={found!r} is not supported, only {value!r}")
 
+    def only(self, names: Collection[str]) -> None:
+        """Checks that there are no settings but these.
+
+        Raises:
+          UserError: if there is another, which is not null.
+        """
+        for name, value in self.values.items():
+            if name not in names and value is not None:
+                raise UserError(f"{self.place}: {name} is not supported, only {', '.join(names)}")
+
+    def divides(self, divisor: str, small: int, name: str, large: int) -> None:
+        """Checks that one size divides another.
+
+        Raises:
+          UserError: if it does not.
+        """
+        if large % small:
+            raise UserError(f"{self.place}: {divisor}={small} does not divide {name}={large}")
+
     def __contains__(self, name: str) -> bool:
         return self.values.get(name) is not None
 
-    def _value(self, name: str, default: Any) -> Any:
+    def _value(self, name: str, default: Any, nullable: bool = False) -> Any:
         value = self.values.get(name)
-        if value is not None:
+        if value is not None or (nullable and name in self.values):
             return value
         if default is _MISSING:
             raise UserError(f"{self.place} has no {name}: it must be there for a model of this family")

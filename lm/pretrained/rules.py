@@ -1,9 +1,7 @@
-"""Rules between our parameters and published tensors: they rename, transpose and regroup, and can be undone bit for bit.
+"""Rules between our parameters and published tensors: they rename, transpose, regroup, and can be undone bit for bit.
 
-A family of models is a list of rules for a shape. The same list reads a published model, writes one, and says which shapes
-the tensors must have.
-
-Axes: D input width, F output width, N query heads, K key-value heads, G query heads of each key-value head, H head width.
+A family of models is a list of rules for a shape. The same list reads a published model, writes one, and says which
+shapes the tensors must have.
 """
 
 import dataclasses
