@@ -149,7 +149,7 @@ def _rotary_scaling(metadata: Metadata, head_width: int) -> Config | None:
         return None
     if kind != "linear" or "rope_factors_long.weight" in metadata.shapes:
         raise metadata.refuse(f"rotary positions of type {kind!r}")
-    return {"type": "linear", "rope_type": "linear", "factor": float(factor)}
+    return {"rope_type": "linear", "factor": float(factor)}
 
 
 # Under this key, the values of the tensor `rope_freqs.weight` join the metadata: by what each frequency is divided.
@@ -172,7 +172,6 @@ def _llama3_scaling(metadata: Metadata, divisors: list[float], head_width: int) 
     if len(divisors) != len(smooth) or not np.allclose(divisors, 1 / ((1 - smooth) / factor + smooth), rtol=1e-4):
         raise metadata.refuse("rotary frequencies (rope_freqs.weight) other than those of Llama 3.1 to 3.3")
     return {
-        "type": "llama3",
         "rope_type": "llama3",
         "factor": factor,
         "low_freq_factor": low,
@@ -263,9 +262,6 @@ def _phi3(metadata: Metadata) -> Config:
         **config,
         "partial_rotary_factor": rotated / config["head_dim"],
         "sliding_window": metadata.get("attention.sliding_window") or None,
-        "original_max_position_embeddings": metadata.count(
-            "rope.scaling.original_context_length", config["max_position_embeddings"]
-        ),
     }
 
 
