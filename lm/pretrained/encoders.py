@@ -9,7 +9,7 @@ from typing import Any
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.pretrained.activations import GATED, PLAIN, published_name
-from lm.pretrained.family import Family
+from lm.pretrained.family import Family, Head, Rules
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.rules import Rule, gate_and_up, linear, norm, query_key_value, same
 
@@ -311,6 +311,32 @@ def _modernbert_rules(config: ModelConfig) -> Iterator[Rule]:
     yield from norm("encoder/final_norm", "model.final_norm", config)
 
 
+def _heads(name: str, classification: Rules) -> dict[str, Head]:
+    """Of BERT and RoBERTa.
+
+    Args:
+      name: that the transformers classes begin with.
+      classification: of the pooler and the classes of whole texts.
+    """
+    return {
+        "classification": Head(f"{name}ForSequenceClassification", classification, pools=True),
+        "tagging": Head(f"{name}ForTokenClassification", lambda config: linear("head", "classifier", True)),
+        "question_answering": Head(
+            f"{name}ForQuestionAnswering", lambda config: linear("head", "qa_outputs", True), has_classes=False
+        ),
+    }
+
+
+def _bert_classification(config: ModelConfig) -> Iterator[Rule]:
+    yield from linear("pooler", "bert.pooler.dense", True)
+    yield from linear("head", "classifier", True)
+
+
+def _roberta_classification(config: ModelConfig) -> Iterator[Rule]:
+    yield from linear("pooler", "classifier.dense", True)
+    yield from linear("head", "classifier.out_proj", True)
+
+
 ENCODERS = (
     Family(
         name="BERT, MiniLM, BGE, E5",
@@ -324,6 +350,7 @@ ENCODERS = (
             "prediction_head": _bert_prediction_head,
             "next_sentence_head": lambda config: linear("next_sentence_head", "cls.seq_relationship", True),
         },
+        heads=_heads("Bert", _bert_classification),
         copies={
             "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
             "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -344,6 +371,7 @@ ENCODERS = (
                 config, "lm_head.dense", "lm_head.layer_norm", "lm_head.bias"
             ),
         },
+        heads=_heads("Roberta", _roberta_classification),
         copies={
             "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
             "lm_head.decoder.bias": "lm_head.bias",

@@ -53,7 +53,7 @@ def published_form(config: ModelConfig, present: Collection[str], task: str = ""
             head = family.heads.get(task)
             if not task:
                 return family, values
-            if head is not None and set(head.parts) == set(parts):
+            if head is not None and head.pools == ("pooler" in parts):
                 return family, values | {"architectures": [head.model]}
     if alike:
         raise UserError(

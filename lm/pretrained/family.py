@@ -17,13 +17,15 @@ class Head:
 
     Attributes:
       model: name of the transformers class.
-      rules: of our `head`, and of what the class has between body and head.
-      parts: which of `Family.parts` its body has too.
+      rules: of our `head`, and of the pooler where there is one between body and head.
+      pools: whether there is one.
+      has_classes: whether the head's outputs are classes with names.
     """
 
     model: str
     rules: Rules
-    parts: tuple[str, ...] = ()
+    pools: bool = False
+    has_classes: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Family:
     dropped: tuple[str, ...] = ()
 
     def all_rules(self, config: ModelConfig, parts: Iterable[str] = (), task: str = "") -> list[Rule]:
-        """The rules of a model that has these parts and, for a task, its head."""
-        of_parts = [rule for part in parts for rule in self.parts[part](config)]
-        return [*self.rules(config), *of_parts, *(self.heads[task].rules(config) if task else ())]
+        """The rules of a model that has these parts or, for a task, its head."""
+        if task:
+            return [*self.rules(config), *self.heads[task].rules(config)]
+        return [*self.rules(config), *(rule for part in parts for rule in self.parts[part](config))]

@@ -14,7 +14,7 @@ from lm.pretrained.families import family_of_published
 from lm.pretrained.family import Family
 from lm.pretrained.gguf_files import read_gguf
 from lm.pretrained.hub import is_published, resolve
-from lm.pretrained.parameters import parts_present, read_parameters
+from lm.pretrained.parameters import dropped_weights, parts_present, read_parameters, shape_as_stored
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.sentence_encoders import SentenceEncoding, read_sentence_encoding
 from lm.pretrained.tensors import Tensors, open_tensors
@@ -54,6 +54,11 @@ class PublishedModel:
     classes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Weights of a head that has no counterpart here: the model is without it."""
+        return dropped_weights(self.family, self.tensors)
+
     def read(
         self, like: Params, parts: tuple[str, ...] | None = None, advance: Callable[[], object] = lambda: None
     ) -> Params:
@@ -85,25 +90,28 @@ def open_published(source: str) -> PublishedModel:
         family_of_published(published)  # before weights and tokenizer: most models that fail are of another family
         tensors, tokenizer, sentences = open_tensors(path), tokenizer_of_directory(path), read_sentence_encoding(path)
     family = family_of_published(published)
-    config = family.to_ours(published)
+    config = shape_as_stored(family, family.to_ours(published), tensors)
     if tokenizer.vocab_size > config.size_of_vocabulary:
         raise UserError(
             f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, and the model's embedding only "
             f"{config.size_of_vocabulary:,}: they are of different models"
         )
     task = _task(family, published)
-    parts = family.heads[task].parts if task else parts_present(family, config, tensors)
+    parts = () if task else parts_present(family, config, tensors)
     made = PublishedModel(path, family, config, parts, tensors, tokenizer, sentences, task)
     if not task:
         return made
-    settings = published.group(OWN_KEY).values.get("task", {})
-    return dataclasses.replace(made, classes=_classes(published), settings=settings)
+    settings = published.group(OWN_KEY).group("task").values
+    classes = _classes(published) if family.heads[task].has_classes else ()
+    return dataclasses.replace(made, classes=classes, settings=settings)
 
 
 def _task(family: Family, published: PublishedConfig) -> str:
     """The task of the head that the model's class has; "" for a class without one."""
     classes = published.values.get("architectures") or [""]
-    return next((task for task, head in family.heads.items() if head.model == classes[0]), "")
+    # XLM-R has classes of its own, with RoBERTa's weights.
+    name = str(classes[0]).replace("XLMRoberta", "Roberta").replace("Camembert", "Roberta")
+    return next((task for task, head in family.heads.items() if head.model == name), "")
 
 
 def _classes(published: PublishedConfig) -> tuple[str, ...]:
