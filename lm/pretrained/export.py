@@ -8,7 +8,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from lm.data.published_tokenizers import save_tokenizer
+from lm.data.frames import Frame
+from lm.data.published_tokenizers import export_tokenizer
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.files import check_writable, write_json
@@ -19,6 +20,7 @@ from lm.pretrained.family import Family
 from lm.pretrained.load import OWN_KEY
 from lm.pretrained.parameters import published_tensors
 from lm.pretrained.tensors import write_safetensors
+from lm.tasks.text_encoding import Layout
 from lm.types import Params
 
 DTYPES: Mapping[str, Any] = {
@@ -60,7 +62,7 @@ class Export:
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            save_tokenizer(tokenizer, directory)
+            export_tokenizer(tokenizer, directory, _frame(tokenizer, self.config.architecture))
             target = DTYPES[dtype] if dtype else None
             tensors = published_tensors(self.family, self.config, self.parts, params, target, self.task)
             write_safetensors(directory, tensors)
@@ -109,6 +111,14 @@ def check_output(directory: Path) -> None:
     check_writable(directory, f"--output={directory}")
     if directory.is_dir() and any(directory.iterdir()):
         raise UserError(f"--output={directory} is not empty: name a new directory")
+
+
+def _frame(tokenizer: Tokenizer, architecture: str) -> Frame | None:
+    """What comes around texts for an encoder with one of our own tokenizers; published ones know it themselves."""
+    if tokenizer.frame is not None or architecture != "encoder":
+        return None
+    layout = Layout.of(tokenizer, architecture)
+    return Frame(layout.before, layout.between, layout.after)
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:

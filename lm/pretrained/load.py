@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lm.data.published_tokenizers import tokenizer_of_directory, tokenizer_of_gguf
+from lm.data.gguf_tokenizers import tokenizer_of_gguf
+from lm.data.published_tokenizers import read_tokenizer
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.files import read_json
@@ -88,7 +89,7 @@ def open_published(source: str) -> PublishedModel:
             raise UserError(f"{place} must be a JSON object: it is damaged")
         published = PublishedConfig(values, str(place))
         family_of_published(published)  # before weights and tokenizer: most models that fail are of another family
-        tensors, tokenizer, sentences = open_tensors(path), tokenizer_of_directory(path), read_sentence_encoding(path)
+        tensors, tokenizer, sentences = open_tensors(path), read_tokenizer(path), read_sentence_encoding(path)
     family = family_of_published(published)
     config = shape_as_stored(family, family.to_ours(published), tensors)
     if tokenizer.vocab_size > config.size_of_vocabulary:

@@ -52,7 +52,7 @@ class Completion(SequenceToSequence):
         return target_model(self.model, self.tokenizer.required_end_of_text, separate=False)
 
     def results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
-        """As `SequenceToSequence.results`, with predictions that judge how probable it is that each completion is right.
+        """As `SequenceToSequence.results`, with predictions that judge how probable each completion is to be right.
 
         That is the probability of the whole completion, its end included.
         """
