@@ -69,6 +69,11 @@ class Tokenizer:
         self._end_of_text = self._find_end_of_text() if end_of_text else None
 
     @property
+    def content(self) -> str:
+        """The text of its tokenizer.json."""
+        return self._content
+
+    @property
     def vocab_size(self) -> int:
         """Number of token ids, special tokens included."""
         # The ids of an external file may have gaps, and a model needs a row for the largest.
