@@ -18,8 +18,7 @@ from lm.console import Console
 from lm.errors import UserError
 from lm.models.parameter_paths import by_path
 from lm.modules.config import DTYPES, ModelConfig
-from lm.pretrained.hub import is_published
-from lm.pretrained.load import open_published
+from lm.pretrained.load import is_published, open_published
 from lm.runs.checkpoints import Checkpoints
 from lm.runs.data_record import write_data_record
 from lm.runs.published_runs import published_config, published_run

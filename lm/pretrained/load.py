@@ -14,14 +14,12 @@ from lm.modules.config import ModelConfig
 from lm.pretrained.families import family_of_published
 from lm.pretrained.family import Family
 from lm.pretrained.gguf_files import read_gguf
-from lm.pretrained.hub import is_published, resolve
+from lm.pretrained.hub import resolve
 from lm.pretrained.parameters import dropped_weights, parts_present, read_parameters, shape_as_stored
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.sentence_encoders import SentenceEncoding, read_sentence_encoding
 from lm.pretrained.tensors import Tensors, open_tensors
 from lm.types import Params
-
-__all__ = ["PublishedModel", "is_published", "open_published"]
 
 # Of config.json: what only this library knows of a model.
 OWN_KEY = "calibrated_lm"
@@ -68,6 +66,11 @@ class PublishedModel:
         return read_parameters(self.family, self.config, parts, self.tensors, like, self.task, advance)
 
 
+def is_published(source: str) -> bool:
+    """Whether a source names a published model: "hf:..." or "gguf:...", not the directory of a run."""
+    return source.startswith(("hf:", "gguf:"))
+
+
 def open_published(source: str) -> PublishedModel:
     """Reads everything but the weights.
 
@@ -91,6 +94,8 @@ def open_published(source: str) -> PublishedModel:
         family_of_published(published)  # before weights and tokenizer: most models that fail are of another family
         tensors, tokenizer, sentences = open_tensors(path), read_tokenizer(path), read_sentence_encoding(path)
     family = family_of_published(published)
+    if "quantization_config" in published:
+        raise UserError(f"{published.place}: quantized weights cannot be read: use the model's float weights, or a GGUF")
     config = shape_as_stored(family, family.to_ours(published), tensors)
     if tokenizer.vocab_size > config.size_of_vocabulary:
         raise UserError(

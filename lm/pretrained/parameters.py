@@ -50,7 +50,7 @@ def shape_as_stored(family: Family, config: ModelConfig, tensors: Tensors) -> Mo
         untied = dataclasses.replace(config, tie_embeddings=False)
         found = {rule.ours[0]: rule.theirs[0] for rule in family.rules(untied)}
         output, embedding = found.get("output"), found["token_embedding/embedding"]
-        if output in names and embedding in names and not _are_equal(names, output, embedding):
+        if output and output in names and embedding in names and not _are_equal(names, output, embedding):
             config = untied
     if config.output_bias:
         of_bias = [name for rule in family.rules(config) for name in rule.theirs if "output_bias" in rule.ours]
@@ -120,7 +120,9 @@ def published_tensors(
       task: that the model has a head for, a key of `Family.heads`; "": none.
     """
     leaves = _without_body(params)
-    is_bare = config.architecture == "encoder" and not {"prediction_head", "next_sentence_head"} & set(parts) and not task
+    is_bare = (
+        config.architecture == "encoder" and not {"prediction_head", "next_sentence_head"} & set(parts) and not task
+    )
     for rule in family.all_rules(config, parts, task):
         arrays = [_of_layer(leaves, path) for path in rule.ours]
         for name, array in zip(rule.theirs, rule.layout.theirs(arrays), strict=True):

@@ -100,7 +100,8 @@ def _results(directory: WorkDirectory, step: int) -> str:
         if record["checkpoint"] != step:
             continue
         rows = [
-            (name, shown(name, figure["value"]), _interval(name, figure)) for name, figure in record["metrics"].items()
+            (name, shown(name, figure["value"]), _interval(name, figure))
+            for name, figure in record["metrics"].items()
             if figure["value"] is not None
         ]
         caption = f"{split}: {record['rows']:,} rows"

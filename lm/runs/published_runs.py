@@ -95,4 +95,6 @@ def _objective(published: PublishedModel) -> ObjectiveConfig:
     sentences = published.sentences
     if sentences is None:
         return ObjectiveConfig(name="none", pooler="pooler" in published.parts)
-    return ObjectiveConfig(name="none", pooler="pooler" in published.parts, pooling=sentences.pooling, normalize=sentences.normalize)
+    return ObjectiveConfig(
+        name="none", pooler="pooler" in published.parts, pooling=sentences.pooling, normalize=sentences.normalize
+    )

@@ -104,4 +104,6 @@ def test_results(outputs):
     assert judged.class_names == ("wrong", "right")
     odds = np.exp(judged.logits[0])
     np.testing.assert_allclose(odds[1] / odds.sum(), probability, rtol=1e-5)
-    assert judged.labels_N.tolist() == [float(row["completion"] == record["predicted"]) for row, record in zip(ROWS, results.records, strict=True)]
+    assert judged.labels_N.tolist() == [
+        float(row["completion"] == record["predicted"]) for row, record in zip(ROWS, results.records, strict=True)
+    ]
