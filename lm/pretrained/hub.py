@@ -1,5 +1,6 @@
 """Where a published model's files are: here, or on the Hugging Face Hub."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -48,23 +49,18 @@ def resolve(source: str) -> Path:
     """
     kind, colon, place = source.partition(":")
     if not colon or kind not in ("hf", "gguf"):
-        return _existing(Path(source).expanduser(), source)
-    path = Path(place).expanduser()
-    if kind == "hf":
-        if path.is_dir():
-            return path
-        match = _REPOSITORY.fullmatch(place)
-    else:
-        if path.is_file():
-            return path
-        match = _REPOSITORY_FILE.fullmatch(place)
+        return _existing(source)
+    path = Path(os.path.expanduser(place))
+    if place and (path.is_dir() if kind == "hf" else path.is_file()):
+        return path
+    match = (_REPOSITORY if kind == "hf" else _REPOSITORY_FILE).fullmatch(place)
     if path.exists() or not match:
-        wanted = "directory" if kind == "hf" else "file"
-        raise UserError(f"{source}: there is no {wanted} {path}")
+        raise UserError(f"{source}: there is no {'directory' if kind == 'hf' else 'file'} {place!r}")
     return _downloaded(source, match)
 
 
-def _existing(path: Path, source: str) -> Path:
+def _existing(source: str) -> Path:
+    path = Path(os.path.expanduser(source))
     if not path.exists():
         raise UserError(f"{source}: there is no such directory or file; for the Hugging Face Hub, write hf:owner/name")
     return path
@@ -83,8 +79,8 @@ def _downloaded(source: str, match: re.Match[str]) -> Path:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"{source} is not here and cannot be downloaded ({reason}); where there is a network, run {by_hand}, and "
-            "give the path of what it downloads"
+            f"{source} is not here and cannot be downloaded ({reason}); where there is a network, run {by_hand}, "
+            "and give hf:DIR"
         ) from error
 
 

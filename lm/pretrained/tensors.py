@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -247,15 +248,14 @@ def _no_weights(directory: Path, names: set[str]) -> UserError:
 
 def _by_transformers(directory: Path) -> str:
     """The command that converts a PyTorch checkpoint of transformers."""
-    source = str(directory)
     with contextlib.suppress(UserError, AttributeError, IndexError, KeyError, TypeError):
         name = read_json(directory / "config.json")["architectures"][0]
         if re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", name):
             code = (
-                f"import transformers as t; s = {source!r}; d = s + '-safetensors'; "
+                f'import transformers as t; s = {json.dumps(str(directory.absolute()))}; d = s + "-safetensors"; '
                 f"t.{name}.from_pretrained(s).save_pretrained(d); t.AutoTokenizer.from_pretrained(s).save_pretrained(d)"
             )
-            return f'convert it with python -c "{code}"'
+            return f"convert it with python -c {shlex.quote(code)}"
     return "read it with the class of transformers that it is for, and write it with its save_pretrained"
 
 

@@ -80,7 +80,7 @@ def test_only_weights_and_settings_are_downloaded(hub):
 
 @pytest.mark.parametrize("source", ["hf:/missing", "hf:../up", "hf:a/b/c", "hf:a b", "hf:", "hf:a/b@", "gguf:a.gguf"])
 def test_a_path_that_does_not_exist_is_not_asked_for(source, hub):
-    with pytest.raises(UserError, match="there is no (directory|file)"):
+    with pytest.raises(UserError, match=r"there is no (directory|file)"):
         resolve(source)
     assert not hub.asked
 

@@ -258,7 +258,7 @@ def test_a_missing_shard_is_named(tmp_path):
     [
         (
             ["pytorch_model.bin"],
-            r'convert it with python -c "import transformers as t; .*t\.BertModel\.from_',
+            r"convert it with python -c 'import transformers as t; .*t\.BertModel\.from_",
         ),
         (["consolidated.00.pth"], "write it with safetensors.torch.save_file"),
         (["model.ckpt"], "write it with safetensors.torch.save_file"),
