@@ -293,32 +293,39 @@ def write_safetensors(directory: Path, arrays: Iterable[tuple[str, np.ndarray]],
     shards: list[_Shard] = []
     try:
         for name, array in arrays:
-            if any(name in shard.entries for shard in shards):
-                raise ValueError(f"two tensors have the name {name}")
-            if not shards or not shards[-1].has_room(array, shard_size):
-                if shards:
-                    shards[-1].close()
-                shards.append(_Shard(directory / f".model.{uuid.uuid4().hex}.safetensors"))
-            shards[-1].write(name, array)
+            _append(shards, directory, name, array, shard_size)
+            del array  # or it would stay until the next one is there
         if not shards:
             raise ValueError("there are no tensors to write")
         shards[-1].close()
         _name_shards(directory, shards)
-    except OSError as error:
-        raise UserError(f"cannot write {directory}: {error.strerror or error}") from error
-    finally:
+    except BaseException as error:
         for shard in shards:
             shard.remove()
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write {directory}: {error.strerror or error}") from error
+        raise
+
+
+def _append(shards: list["_Shard"], directory: Path, name: str, array: np.ndarray, shard_size: int) -> None:
+    """Writes a tensor to the last shard, or to a new one if that is full."""
+    if any(name in shard.entries for shard in shards):
+        raise ValueError(f"two tensors have the name {name}")
+    if not shards or not shards[-1].has_room(array, shard_size):
+        if shards:
+            shards[-1].close()
+        shards.append(_Shard(directory / f".model.{uuid.uuid4().hex}.safetensors"))
+    shards[-1].write(name, array)
 
 
 def _name_shards(directory: Path, shards: list["_Shard"]) -> None:
     """Gives finished shards their names. The index is last: until then, they are not taken for a model."""
     if len(shards) == 1:
-        shards[0].path.replace(directory / SINGLE)
+        shards[0].path = shards[0].path.replace(directory / SINGLE)
         return
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     for shard, name in zip(shards, names, strict=True):
-        shard.path.replace(directory / name)
+        shard.path = shard.path.replace(directory / name)
     weight_map = {tensor: name for shard, name in zip(shards, names, strict=True) for tensor in shard.entries}
     total = sum(shard.size for shard in shards)
     write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
@@ -336,9 +343,8 @@ class _Shard:
         self._file.seek(8 + _HEADER_ROOM)
 
     def has_room(self, array: np.ndarray, shard_size: int) -> bool:
-        """Whether one more tensor fits: by size, in the header, and with its bytes at a multiple of their type's."""
-        fits = self.size + array.nbytes <= shard_size and self._header_size <= _HEADER_ROOM - _ENTRY_ROOM
-        return fits and self.size % array.dtype.itemsize == 0
+        """Whether one more tensor fits, by its size and in the header."""
+        return self.size + array.nbytes <= shard_size and self._header_size <= _HEADER_ROOM - _ENTRY_ROOM
 
     def write(self, name: str, array: np.ndarray) -> None:
         """Appends a tensor."""
@@ -365,8 +371,9 @@ class _Shard:
         self._file.close()
 
     def remove(self) -> None:
-        """Removes the file if it has not got its name."""
-        self._file.close()
+        """Removes the file."""
+        with contextlib.suppress(OSError):  # as where the disk is full
+            self._file.close()
         self.path.unlink(missing_ok=True)
 
 
