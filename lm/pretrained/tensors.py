@@ -242,7 +242,9 @@ def _no_weights(directory: Path, names: set[str]) -> UserError:
     for ending, conversion in _CONVERSIONS.items():
         if found := sorted(name for name in names if name.endswith(ending)):
             # Pickled files run code when they are read.
-            return UserError(f"{directory / found[0]} is not read, only safetensors files are: {conversion(directory)}")
+            return UserError(
+                f"{directory / found[0]} is not read here, only safetensors files are: {conversion(directory)}"
+            )
     return UserError(f"{directory} has no {SINGLE} and no {INDEX}: give the directory of a Hugging Face model")
 
 
@@ -264,6 +266,7 @@ def _by_old_transformers(argument: str) -> str:
 
 
 _CONVERSIONS = {
+    ".gguf": lambda directory: f"give the file itself, as gguf:{directory}/NAME.gguf",
     ".bin": _by_transformers,
     ".pt": lambda _: "read it with the program that wrote it, and write it with safetensors.torch.save_file",
     ".pth": lambda _: "read it with the program that wrote it, and write it with safetensors.torch.save_file",

@@ -280,6 +280,7 @@ def test_a_missing_shard_is_named(tmp_path):
         (["model.ckpt"], "write it with safetensors.torch.save_file"),
         (["flax_model.msgpack"], "from_flax=True"),
         (["tf_model.h5"], "from_tf=True"),
+        (["model.Q8_0.gguf"], "give the file itself, as gguf:"),
         (["adapter_model.safetensors", "training_args.bin"], "has adapter_model.safetensors, but neither"),
         ([], "give the directory of a Hugging Face model"),
     ],
