@@ -136,7 +136,7 @@ def _llama_like(metadata: Metadata, model_type: str, name: str, activation: str 
 
 
 def _rotary_scaling(metadata: Metadata, head_width: int) -> Config | None:
-    """How rotary frequencies are scaled, as in config.json. `GGUFFile` checks Llama 3's frequencies against it.
+    """How rotary frequencies are scaled, as in config.json.
 
     Raises:
       UserError: if the kind is not supported.
