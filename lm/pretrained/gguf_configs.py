@@ -84,10 +84,10 @@ def config_of(metadata: Metadata) -> Config:
     """
     if metadata.architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise UserError(f"{metadata.path} has architecture {metadata.architecture!r}, but those known are {known}")
+        raise UserError(f"{metadata.path} has architecture {metadata.architecture!r:.50}, but those known are {known}")
     if metadata.values.get("general.type", "model") != "model":
         raise UserError(
-            f"{metadata.path} is of type {metadata.values['general.type']!r}, not a model: give the model's file"
+            f"{metadata.path} is of type {metadata.values['general.type']!r:.50}, not a model: give the model's file"
         )
     if metadata.get("expert_count"):
         raise metadata.refuse("a mixture of experts")
@@ -136,7 +136,7 @@ def _llama_like(metadata: Metadata, model_type: str, name: str, activation: str 
 
 
 def _rotary_scaling(metadata: Metadata, head_width: int) -> Config | None:
-    """How rotary frequencies are scaled, as in config.json. `GGUFFile` checks Llama 3's frequencies against it.
+    """How rotary frequencies are scaled, as in config.json.
 
     Raises:
       UserError: if the kind is not supported.
@@ -148,7 +148,7 @@ def _rotary_scaling(metadata: Metadata, head_width: int) -> Config | None:
     if kind == "none" or (kind == "linear" and factor in (None, 0, 1)):
         return None
     if kind != "linear" or "rope_factors_long.weight" in metadata.shapes:
-        raise metadata.refuse(f"rotary positions of type {kind!r}")
+        raise metadata.refuse(f"rotary positions of type {kind!r:.50}")
     return {"rope_type": "linear", "factor": float(factor)}
 
 
@@ -189,6 +189,7 @@ def _llama(metadata: Metadata) -> Config:
 
 def _qwen2(metadata: Metadata) -> Config:
     config = _llama_like(metadata, "qwen2", "Qwen2ForCausalLM")
+    del config["attention_bias"]  # queries, keys and values always have biases
     return {**config, "use_sliding_window": False}
 
 
@@ -255,6 +256,7 @@ def _layer_types(metadata: Metadata, layers: int, default_period: int) -> list[s
 
 def _phi3(metadata: Metadata) -> Config:
     config = _llama_like(metadata, "phi3", "Phi3ForCausalLM")
+    del config["attention_bias"]  # there are none
     if "rope_factors_long.weight" in metadata.shapes:
         raise metadata.refuse("rotary positions of type 'longrope'")
     rotated = metadata.count("rope.dimension_count", config["head_dim"])

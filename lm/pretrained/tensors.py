@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -241,21 +242,22 @@ def _no_weights(directory: Path, names: set[str]) -> UserError:
     for ending, conversion in _CONVERSIONS.items():
         if found := sorted(name for name in names if name.endswith(ending)):
             # Pickled files run code when they are read.
-            return UserError(f"{directory / found[0]} is not read, only safetensors files are: {conversion(directory)}")
+            return UserError(
+                f"{directory / found[0]} is not read here, only safetensors files are: {conversion(directory)}"
+            )
     return UserError(f"{directory} has no {SINGLE} and no {INDEX}: give the directory of a Hugging Face model")
 
 
 def _by_transformers(directory: Path) -> str:
     """The command that converts a PyTorch checkpoint of transformers."""
-    source = str(directory)
     with contextlib.suppress(UserError, AttributeError, IndexError, KeyError, TypeError):
         name = read_json(directory / "config.json")["architectures"][0]
         if re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", name):
             code = (
-                f"import transformers as t; s = {source!r}; d = s + '-safetensors'; "
+                f'import transformers as t; s = {json.dumps(str(directory.absolute()))}; d = s + "-safetensors"; '
                 f"t.{name}.from_pretrained(s).save_pretrained(d); t.AutoTokenizer.from_pretrained(s).save_pretrained(d)"
             )
-            return f'convert it with python -c "{code}"'
+            return f"convert it with python -c {shlex.quote(code)}"
     return "read it with the class of transformers that it is for, and write it with its save_pretrained"
 
 
@@ -264,6 +266,7 @@ def _by_old_transformers(argument: str) -> str:
 
 
 _CONVERSIONS = {
+    ".gguf": lambda directory: f"give the file itself, as gguf:{directory}/NAME.gguf",
     ".bin": _by_transformers,
     ".pt": lambda _: "read it with the program that wrote it, and write it with safetensors.torch.save_file",
     ".pth": lambda _: "read it with the program that wrote it, and write it with safetensors.torch.save_file",
@@ -293,32 +296,39 @@ def write_safetensors(directory: Path, arrays: Iterable[tuple[str, np.ndarray]],
     shards: list[_Shard] = []
     try:
         for name, array in arrays:
-            if any(name in shard.entries for shard in shards):
-                raise ValueError(f"two tensors have the name {name}")
-            if not shards or not shards[-1].has_room(array, shard_size):
-                if shards:
-                    shards[-1].close()
-                shards.append(_Shard(directory / f".model.{uuid.uuid4().hex}.safetensors"))
-            shards[-1].write(name, array)
+            _append(shards, directory, name, array, shard_size)
+            del array  # or it would stay until the next one is there
         if not shards:
             raise ValueError("there are no tensors to write")
         shards[-1].close()
         _name_shards(directory, shards)
-    except OSError as error:
-        raise UserError(f"cannot write {directory}: {error.strerror or error}") from error
-    finally:
+    except BaseException as error:
         for shard in shards:
             shard.remove()
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write {directory}: {error.strerror or error}") from error
+        raise
+
+
+def _append(shards: list["_Shard"], directory: Path, name: str, array: np.ndarray, shard_size: int) -> None:
+    """Writes a tensor to the last shard, or to a new one if that is full."""
+    if any(name in shard.entries for shard in shards):
+        raise ValueError(f"two tensors have the name {name}")
+    if not shards or not shards[-1].has_room(array, shard_size):
+        if shards:
+            shards[-1].close()
+        shards.append(_Shard(directory / f".model.{uuid.uuid4().hex}.safetensors"))
+    shards[-1].write(name, array)
 
 
 def _name_shards(directory: Path, shards: list["_Shard"]) -> None:
     """Gives finished shards their names. The index is last: until then, they are not taken for a model."""
     if len(shards) == 1:
-        shards[0].path.replace(directory / SINGLE)
+        shards[0].path = shards[0].path.replace(directory / SINGLE)
         return
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     for shard, name in zip(shards, names, strict=True):
-        shard.path.replace(directory / name)
+        shard.path = shard.path.replace(directory / name)
     weight_map = {tensor: name for shard, name in zip(shards, names, strict=True) for tensor in shard.entries}
     total = sum(shard.size for shard in shards)
     write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
@@ -336,9 +346,8 @@ class _Shard:
         self._file.seek(8 + _HEADER_ROOM)
 
     def has_room(self, array: np.ndarray, shard_size: int) -> bool:
-        """Whether one more tensor fits: by size, in the header, and with its bytes at a multiple of their type's."""
-        fits = self.size + array.nbytes <= shard_size and self._header_size <= _HEADER_ROOM - _ENTRY_ROOM
-        return fits and self.size % array.dtype.itemsize == 0
+        """Whether one more tensor fits, by its size and in the header."""
+        return self.size + array.nbytes <= shard_size and self._header_size <= _HEADER_ROOM - _ENTRY_ROOM
 
     def write(self, name: str, array: np.ndarray) -> None:
         """Appends a tensor."""
@@ -365,8 +374,9 @@ class _Shard:
         self._file.close()
 
     def remove(self) -> None:
-        """Removes the file if it has not got its name."""
-        self._file.close()
+        """Removes the file."""
+        with contextlib.suppress(OSError):  # as where the disk is full
+            self._file.close()
         self.path.unlink(missing_ok=True)
 
 
