@@ -62,6 +62,8 @@ class ModelInUse:
         name, own = f"the calibrator {fitted.name}", "use one that was fitted to this run's own predictions"
         if fitted.classes != self.choices:
             raise UserError(f"{name} is for {fitted.classes} classes, and this model has {self.choices}: {own}")
+        if fitted.model is not None and fitted.model == self.digest:
+            return  # of whatever step: an exported model has none
         if fitted.checkpoint not in (None, self.step):
             raise UserError(
                 f"{name} was fitted to checkpoint {fitted.checkpoint}, and this is checkpoint {self.step}: use "
