@@ -38,12 +38,12 @@ class Read:
     params: object
 
 
-def read(path, mesh=None, scan_layers=False, **changes):
+def read(path, mesh=None, scan_layers=False, parameter_dtype="float32", **changes):
     """Reads a directory as the shape that it says, into a model of the shape with changes."""
     published = PublishedConfig(json.loads((path / "config.json").read_text()), str(path / "config.json"))
     family, tensors = family_of_published(published), open_tensors(path)
     config = shape_as_stored(family, family.to_ours(published), tensors)
-    config = dataclasses.replace(config, scan_layers=scan_layers)
+    config = dataclasses.replace(config, scan_layers=scan_layers, parameter_dtype=parameter_dtype)
     parts = parts_present(family, config, tensors)
     like = shapes(make_language_model(config, mesh), parts, mesh)
     params = read_parameters(family, config, parts, tensors, like)
