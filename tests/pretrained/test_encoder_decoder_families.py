@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.errors import UserError
 from lm.pretrained.families import published_form
 from lm.pretrained.parameters import published_tensors
 from lm.pretrained.tensors import open_tensors, write_safetensors
