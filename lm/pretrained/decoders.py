@@ -13,6 +13,7 @@ from lm.pretrained.gemma import GEMMA
 from lm.pretrained.llama_like import (
     FULL,
     LOCAL,
+    NO_SPECIAL_TOKENS,
     Defaults,
     count_of_layers,
     layer_types,
@@ -70,6 +71,7 @@ def _gpt2_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, An
         "layer_norm_epsilon": config.normalization_epsilon,
         "activation_function": _PUBLISHED_ACTIVATIONS[config.activation],
         "tie_word_embeddings": config.tie_embeddings,
+        **NO_SPECIAL_TOKENS,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
     }
 
@@ -115,7 +117,6 @@ def _neox_to_ours(published: PublishedConfig) -> ModelConfig:
 
 
 def _neox_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
-    rotary = rotary_to_published(config)
     return {
         "model_type": "gpt_neox",
         "architectures": ["GPTNeoXForCausalLM"],
@@ -129,10 +130,11 @@ def _neox_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, An
         "use_parallel_residual": config.parallel_residual,
         "hidden_act": _PUBLISHED_ACTIVATIONS[config.activation],
         "tie_word_embeddings": config.tie_embeddings,
+        **NO_SPECIAL_TOKENS,
         "hidden_dropout": config.dropout,
         "rotary_pct": config.rotary_fraction,
         "rotary_emb_base": config.rotary_base,
-        **rotary,
+        **rotary_to_published(config),
     }
 
 

@@ -26,19 +26,22 @@ def family_of_published(published: PublishedConfig) -> Family:
     raise UserError(f"{published.place}: model_type={kind!r} is not known: known are {known}")
 
 
-def published_form(config: ModelConfig, parts: tuple[str, ...]) -> tuple[Family, dict[str, Any]]:
+def published_form(
+    config: ModelConfig, parts: tuple[str, ...], model_type: str | None = None
+) -> tuple[Family, dict[str, Any]]:
     """The family that can express one of our models exactly, and its config.json.
 
     Args:
       config: our shape.
       parts: what the model has, of `Family.parts`.
+      model_type: of the family that is asked first. Some shapes belong to several: a Mistral without a window to Llama.
 
     Raises:
       UserError: if there is none.
     """
     # How it is computed does not matter, nor whether defaults are written out.
     wanted = _shape(config)
-    for family in FAMILIES:
+    for family in sorted(FAMILIES, key=lambda family: model_type not in family.model_types):
         try:
             values = family.to_theirs(config, parts)
             read = family.to_ours(PublishedConfig(values, "config.json"))

@@ -21,6 +21,9 @@ GATED_ACTIVATIONS = {
 }
 _PUBLISHED_ACTIVATIONS = {"swiglu": "silu", "gated_gelu": "gelu_pytorch_tanh", "gated_gelu_exact": "gelu"}
 
+# Otherwise transformers takes the ids of the family's first models, which a small vocabulary may not have.
+NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+
 FULL, LOCAL = "full_attention", "sliding_attention"
 
 # Our norms and theirs, by where they are.
@@ -168,6 +171,7 @@ def llama_like_published(
         activation: _PUBLISHED_ACTIVATIONS[config.activation],
         "tie_word_embeddings": config.tie_embeddings,
         **rotary_to_published(config),
+        **NO_SPECIAL_TOKENS,
         **values,
     }
 

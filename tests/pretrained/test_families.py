@@ -133,7 +133,7 @@ class TestDecoders:
     def test_is_written_back_bit_for_bit(self, case, folder, tmp_path):
         reference, path = saved(case, folder)
         family, model, parts, params = read(path)
-        found, values = published_form(model.config, parts)
+        found, values = published_form(model.config, parts, family.model_types[0])
         assert found is family
         write_safetensors(tmp_path, published_tensors(family, model.config, parts, params))
         before, after = open_tensors(path), open_tensors(tmp_path)
@@ -141,10 +141,11 @@ class TestDecoders:
         for name in before.shapes:
             assert before.read(name).tobytes() == after.read(name).tobytes(), name
         (tmp_path / "config.json").write_text(json.dumps(values))
-        again, notes = getattr(transformers, case.model).from_pretrained(tmp_path, output_loading_info=True)
+        load = getattr(transformers, case.model).from_pretrained
+        again, notes = load(tmp_path, attn_implementation="eager", output_loading_info=True)
         assert not notes["missing_keys"]
         assert not notes["unexpected_keys"]
-        np.testing.assert_allclose(their_logits(again.eval()), their_logits(reference), atol=TOLERANCE)
+        assert difference(their_logits(again.eval()), their_logits(reference)) < TOLERANCE
 
 
 def test_an_unknown_family_is_refused():
