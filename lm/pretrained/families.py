@@ -6,10 +6,12 @@ from typing import Any
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.pretrained.decoders import DECODERS
+from lm.pretrained.encoder_decoders import ENCODER_DECODERS
+from lm.pretrained.encoders import ENCODERS
 from lm.pretrained.family import Family
 from lm.pretrained.published_config import PublishedConfig
 
-FAMILIES: tuple[Family, ...] = DECODERS
+FAMILIES: tuple[Family, ...] = DECODERS + ENCODERS + ENCODER_DECODERS
 
 
 def family_of_published(published: PublishedConfig) -> Family:

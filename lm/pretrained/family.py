@@ -25,6 +25,11 @@ class Family:
       rules: of the body, and of the output matrix of models that generate text.
       parts: rules of what a model may lack, by the name of our parameters, such as "pooler".
       unused: regular expressions of tensors that hold nothing to import: constants, and copies of tied weights.
+      copies: tensors that a file may have besides those that they must equal, such as an output matrix that is the
+        token embedding.
+      old_names: ends of names in the rules, with those that old files have instead.
+      dropped: regular expressions of weights of a head that has no counterpart here. The body is a model without it,
+        and whoever reads it is told.
     """
 
     name: str
@@ -35,6 +40,9 @@ class Family:
     rules: Rules
     parts: Mapping[str, Rules] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    old_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
 
     def all_rules(self, config: ModelConfig, parts: Iterable[str] = ()) -> list[Rule]:
         """The rules of a model that has these parts."""

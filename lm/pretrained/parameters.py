@@ -3,6 +3,7 @@
 Axes: L layers of a scanned stack.
 """
 
+import dataclasses
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,35 @@ def parts_present(family: Family, config: ModelConfig, tensors: Tensors) -> tupl
         for part, rules in family.parts.items()
         if all(name in names for rule in rules(config) for name in rule.theirs)
     )
+
+
+def shape_as_stored(family: Family, config: ModelConfig, tensors: Tensors) -> ModelConfig:
+    """The shape, corrected by what config.json does not say of some models, and only the tensors tell.
+
+    As in transformers 5, an output matrix that differs from the token embedding counts whatever config.json says of
+    tied ones. A bias of the logits may be missing where it would be zero.
+
+    Args:
+      family: of the model.
+      config: its shape by config.json.
+      tensors: the file.
+    """
+    names = _Names(family, tensors)
+    if config.tie_embeddings:
+        untied = dataclasses.replace(config, tie_embeddings=False)
+        found = {rule.ours[0]: rule.theirs[0] for rule in family.rules(untied)}
+        output, embedding = found.get("output"), found["token_embedding/embedding"]
+        if output in names and embedding in names and not _are_equal(names, output, embedding):
+            config = untied
+    if config.output_bias:
+        of_bias = [name for rule in family.rules(config) for name in rule.theirs if "output_bias" in rule.ours]
+        config = dataclasses.replace(config, output_bias=all(name in names for name in of_bias))
+    return config
+
+
+def dropped_weights(family: Family, tensors: Tensors) -> tuple[str, ...]:
+    """Which weights of the file belong to a head that has no counterpart here, so that the model is without it."""
+    return tuple(name for name in tensors.shapes if any(re.search(pattern, name) for pattern in family.dropped))
 
 
 def read_parameters(
@@ -81,7 +111,7 @@ def published_tensors(
       dtype: of the tensors; None: that of the parameters.
     """
     leaves = by_path(params)
-    is_bare = config.architecture == "encoder" and "prediction_head" not in parts
+    is_bare = config.architecture == "encoder" and not {"prediction_head", "next_sentence_head"} & set(parts)
     for rule in family.all_rules(config, parts):
         arrays = [_of_layer(leaves, path) for path in rule.ours]
         for name, array in zip(rule.theirs, rule.layout.theirs(arrays), strict=True):
@@ -90,7 +120,7 @@ def published_tensors(
 
 
 class _Names:
-    """The tensors of a file by the names in the rules, with or without the family's prefix."""
+    """The tensors of a file by the names in the rules, with or without the family's prefix, or by their old names."""
 
     def __init__(self, family: Family, tensors: Tensors):
         self.family, self.tensors = family, tensors
@@ -99,8 +129,13 @@ class _Names:
         return self.stored(name) in self.tensors.shapes
 
     def stored(self, name: str) -> str:
-        """The name in the file."""
-        return name if name in self.tensors.shapes else name.removeprefix(self.family.prefix)
+        """The name in the file; if it has none, another one that is not in it."""
+        names = [
+            name,
+            *(name.removesuffix(end) + old for end, old in self.family.old_names.items() if name.endswith(end)),
+        ]
+        bare = [each.removeprefix(self.family.prefix) for each in names]
+        return next((each for each in names + bare if each in self.tensors.shapes), bare[0])
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape in the file."""
@@ -125,17 +160,36 @@ def _check(rules: list[Rule], names: _Names, leaves: Mapping[str, Any]) -> None:
     ]
     if misfits:
         raise UserError(f"{place}: {shortened_list(misfits)}: weights and config.json are of different models")
-    used = {names.stored(name) for name in wanted}
+    for copy, original in family.copies.items():
+        if copy in names and original in names and copy not in wanted:
+            _check_equal(names, copy, original)
+    used = {names.stored(name) for name in [*wanted, *family.copies]}
     unused = [
         name
         for name in names.tensors.shapes
-        if name not in used and not any(re.search(pattern, name) for pattern in family.unused)
+        if name not in used and not any(re.search(pattern, name) for pattern in family.unused + family.dropped)
     ]
     if unused:
         raise UserError(
             f"{place} has weights that a {family.name} model here does not use, so it would not be the same model: "
             f"{shortened_list(sorted(unused))}"
         )
+
+
+def _check_equal(names: _Names, copy: str, original: str) -> None:
+    if not _are_equal(names, copy, original):
+        raise UserError(
+            f"{names.tensors.path}: {names.stored(copy)} differs from {names.stored(original)}, and a "
+            f"{names.family.name} model here has one array for both"
+        )
+
+
+def _are_equal(names: _Names, first: str, second: str) -> bool:
+    """Whether two tensors are the same bits."""
+    if names.shape(first) != names.shape(second):
+        return False
+    one, other = names.read(first), names.read(second)
+    return one.dtype == other.dtype and np.array_equal(one.view(np.uint8), other.view(np.uint8))
 
 
 def _by_leaf(rules: list[Rule], leaves: Mapping[str, Any]) -> dict[tuple[str, ...], list[Rule]]:
