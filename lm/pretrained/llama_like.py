@@ -78,15 +78,15 @@ def llama_like(published: PublishedConfig, defaults: Defaults, **settings: Any) 
     return ModelConfig(**_sizes(published, defaults) | common | settings)
 
 
-def count_of_layers(published: PublishedConfig, default: int) -> int:
+def count_of_layers(published: PublishedConfig, default: int, name: str = "num_hidden_layers") -> int:
     """How many layers the model has.
 
     Raises:
       UserError: if it is not a number, or more than any model has: one rule for each would fill the memory.
     """
-    layers = published.integer("num_hidden_layers", default, least=1)
+    layers = published.integer(name, default, least=1)
     if layers > 10_000:
-        raise UserError(f"{published.place}: num_hidden_layers={layers} is more than any model has")
+        raise UserError(f"{published.place}: {name}={layers} is more than any model has")
     return layers
 
 

@@ -48,7 +48,7 @@ def shape_as_stored(family: Family, config: ModelConfig, tensors: Tensors) -> Mo
     if config.tie_embeddings:
         untied = dataclasses.replace(config, tie_embeddings=False)
         found = {rule.ours[0]: rule.theirs[0] for rule in family.rules(untied)}
-        output, embedding = found.get("output"), found["token_embedding/embedding"]
+        output, embedding = found.get("output", ""), found["token_embedding/embedding"]
         if output in names and embedding in names and not _are_equal(names, output, embedding):
             config = untied
     if config.output_bias:
@@ -218,8 +218,10 @@ def _read(rules: list[Rule], names: _Names, leaves: list[Any], is_stacked: bool)
     if not is_stacked:
         arrays = rules[0].layout.ours([names.read(name) for name in rules[0].theirs])
         return [np.ascontiguousarray(array, leaf.dtype) for array, leaf in zip(arrays, leaves, strict=True)]
-    hosts = [np.empty(leaf.shape, leaf.dtype) for leaf in leaves]
-    for number, rule in enumerate(rules):
+    # A layer may lack what the others have and the stack holds for all: it is not used.
+    hosts = [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
+    for rule in rules:
+        number = _layer_number(rule.ours[0])
         for host, array in zip(hosts, rule.layout.ours([names.read(name) for name in rule.theirs]), strict=True):
             host[number] = array
     return hosts
@@ -234,6 +236,10 @@ def _placed(host: np.ndarray, leaf: Any) -> jax.Array:
 def _of_layer(leaves: Mapping[str, Any], path: str) -> np.ndarray:
     if path in leaves:
         return np.asarray(leaves[path])
+    return np.asarray(leaves[_leaf(leaves, path)][_layer_number(path)])
+
+
+def _layer_number(path: str) -> int:
     layer = _LAYER.search(path)
     assert layer is not None, f"{path} is neither a parameter nor in a stack"
-    return np.asarray(leaves[_leaf(leaves, path)][int(layer[1])])
+    return int(layer[1])
