@@ -81,7 +81,7 @@ def _gemma_to_ours(published: PublishedConfig) -> ModelConfig:
 
 
 def _gemma_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
-    return llama_like_published(config, "gemma", "GemmaForCausalLM", hidden_activation=_TANH)
+    return llama_like_published(config, "gemma", "GemmaForCausalLM", hidden_act=_TANH, hidden_activation=_TANH)
 
 
 def _with_norms_on_both_sides(published: PublishedConfig, defaults: Defaults, **settings: Any) -> ModelConfig:

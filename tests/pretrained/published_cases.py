@@ -115,7 +115,11 @@ DECODERS = (
         "MistralForCausalLM",
         without=({"attention_window": None}, {"attention_window": WINDOW + 1}),
     ),
-    Case("mistral_without_window", _decoder("MistralConfig", num_key_value_heads=2, sliding_window=None), "MistralForCausalLM"),
+    Case(
+        "mistral_without_window",
+        _decoder("MistralConfig", num_key_value_heads=2, sliding_window=None),
+        "MistralForCausalLM",
+    ),
     Case(
         "qwen2",
         _decoder("Qwen2Config", num_key_value_heads=2, tie_word_embeddings=True),
