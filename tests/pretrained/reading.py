@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lm.models.build import make_language_model
 from lm.models.sharding import tree_shardings
+from lm.modules.config import EXECUTION
 from lm.pretrained.families import family_of_published
 from lm.pretrained.parameters import parts_present, read_parameters, shape_as_stored
 from lm.pretrained.published_config import PublishedConfig
@@ -43,7 +44,8 @@ def read(path, mesh=None, scan_layers=False, **changes):
     published = PublishedConfig(json.loads((path / "config.json").read_text()), str(path / "config.json"))
     family, tensors = family_of_published(published), open_tensors(path)
     config = shape_as_stored(family, family.to_ours(published), tensors)
-    config = dataclasses.replace(config, scan_layers=scan_layers)
+    execution = {name: value for name, value in changes.items() if name in EXECUTION}
+    config = dataclasses.replace(config, scan_layers=scan_layers, **execution)
     parts = parts_present(family, config, tensors)
     like = shapes(make_language_model(config, mesh), parts, mesh)
     params = read_parameters(family, config, parts, tensors, like)

@@ -100,7 +100,7 @@ class TestEncoders:
             assert difference(outputs(found.model, found.params, found.parts), theirs) < TOLERANCE, settings
 
     def test_is_written_back_bit_for_bit(self, case, folder, tmp_path):
-        reference, path = saved(case, folder)
+        _, path = saved(case, folder)
         for scan_layers in (False, True):
             found = read(path, scan_layers=scan_layers)
             config, target = found.model.config, tmp_path / str(scan_layers)
