@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from lm.errors import UserError
-from lm.modules.config import ModelConfig
+from lm.modules.config import TRANSFORMERS, ModelConfig
 from lm.pretrained.decoders import DECODERS
 from lm.pretrained.encoder_decoders import ENCODER_DECODERS
 from lm.pretrained.encoders import ENCODERS
@@ -18,8 +18,10 @@ def family_of_published(published: PublishedConfig) -> Family:
     """The family of a config.json.
 
     Raises:
-      UserError: if it is not known; the message lists those that are.
+      UserError: if it is not known; the message lists those that are. Also if its weights are quantized in a way of
+        config.json's, whose tensors hold other numbers.
     """
+    published.expect("quantization_config", None)
     kind = published.values.get("model_type")
     for family in FAMILIES:
         if kind in family.model_types:
@@ -28,25 +30,29 @@ def family_of_published(published: PublishedConfig) -> Family:
     raise UserError(f"{published.place}: model_type={kind!r} is not known: known are {known}")
 
 
-def published_form(config: ModelConfig, parts: tuple[str, ...]) -> tuple[Family, dict[str, Any]]:
+def published_form(
+    config: ModelConfig, parts: tuple[str, ...], model_type: str | None = None
+) -> tuple[Family, dict[str, Any]]:
     """The family that can express one of our models exactly, and its config.json.
 
     Args:
       config: our shape.
       parts: what the model has, of `Family.parts`.
+      model_type: of the family that is asked first. Some shapes belong to several: a Mistral without a window to Llama.
 
     Raises:
       UserError: if there is none.
     """
-    # How it is computed does not matter, nor whether defaults are written out.
-    wanted = _shape(config)
-    for family in FAMILIES:
+    families = FAMILIES if config.architecture in TRANSFORMERS else ()
+    for family in sorted(families, key=lambda family: model_type not in family.model_types):
         try:
             values = family.to_theirs(config, parts)
             read = family.to_ours(PublishedConfig(values, "config.json"))
         except (UserError, KeyError):
             continue
-        if _shape(read) == wanted and set(parts) <= set(family.parts):
+        # Where there may be a bias of the logits, transformers takes a missing one for zero.
+        read = dataclasses.replace(read, output_bias=read.output_bias and config.output_bias)
+        if _shape(read) == _shape(config) and set(parts) <= set(family.parts):
             return family, values
     raise UserError(
         "no published family has a model of this shape, so transformers could not read it: families are "
@@ -55,10 +61,15 @@ def published_form(config: ModelConfig, parts: tuple[str, ...]) -> tuple[Family,
 
 
 def _shape(config: ModelConfig) -> ModelConfig:
+    """The shape alone: how it is computed does not matter, nor whether defaults are written out."""
+    decoder_layers = None if config.architecture != "encoder_decoder" else config.decoder_layers or config.layers
     return dataclasses.replace(
         config.executed_as(ModelConfig()),
+        decoder_layers=decoder_layers,
+        scale_embeddings=config.scales_embeddings,
         kv_heads=config.num_kv_heads,
         head_width=config.size_per_head,
+        attention_scale=config.attention_scale or config.size_per_head**-0.5,
         feed_forward_width=config.size_of_feed_forward,
         scan_layers=False,
         initializer_range=ModelConfig.initializer_range,

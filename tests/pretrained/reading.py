@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lm.models.build import make_language_model
 from lm.models.sharding import tree_shardings
+from lm.modules.config import EXECUTION
 from lm.pretrained.families import family_of_published
 from lm.pretrained.parameters import parts_present, read_parameters, shape_as_stored
 from lm.pretrained.published_config import PublishedConfig
@@ -49,12 +50,13 @@ class Read:
     params: object
 
 
-def read(path, mesh=None, scan_layers=False, parameter_dtype="float32", **changes):
+def read(path, mesh=None, scan_layers=False, **changes):
     """Reads a directory as the shape that it says, into a model of the shape with changes."""
     published = PublishedConfig(json.loads((path / "config.json").read_text()), str(path / "config.json"))
     family, tensors = family_of_published(published), open_tensors(path)
     config = shape_as_stored(family, family.to_ours(published), tensors)
-    config = dataclasses.replace(config, scan_layers=scan_layers, parameter_dtype=parameter_dtype)
+    execution = {name: value for name, value in changes.items() if name in EXECUTION}
+    config = dataclasses.replace(config, scan_layers=scan_layers, **execution)
     parts = parts_present(family, config, tensors)
     like = shapes(make_language_model(config, mesh), parts, mesh)
     params = read_parameters(family, config, parts, tensors, like)
