@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from lm.modules.config import ModelConfig
+from lm.pretrained.activations import PLAIN_ACTIVATIONS, published_name
 from lm.pretrained.family import Family
 from lm.pretrained.gemma import GEMMA
 from lm.pretrained.llama_like import (
     FULL,
     LOCAL,
+    NO_SPECIAL_TOKENS,
     Defaults,
     count_of_layers,
     layer_types,
@@ -25,32 +27,23 @@ from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.rotary import rotary_from_published, rotary_to_published
 from lm.pretrained.rules import SAME, Rule, linear, norm, query_key_value, same
 
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
-_PUBLISHED_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
-
 
 def _gpt2_to_ours(published: PublishedConfig) -> ModelConfig:
-    width = published.integer("n_embd", 768)
+    width = published.integer("n_embd", 768, least=1)
+    heads = published.integer("n_head", 12, least=1)
+    published.divides("n_head", heads, "n_embd", width)
     published.expect("scale_attn_weights", True)
     published.expect("scale_attn_by_inverse_layer_idx", False)
     published.expect("add_cross_attention", False)
     return ModelConfig(
-        vocab_size=published.integer("vocab_size", 50_257),
-        layers=published.integer("n_layer", 12),
+        vocab_size=published.integer("vocab_size", 50_257, least=1),
+        layers=count_of_layers(published, 12, "n_layer"),
         width=width,
-        heads=published.integer("n_head", 12),
-        feed_forward_width=published.integer("n_inner", None),
-        max_length=published.integer("n_positions", 1024),
+        heads=heads,
+        feed_forward_width=published.integer("n_inner", None, least=1),
+        max_length=published.integer("n_positions", 1024, least=2),
         normalization_epsilon=published.number("layer_norm_epsilon", 1e-5),
-        activation=published.choice("activation_function", _ACTIVATIONS, "gelu_new"),
+        activation=published.choice("activation_function", PLAIN_ACTIVATIONS, "gelu_new"),
         tie_embeddings=published.flag("tie_word_embeddings", True),
         bias=True,
         dropout=published.number("resid_pdrop", 0.1),
@@ -68,8 +61,9 @@ def _gpt2_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, An
         "n_inner": config.feed_forward_width,
         "n_positions": config.max_length,
         "layer_norm_epsilon": config.normalization_epsilon,
-        "activation_function": _PUBLISHED_ACTIVATIONS[config.activation],
+        "activation_function": published_name(config, PLAIN_ACTIVATIONS),
         "tie_word_embeddings": config.tie_embeddings,
+        **NO_SPECIAL_TOKENS,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
     }
 
@@ -105,7 +99,7 @@ def _neox_to_ours(published: PublishedConfig) -> ModelConfig:
         max_length=published.integer("max_position_embeddings", 2048, least=2),
         normalization_epsilon=published.number("layer_norm_eps", 1e-5),
         parallel_residual=published.flag("use_parallel_residual", True),
-        activation=published.choice("hidden_act", _ACTIVATIONS, "gelu"),
+        activation=published.choice("hidden_act", PLAIN_ACTIVATIONS, "gelu"),
         tie_embeddings=published.flag("tie_word_embeddings", False),
         bias=True,
         dropout=published.number("hidden_dropout", 0.0),
@@ -115,7 +109,6 @@ def _neox_to_ours(published: PublishedConfig) -> ModelConfig:
 
 
 def _neox_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
-    rotary = rotary_to_published(config)
     return {
         "model_type": "gpt_neox",
         "architectures": ["GPTNeoXForCausalLM"],
@@ -127,12 +120,13 @@ def _neox_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, An
         "max_position_embeddings": config.max_length,
         "layer_norm_eps": config.normalization_epsilon,
         "use_parallel_residual": config.parallel_residual,
-        "hidden_act": _PUBLISHED_ACTIVATIONS[config.activation],
+        "hidden_act": published_name(config, PLAIN_ACTIVATIONS),
         "tie_word_embeddings": config.tie_embeddings,
+        **NO_SPECIAL_TOKENS,
         "hidden_dropout": config.dropout,
         "rotary_pct": config.rotary_fraction,
         "rotary_emb_base": config.rotary_base,
-        **rotary,
+        **rotary_to_published(config),
     }
 
 

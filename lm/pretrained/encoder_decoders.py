@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from lm.modules.config import ModelConfig
-from lm.pretrained.activations import PLAIN, published_name
+from lm.pretrained.activations import PLAIN_ACTIVATIONS, published_name
 from lm.pretrained.family import Family
+from lm.pretrained.llama_like import count_of_layers
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.rules import Arrays, Layout, Rule, key_value, linear, norm, query_key_value, same
 
@@ -28,7 +29,10 @@ def _t5_to_ours(published: PublishedConfig) -> ModelConfig:
     published.expect("is_decoder", False)
     published.expect("is_encoder_decoder", True)
     is_mt5 = published.values.get("model_type") == "mt5"
-    width, layers = published.integer("d_model", 512, least=1), published.integer("num_layers", 8 if is_mt5 else 6)
+    width, layers = (
+        published.integer("d_model", 512, least=1),
+        count_of_layers(published, 8 if is_mt5 else 6, "num_layers"),
+    )
     feed_forward = "gated-gelu" if is_mt5 else "relu"
     activation = published.choice("feed_forward_proj", _T5_ACTIVATIONS, feed_forward)
     feed_forward = published.values.get("feed_forward_proj") or feed_forward
@@ -39,15 +43,15 @@ def _t5_to_ours(published: PublishedConfig) -> ModelConfig:
     is_scaled = not is_mt5 and published.flag("scale_decoder_outputs", is_tied)
     return ModelConfig(
         architecture="encoder_decoder",
-        vocab_size=published.integer("vocab_size", 250_112 if is_mt5 else 32_128),
+        vocab_size=published.integer("vocab_size", 250_112 if is_mt5 else 32_128, least=1),
         layers=layers,
-        decoder_layers=_decoder_layers(layers, published.integer("num_decoder_layers", layers)),
+        decoder_layers=_decoder_layers(published, "num_decoder_layers", layers, layers),
         width=width,
-        heads=published.integer("num_heads", 6 if is_mt5 else 8),
-        head_width=published.integer("d_kv", 64),
-        feed_forward_width=published.integer("d_ff", 1024 if is_mt5 else 2048),
+        heads=published.integer("num_heads", 6 if is_mt5 else 8, least=1),
+        head_width=published.integer("d_kv", 64, least=1),
+        feed_forward_width=published.integer("d_ff", 1024 if is_mt5 else 2048, least=1),
         # Relative positions have no end; this is the length that it was trained on.
-        max_length=published.integer("n_positions", 512),
+        max_length=published.integer("n_positions", 512, least=2),
         positions="relative",
         relative_buckets=published.integer("relative_attention_num_buckets", 32),
         relative_max_distance=published.integer("relative_attention_max_distance", 128),
@@ -61,8 +65,9 @@ def _t5_to_ours(published: PublishedConfig) -> ModelConfig:
     )
 
 
-def _decoder_layers(encoder_layers: int, decoder_layers: int) -> int | None:
-    return None if decoder_layers == encoder_layers else decoder_layers
+def _decoder_layers(published: PublishedConfig, name: str, default: int, encoder_layers: int) -> int | None:
+    layers = count_of_layers(published, default, name)
+    return None if layers == encoder_layers else layers
 
 
 def _t5_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
@@ -135,21 +140,22 @@ def _like_bart(published: PublishedConfig, **others: Any) -> ModelConfig:
     # Settings of old files, of which transformers knows only these values.
     published.expect("normalize_before", False)
     published.expect("add_final_layer_norm", False)
-    heads = published.integer("encoder_attention_heads", 16)
-    feed_forward_width = published.integer("encoder_ffn_dim", 4096)
+    heads = published.integer("encoder_attention_heads", 16, least=1)
+    feed_forward_width = published.integer("encoder_ffn_dim", 4096, least=1)
     published.expect("decoder_attention_heads", heads, default=16)
     published.expect("decoder_ffn_dim", feed_forward_width, default=4096)
-    layers = published.integer("encoder_layers", 12)
+    width, layers = published.integer("d_model", 1024, least=1), count_of_layers(published, 12, "encoder_layers")
+    published.divides("encoder_attention_heads", heads, "d_model", width)
     return ModelConfig(
         architecture="encoder_decoder",
         layers=layers,
-        decoder_layers=_decoder_layers(layers, published.integer("decoder_layers", 12)),
-        width=published.integer("d_model", 1024),
+        decoder_layers=_decoder_layers(published, "decoder_layers", 12, layers),
+        width=width,
         heads=heads,
         feed_forward_width=feed_forward_width,
-        max_length=published.integer("max_position_embeddings", 1024),
+        max_length=published.integer("max_position_embeddings", 1024, least=2),
         normalization_place="after",
-        activation=published.choice("activation_function", PLAIN, "gelu"),
+        activation=published.choice("activation_function", PLAIN_ACTIVATIONS, "gelu"),
         bias=True,
         scale_embeddings=published.flag("scale_embedding", False),
         tie_embeddings=published.flag("tie_word_embeddings", True),
@@ -164,7 +170,7 @@ def _bart_to_ours(published: PublishedConfig) -> ModelConfig:
     published.expect("static_position_embeddings", False)
     return _like_bart(
         published,
-        vocab_size=published.integer("vocab_size", 50_265),
+        vocab_size=published.integer("vocab_size", 50_265, least=1),
         position_offset=2,
         normalize_embeddings=True,
         separate_embeddings=True,
@@ -175,7 +181,7 @@ def _marian_to_ours(published: PublishedConfig) -> ModelConfig:
     published.expect("normalize_embedding", False)
     published.expect("static_position_embeddings", True)
     published.expect("share_encoder_decoder_embeddings", True)
-    vocab_size = published.integer("vocab_size", 58_101)
+    vocab_size = published.integer("vocab_size", 58_101, least=1)
     published.expect("decoder_vocab_size", vocab_size)
     return _like_bart(published, vocab_size=vocab_size, positions="sinusoidal")
 
@@ -194,7 +200,7 @@ def _as_bart(config: ModelConfig) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "d_model": config.width,
         "max_position_embeddings": config.max_length,
-        "activation_function": published_name(config, PLAIN),
+        "activation_function": published_name(config, PLAIN_ACTIVATIONS),
         "is_encoder_decoder": True,
         "scale_embedding": config.scales_embeddings,
         "tie_word_embeddings": config.tie_embeddings,
@@ -213,9 +219,7 @@ def _marian_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, 
         **_as_bart(config),
         "share_encoder_decoder_embeddings": True,
         "decoder_vocab_size": config.vocab_size,
-        # Its defaults are rows of a vocabulary of 58,101.
-        "pad_token_id": None,
-        "decoder_start_token_id": None,
+        "pad_token_id": None,  # its default is a row of a vocabulary of 58,101
     }
 
 
@@ -288,6 +292,7 @@ ENCODER_DECODERS = (
         to_theirs=_bart_to_theirs,
         rules=_bart_rules,
         copies=_shared_tables("model.shared.weight"),
+        copies_if_untied=True,
         unused=(r"^lm_head\.weight$", r"^(model\.)?(encoder|decoder)\.version$"),
     ),
     Family(
@@ -298,6 +303,7 @@ ENCODER_DECODERS = (
         to_theirs=_marian_to_theirs,
         rules=_bart_rules,
         copies=_shared_tables("model.shared.weight"),
+        copies_if_untied=True,
         unused=(r"^lm_head\.weight$", r"embed_positions\.weight$"),
     ),
 )

@@ -8,12 +8,12 @@ from typing import Any
 
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
-from lm.pretrained.activations import GATED, PLAIN, published_name
+from lm.pretrained.activations import PLAIN_ACTIVATIONS, published_name
 from lm.pretrained.family import Family, Head, Rules
+from lm.pretrained.llama_like import FULL, GATED_ACTIVATIONS, LOCAL, count_of_layers, layer_types
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.rules import Rule, gate_and_up, linear, norm, query_key_value, same
 
-_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _LAYER_NORM = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
 
 
@@ -22,14 +22,13 @@ def _like_bert(published: PublishedConfig, **others: Any) -> ModelConfig:
     _check_is_encoder(published)
     published.expect("position_embedding_type", "absolute")
     shape = {
-        "layers": published.integer("num_hidden_layers", 12),
-        "width": published.integer("hidden_size", 768),
-        "heads": published.integer("num_attention_heads", 12),
-        "feed_forward_width": published.integer("intermediate_size", 3072),
-        "max_length": published.integer("max_position_embeddings", 512),
+        "layers": count_of_layers(published, 12),
+        **_width_and_heads(published, ("hidden_size", 768), ("num_attention_heads", 12)),
+        "feed_forward_width": published.integer("intermediate_size", 3072, least=1),
+        "max_length": published.integer("max_position_embeddings", 512, least=2),
         "segment_types": published.integer("type_vocab_size", 2, least=1),
         "normalization_epsilon": published.number("layer_norm_eps", 1e-12),
-        "activation": published.choice("hidden_act", PLAIN, "gelu"),
+        "activation": published.choice("hidden_act", PLAIN_ACTIVATIONS, "gelu"),
         "dropout": published.number("hidden_dropout_prob", 0.1),
     }
     return _post_norm_encoder(**shape | others)
@@ -39,6 +38,13 @@ def _post_norm_encoder(**shape: Any) -> ModelConfig:
     return ModelConfig(
         architecture="encoder", normalization_place="after", normalize_embeddings=True, bias=True, **shape
     )
+
+
+def _width_and_heads(published: PublishedConfig, width: tuple[str, int], heads: tuple[str, int]) -> dict[str, Any]:
+    """From their names and defaults."""
+    found = {"width": published.integer(*width, least=1), "heads": published.integer(*heads, least=1)}
+    published.divides(heads[0], found["heads"], width[0], found["width"])
+    return found
 
 
 def _check_is_encoder(published: PublishedConfig) -> None:
@@ -59,7 +65,7 @@ def _as_bert(config: ModelConfig, model_type: str, architecture: str) -> dict[st
         "max_position_embeddings": config.max_length,
         "type_vocab_size": config.segment_types,
         "layer_norm_eps": config.normalization_epsilon,
-        "hidden_act": published_name(config, PLAIN),
+        "hidden_act": published_name(config, PLAIN_ACTIVATIONS),
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.dropout,
         "tie_word_embeddings": config.tie_embeddings,
@@ -67,7 +73,7 @@ def _as_bert(config: ModelConfig, model_type: str, architecture: str) -> dict[st
 
 
 def _bert_to_ours(published: PublishedConfig) -> ModelConfig:
-    return _like_bert(published, vocab_size=published.integer("vocab_size", 30_522))
+    return _like_bert(published, vocab_size=published.integer("vocab_size", 30_522, least=1))
 
 
 def _bert_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
@@ -118,7 +124,7 @@ def _roberta_to_ours(published: PublishedConfig) -> ModelConfig:
         )
     return _like_bert(
         published,
-        vocab_size=published.integer("vocab_size"),
+        vocab_size=published.integer("vocab_size", least=1),
         max_length=rows - offset,
         position_offset=offset,
     )
@@ -138,14 +144,13 @@ def _roberta_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str,
 def _distilbert_to_ours(published: PublishedConfig) -> ModelConfig:
     published.expect("tie_word_embeddings", True)
     return _post_norm_encoder(
-        vocab_size=published.integer("vocab_size", 30_522),
-        layers=published.integer("n_layers", 6),
-        width=published.integer("dim", 768),
-        heads=published.integer("n_heads", 12),
-        feed_forward_width=published.integer("hidden_dim", 4 * 768),
-        max_length=published.integer("max_position_embeddings", 512),
+        **_width_and_heads(published, ("dim", 768), ("n_heads", 12)),
+        vocab_size=published.integer("vocab_size", 30_522, least=1),
+        layers=count_of_layers(published, 6, "n_layers"),
+        feed_forward_width=published.integer("hidden_dim", 4 * 768, least=1),
+        max_length=published.integer("max_position_embeddings", 512, least=2),
         normalization_epsilon=1e-12,
-        activation=published.choice("activation", PLAIN, "gelu"),
+        activation=published.choice("activation", PLAIN_ACTIVATIONS, "gelu"),
         dropout=published.number("dropout", 0.1),
     )
 
@@ -160,7 +165,7 @@ def _distilbert_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[s
         "n_heads": config.heads,
         "hidden_dim": config.size_of_feed_forward,
         "max_position_embeddings": config.max_length,
-        "activation": published_name(config, PLAIN),
+        "activation": published_name(config, PLAIN_ACTIVATIONS),
         "dropout": config.dropout,
         "attention_dropout": config.dropout,
         "tie_word_embeddings": config.tie_embeddings,
@@ -185,15 +190,14 @@ def _distilbert_rules(config: ModelConfig) -> Iterator[Rule]:
 
 def _electra_to_ours(published: PublishedConfig) -> ModelConfig:
     published.expect("hidden_act", "gelu")  # its head uses it whatever the config says
-    width = published.integer("hidden_size", 256)
-    embedding_width = published.integer("embedding_size", 128)
+    sizes = _width_and_heads(published, ("hidden_size", 256), ("num_attention_heads", 4))
+    embedding_width = published.integer("embedding_size", 128, least=1)
     return _like_bert(
         published,
-        vocab_size=published.integer("vocab_size", 30_522),
-        width=width,
-        heads=published.integer("num_attention_heads", 4),
-        feed_forward_width=published.integer("intermediate_size", 1024),
-        embedding_width=None if embedding_width == width else embedding_width,
+        **sizes,
+        vocab_size=published.integer("vocab_size", 30_522, least=1),
+        feed_forward_width=published.integer("intermediate_size", 1024, least=1),
+        embedding_width=None if embedding_width == sizes["width"] else embedding_width,
     )
 
 
@@ -214,28 +218,19 @@ def _modernbert_to_ours(published: PublishedConfig) -> ModelConfig:
     published.expect("decoder_bias", True)
     published.expect("tie_word_embeddings", True)
     published.expect("rope_scaling", None)
-    activation = published.choice("hidden_activation", GATED, "gelu")
-    if published.choice("classifier_activation", GATED, "gelu") != activation:
+    activation = published.choice("hidden_activation", GATED_ACTIVATIONS, "gelu")
+    if published.choice("classifier_activation", GATED_ACTIVATIONS, "gelu") != activation:
         raise UserError(f"{published.place}: classifier_activation and hidden_activation must be the same here")
-    layers = published.integer("num_hidden_layers", 22)
-    global_layers = _global_layers(published, layers)
-    window, base, local_base = None, _rotary_base(published, _GLOBAL, "global_rope_theta", 160_000.0), None
-    if len(global_layers) < layers:
-        window = published.integer("local_attention", 128)
-        local_base = _rotary_base(published, _LOCAL, "local_rope_theta", 10_000.0)
+    layers = count_of_layers(published, 22)
     return ModelConfig(
         architecture="encoder",
-        vocab_size=published.integer("vocab_size", 50_368),
+        **_width_and_heads(published, ("hidden_size", 768), ("num_attention_heads", 12)),
+        **_windows_and_rotations(published, layers),
+        vocab_size=published.integer("vocab_size", 50_368, least=1),
         layers=layers,
-        width=published.integer("hidden_size", 768),
-        heads=published.integer("num_attention_heads", 12),
-        feed_forward_width=published.integer("intermediate_size", 1152),
-        max_length=published.integer("max_position_embeddings", 8192),
+        feed_forward_width=published.integer("intermediate_size", 1152, least=1),
+        max_length=published.integer("max_position_embeddings", 8192, least=2),
         positions="rotary",
-        rotary_base=base,
-        local_rotary_base=None if local_base == base else local_base,
-        attention_window=window,
-        global_layers=() if window is None else global_layers,
         first_norm=False,
         normalize_embeddings=True,
         normalization_epsilon=published.number("norm_eps", 1e-5),
@@ -244,28 +239,33 @@ def _modernbert_to_ours(published: PublishedConfig) -> ModelConfig:
     )
 
 
-def _global_layers(published: PublishedConfig, layers: int) -> tuple[int, ...]:
-    """The layers that see everything, from a list of kinds or, as before transformers 5, from a period."""
-    kinds = published.values.get("layer_types")
-    if kinds is None:
-        period = published.integer("global_attn_every_n_layers", 3, least=1)
-        return tuple(range(0, layers, period))
-    if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in (_GLOBAL, _LOCAL) for kind in kinds):
-        raise UserError(
-            f"{published.place}: layer_types must be a list of {_GLOBAL} and {_LOCAL}, one for each of {layers} layers"
-        )
-    return tuple(number for number, kind in enumerate(kinds) if kind == _GLOBAL)
+def _windows_and_rotations(published: PublishedConfig, layers: int) -> dict[str, Any]:
+    """Which layers have a window, by a list or, as before transformers 5, by a period; and the bases of both kinds."""
+    period = published.integer("global_attn_every_n_layers", 3, least=1)
+    by_period = [LOCAL if number % period else FULL for number in range(layers)]
+    types = published.choices("layer_types", (FULL, LOCAL), by_period, layers)
+    base = _rotary_base(published, FULL, "global_rope_theta", 160_000.0)
+    if LOCAL not in types:
+        return {"rotary_base": base}
+    local_base = _rotary_base(published, LOCAL, "local_rope_theta", 10_000.0)
+    return {
+        "rotary_base": base,
+        "local_rotary_base": None if local_base == base else local_base,
+        "attention_window": published.integer("local_attention", 128, least=1),
+        "global_layers": tuple(number for number, kind in enumerate(types) if kind == FULL),
+    }
 
 
 def _rotary_base(published: PublishedConfig, kind: str, name: str, default: float) -> float:
     """Of one kind of layers: in a group of its own or, as before transformers 5, by a name."""
     group = published.group("rope_parameters").group(kind)
     group.expect("rope_type", "default")
+    group.only(("rope_type", "rope_theta"))
     return group.number("rope_theta", published.number(name, default))
 
 
 def _modernbert_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
-    windowless = range(config.layers) if config.attention_window is None else config.global_layers
+    types = layer_types(config)
     values = {
         "model_type": "modernbert",
         "architectures": ["ModernBertForMaskedLM" if "prediction_head" in parts else "ModernBertModel"],
@@ -277,10 +277,10 @@ def _modernbert_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[s
         "max_position_embeddings": config.max_length,
         "global_rope_theta": config.rotary_base,
         "local_rope_theta": config.local_rotary_base or config.rotary_base,
-        "layer_types": [_GLOBAL if number in windowless else _LOCAL for number in range(config.layers)],
+        "layer_types": types,
         "norm_eps": config.normalization_epsilon,
-        "hidden_activation": published_name(config, GATED),
-        "classifier_activation": published_name(config, GATED),
+        "hidden_activation": published_name(config, GATED_ACTIVATIONS),
+        "classifier_activation": published_name(config, GATED_ACTIVATIONS),
         "tie_word_embeddings": config.tie_embeddings,
         # Its defaults are rows of a vocabulary of 50,368.
         **{f"{name}_token_id": None for name in ("pad", "bos", "eos", "cls", "sep")},
@@ -290,7 +290,7 @@ def _modernbert_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[s
         values["local_attention"] = config.attention_window
     # Transformers 4 knows only periods.
     for period in range(1, config.layers + 1):
-        if set(range(0, config.layers, period)) == set(windowless):
+        if types == [LOCAL if number % period else FULL for number in range(config.layers)]:
             values["global_attn_every_n_layers"] = period
     return values
 

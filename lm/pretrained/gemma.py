@@ -3,10 +3,13 @@
 Shapes follow transformers' config classes, whose defaults apply where config.json leaves a value out.
 """
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
+from lm.pretrained.family import Family
 from lm.pretrained.llama_like import (
     FULL,
     GATED_ACTIVATIONS,
@@ -17,10 +20,12 @@ from lm.pretrained.llama_like import (
     llama_like,
     llama_like_family,
     llama_like_published,
+    llama_like_rules,
     windows,
 )
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.rotary import rotary_from_published, rotary_group
+from lm.pretrained.rules import Rule
 
 _GEMMA = Defaults(
     vocab_size=256_000,
@@ -81,7 +86,7 @@ def _gemma_to_ours(published: PublishedConfig) -> ModelConfig:
 
 
 def _gemma_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
-    return llama_like_published(config, "gemma", "GemmaForCausalLM", hidden_activation=_TANH)
+    return llama_like_published(config, "gemma", "GemmaForCausalLM", hidden_act=_TANH, hidden_activation=_TANH)
 
 
 def _with_norms_on_both_sides(published: PublishedConfig, defaults: Defaults, **settings: Any) -> ModelConfig:
@@ -186,11 +191,36 @@ def _query_scalar(config: ModelConfig) -> float:
     if config.attention_scale is None:
         return config.size_per_head
     scalar = config.attention_scale**-2
-    return round(scalar) if round(scalar) ** -0.5 == config.attention_scale else scalar
+    whole = max(round(scalar), 1)
+    return whole if whole**-0.5 == config.attention_scale else scalar
+
+
+def _whole_gemma3_to_ours(published: PublishedConfig) -> ModelConfig:
+    text = published.group("text_config")
+    text.expect("model_type", "gemma3_text")
+    return _gemma3_to_ours(text)
+
+
+def _whole_gemma3_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+    raise UserError("Gemma 3 is written without the part that reads images: as gemma3_text")
+
+
+def _whole_gemma3_rules(config: ModelConfig) -> Iterator[Rule]:
+    for rule in llama_like_rules(config):
+        yield dataclasses.replace(rule, theirs=tuple(f"language_model.{name}" for name in rule.theirs))
 
 
 GEMMA = (
     llama_like_family("Gemma", "gemma", _gemma_to_ours, _gemma_to_theirs),
     llama_like_family("Gemma 2", "gemma2", _gemma2_to_ours, _gemma2_to_theirs),
-    llama_like_family("Gemma 3 (text)", "gemma3_text", _gemma3_to_ours, _gemma3_to_theirs),
+    llama_like_family("Gemma 3", "gemma3_text", _gemma3_to_ours, _gemma3_to_theirs),
+    Family(
+        name="Gemma 3 that also reads images, of which the text part is read",
+        model_types=("gemma3",),
+        prefix="language_model.",
+        to_ours=_whole_gemma3_to_ours,
+        to_theirs=_whole_gemma3_to_theirs,
+        rules=_whole_gemma3_rules,
+        dropped=(r"^(model\.)?(vision_tower|multi_modal_projector)\.",),
+    ),
 )

@@ -7,11 +7,13 @@ from typing import Any
 
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
+from lm.pretrained.activations import published_name
 from lm.pretrained.family import Family
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.rotary import rotary_to_published
 from lm.pretrained.rules import Rule, gate_and_up, linear, norm, query_key_value, same
 
+# Where several names mean the same, the first is written.
 GATED_ACTIVATIONS = {
     "silu": "swiglu",
     "swish": "swiglu",
@@ -19,7 +21,9 @@ GATED_ACTIVATIONS = {
     "gelu_new": "gated_gelu",
     "gelu": "gated_gelu_exact",
 }
-_PUBLISHED_ACTIVATIONS = {"swiglu": "silu", "gated_gelu": "gelu_pytorch_tanh", "gated_gelu_exact": "gelu"}
+
+# Otherwise transformers takes the ids of the family's first models, which a small vocabulary may not have.
+NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
 FULL, LOCAL = "full_attention", "sliding_attention"
 
@@ -75,15 +79,15 @@ def llama_like(published: PublishedConfig, defaults: Defaults, **settings: Any) 
     return ModelConfig(**_sizes(published, defaults) | common | settings)
 
 
-def count_of_layers(published: PublishedConfig, default: int) -> int:
+def count_of_layers(published: PublishedConfig, default: int, name: str = "num_hidden_layers") -> int:
     """How many layers the model has.
 
     Raises:
       UserError: if it is not a number, or more than any model has: one rule for each would fill the memory.
     """
-    layers = published.integer("num_hidden_layers", default, least=1)
+    layers = published.integer(name, default, least=1)
     if layers > 10_000:
-        raise UserError(f"{published.place}: num_hidden_layers={layers} is more than any model has")
+        raise UserError(f"{published.place}: {name}={layers} is more than any model has")
     return layers
 
 
@@ -165,9 +169,10 @@ def llama_like_published(
         "intermediate_size": config.size_of_feed_forward,
         "max_position_embeddings": config.max_length,
         "rms_norm_eps": config.normalization_epsilon,
-        activation: _PUBLISHED_ACTIVATIONS[config.activation],
+        activation: published_name(config, GATED_ACTIVATIONS),
         "tie_word_embeddings": config.tie_embeddings,
         **rotary_to_published(config),
+        **NO_SPECIAL_TOKENS,
         **values,
     }
 

@@ -49,8 +49,8 @@ def shape_as_stored(family: Family, config: ModelConfig, tensors: Tensors) -> Mo
     if config.tie_embeddings:
         untied = dataclasses.replace(config, tie_embeddings=False)
         found = {rule.ours[0]: rule.theirs[0] for rule in family.rules(untied)}
-        output, embedding = found.get("output"), found["token_embedding/embedding"]
-        if output and output in names and embedding in names and not _are_equal(names, output, embedding):
+        output, embedding = found.get("output", ""), found["token_embedding/embedding"]
+        if output in names and embedding in names and not _are_equal(names, output, embedding):
             config = untied
     if config.output_bias:
         of_bias = [name for rule in family.rules(config) for name in rule.theirs if "output_bias" in rule.ours]
@@ -123,11 +123,13 @@ def published_tensors(
     is_bare = (
         config.architecture == "encoder" and not {"prediction_head", "next_sentence_head"} & set(parts) and not task
     )
+    copies = family.copies if family.copies_if_untied and not config.tie_embeddings else {}
     for rule in family.all_rules(config, parts, task):
         arrays = [_of_layer(leaves, path) for path in rule.ours]
         for name, array in zip(rule.theirs, rule.layout.theirs(arrays), strict=True):
-            name = name.removeprefix(family.prefix) if is_bare else name
-            yield name, np.ascontiguousarray(array if dtype is None else array.astype(dtype))
+            stored = np.ascontiguousarray(array if dtype is None else array.astype(dtype))
+            yield name.removeprefix(family.prefix) if is_bare else name, stored
+            yield from ((copy, stored) for copy, original in copies.items() if original == name)
 
 
 class _Names:
@@ -236,8 +238,10 @@ def _read(rules: list[Rule], names: _Names, leaves: list[Any], is_stacked: bool)
     if not is_stacked:
         arrays = rules[0].layout.ours([names.read(name) for name in rules[0].theirs])
         return [np.ascontiguousarray(array, leaf.dtype) for array, leaf in zip(arrays, leaves, strict=True)]
-    hosts = [np.empty(leaf.shape, leaf.dtype) for leaf in leaves]
-    for number, rule in enumerate(rules):
+    # A layer may lack what the others have and the stack holds for all: it is not used.
+    hosts = [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
+    for rule in rules:
+        number = _layer_number(rule.ours[0])
         for host, array in zip(hosts, rule.layout.ours([names.read(name) for name in rule.theirs]), strict=True):
             host[number] = array
     return hosts
@@ -252,6 +256,10 @@ def _placed(host: np.ndarray, leaf: Any) -> jax.Array:
 def _of_layer(leaves: Mapping[str, Any], path: str) -> np.ndarray:
     if path in leaves:
         return np.asarray(leaves[path])
+    return np.asarray(leaves[_leaf(leaves, path)][_layer_number(path)])
+
+
+def _layer_number(path: str) -> int:
     layer = _LAYER.search(path)
     assert layer is not None, f"{path} is neither a parameter nor in a stack"
-    return np.asarray(leaves[_leaf(leaves, path)][int(layer[1])])
+    return int(layer[1])

@@ -36,6 +36,8 @@ def build(case: Case, transformers: Any, torch: Any) -> Any:
     offset = "gemma" in config.model_type
     with torch.no_grad():
         for name, weight in model.named_parameters():
+            if config.model_type == "marian" and "embed_positions" in name:
+                continue  # sinusoidal, and not saved
             is_norm = name.endswith("weight") and ("norm" in name.lower() or ".ln_" in name)
             values = random.normal(float(is_norm and not offset), 0.2, size=tuple(weight.shape))
             weight.copy_(torch.from_numpy(values.astype(np.float32)))
@@ -69,6 +71,12 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 
+# With a window that texts of the tests exceed.
+WINDOW = 6
+
+_LLAMA = ({"normalization_epsilon": 1e-2}, {"rotary_base": 1e5})
+_GEMMA2_SIZES = {"head_dim": 8, "num_key_value_heads": 2, "num_hidden_layers": 3, "sliding_window": WINDOW}
+
 DECODERS = (
     Case(
         "gpt2",
@@ -78,11 +86,115 @@ DECODERS = (
         "GPT2LMHeadModel",
         without=({"activation": "gelu"},),
     ),
-    Case("llama2", _decoder("LlamaConfig", num_key_value_heads=2), "LlamaForCausalLM", without=({"rotary_base": 1e5},)),
+    Case(
+        "pythia",
+        _decoder("GPTNeoXConfig", rotary_pct=0.25, attention_bias=True),
+        "GPTNeoXForCausalLM",
+        without=({"parallel_residual": False}, {"rotary_fraction": 1.0}, {"activation": "gelu_tanh"}),
+    ),
+    Case(
+        "gpt_neox_sequential",
+        _decoder("GPTNeoXConfig", rotary_pct=0.5, use_parallel_residual=False, tie_word_embeddings=True),
+        "GPTNeoXForCausalLM",
+        without=({"parallel_residual": True},),
+    ),
+    Case("llama2", _decoder("LlamaConfig", num_key_value_heads=2), "LlamaForCausalLM", without=_LLAMA),
     Case(
         "llama3",
-        _decoder("LlamaConfig", num_key_value_heads=2, rope_parameters=LLAMA3, tie_word_embeddings=True),
+        _decoder("LlamaConfig", num_key_value_heads=2, rope_parameters=LLAMA3, tie_word_embeddings=True, head_dim=12),
         "LlamaForCausalLM",
-        without=({"rotary_scaling": "none"},),
+        without=({"rotary_factor": 1.0}, {"rotary_low_frequency": 0.1}, {"rotary_original_length": 32}),
+    ),
+    Case(
+        "llama_linear",
+        _decoder("LlamaConfig", rope_parameters={"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}),
+        "LlamaForCausalLM",
+        without=({"rotary_factor": 1.0},),
+    ),
+    Case(
+        "mistral",
+        _decoder("MistralConfig", num_key_value_heads=2, sliding_window=WINDOW),
+        "MistralForCausalLM",
+        without=({"attention_window": None}, {"attention_window": WINDOW + 1}),
+    ),
+    Case(
+        "mistral_without_window",
+        _decoder("MistralConfig", num_key_value_heads=2, sliding_window=None),
+        "MistralForCausalLM",
+    ),
+    Case(
+        "qwen2",
+        _decoder("Qwen2Config", num_key_value_heads=2, tie_word_embeddings=True),
+        "Qwen2ForCausalLM",
+    ),
+    Case(
+        "qwen2_window",
+        _decoder(
+            "Qwen2Config", num_key_value_heads=4, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
+        ),
+        "Qwen2ForCausalLM",
+        without=({"attention_window": None, "global_layers": ()}, {"global_layers": ()}),
+    ),
+    Case(
+        "qwen3",
+        _decoder("Qwen3Config", num_key_value_heads=2, head_dim=12),
+        "Qwen3ForCausalLM",
+    ),
+    Case(
+        "olmo2",
+        _decoder("Olmo2Config", num_key_value_heads=2),
+        "Olmo2ForCausalLM",
+        without=({"normalization_place": "before"},),
+    ),
+    Case(
+        "phi3",
+        _decoder("Phi3Config", num_key_value_heads=2, sliding_window=WINDOW),
+        "Phi3ForCausalLM",
+        without=({"attention_window": None},),
+    ),
+    Case(
+        "phi4_mini",
+        _decoder("Phi3Config", num_key_value_heads=2, partial_rotary_factor=0.75, tie_word_embeddings=True),
+        "Phi3ForCausalLM",
+        without=({"rotary_fraction": 1.0},),
+    ),
+    Case(
+        "gemma",
+        _decoder("GemmaConfig", num_key_value_heads=1, head_dim=12),
+        "GemmaForCausalLM",
+        without=({"scale_embeddings": None}, {"normalization": "rms_norm"}, {"activation": "gated_gelu_exact"}),
+    ),
+    Case(
+        "gemma2",
+        _decoder("Gemma2Config", query_pre_attn_scalar=12, attn_logit_softcapping=2.0, **_GEMMA2_SIZES),
+        "Gemma2ForCausalLM",
+        without=(
+            {"attention_softcap": None},
+            {"logit_softcap": None},
+            {"attention_scale": None},
+            {"global_layers": ()},
+            {"normalization": "rms_norm"},
+            {"scale_embeddings": None},
+        ),
+    ),
+    Case(
+        "gemma3",
+        _decoder(
+            "Gemma3TextConfig",
+            query_pre_attn_scalar=12,
+            sliding_window_pattern=3,
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+            **_GEMMA2_SIZES,
+        ),
+        "Gemma3ForCausalLM",
+        without=(
+            {"local_rotary_base": None},
+            {"rotary_factor": 1.0},
+            {"attention_scale": None},
+            {"global_layers": ()},
+        ),
     ),
 )
