@@ -118,7 +118,7 @@ def decode(model, params, tokens_BT, positions_BT, caches):
 def test_is_written_back_bit_for_bit_and_transformers_agrees(case, folder, tmp_path):
     reference, path = saved(case, folder)
     found = read_once(path)
-    family, values = published_form(found.model.config, found.parts, found.family.model_types[0])
+    family, values = published_form(found.model.config, found.parts, model_type=found.family.model_types[0])
     assert family is found.family
     write_safetensors(tmp_path, published_tensors(family, found.model.config, found.parts, found.params))
     assert_same_tensors(path, tmp_path)
@@ -213,7 +213,7 @@ def test_the_text_part_of_a_gemma_that_also_reads_images(tmp_path):
     found = read(tmp_path / "whole")
     assert difference(logits(found.model, found.params), their_logits(reference)) < TOLERANCE
     assert len(dropped_weights(found.family, open_tensors(tmp_path / "whole"))) > 10
-    family, values = published_form(found.model.config, found.parts, "gemma3")
+    family, values = published_form(found.model.config, found.parts, model_type="gemma3")
     assert values["model_type"] == "gemma3_text"
     write_safetensors(tmp_path, published_tensors(family, found.model.config, found.parts, found.params))
     (tmp_path / "config.json").write_text(json.dumps(values))
