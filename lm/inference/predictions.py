@@ -34,7 +34,7 @@ def write_predictions(
     truncated or rounded, and calibrators that scale and shift logits work on the factors. Capped logits have no such
     factors and are stored whole.
 
-    The cluster of a token is its document, or, with fewer than 30 documents, its window of `max_length` tokens.
+    The cluster of a token is its document, or, with fewer than 30 documents, its window of `size_of_sequence` tokens.
 
     Args:
       in_use: a decoder.
@@ -44,7 +44,7 @@ def write_predictions(
       path: of the npz file.
     """
     model, params = in_use.model, in_use.params
-    length = model.config.max_length
+    length = model.config.size_of_sequence
     hidden, labels, ids = [], [], []
     for start in _chosen_starts(store, config, seed, length):
         row = window(store, start, length)

@@ -278,13 +278,29 @@ class ModelConfig:
             if getattr(self, name) not in known:
                 raise UserError(f"config.model.{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
 
+    def check_lengths(self) -> None:
+        """Checks that the model can process its training windows or examples.
+
+        This is not checked on construction, because with `init_from` the two lengths come from two configs.
+
+        Raises:
+          UserError: if it cannot.
+        """
+        if self.size_of_sequence > self.max_length:
+            raise UserError(
+                f"config.model.sequence_length={self.sequence_length} is longer than the model can process "
+                f"(config.model.max_length={self.max_length}): lower it"
+            )
+
     def executed_as(self, other: "ModelConfig") -> "ModelConfig":
         """This shape, with the execution settings of another config.
 
         Raises:
-          UserError: if it sets something that has no effect on this shape.
+          UserError: if it sets something that has no effect on this shape, or sequences that are too long for it.
         """
-        return dataclasses.replace(self, **{name: getattr(other, name) for name in EXECUTION})
+        combined = dataclasses.replace(self, **{name: getattr(other, name) for name in EXECUTION})
+        combined.check_lengths()
+        return combined
 
     @property
     def size_of_vocabulary(self) -> int:
@@ -299,18 +315,13 @@ class ModelConfig:
 
     @property
     def size_of_sequence(self) -> int:
-        """The longest training window or example, with the default resolved.
-
-        Raises:
-          UserError: if the model cannot process it. `ModelConfig` itself cannot know: only with `executed_as` do
-            `sequence_length` and `max_length` meet.
-        """
-        if self.sequence_length is not None and self.sequence_length > self.max_length:
-            raise UserError(
-                f"config.model.sequence_length={self.sequence_length} is longer than the model can process "
-                f"(config.model.max_length={self.max_length}): lower it"
-            )
+        """The longest training window or example, with the default resolved."""
         return self.sequence_length or self.max_length
+
+    @property
+    def length_setting(self) -> str:
+        """The name, for messages, of the setting that `size_of_sequence` comes from."""
+        return "config.model.max_length" if self.sequence_length is None else "config.model.sequence_length"
 
     @property
     def size_of_embedding(self) -> int:

@@ -165,9 +165,8 @@ class Block(nn.Module):
 
         if self.config.parallel_residual:
             attended_BTD = self.dropout(attend_to_tokens(normalize_first(stream_BTD)))
-            return stream_BTD + attended_BTD + self.dropout(
-                self.feed_forward(self.feed_forward_norm(stream_BTD))
-            ), cache
+            fed_BTD = self.dropout(self.feed_forward(self.feed_forward_norm(stream_BTD)))
+            return stream_BTD + attended_BTD + fed_BTD, cache
         stream_BTD = self._add(attend_to_tokens, normalize_first, "attention", stream_BTD)
         if self.cross_attention:
             stream_BTD = self._add(attend_to_memory, self.memory_attention_norm, "memory_attention", stream_BTD)
@@ -301,8 +300,8 @@ def _scanned(block: type[nn.Module], config: ModelConfig) -> type[nn.Module]:
         "split_rngs": {"params": True, "dropout": True},
         "length": config.layers,
     }
-    over_caches = {"in_axes": (nn.broadcast, nn.broadcast, 0, nn.broadcast, 0)}
-    return nn.scan(block, methods={"__call__": loop | over_caches, "memory_key_values": loop})
+    inputs = {"in_axes": (nn.broadcast, nn.broadcast, 0, nn.broadcast, 0)}  # after the stream
+    return nn.scan(block, methods={"__call__": loop | inputs, "memory_key_values": loop})
 
 
 def empty_caches(config: ModelConfig, batch: int, length: int) -> Caches:

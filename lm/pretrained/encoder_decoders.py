@@ -219,9 +219,7 @@ def _marian_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, 
         **_as_bart(config),
         "share_encoder_decoder_embeddings": True,
         "decoder_vocab_size": config.vocab_size,
-        # Its defaults are rows of a vocabulary of 58,101.
-        "pad_token_id": None,
-        "decoder_start_token_id": None,
+        "pad_token_id": None,  # its default is a row of a vocabulary of 58,101
     }
 
 
@@ -294,6 +292,7 @@ ENCODER_DECODERS = (
         to_theirs=_bart_to_theirs,
         rules=_bart_rules,
         copies=_shared_tables("model.shared.weight"),
+        copies_if_untied=True,
         unused=(r"^lm_head\.weight$", r"^(model\.)?(encoder|decoder)\.version$"),
     ),
     Family(
@@ -304,6 +303,7 @@ ENCODER_DECODERS = (
         to_theirs=_marian_to_theirs,
         rules=_bart_rules,
         copies=_shared_tables("model.shared.weight"),
+        copies_if_untied=True,
         unused=(r"^lm_head\.weight$", r"embed_positions\.weight$"),
     ),
 )

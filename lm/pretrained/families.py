@@ -50,6 +50,8 @@ def published_form(
             read = family.to_ours(PublishedConfig(values, "config.json"))
         except (UserError, KeyError):
             continue
+        # Where there may be a bias of the logits, transformers takes a missing one for zero.
+        read = dataclasses.replace(read, output_bias=read.output_bias and config.output_bias)
         if _shape(read) == _shape(config) and set(parts) <= set(family.parts):
             return family, values
     raise UserError(
@@ -60,8 +62,11 @@ def published_form(
 
 def _shape(config: ModelConfig) -> ModelConfig:
     """The shape alone: how it is computed does not matter, nor whether defaults are written out."""
+    decoder_layers = None if config.architecture != "encoder_decoder" else config.decoder_layers or config.layers
     return dataclasses.replace(
         config.executed_as(ModelConfig()),
+        decoder_layers=decoder_layers,
+        scale_embeddings=config.scales_embeddings,
         kv_heads=config.num_kv_heads,
         head_width=config.size_per_head,
         attention_scale=config.attention_scale or config.size_per_head**-0.5,

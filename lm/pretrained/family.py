@@ -27,6 +27,8 @@ class Family:
       unused: regular expressions of tensors that hold nothing to import: constants, and copies of tied weights.
       copies: tensors that a file may have besides those that they must equal, such as an output matrix that is the
         token embedding.
+      copies_if_untied: whether transformers needs the copies in a model whose output matrix is not the token embedding,
+        because it shares nothing then.
       old_names: ends of names in the rules, with those that old files have instead.
       dropped: regular expressions of weights of a head that has no counterpart here. The body is a model without it,
         and whoever reads it is told.
@@ -41,6 +43,7 @@ class Family:
     parts: Mapping[str, Rules] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    copies_if_untied: bool = False
     old_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     dropped: tuple[str, ...] = ()
 

@@ -112,11 +112,13 @@ def published_tensors(
     """
     leaves = by_path(params)
     is_bare = config.architecture == "encoder" and not {"prediction_head", "next_sentence_head"} & set(parts)
+    copies = family.copies if family.copies_if_untied and not config.tie_embeddings else {}
     for rule in family.all_rules(config, parts):
         arrays = [_of_layer(leaves, path) for path in rule.ours]
         for name, array in zip(rule.theirs, rule.layout.theirs(arrays), strict=True):
-            name = name.removeprefix(family.prefix) if is_bare else name
-            yield name, np.ascontiguousarray(array if dtype is None else array.astype(dtype))
+            stored = np.ascontiguousarray(array if dtype is None else array.astype(dtype))
+            yield name.removeprefix(family.prefix) if is_bare else name, stored
+            yield from ((copy, stored) for copy, original in copies.items() if original == name)
 
 
 class _Names:

@@ -75,7 +75,7 @@ def test_factors_hold_a_scale_and_a_bias_and_capped_logits_are_whole(corpus_and_
         # The token after the first of a document is predicted from that alone.
         (n,) = np.flatnonzero(np.isin(found.ids_N - 1, corpus.train.document_starts))[:1]
         first = corpus.train.tokens[found.ids_N[n] - 1]
-        logits_V = model.model.apply({"params": model.params}, np.full((1, 1), first, np.int32))[0, 0]
+        logits_V = jax.jit(model.model.apply)({"params": model.params}, np.full((1, 1), first, np.int32))[0, 0]
         np.testing.assert_allclose(whole(found.logits)[n], logits_V, rtol=1e-4, atol=1e-4)
         assert (np.abs(logits_V).max() <= 2) == (kind is np.ndarray)
 

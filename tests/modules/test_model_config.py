@@ -231,6 +231,20 @@ def test_the_way_to_execute_a_model_comes_from_another_config_and_its_shape_does
         assert getattr(combined, field.name) == getattr(source, field.name), field.name
 
 
+def test_sequences_are_at_most_as_long_as_the_model_can_process():
+    model = ModelConfig(max_length=512)
+    assert (model.size_of_sequence, model.length_setting) == (512, "config.model.max_length")
+    # The two lengths come from two configs: this one is not longer than the other's.
+    short = model.executed_as(ModelConfig(max_length=128, sequence_length=256))
+    assert (short.max_length, short.size_of_sequence, short.length_setting) == (
+        512,
+        256,
+        "config.model.sequence_length",
+    )
+    with pytest.raises(UserError, match=r"sequence_length=600 is longer than .*max_length=512\): lower it"):
+        model.executed_as(ModelConfig(sequence_length=600))
+
+
 def parameter_shapes(config):
     tokens = jnp.zeros((1, 2), jnp.int32)
     inputs = (tokens, tokens) if config.architecture == "encoder_decoder" else (tokens,)

@@ -26,7 +26,12 @@ ENCODERS = (
         "bert masked", _made("BertConfig", _SIZES, hidden_act="gelu_new"), "BertForMaskedLM", ({"activation": "relu"},)
     ),
     Case("bert body", _made("BertConfig", _SIZES, hidden_act="silu"), "BertModel", ({"activation": "gelu"},)),
-    Case("roberta", _made("RobertaConfig", _SIZES, type_vocab_size=1), "RobertaForMaskedLM"),
+    Case(
+        "roberta",
+        _made("RobertaConfig", _SIZES, type_vocab_size=1),
+        "RobertaForMaskedLM",
+        without=({"position_offset": 0, "max_length": 40},),
+    ),
     Case("xlm-roberta", _made("XLMRobertaConfig", _SIZES, type_vocab_size=1), "XLMRobertaModel"),
     Case(
         "distilbert",
@@ -81,10 +86,8 @@ ENCODER_DECODERS = (
             {"logit_scale": 1.0},
             {"attention_scale": None},
             {"relative_max_distance": 12},
-            {"normalization_epsilon": 1e-2},
         ),
     ),
-    # Its output matrix, stored besides, differs from the embedding: `untied`.
     Case(
         "t5 1.1",
         _made("T5Config", _T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
@@ -96,7 +99,12 @@ ENCODER_DECODERS = (
         "bart",
         _made("BartConfig", _BART, decoder_layers=1),
         "BartForConditionalGeneration",
-        without=({"scale_embeddings": True}, {"activation": "gelu_tanh"}),
+        without=(
+            {"scale_embeddings": True},
+            {"position_offset": 0, "max_length": 42},
+            {"separate_embeddings": False},
+            {"output_bias": False},
+        ),
     ),
     Case(
         "marian",
@@ -106,3 +114,5 @@ ENCODER_DECODERS = (
     ),
     Case("marian untied", _made("MarianConfig", _BART, tie_word_embeddings=False), "MarianMTModel"),
 )
+# Those whose output matrix is not the token embedding.
+UNTIED = ("t5 1.1", "marian untied")

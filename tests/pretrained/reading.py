@@ -14,6 +14,7 @@ from lm.pretrained.families import family_of_published
 from lm.pretrained.parameters import parts_present, read_parameters, shape_as_stored
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.tensors import open_tensors
+from tests.pretrained.encoder_cases import UNTIED
 from tests.pretrained.published_cases import build
 
 
@@ -24,9 +25,19 @@ def saved(case, folder):
     import transformers
 
     reference = build(case, transformers, torch)
+    if case.name in UNTIED:
+        _untie(reference, torch)
     path = folder / case.name
     reference.save_pretrained(path)
     return reference, path
+
+
+def _untie(reference, torch):
+    """Gives an encoder-decoder an output matrix of its own, and one embedding for both sides."""
+    shared = getattr(reference, "model", reference).shared.weight
+    reference.lm_head.weight = torch.nn.Parameter(shared.detach().flip(0) + 0.1)
+    for side in (reference.get_encoder(), reference.get_decoder()):
+        side.embed_tokens.weight = torch.nn.Parameter(shared.detach().clone())
 
 
 @dataclasses.dataclass
