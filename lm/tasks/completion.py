@@ -43,7 +43,7 @@ class Completion(SequenceToSequence):
 
     @functools.cached_property
     def _target_model(self) -> TargetModel:
-        return target_model(self.model, self.tokenizer.required_end_of_text, separate=False)
+        return target_model(self.model, self.tokenizer, separate=False)
 
     @property
     def search(self) -> BeamSearchConfig:
