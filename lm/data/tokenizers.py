@@ -79,6 +79,12 @@ class Tokenizer:
         # The ids of an external file may have gaps, and a model needs a row for the largest.
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
+    @functools.cached_property
+    def is_byte_level(self) -> bool:
+        """Whether its tokens are spelled in GPT-2's alphabet of bytes."""
+        splitting = self._state.get("pre_tokenizer") or {}
+        return any(part["type"] == "ByteLevel" for part in splitting.get("pretokenizers", [splitting]) if part)
+
     @property
     def end_of_text(self) -> int | None:
         """Id of the token that stands between documents, or None."""
@@ -239,7 +245,7 @@ class Tokenizer:
         Raises:
           UserError: if a word yields nothing and the tokenizer has no unknown token.
         """
-        spaced = [" " * (self._is_byte_level and i > 0) + word for i, word in enumerate(words)]
+        spaced = [" " * (self.is_byte_level and i > 0) + word for i, word in enumerate(words)]
         ids, word_numbers = [], []
         for number, word_ids in enumerate(self.encode_batch(spaced)):
             if not word_ids:
@@ -336,11 +342,6 @@ class Tokenizer:
     @functools.cached_property
     def _is_characters(self) -> bool:
         return self._state.get("pre_tokenizer") is None and self._state["model"].get("merges") == []
-
-    @functools.cached_property
-    def _is_byte_level(self) -> bool:
-        splitting = self._state.get("pre_tokenizer") or {}
-        return any(part["type"] == "ByteLevel" for part in splitting.get("pretokenizers", [splitting]) if part)
 
     def _checked(self, text: str, ids: list[int]) -> list[int]:
         if self._is_characters:
