@@ -124,11 +124,8 @@ class Tokenizer:
         """The special tokens that a published tokenizer puts around texts; None for one of our own."""
         if self.published is None:
             return None
-        backend = Backend.from_str(self._content)
-        backend.no_truncation()
-        backend.no_padding()
         return with_ends(
-            frame_of(backend),
+            frame_of(self._backend),
             self.role_id("bos") if self.published.add_bos else None,
             self.role_id("eos") if self.published.add_eos else None,
         )
@@ -197,6 +194,14 @@ class Tokenizer:
             )
         content = _with_added_tokens(self._content, backend)
         return Tokenizer(backend, self._end_of_text is not None, content, self.published)
+
+    def with_published(self, published: SpecialTokens) -> "Tokenizer":
+        """This tokenizer, which is not used after this, with what its publisher says of its special tokens.
+
+        Raises:
+          UserError: if that names a token that the tokenizer does not have.
+        """
+        return Tokenizer(self._backend, content=self._content, published=published)
 
     @functools.cached_property
     def digest(self) -> str:

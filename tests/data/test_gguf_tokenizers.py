@@ -13,7 +13,7 @@ from lm.data.published_backends import SPLITTINGS
 from lm.data.published_tokenizers import read_tokenizer
 from lm.data.sentencepiece_files import read_sentencepiece
 from lm.errors import UserError
-from tests.data.test_published_tokenizers import ODD, byte_level_files, make_llama, make_t5, minilm, sentences
+from tests.data.published_files import ODD, byte_level_files, make_llama, make_t5, minilm, sentences
 
 
 def gpt2(**more):
