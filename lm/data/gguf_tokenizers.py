@@ -65,7 +65,7 @@ def tokenizer_of_gguf(metadata: Mapping[str, Any], name: str) -> Tokenizer:
     frame = _frame(values, kind, {role: tokens.index(token) for role, token in published.roles.items()})
     if frame != Frame():
         set_frame(backend, frame)
-    return Tokenizer.from_content(backend.to_str(), name, published=published)
+    return Tokenizer(backend, published=published)
 
 
 class _Metadata:

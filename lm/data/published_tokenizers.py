@@ -43,10 +43,9 @@ def read_tokenizer(directory: Path) -> Tokenizer:
         backend, defaults = backend_of_vocabulary(directory, values, model.get("model_type"))
         values = defaults | {key: value for key, value in values.items() if value is not None}
         content, name = backend.to_str(), str(directory)
-    vocabulary = Tokenizer.from_content(content, name).vocabulary
-    values |= _ids(directory, model, values, {id_: token for token, id_ in vocabulary.items()})
-    published = SpecialTokens.from_json(values, str(directory / _CONFIG))
-    return Tokenizer.from_content(content, name, published=published)
+    tokenizer = Tokenizer.from_content(content, name)
+    values |= _ids(directory, model, values, {id_: token for token, id_ in tokenizer.vocabulary.items()})
+    return tokenizer.with_published(SpecialTokens.from_json(values, str(directory / _CONFIG)))
 
 
 def export_tokenizer(tokenizer: Tokenizer, directory: Path, frame: Frame | None = None) -> None:

@@ -120,7 +120,8 @@ class _Reader:
 
     def token(self, key: str) -> str | None:
         value = self.values.get(key)
-        return None if value is None else spelling(value, f"{self.name}: {key}")
+        # Some old files have "" where there is no such token.
+        return None if value in (None, "") else spelling(value, f"{self.name}: {key}")
 
     def flag(self, key: str) -> bool:
         value = self.values.get(key)

@@ -61,7 +61,7 @@ class WordBorders:
             segmenter(segmentation) if segmentation else None,
         )
         texts = token_texts(tokenizer)
-        if not _is_byte_level(tokenizer) and _has_words_without_spaces(texts):
+        if not tokenizer.is_byte_level and _has_words_without_spaces(texts):
             # Words, or their beginnings, and continuations: in a byte-level vocabulary ## would be text.
             return cls(np.array([text.startswith("##") for text in texts]), np.ones(len(texts), bool), *spaceless)
         starts_V = np.array([_is_of_word(text[:1]) for text in texts])
@@ -99,7 +99,7 @@ def ordinary_tokens(tokenizer: Tokenizer) -> np.ndarray:
 def token_texts(tokenizer: Tokenizer) -> list[str]:
     """The text of each id, "" for ids without a token. Bytes that are not a character become U+FFFD."""
     texts = [""] * tokenizer.vocab_size
-    decode = decoders.ByteLevel().decode if _is_byte_level(tokenizer) else "".join
+    decode = decoders.ByteLevel().decode if tokenizer.is_byte_level else "".join
     for token, id_ in tokenizer.vocabulary.items():
         texts[id_] = decode([token])
     return texts
@@ -108,7 +108,7 @@ def token_texts(tokenizer: Tokenizer) -> list[str]:
 def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     """UTF-8 of each id's text, which may be a part of a character; empty for special tokens and ids without a token."""
     found = [b""] * tokenizer.vocab_size
-    byte_level = _is_byte_level(tokenizer)
+    byte_level = tokenizer.is_byte_level
     for token, id_ in tokenizer.vocabulary.items():
         if tokenizer.special_id(token) is None:
             found[id_] = _bytes_of(token) if byte_level else token.removeprefix("##").encode()
@@ -141,11 +141,6 @@ def _begins_spaceless(data: bytes) -> bool:
     """Of half a character only its first byte is known: E3 to E9 begin Chinese characters and kana."""
     text = data.decode("utf-8", "replace")
     return is_spaceless(text[0]) or (text[0] == "\ufffd" and 0xE3 <= data[0] <= 0xE9) if text else False
-
-
-def _is_byte_level(tokenizer: Tokenizer) -> bool:
-    # The whole byte alphabet is in the vocabulary, so that no text is unknown.
-    return set(pre_tokenizers.ByteLevel.alphabet()) <= tokenizer.vocabulary.keys()
 
 
 def _has_words_without_spaces(texts: list[str]) -> bool:

@@ -79,6 +79,12 @@ class Tokenizer:
         # The ids of an external file may have gaps, and a model needs a row for the largest.
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
+    @functools.cached_property
+    def is_byte_level(self) -> bool:
+        """Whether its tokens are spelled in GPT-2's alphabet of bytes."""
+        splitting = self._state.get("pre_tokenizer") or {}
+        return any(part["type"] == "ByteLevel" for part in splitting.get("pretokenizers", [splitting]) if part)
+
     @property
     def end_of_text(self) -> int | None:
         """Id of the token that stands between documents, or None."""
@@ -118,11 +124,8 @@ class Tokenizer:
         """The special tokens that a published tokenizer puts around texts; None for one of our own."""
         if self.published is None:
             return None
-        backend = Backend.from_str(self._content)
-        backend.no_truncation()
-        backend.no_padding()
         return with_ends(
-            frame_of(backend),
+            frame_of(self._backend),
             self.role_id("bos") if self.published.add_bos else None,
             self.role_id("eos") if self.published.add_eos else None,
         )
@@ -192,6 +195,14 @@ class Tokenizer:
         content = _with_added_tokens(self._content, backend)
         return Tokenizer(backend, self._end_of_text is not None, content, self.published)
 
+    def with_published(self, published: SpecialTokens) -> "Tokenizer":
+        """This tokenizer, which is not used after this, with what its publisher says of its special tokens.
+
+        Raises:
+          UserError: if that names a token that the tokenizer does not have.
+        """
+        return Tokenizer(self._backend, content=self._content, published=published)
+
     @functools.cached_property
     def digest(self) -> str:
         """Hash of the tokenizer's content."""
@@ -239,7 +250,7 @@ class Tokenizer:
         Raises:
           UserError: if a word yields nothing and the tokenizer has no unknown token.
         """
-        spaced = [" " * (self._is_byte_level and i > 0) + word for i, word in enumerate(words)]
+        spaced = [" " * (self.is_byte_level and i > 0) + word for i, word in enumerate(words)]
         ids, word_numbers = [], []
         for number, word_ids in enumerate(self.encode_batch(spaced)):
             if not word_ids:
@@ -336,11 +347,6 @@ class Tokenizer:
     @functools.cached_property
     def _is_characters(self) -> bool:
         return self._state.get("pre_tokenizer") is None and self._state["model"].get("merges") == []
-
-    @functools.cached_property
-    def _is_byte_level(self) -> bool:
-        splitting = self._state.get("pre_tokenizer") or {}
-        return any(part["type"] == "ByteLevel" for part in splitting.get("pretokenizers", [splitting]) if part)
 
     def _checked(self, text: str, ids: list[int]) -> list[int]:
         if self._is_characters:

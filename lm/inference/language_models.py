@@ -140,9 +140,9 @@ class LanguageModel(ModelInUse):
                 raise UserError(
                     "an encoder-decoder reads an end-of-text token after its input; this tokenizer has none"
                 )
-            return [[*encode_marked(self.tokenizer, prompt, self._marks), end_of_text] for prompt in prompts]
-        start = [] if end_of_text is None else [end_of_text]
-        encoded = [start + self.tokenizer.encode(prompt) for prompt in prompts]
+            marked = [encode_marked(self.tokenizer, prompt, self._marks) for prompt in prompts]
+            return [self.tokenizer.with_frame(ids) for ids in marked]
+        encoded = [self.tokenizer.with_start(ids) for ids in self.tokenizer.encode_batch(prompts)]
         if not all(encoded):
             raise UserError("an empty prompt needs a tokenizer with an end-of-text token: give some text to continue")
         return encoded

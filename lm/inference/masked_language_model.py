@@ -50,11 +50,12 @@ class MaskedLanguageModel(ModelInUse):
         """The likeliest tokens for each [MASK] of each text.
 
         Args:
-          texts: with [MASK] in place of each hidden token. White space before it belongs to the hidden token.
+          texts: with [MASK] in place of each hidden token, or the name that a published tokenizer has for it, such as
+            <mask>. White space before it belongs to the hidden token.
           top: how many tokens.
 
         Raises:
-          UserError: for a text that is too long or has no [MASK].
+          UserError: for a text that is too long or has no [MASK], and for a tokenizer without such a token.
         """
         texts = as_list(texts, "texts")
         examples = [self._example(f"text {number}", text) for number, text in enumerate(texts, 1)]
@@ -65,15 +66,25 @@ class MaskedLanguageModel(ModelInUse):
         ]
 
     def _example(self, place: str, text: str) -> Example:
-        if _MASK not in text:
-            raise UserError(f"{place} has no {_MASK}: write one for each hidden token")
+        if not any(name in text for name in self._masks):
+            raise UserError(f"{place} has no {' or '.join(self._masks)}: write one for each hidden token")
+        mask = self.tokenizer.special_id(_MASK)
+        if mask is None:
+            raise UserError(f"the tokenizer has no token like {_MASK}, so this model cannot fill texts: use another")
         layout = text_encoding.Layout.of(self.tokenizer, self.config.model.architecture)
         room = layout.room(self.config.model, pair=False)
-        ids = encode_marked(self.tokenizer, text, (_MASK,))
+        ids = encode_marked(self.tokenizer, text, self._masks)
         text_encoding.check_lengths([len(ids)], room, self.config.model, False, [place])
         example = layout.join(ids)
-        places = np.flatnonzero(example["tokens"] == self.tokenizer.special_id(_MASK))
+        places = np.flatnonzero(example["tokens"] == mask)
         return example | {"places": places.astype(np.int32)}
+
+    @property
+    def _masks(self) -> tuple[str, ...]:
+        """The names of the token that hides another."""
+        published = self.tokenizer.published
+        own = None if published is None else published.roles.get("mask")
+        return (_MASK,) if own in (None, _MASK) else (own, _MASK)
 
     def _filling(self, logits_V: np.ndarray, top: int) -> Filling:
         raw_V, best_V = special.softmax(logits_V), None

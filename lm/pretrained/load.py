@@ -94,8 +94,6 @@ def open_published(source: str) -> PublishedModel:
         family_of_published(published)  # before weights and tokenizer: most models that fail are of another family
         tensors, tokenizer, sentences = open_tensors(path), read_tokenizer(path), read_sentence_encoding(path)
     family = family_of_published(published)
-    if "quantization_config" in published:
-        raise UserError(f"{published.place}: quantized weights cannot be read: use the model's float weights, or a GGUF")
     config = shape_as_stored(family, family.to_ours(published), tensors)
     if tokenizer.vocab_size > config.size_of_vocabulary:
         raise UserError(

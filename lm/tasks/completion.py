@@ -49,7 +49,7 @@ class Completion(SequenceToSequence):
 
     @functools.cached_property
     def _target_model(self) -> TargetModel:
-        return target_model(self.model, self.tokenizer.required_end_of_text, separate=False)
+        return target_model(self.model, self.tokenizer, separate=False)
 
     def results(self, rows: Sequence[Row], examples: Sequence[Example], outputs: Sequence[dict[str, Any]]) -> Results:
         """As `SequenceToSequence.results`, with predictions that judge how probable each completion is to be right.

@@ -180,7 +180,7 @@ class SequenceToSequence:
 
     @functools.cached_property
     def _target_model(self) -> TargetModel:
-        return target_model(self.model, self.tokenizer.required_end_of_text)
+        return target_model(self.model, self.tokenizer)
 
     @property
     def search(self) -> BeamSearchConfig:
@@ -207,7 +207,7 @@ class SequenceToSequence:
     def _target_ids(self, rows: Sequence[Row]) -> list[list[int]]:
         """Token ids of the targets with the end-of-text token."""
         targets = self.tokenizer.encode_batch([row[self.text_columns[1]] for row in rows])
-        return [[*ids, self.tokenizer.required_end_of_text] for ids in targets]
+        return [self._target_model.target(ids) for ids in targets]
 
     def _check_lengths(
         self, rows: Sequence[Row], column: str, texts: Sequence[Sequence[int]], rooms: Sequence[int]

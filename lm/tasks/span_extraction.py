@@ -228,7 +228,10 @@ class SpanExtraction:
         layout = text_encoding.Layout.of(self.tokenizer, self.model.config.architecture)
         # A model that reads from left to right has seen everything only at the end, so the no-answer
         # token must come last.
-        return dataclasses.replace(layout, after=layout.before) if self._reads_forward else layout
+        if not self._reads_forward:
+            return layout
+        last = layout.before if self.tokenizer.frame is None else (self.tokenizer.required_end_of_text,)
+        return dataclasses.replace(layout, after=last)
 
     @property
     def _reads_forward(self) -> bool:

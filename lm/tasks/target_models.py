@@ -6,6 +6,9 @@ Axes: B batch, S source positions (of an encoder), T positions (of a decoder), D
     decoder           tokens  <end> source <end> target      targets  source <end> target <end>
                       or, if a target continues its source, without the <end> between the two
 
+A published tokenizer has its own tokens in these places: those around a text come around the source of an encoder and
+before that of a decoder, outputs start after its `start_of_output`, and only the <end> of a target is the same.
+
 Weights are 1 where a target counts: at the target's tokens and its end-of-text token, but not at a decoder's source.
 """
 
@@ -17,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lm.data.tokenizers import Tokenizer
 from lm.decoding.beam_search import BeamSearchConfig, beam_search
 from lm.decoding.continuation import Decoded
 from lm.decoding.step import decoder_start, encoder_decoder_start
@@ -43,6 +47,9 @@ class TargetModel(Protocol):
     def target_room(self, source_length: int) -> int:
         """Maximum number of target tokens after a source of this length, including the end-of-text token."""
 
+    def target(self, text: Sequence[int]) -> list[int]:
+        """The tokens to learn for a target: its text's tokens and the end-of-text token."""
+
     def example(self, source: Sequence[int], target: Sequence[int]) -> Example:
         """The arrays of a pair; `target` has its end-of-text token unless it is truncated."""
 
@@ -64,6 +71,7 @@ class EncoderDecoderTargets:
     """An encoder reads the source."""
 
     model: EncoderDecoderLM
+    tokenizer: Tokenizer
     end_of_text: int
 
     axes: ClassVar[Mapping[str, str]] = {
@@ -75,12 +83,18 @@ class EncoderDecoderTargets:
     }
 
     def source_room(self, max_target_length: int) -> int:
-        """`size_of_sequence` minus the end-of-text token; targets take no room in the encoder."""
-        return self.model.config.size_of_sequence - 1 if max_target_length <= self.model.config.size_of_sequence else 0
+        """`size_of_sequence` minus the special tokens; targets take no room in the encoder."""
+        longest = self.model.config.size_of_sequence
+        return longest - len(self.prompt([])) if max_target_length <= longest else 0
 
     def target_room(self, source_length: int) -> int:
         """`size_of_sequence`, whatever the source."""
         return self.model.config.size_of_sequence
+
+    def target(self, text: Sequence[int]) -> list[int]:
+        """The text's tokens, after what a published tokenizer puts before any text, and the end-of-text token."""
+        frame = self.tokenizer.frame
+        return [*(frame.before if frame else ()), *text, self.end_of_text]
 
     def example(self, source: Sequence[int], target: Sequence[int]) -> Example:
         """`inputs` and `input_segments` [S]; `tokens`, `targets` and `weights` [T]."""
@@ -88,14 +102,14 @@ class EncoderDecoderTargets:
         return {
             "inputs": inputs,
             "input_segments": np.ones_like(inputs),
-            "tokens": np.array([self.end_of_text, *target[:-1]], np.int32),
+            "tokens": np.array([self._start, *target[:-1]], np.int32),
             "targets": np.array(target, np.int32),
             "weights": np.ones(len(target), np.float32),
         }
 
     def prompt(self, source: Sequence[int]) -> list[int]:
-        """The source and the end-of-text token: the encoder's input."""
-        return [*source, self.end_of_text]
+        """The encoder's input: the source and the end-of-text token, or what a published tokenizer puts around it."""
+        return self.tokenizer.with_frame(source) or [self.end_of_text]
 
     def init(self, key: Array) -> Params:
         """Random parameters."""
@@ -110,8 +124,14 @@ class EncoderDecoderTargets:
     def generate(self, params: Params, batch: Batch, config: BeamSearchConfig, vocab_size: int) -> Decoded:
         """By beam search."""
         source = (batch["inputs"], batch["input_segments"])
-        start = encoder_decoder_start(self.model, params, *source, config.max_new_tokens, self.end_of_text)
+        start = encoder_decoder_start(self.model, params, *source, config.max_new_tokens, self._start)
         return beam_search(start, config, self.end_of_text, limits_B=_limits(batch, config), vocab_size=vocab_size)
+
+    @property
+    def _start(self) -> int:
+        """What comes before an output."""
+        start = self.tokenizer.start_of_output
+        return self.end_of_text if start is None else start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +139,7 @@ class DecoderTargets:
     """Source and target form one sequence. With `separate`, an end-of-text token comes between them."""
 
     model: DecoderLM
+    tokenizer: Tokenizer
     end_of_text: int
     separate: bool
 
@@ -131,6 +152,10 @@ class DecoderTargets:
     def target_room(self, source_length: int) -> int:
         """The room after the source."""
         return self.model.config.size_of_sequence - source_length - self._special_tokens + 1
+
+    def target(self, text: Sequence[int]) -> list[int]:
+        """The text's tokens and the end-of-text token."""
+        return [*text, self.end_of_text]
 
     def example(self, source: Sequence[int], target: Sequence[int]) -> Example:
         """`tokens`, `targets` and `weights` [T], and how many tokens come before the target, `source_length`."""
@@ -147,7 +172,7 @@ class DecoderTargets:
 
     def prompt(self, source: Sequence[int]) -> list[int]:
         """What comes before the target in the sequence."""
-        return [self.end_of_text, *source] + [self.end_of_text] * self.separate
+        return self.tokenizer.with_start(source) + [self.end_of_text] * self.separate
 
     def init(self, key: Array) -> Params:
         """Random parameters."""
@@ -168,19 +193,25 @@ class DecoderTargets:
 
     @property
     def _special_tokens(self) -> int:
-        return 1 + self.separate
+        return len(self.prompt([]))
 
 
-def target_model(model: EncoderDecoderLM | DecoderLM, end_of_text: int, separate: bool = True) -> TargetModel:
+def target_model(model: EncoderDecoderLM | DecoderLM, tokenizer: Tokenizer, separate: bool = True) -> TargetModel:
     """How this model reads sources.
 
+    Args:
+      model: generates text.
+      tokenizer: has an end-of-text token.
+      separate: whether an end-of-text token comes between a source and a decoder's target.
+
     Raises:
-      UserError: for a model that cannot generate text.
+      UserError: for a model that cannot generate text, and a tokenizer without an end-of-text token.
     """
+    end_of_text = tokenizer.required_end_of_text
     if isinstance(model, EncoderDecoderLM):
-        return EncoderDecoderTargets(model, end_of_text)
+        return EncoderDecoderTargets(model, tokenizer, end_of_text)
     if isinstance(model, DecoderLM):
-        return DecoderTargets(model, end_of_text, separate)
+        return DecoderTargets(model, tokenizer, end_of_text, separate)
     raise UserError(
         f"config.model.architecture={model.config.architecture} does not generate text: choose encoder_decoder "
         "or decoder"

@@ -4,7 +4,8 @@
     decoder   <|endoftext|> a            <|endoftext|> a <|endoftext|> b   so that the last token has seen everything
     lstm, gru a                          a [SEP] b
 
-Where a tokenizer has no [CLS] or [SEP], as GPT-2's, its end-of-text token takes their place.
+Where a tokenizer has no [CLS] or [SEP], as GPT-2's, its end-of-text token takes their place. A published tokenizer puts
+its own special tokens around texts instead, such as <s> a </s></s> b </s>, or none, as GPT-2's.
 
 Axes: T positions. One example's arrays have no batch axis.
 """
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lm.data.frames import Frame
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
@@ -32,18 +34,14 @@ def special_tokens(architecture: str) -> tuple[str, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class Layout(Frame):
     """Where special tokens are placed among texts.
 
     Attributes:
-      before: ids before the first text.
-      between: ids between the first text and the second.
-      after: ids after the last text.
+      empty: ids that stand for an empty text where nothing comes around it.
     """
 
-    before: tuple[int, ...]
-    between: tuple[int, ...]
-    after: tuple[int, ...]
+    empty: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, architecture: str) -> "Layout":
@@ -52,13 +50,16 @@ class Layout:
         Raises:
           UserError: if the tokenizer has no suitable special token.
         """
+        own = tokenizer.frame
+        if own is not None and (own.before or own.after or architecture != "encoder"):
+            return cls(**vars(own), empty=tuple(tokenizer.with_start([])))
         separator = _special_id(tokenizer, SEPARATOR)
         if architecture == "encoder":
             return cls((_special_id(tokenizer, FIRST),), (separator,), (separator,))
         if architecture == "decoder":
             end_of_text = separator if tokenizer.end_of_text is None else tokenizer.end_of_text
             return cls((end_of_text,), (end_of_text,), ())
-        return cls((), (separator,), ())
+        return cls((), (separator,), (), empty=(separator,))
 
     def room(self, model: ModelConfig, pair: bool) -> int:
         """How many text tokens fit into a sequence of the model.
@@ -78,12 +79,12 @@ class Layout:
         """The arrays of a text, or of a pair, named as in `AXES`."""
         if second is None:
             # A text may become empty, for example when all its words are stop words; a sequence may not.
-            ids = [*self.before, *first, *self.after] or [*self.between]
+            ids = self.around([*first]) or [*self.empty]
             types = np.zeros(len(ids), np.int32)
         else:
             head = [*self.before, *first, *self.between]
-            ids = [*head, *second, *self.after]
-            types = (np.arange(len(ids)) >= len(head)).astype(np.int32)
+            ids = [*head, *second, *self.after] or [*self.empty]
+            types = self.second_type * (np.arange(len(ids)) >= len(head) - self.between_second).astype(np.int32)
         return {"tokens": np.array(ids, np.int32), "segments": np.ones(len(ids), np.int32), "types": types}
 
 

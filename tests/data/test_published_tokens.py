@@ -4,15 +4,15 @@ import json
 
 import pytest
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers, processors
+from tokenizers import models, processors
 
 from lm.data.config import TokenizerConfig
 from lm.data.frames import Frame
 from lm.data.special_tokens import SpecialTokens
 from lm.data.tokenizers import Tokenizer, train_tokenizer
 from lm.errors import UserError
+from tests.data.published_files import make_backend
 
-NAMES = ["<unk>", "<s>", "</s>", "<pad>", "<mask>", "<end>"]
 CONFIG = {
     "bos_token": {"__type": "AddedToken", "content": "<s>", "lstrip": False},
     "eos_token": "</s>",
@@ -23,14 +23,6 @@ CONFIG = {
     "model_max_length": 1e30,
     "chat_template": [{"name": "tools", "template": "x"}, {"name": "default", "template": "y"}],
 }
-
-
-def make_backend(marked=NAMES):
-    words = [*NAMES, *"abc"]
-    backend = Backend(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.add_special_tokens(marked)
-    return backend
 
 
 def save(folder, config=CONFIG, backend=None):
