@@ -4,8 +4,8 @@ python -m experiments.finetune --config=configs/published_encoder.py:sst2 --conf
     --workdir=runs/minilm_sst2
 python -m experiments.calibrate --config=configs/calibrate.py --workdir=runs/minilm_sst2
 
-Data: as configs/sst2.py (sst2), configs/trec.py (trec) and configs/ag_news.py (ag_news: 500 rows to train on; ag_news_all:
-all 6,000).
+Data: as configs/sst2.py (sst2), configs/trec.py (trec) and configs/ag_news.py (ag_news: 500 rows to train on;
+ag_news_all: all 6,000).
 
 Not measured yet.
 """

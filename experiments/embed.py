@@ -5,8 +5,8 @@ python -m experiments.embed --workdir=runs/minilm --output=vectors.npz < texts.t
 
 python -m experiments.embed --workdir=runs/minilm --similarity --text="A quiet film." --text="A calm movie."
 
-Texts come from --text or, one a line, from standard input. Without --output a JSON object with `text` and `embedding` is
-printed for each; an .npz file holds `texts` and `vectors` [texts, width] in float32.
+Texts come from --text or, one a line, from standard input. Without --output a JSON object with `text` and `embedding`
+is printed for each; an .npz file holds `texts` and `vectors` [texts, width] in float32.
 """
 
 import json

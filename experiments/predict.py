@@ -187,6 +187,11 @@ def _checked_output(path: Path) -> Path:
 
 
 def lines_of_standard_input() -> list[str]:
+    """The texts that are piped in.
+
+    Raises:
+      UserError: if there are none.
+    """
     if sys.stdin is None or sys.stdin.isatty():
         raise UserError("nothing to predict: name rows with --config.source, give --text, or pipe in a text per line")
     lines = [decode(line, f"line {number} of standard input") for number, line in enumerate(sys.stdin.buffer, 1)]

@@ -33,8 +33,8 @@ from lm.inference.language_models import LanguageModel
 from lm.inference.load import load
 from lm.runs.config import FREE_TO_CHANGE, OptimizerConfig, PretrainConfig, TrainingConfig
 from lm.runs.data_record import check_own
-from lm.runs.state import TrainState
 from lm.runs.sources import naming_source
+from lm.runs.state import TrainState
 from lm.runs.trained_run import TrainedRun, load_run
 from lm.runs.work_directory import WorkDirectory
 from lm.statistics.comparisons import Difference, paired_difference

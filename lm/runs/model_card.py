@@ -132,8 +132,8 @@ def _calibration(directory: WorkDirectory) -> str:
         raise UserError(f"{path} is damaged: run experiments.calibrate again") from error
     heads = ("", *(_METRICS[name] for name in names))
     about = (
-        f"On {items:,} held-out items, with 95% intervals; for the ECE also its noise floor, which a perfectly calibrated "
-        "model would show by chance."
+        f"On {items:,} held-out items, with 95% intervals; for the ECE also its noise floor, which a perfectly "
+        "calibrated model would show by chance."
     )
     return "\n".join(["## Calibration", "", about, "", *_table(heads, rows)])
 

@@ -71,7 +71,7 @@ def test_a_decoder_comes_back_bit_for_bit(writer, tmp_path):
         chex.assert_trees_all_equal(model.params, before.params)
         assert model.digest == before.digest
     # The same tokens in, the same text out.
-    one, other, third = (model.generate(["the model"], GREEDY)[0] for model in (before, exported, back))
+    other, third = (model.generate(["the model"], GREEDY)[0] for model in (exported, back))
     assert other.text == third.text
     np.testing.assert_array_equal(other.log_probs, third.log_probs)
     assert json.loads((output / "config.json").read_text())["model_type"] == "gpt2"
@@ -231,7 +231,7 @@ def test_nothing_is_overwritten(writer, tmp_path, capsys):
     assert bring_in(output, tmp_path / "run") == 0
     assert bring_in(output, tmp_path / "run") == 2
     assert "already holds a model: use another --workdir" in " ".join(capsys.readouterr().err.split())
-    with pytest.raises(UserError, match="config.objective.name=none|holds a run with another config"):
+    with pytest.raises(UserError, match="holds a run with another config"):
         run(tiny_config(tmp_path, steps=2), tmp_path / "run")
 
 

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from lm.errors import UserError
-from lm.objectives.objective import ObjectiveConfig, TextProperties
 from lm.objectives.no_objective import NoObjective
+from lm.objectives.objective import ObjectiveConfig, TextProperties
 from lm.objectives.registry import OBJECTIVES, check_objective, make_task, special_tokens
 from tests.objectives.toy_corpus import corpus_for, tokenizer_for, toy_model, toy_task
 
@@ -248,5 +248,5 @@ def test_without_an_objective_nothing_is_learned_from_text():
     params = jax.eval_shape(task.init, jax.random.key(0))
     assert "pooler" in params
     assert "prediction_head" not in params
-    with pytest.raises(UserError, match="config.objective.name=none learns nothing from text"):
+    with pytest.raises(UserError, match=r"config\.objective\.name=none learns nothing from text"):
         task.train_batches(corpus_for(ObjectiveConfig(name="masked")), B, seed=0)
