@@ -263,15 +263,27 @@ _FREQUENCIES = r"rotary_emb\.inv_freq$"
 _MASKS = r"\.(attn|attention)\.(masked_)?bias$"
 
 DECODERS = (
-    Family("GPT-2", ("gpt2",), "transformer.", _gpt2_to_ours, _gpt2_to_theirs, _gpt2_rules, unused=(_MASKS,)),
     Family(
-        "GPT-NeoX, Pythia",
-        ("gpt_neox",),
-        "gpt_neox.",
-        _neox_to_ours,
-        _neox_to_theirs,
-        _neox_rules,
+        name="GPT-2",
+        model_types=("gpt2",),
+        prefix="transformer.",
+        to_ours=_gpt2_to_ours,
+        to_theirs=_gpt2_to_theirs,
+        rules=_gpt2_rules,
+        unused=(_MASKS,),
+        copies={"lm_head.weight": "transformer.wte.weight"},
+    ),
+    Family(
+        name="GPT-NeoX, Pythia",
+        model_types=("gpt_neox",),
+        prefix="gpt_neox.",
+        to_ours=_neox_to_ours,
+        to_theirs=_neox_to_theirs,
+        rules=_neox_rules,
         unused=(_MASKS, _FREQUENCIES),
+        copies={"embed_out.weight": "gpt_neox.embed_in.weight"},
+        # Inside of transformers 5 it has this name.
+        old_names={"embed_out.weight": "lm_head.weight"},
     ),
     llama_like_family("Llama 1 to 3, TinyLlama, SmolLM2", "llama", _llama_to_ours, _llama_to_theirs),
     llama_like_family("Mistral", "mistral", _mistral_to_ours, _mistral_to_theirs),

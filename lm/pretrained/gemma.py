@@ -221,6 +221,7 @@ GEMMA = (
         to_ours=_whole_gemma3_to_ours,
         to_theirs=_whole_gemma3_to_theirs,
         rules=_whole_gemma3_rules,
+        copies={"language_model.lm_head.weight": "language_model.model.embed_tokens.weight"},
         dropped=(r"^(model\.)?(vision_tower|multi_modal_projector)\.",),
     ),
 )

@@ -231,4 +231,5 @@ def llama_like_family(
         rules=functools.partial(llama_like_rules, fused=fused),
         # Older versions of transformers wrote these constants.
         unused=(r"rotary_emb\.inv_freq$",),
+        copies={"lm_head.weight": "model.embed_tokens.weight"},
     )

@@ -74,7 +74,6 @@ LLAMA3 = {
 # With a window that texts of the tests exceed.
 WINDOW = 6
 
-_LLAMA = ({"normalization_epsilon": 1e-2}, {"rotary_base": 1e5})
 _GEMMA2_SIZES = {"head_dim": 8, "num_key_value_heads": 2, "num_hidden_layers": 3, "sliding_window": WINDOW}
 
 DECODERS = (
@@ -98,7 +97,7 @@ DECODERS = (
         "GPTNeoXForCausalLM",
         without=({"parallel_residual": True},),
     ),
-    Case("llama2", _decoder("LlamaConfig", num_key_value_heads=2), "LlamaForCausalLM", without=_LLAMA),
+    Case("llama2", _decoder("LlamaConfig", num_key_value_heads=2), "LlamaForCausalLM", without=({"rotary_base": 1e5},)),
     Case(
         "llama3",
         _decoder("LlamaConfig", num_key_value_heads=2, rope_parameters=LLAMA3, tie_word_embeddings=True, head_dim=12),
@@ -126,6 +125,7 @@ DECODERS = (
         "qwen2",
         _decoder("Qwen2Config", num_key_value_heads=2, tie_word_embeddings=True),
         "Qwen2ForCausalLM",
+        without=({"attention_bias": None},),
     ),
     Case(
         "qwen2_window",
@@ -139,12 +139,13 @@ DECODERS = (
         "qwen3",
         _decoder("Qwen3Config", num_key_value_heads=2, head_dim=12),
         "Qwen3ForCausalLM",
+        without=({"query_key_norm": "none"},),
     ),
     Case(
         "olmo2",
         _decoder("Olmo2Config", num_key_value_heads=2),
         "Olmo2ForCausalLM",
-        without=({"normalization_place": "before"},),
+        without=({"normalization_place": "before"}, {"query_key_norm": "none"}),
     ),
     Case(
         "phi3",
@@ -169,6 +170,8 @@ DECODERS = (
         _decoder("Gemma2Config", query_pre_attn_scalar=12, attn_logit_softcapping=2.0, **_GEMMA2_SIZES),
         "Gemma2ForCausalLM",
         without=(
+            {"normalization_place": "before"},
+            {"attention_window": None, "global_layers": ()},
             {"attention_softcap": None},
             {"logit_softcap": None},
             {"attention_scale": None},
@@ -191,6 +194,7 @@ DECODERS = (
         ),
         "Gemma3ForCausalLM",
         without=(
+            {"query_key_norm": "none"},
             {"local_rotary_base": None},
             {"rotary_factor": 1.0},
             {"attention_scale": None},

@@ -222,8 +222,8 @@ def test_a_shape_of_no_family_has_no_published_form():
 def test_the_family_that_a_model_came_from_is_asked_first():
     config = shape("mistral", sliding_window=None)
     assert published_form(config, ())[1]["model_type"] == "llama"
-    assert published_form(config, (), "mistral")[1]["model_type"] == "mistral"
-    assert published_form(config, (), "gpt2")[1]["model_type"] == "llama"
+    assert published_form(config, (), model_type="mistral")[1]["model_type"] == "mistral"
+    assert published_form(config, (), model_type="gpt2")[1]["model_type"] == "llama"
 
 
 def test_names_of_families_are_unique():
