@@ -80,6 +80,17 @@ def test_training_flops_of_an_encoder_decoder_by_hand():
     assert training_flops_per_token(config, 5, input_length=7) == round((inputs + outputs) / 12)
 
 
+@pytest.mark.parametrize(("architecture", "seen"), [("decoder", 5), ("encoder", 2 + 1 + 2)])
+def test_layers_with_a_window_count_its_keys(architecture, seen):
+    config = ModelConfig(
+        architecture, vocab_size=10, layers=3, width=8, heads=4, attention_window=5, global_layers=(1,)
+    )
+    everything = dataclasses.replace(config, attention_window=None, global_layers=())
+    for length in (32, 4):
+        saved = training_flops_per_token(everything, length) - training_flops_per_token(config, length)
+        assert saved == 12 * 8 * 2 * max(length - seen, 0)
+
+
 def test_logits_that_are_not_computed_are_not_counted():
     config = ModelConfig(architecture="encoder", vocab_size=10, width=8)
     all_of_them, none = (training_flops_per_token(config, 5, predicted=share) for share in (1, 0))

@@ -282,12 +282,12 @@ DISTANCES = np.abs(np.subtract.outer(np.arange(LENGTH), np.arange(LENGTH)))
 BEFORE = np.tri(LENGTH, dtype=bool)
 
 
-@pytest.mark.parametrize("name", ["mistral", "modernbert"])
-def test_a_layer_sees_its_window_unless_it_is_global(name):
+@pytest.mark.parametrize(("name", "attention"), [("mistral", "explicit"), ("modernbert", "xla")])
+def test_a_layer_sees_its_window_unless_it_is_global(name, attention):
     everything, near = BEFORE, DISTANCES < WINDOW
     if FAMILIES[name].architecture == "encoder":
         everything, near = np.ones_like(BEFORE), DISTANCES <= WINDOW // 2
-    local = dataclasses.replace(FAMILIES[name], layers=1, global_layers=())
+    local = dataclasses.replace(FAMILIES[name], layers=1, global_layers=(), attention=attention)
     np.testing.assert_array_equal(influence(local, random_params(name)), everything & near)
     seen = influence(dataclasses.replace(local, global_layers=(0,)), random_params(name))
     np.testing.assert_array_equal(seen, everything)
