@@ -27,6 +27,18 @@ def test_both_directions_have_buckets_of_their_own():
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("buckets", "max_distance"), [(32, 128), (8, 10), (64, 1000)])
+def test_buckets_are_those_of_t5_in_transformers(bidirectional, buckets, max_distance):
+    torch = pytest.importorskip("torch")
+    modeling_t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
+    distances = np.arange(-1500, 1501)
+    expected = modeling_t5.T5Attention._relative_position_bucket(
+        torch.from_numpy(distances), bidirectional, buckets, max_distance
+    )
+    np.testing.assert_array_equal(relative_buckets(distances, bidirectional, buckets, max_distance), expected.numpy())
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
 def test_bias_is_the_row_of_the_bucket(bidirectional):
     config = ModelConfig(width=8, heads=2, positions="relative", relative_buckets=8, relative_max_distance=16)
     layer = RelativePositionBias(config, bidirectional)

@@ -117,3 +117,19 @@ class TestEncoderDecoders:
         assert not notes["missing_keys"]
         assert not notes["unexpected_keys"]
         np.testing.assert_allclose(their_logits(again.eval()), their_logits(reference), atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("case", [ENCODER_DECODERS[0], ENCODER_DECODERS[3]], ids=lambda case: case.name)
+def test_16_bit_weights_stay_as_they_are_and_compute_nearly_the_same(case, folder, tmp_path):
+    reference, path = saved(case, folder)
+    kind = type(reference)
+    again = kind.from_pretrained(path, dtype=torch.bfloat16, attn_implementation="eager")
+    again.save_pretrained(tmp_path / "theirs")
+    found = read(tmp_path / "theirs", dtype="bfloat16", parameter_dtype="bfloat16")
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(found.params)} == {"bfloat16"}
+    (tmp_path / "ours").mkdir()
+    write_safetensors(tmp_path / "ours", published_tensors(found.family, found.model.config, found.parts, found.params))
+    before, after = open_tensors(tmp_path / "theirs"), open_tensors(tmp_path / "ours")
+    for name in before.shapes:
+        assert before.read(name).tobytes() == after.read(name).tobytes(), name
+    assert difference(logits(found.model, found.params), their_logits(again.to(torch.float32))) < 0.1
