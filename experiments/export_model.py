@@ -10,6 +10,7 @@ directory; calibration/ holds its table, its report and its fitted calibrators.
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -73,7 +74,8 @@ def export_model(
     """
     check_output(output)
     exported = load_run(directory, checkpoint)
-    plan = plan_export(exported.model_config, exported.params, *_head(exported))
+    task, classes = _head(exported)
+    plan = plan_export(exported.model_config, exported.params, task, classes, exported.config.imported_type)
     calibrators, left = usable_calibrators(directory, exported)
     card = model_card(exported, directory, output.absolute().name, calibrators)
     plan.write(output, exported.params, exported.tokenizer, config.dtype)
@@ -89,10 +91,10 @@ def export_model(
     console.print(f"{plan.family.name}: {count:,} parameters of checkpoint {exported.step} are in {output}")
 
 
-def _head(exported: TrainedRun) -> tuple:
+def _head(exported: TrainedRun) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
     """The task's settings and classes, for a model with a head; one that generates text has none."""
     if not isinstance(exported.config, FinetuneConfig) or isinstance(exported.task, SequenceToSequence):
-        return ()
+        return None, ()
     return dataclasses.asdict(exported.config.task), exported.classes
 
 

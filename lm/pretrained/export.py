@@ -66,16 +66,20 @@ class Export:
             target = DTYPES[dtype] if dtype else None
             tensors = published_tensors(self.family, self.config, self.parts, params, target, self.task)
             write_safetensors(directory, tensors)
-            values = self.values | {"torch_dtype": dtype or self.config.parameter_dtype} | _special_ids(tokenizer)
+            values = self.values | {"torch_dtype": dtype or self.config.parameter_dtype} | _special_ids(tokenizer, self.config.architecture)
             if self.config.architecture != "encoder" and not self.task:
-                write_json(directory / "generation_config.json", _generation(tokenizer))
+                write_json(directory / "generation_config.json", _generation(tokenizer, self.config.architecture))
             write_json(directory / "config.json", values)
         except OSError as error:
             raise UserError(f"{directory} cannot be written: {error.strerror or error}") from error
 
 
 def plan_export(
-    config: ModelConfig, params: Params, task: Mapping[str, Any] | None = None, classes: tuple[str, ...] = ()
+    config: ModelConfig,
+    params: Params,
+    task: Mapping[str, Any] | None = None,
+    classes: tuple[str, ...] = (),
+    model_type: str = "",
 ) -> Export:
     """How a model would be published.
 
@@ -84,6 +88,7 @@ def plan_export(
       params: its parameters, or their shapes.
       task: settings of the task that its head was trained for, `name` among them; None for a model without.
       classes: names of the head's classes.
+      model_type: of the family to try first.
 
     Raises:
       UserError: if no family has such a model.
@@ -91,7 +96,7 @@ def plan_export(
     names = {path.removeprefix("body/").split("/")[0] for path in by_path(params)}
     present = names & {part for family in FAMILIES for part in family.parts}
     name = task["name"] if task else ""
-    family, values = published_form(config, present, name)
+    family, values = published_form(config, present, model_type, name)
     parts = tuple(part for part in family.parts if part in present)
     if task:
         values = values | {
@@ -121,14 +126,15 @@ def _frame(tokenizer: Tokenizer, architecture: str) -> Frame | None:
     return Frame(layout.before, layout.between, layout.after)
 
 
-def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+def _special_ids(tokenizer: Tokenizer, architecture: str) -> dict[str, int]:
     found = {f"{role}_token_id": tokenizer.role_id(role) for role in ("bos", "eos", "pad")}
     if found["eos_token_id"] is None:
         found["eos_token_id"] = tokenizer.end_of_text
-    found["decoder_start_token_id"] = tokenizer.start_of_output
+    if architecture == "encoder_decoder":
+        found["decoder_start_token_id"] = tokenizer.start_of_output
     return {name: id_ for name, id_ in found.items() if id_ is not None}
 
 
-def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
+def _generation(tokenizer: Tokenizer, architecture: str) -> dict[str, Any]:
     ends = list(tokenizer.ends)
-    return _special_ids(tokenizer) | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {})
+    return _special_ids(tokenizer, architecture) | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {})

@@ -32,6 +32,7 @@ class PublishedModel:
     Attributes:
       path: its directory or GGUF file.
       family: it belongs to.
+      model_type: of its config.json.
       config: its shape.
       parts: which of `Family.parts` it has.
       tensors: the weights.
@@ -44,6 +45,7 @@ class PublishedModel:
 
     path: Path
     family: Family
+    model_type: str
     config: ModelConfig
     parts: tuple[str, ...]
     tensors: Tensors
@@ -102,7 +104,7 @@ def open_published(source: str) -> PublishedModel:
         )
     task = _task(family, published)
     parts = () if task else parts_present(family, config, tensors)
-    made = PublishedModel(path, family, config, parts, tensors, tokenizer, sentences, task)
+    made = PublishedModel(path, family, published.values["model_type"], config, parts, tensors, tokenizer, sentences, task)
     if not task:
         return made
     settings = published.group(OWN_KEY).group("task").values

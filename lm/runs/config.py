@@ -225,6 +225,7 @@ class PretrainConfig:
       samples: what to write at the end.
       predictions: what to predict at the end.
       imported_from: the published model that the parameters are; set by experiments.import_model, which trains nothing.
+      imported_type: its model_type, which an export tries first: some shapes belong to several families.
     """
 
     seed: int = 0
@@ -240,6 +241,7 @@ class PretrainConfig:
     samples: SamplesConfig = SamplesConfig()
     predictions: PredictionsConfig = PredictionsConfig()
     imported_from: str = ""
+    imported_type: str = ""
 
     def __post_init__(self):
         check_seed("config.seed", self.seed)
@@ -274,6 +276,7 @@ class FinetuneConfig:
       training: how long.
       partitioning: on which devices.
       imported_from: the published model that the parameters are; set by experiments.import_model, which trains nothing.
+      imported_type: its model_type, which an export tries first: some shapes belong to several families.
     """
 
     seed: int = 0
@@ -292,6 +295,7 @@ class FinetuneConfig:
     training: TrainingConfig = TrainingConfig()
     partitioning: PartitioningConfig = PartitioningConfig()
     imported_from: str = ""
+    imported_type: str = ""
 
     def __post_init__(self):
         check_seed("config.seed", self.seed)

@@ -35,11 +35,12 @@ def published_config(
     """
     model = published.config if execution is None else published.config.executed_as(execution)
     model = dataclasses.replace(model, scan_layers=scan_layers)
+    imported = {"imported_from": source, "imported_type": published.model_type}
     if not published.task:
-        return PretrainConfig(imported_from=source, model=model, objective=_objective(published))
+        return PretrainConfig(model=model, objective=_objective(published), **imported)
     place = f"{published.path / 'config.json'}, {OWN_KEY}.task"
     task = from_config_dict(TaskConfig, {**published.settings, "name": published.task}, place)
-    return FinetuneConfig(imported_from=source, model=model, task=task)
+    return FinetuneConfig(model=model, task=task, **imported)
 
 
 def published_run(
