@@ -66,7 +66,10 @@ class Export:
             target = DTYPES[dtype] if dtype else None
             tensors = published_tensors(self.family, self.config, self.parts, params, target, self.task)
             write_safetensors(directory, tensors)
-            values = self.values | {"torch_dtype": dtype or self.config.parameter_dtype} | _special_ids(tokenizer, self.config.architecture)
+            ids = _special_ids(tokenizer, self.config.architecture)
+            # What the family sets itself stays: RoBERTa counts positions from its padding token.
+            ids = {name: id_ for name, id_ in ids.items() if self.values.get(name) is None}
+            values = self.values | {"torch_dtype": dtype or self.config.parameter_dtype} | ids
             if self.config.architecture != "encoder" and not self.task:
                 write_json(directory / "generation_config.json", _generation(tokenizer, self.config.architecture))
             write_json(directory / "config.json", values)

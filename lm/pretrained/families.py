@@ -22,7 +22,10 @@ def family_of_published(published: PublishedConfig) -> Family:
       UserError: if it is not known; the message lists those that are. Also if its weights are quantized in a way of
         config.json's, whose tensors hold other numbers.
     """
-    published.expect("quantization_config", None)
+    if "quantization_config" in published:
+        raise UserError(
+            f"{published.place}: quantized weights cannot be read: use the model's float weights, or a GGUF file"
+        )
     kind = published.values.get("model_type")
     for family in FAMILIES:
         if kind in family.model_types:
