@@ -140,4 +140,6 @@ def _special_ids(tokenizer: Tokenizer, architecture: str) -> dict[str, int]:
 
 def _generation(tokenizer: Tokenizer, architecture: str) -> dict[str, Any]:
     ends = list(tokenizer.ends)
-    return _special_ids(tokenizer, architecture) | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {})
+    return _special_ids(tokenizer, architecture) | (
+        {"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {}
+    )

@@ -104,7 +104,9 @@ def open_published(source: str) -> PublishedModel:
         )
     task = _task(family, published)
     parts = () if task else parts_present(family, config, tensors)
-    made = PublishedModel(path, family, published.values["model_type"], config, parts, tensors, tokenizer, sentences, task)
+    made = PublishedModel(
+        path, family, published.values["model_type"], config, parts, tensors, tokenizer, sentences, task
+    )
     if not task:
         return made
     settings = published.group(OWN_KEY).group("task").values

@@ -35,12 +35,13 @@ def published_config(
     """
     model = published.config if execution is None else published.config.executed_as(execution)
     model = dataclasses.replace(model, scan_layers=scan_layers)
-    imported = {"imported_from": source, "imported_type": published.model_type}
     if not published.task:
-        return PretrainConfig(model=model, objective=_objective(published), **imported)
+        return PretrainConfig(
+            model=model, objective=_objective(published), imported_from=source, imported_type=published.model_type
+        )
     place = f"{published.path / 'config.json'}, {OWN_KEY}.task"
     task = from_config_dict(TaskConfig, {**published.settings, "name": published.task}, place)
-    return FinetuneConfig(model=model, task=task, **imported)
+    return FinetuneConfig(model=model, task=task, imported_from=source, imported_type=published.model_type)
 
 
 def published_run(
