@@ -45,6 +45,16 @@ class KeyValues:
             self.values_BSKH.at[rows_B1, positions_BT].set(values_BTKH),
         )
 
+    def with_length(self, length: int) -> "KeyValues":
+        """A copy with empty room after the slots, up to this length."""
+        return jax.tree.map(lambda array: _padded(array, -3, length), self)
+
+
+def _padded(array: Array, axis: int, length: int) -> Array:
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, length - array.shape[axis])
+    return jnp.pad(array, widths)
+
 
 @flax.struct.dataclass
 class Visibility:
