@@ -177,8 +177,8 @@ class Writing:
 
     @property
     def held(self) -> Held | None:
-        """The first row's tokens and caches; None if it has gone beyond the model's window."""
-        if self._pieces[0] or len(self._texts) > 1:
+        """The first row's tokens and caches; None if it has gone beyond the model's window, or was interrupted."""
+        if self._pieces[0] or len(self._texts) > 1 or _is_deleted(self._progress.caches):
             return None
         read = [*self._texts[0], *self.tokens()]
         return Held(read[: self._prompt_lengths[0] + max(self._n - 1, 0)], self._progress.caches)
@@ -243,3 +243,8 @@ class Writing:
 
     def _padded(self, values_R: np.ndarray, filler: int) -> np.ndarray:
         return np.pad(values_R, (0, self._filler), constant_values=filler)
+
+
+def _is_deleted(caches: Caches) -> bool:
+    """Whether a compiled function that got them never returned."""
+    return any(array.is_deleted() for array in jax.tree.leaves(caches))

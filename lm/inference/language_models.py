@@ -10,13 +10,16 @@ import numpy as np
 
 from lm.decoding.beam_search import BeamSearchConfig, search
 from lm.decoding.continuation import Continuation
-from lm.decoding.sample import generate
+from lm.decoding.progress import Choice
+from lm.decoding.sample import Held, Writing, generate
 from lm.decoding.sampling import SamplingConfig
 from lm.decoding.scores import ScoredContinuation, continuation_log_probs
+from lm.decoding.step import check_writer
 from lm.decoding.stop_strings import before_stop
 from lm.errors import UserError
 from lm.inference.model_in_use import ModelInUse, as_list
 from lm.inference.special_tokens import encode_marked
+from lm.inference.streaming import TextStream
 from lm.inference.task_model import Predicted, TaskModel
 from lm.models.unrolled import unrolled
 from lm.objectives.registry import special_tokens
@@ -92,6 +95,37 @@ class LanguageModel(ModelInUse):
         found = generate(*self._unrolled, tokens, how, **self._vocabulary, halt=halt)
         repeated = [prompt for prompt in prompts for _ in range(how.samples)]
         return [self._written(prompt, each, how.stop) for prompt, each in zip(repeated, found, strict=True)]
+
+    def stream(self, prompt: str, how: SamplingConfig | None = None) -> TextStream:
+        """The text that `generate` would return for this prompt, in pieces while it is written.
+
+        Args:
+          prompt: a text.
+          how: sampling; None: the default of `SamplingConfig`. There is one sample.
+
+        Raises:
+          UserError: for a prompt that the model cannot read.
+        """
+        return self.stream_tokens(self.prompt_tokens([prompt])[0], how or SamplingConfig())
+
+    def stream_tokens(self, tokens: Sequence[int], how: SamplingConfig, held: Held | None = None) -> TextStream:
+        """As `stream`, for the tokens that the model reads.
+
+        Args:
+          tokens: the prompt.
+          how: sampling.
+          held: what a decoder has read before, which is used up; only tokens that differ from it are read.
+
+        Raises:
+          UserError: for a prompt that the model cannot read.
+        """
+        model, params = self._unrolled
+        known = self._vocabulary
+        check_writer(model, [tokens], known["start"])
+        choice = Choice(how.distribution, known["ends"], known["vocab_size"], known["calibrator"])
+        single = dataclasses.replace(how, samples=1)
+        writing = Writing(model, params, [tokens], single, choice, known["start"], held=held)
+        return TextStream(writing, self._decode, known["ends"], how.stop)
 
     def log_probs(
         self, prompts: Sequence[str], continuations: Sequence[str | Sequence[int]], finished: bool = False
