@@ -7,35 +7,27 @@ words are lossy and map unknown words to [UNK].
 
 import functools
 import hashlib
-import itertools
 import json
 import os
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from lm.data.config import Split, TokenizerConfig
-from lm.data.files import note
-from lm.data.segmentation import count_words, segmenter, split_spaceless
+from lm.data.config import TokenizerConfig
+from lm.data.control_tokens import ControlTokens
+from lm.data.frames import Frame, frame_of, with_ends
+from lm.data.special_tokens import ALIASES, END_OF_TEXT, SpecialTokens
+from lm.data.trained_backends import KINDS, DocumentsFactory
 from lm.errors import UserError
-from lm.files import write_atomically
+from lm.files import read_json, write_atomically, write_json
 
-END_OF_TEXT = "<|endoftext|>"
-UNKNOWN = "[UNK]"
 # What other tokenizers call the token that ends a document, the likeliest first.
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>", "[SEP]")
 
 _MOST_IDS = 2**24
-_LONGEST_WORD = 500  # of WordPiece, in characters
-_LONGEST_PIECE = 1000  # in the training of BPE
-_LONG_RUN = re.compile(rf"\S{{{_LONGEST_PIECE}}}|\s{{{_LONGEST_PIECE}}}")
-_LONG_WORD = re.compile(rf"\w{{{_LONGEST_PIECE}}}")
-
-DocumentsFactory = Callable[[Split], Iterable[str]]
+_FILE, _SPECIAL_FILE = "tokenizer.json", "tokenizer_config.json"
 
 
 class Tokenizer:
@@ -48,10 +40,23 @@ class Tokenizer:
       end_of_text: whether to use its end-of-text token, if it has one.
       content: the tokenizer.json it was read from, if any. It is saved unchanged, because the library's parser rounds
         unigram scores.
+      published: what a published tokenizer says of its special tokens; None for one of our own.
+
+    Raises:
+      UserError: if `published` names a token that the tokenizer does not have.
     """
 
-    def __init__(self, backend: Backend, end_of_text: bool = True, content: str | None = None):
+    def __init__(
+        self,
+        backend: Backend,
+        end_of_text: bool = True,
+        content: str | None = None,
+        published: SpecialTokens | None = None,
+    ):
         self._content = backend.to_str() if content is None else content
+        self.published = published
+        if published is not None:
+            self._content = _with_marked(backend, self._content, published)
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True  # tokenizer.json does not store this setting
@@ -61,7 +66,12 @@ class Tokenizer:
         self._unknown = _unknown_id(self._state["model"], backend)
         # Where text is split at white space only, a word may look like a special token.
         self._never = set(self._special.values()) - {self._unknown}
-        self._end_of_text = _find_end_of_text(self._special) if end_of_text else None
+        self._end_of_text = self._find_end_of_text() if end_of_text else None
+
+    @property
+    def content(self) -> str:
+        """The text of its tokenizer.json."""
+        return self._content
 
     @property
     def vocab_size(self) -> int:
@@ -85,14 +95,83 @@ class Tokenizer:
             raise UserError("this needs a tokenizer with an end-of-text token: set config.tokenizer.end_of_text=True")
         return self._end_of_text
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids at which generation ends, `end_of_text` first."""
+        tokens = () if self.published is None else self.published.end_tokens
+        ends = [self._end_of_text, *(self._special[token] for token in tokens)]
+        return tuple(dict.fromkeys(id_ for id_ in ends if id_ is not None))
+
+    @property
+    def start_of_output(self) -> int | None:
+        """Id that an encoder-decoder's output starts after, or None."""
+        token = None if self.published is None else self.published.start_of_output_token
+        return self._end_of_text if token is None else self._special[token]
+
+    def role_id(self, role: str) -> int | None:
+        """Id of the token that a published tokenizer gives one of `ROLES`, such as "pad", or None."""
+        token = None if self.published is None else self.published.roles.get(role)
+        return None if token is None else self._special[token]
+
+    @functools.cached_property
+    def frame(self) -> Frame | None:
+        """The special tokens that a published tokenizer puts around texts; None for one of our own."""
+        if self.published is None:
+            return None
+        backend = Backend.from_str(self._content)
+        backend.no_truncation()
+        backend.no_padding()
+        return with_ends(
+            frame_of(backend),
+            self.role_id("bos") if self.published.add_bos else None,
+            self.role_id("eos") if self.published.add_eos else None,
+        )
+
+    def with_start(self, ids: Sequence[int]) -> list[int]:
+        """A text as a decoder reads it: after the end-of-text token, or after what a published tokenizer puts there.
+
+        Empty only for an empty text and a tokenizer without any token that could stand for it.
+        """
+        if self.frame is None:
+            return [*self._end_of_text_ids, *ids]
+        bos = self.role_id("bos")
+        return [*self.frame.before, *ids] or (self._end_of_text_ids if bos is None else [bos])
+
+    def with_frame(self, ids: Sequence[int]) -> list[int]:
+        """A text as an encoder reads it for a decoder: before the end-of-text token, or in a published frame."""
+        return [*ids, *self._end_of_text_ids] if self.frame is None else self.frame.around([*ids])
+
+    @functools.cached_property
+    def control_tokens(self) -> ControlTokens:
+        """How to encode text in which some special tokens are meant."""
+        return ControlTokens(self._state, self._special)
+
+    def encode_pieces(self, pieces: Iterable[tuple[str, bool]]) -> list[int]:
+        """Token ids of a text that is given in pieces, encoded as one text.
+
+        Args:
+          pieces: each with whether the names of special tokens in it stand for these.
+
+        Raises:
+          UserError: if a piece has one of the private characters of `ControlTokens`.
+        """
+        control = self.control_tokens
+        checked = [(control.checked(piece), meant) for piece, meant in pieces]
+        return control.encode("".join(control.spell(piece) if meant else piece for piece, meant in checked))
+
     @functools.cached_property
     def vocabulary(self) -> dict[str, int]:
         """Ids by token, special tokens included; byte-level tokens are spelled in GPT-2's alphabet."""
         return self._backend.get_vocab(with_added_tokens=True)
 
     def special_id(self, name: str) -> int | None:
-        """Id of a special token, or None. A plain token of that name does not count, because text could spell it."""
-        return self._special.get(name)
+        """Id of a special token, or None. A plain token of that name does not count, because text could spell it.
+
+        In a published tokenizer the tokens with these roles answer to our names [CLS], [SEP] and [MASK] too.
+        """
+        roles = ALIASES.get(name, ()) if name not in self._special else ()
+        ids = [id_ for role in roles if (id_ := self.role_id(role)) is not None]
+        return ids[0] if ids else self._special.get(name)
 
     def with_special_tokens(self, names: Iterable[str]) -> "Tokenizer":
         """This tokenizer with these special tokens; missing ones get the ids after the last.
@@ -100,7 +179,7 @@ class Tokenizer:
         Raises:
           UserError: if the library would assign an id that another token already has.
         """
-        missing = [name for name in names if name not in self._special]
+        missing = [name for name in names if self.special_id(name) is None]
         if not missing:
             return self
         backend = Backend.from_str(self._content)
@@ -110,14 +189,15 @@ class Tokenizer:
             raise UserError(
                 f"the tokenizer's ids have gaps, so {', '.join(missing)} cannot be added: use another tokenizer"
             )
-        # Written into the original content, because the library's parser rounds unigram scores.
-        state = self._state | {"added_tokens": json.loads(backend.to_str())["added_tokens"]}
-        return Tokenizer(backend, self._end_of_text is not None, json.dumps(state, ensure_ascii=False))
+        content = _with_added_tokens(self._content, backend)
+        return Tokenizer(backend, self._end_of_text is not None, content, self.published)
 
     @functools.cached_property
     def digest(self) -> str:
         """Hash of the tokenizer's content."""
         content = f"{self._end_of_text} {self._content}"
+        if self.published is not None:
+            content = f"{json.dumps(self.published.to_json(), sort_keys=True)} {content}"
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     def encode(self, text: str) -> list[int]:
@@ -185,28 +265,73 @@ class Tokenizer:
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
 
     def save(self, path: str | os.PathLike):
-        """Writes tokenizer.json atomically."""
-        write_atomically(Path(path), self._content)
+        """Writes tokenizer.json and, for a published tokenizer, tokenizer_config.json beside it, each atomically.
+
+        Args:
+          path: of tokenizer.json, or of the folder for it.
+        """
+        path = _file(path)
+        # tokenizer.json comes last: where it is, the tokenizer is complete.
+        if self.published is None:
+            path.with_name(_SPECIAL_FILE).unlink(missing_ok=True)
+        else:
+            write_json(path.with_name(_SPECIAL_FILE), self.published.to_json())
+        write_atomically(path, self._content)
 
     @classmethod
     def load(cls, path: str | os.PathLike, end_of_text: bool = True) -> "Tokenizer":
-        """Reads a tokenizer.json.
+        """Reads a tokenizer.json and, if it is there, the tokenizer_config.json beside it.
+
+        Args:
+          path: of tokenizer.json, or of the folder with it.
+          end_of_text: whether to use its end-of-text token, if it has one.
 
         Raises:
-          UserError: if the file is missing or is not a tokenizer.
+          UserError: if a file is missing or is not a tokenizer.
         """
+        path = _file(path)
+        beside = path.with_name(_SPECIAL_FILE)
+        published = SpecialTokens.from_json(read_json(beside), str(beside)) if beside.exists() else None
         try:
-            content = Path(path).read_bytes().decode()
+            content = path.read_bytes().decode()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the tokenizer {path}: {error}") from error
+        return cls.from_content(content, str(path), end_of_text, published)
+
+    @classmethod
+    def from_content(
+        cls, content: str, name: str, end_of_text: bool = True, published: SpecialTokens | None = None
+    ) -> "Tokenizer":
+        """Makes a tokenizer of the text of a tokenizer.json.
+
+        Args:
+          content: the text.
+          name: of the file, for messages.
+          end_of_text: whether to use its end-of-text token, if it has one.
+          published: as for `Tokenizer`.
+
+        Raises:
+          UserError: if it is not a tokenizer.
+        """
         try:
             _check_ids(json.loads(content))
             backend = Backend.from_str(content)
             backend.encode("Aψ 1")  # which finds that an unknown token is missing
-            return cls(backend, end_of_text, content)
+            return cls(backend, end_of_text, content, published)
+        except UserError:
+            raise
         except Exception as error:  # the library raises a bare Exception
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"{path} is not a tokenizer.json of the tokenizers library: {reason}") from error
+            raise UserError(f"{name} is not a tokenizer.json of the tokenizers library: {reason:.300}") from error
+
+    def _find_end_of_text(self) -> int | None:
+        ids = [self.role_id(role) for role in ("eos", "sep")]
+        ids += [self._special.get(name) for name in _END_OF_TEXT_NAMES]
+        return next((id_ for id_ in ids if id_ is not None), None)
+
+    @property
+    def _end_of_text_ids(self) -> list[int]:
+        return [] if self._end_of_text is None else [self._end_of_text]
 
     @functools.cached_property
     def _is_characters(self) -> bool:
@@ -256,145 +381,10 @@ def train_tokenizer(config: TokenizerConfig, documents: DocumentsFactory | Itera
         documents = lambda split: texts if split == "train" else ()  # noqa: E731
     if config.kind == "file" and config.path is not None:  # the config has checked this
         return Tokenizer.load(config.path, config.end_of_text)
-    backend = _KINDS[config.kind](config, documents)
+    backend = KINDS[config.kind](config, documents)
     if config.end_of_text:
         backend.add_special_tokens([END_OF_TEXT])
     return Tokenizer(backend, config.end_of_text)
-
-
-def _bytes(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
-    vocabulary = {character: i for i, character in enumerate(_byte_alphabet())}
-    return _byte_level(models.BPE(vocab=vocabulary, merges=[]), use_regex=False)
-
-
-def _characters(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
-    characters: set[str] = set()
-    for document in itertools.chain(documents("train"), documents("validation")):
-        characters.update(document)
-    vocabulary = {character: i for i, character in enumerate(sorted(characters))}
-    # BPE without merges treats each character separately, five times faster than splitting into one-letter words.
-    backend = Backend(models.BPE(vocab=vocabulary, merges=[]))
-    backend.decoder = decoders.Fuse()
-    return backend
-
-
-def _bpe(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
-    backend = _byte_level(models.BPE())
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
-        show_progress=sys.stderr.isatty(),
-        initial_alphabet=_byte_alphabet(),
-        special_tokens=_special_tokens(config),
-    )
-    backend.train_from_iterator(_in_short_pieces(documents("train")), trainer)
-    return backend
-
-
-def _in_short_pieces(documents: Iterable[str]) -> Iterator[str]:
-    """Documents, with breaks in long runs of characters that are not spaces, or of spaces.
-
-    Training takes time quadratic in their length, and cannot be interrupted.
-    """
-    for document in documents:
-        if not _LONG_RUN.search(document):
-            yield document
-            continue
-        if found := _LONG_WORD.search(document):
-            note(
-                f"a word of more than {_LONGEST_PIECE:,} letters, {found[0][:20]}..., is cut for training the "
-                "tokenizer: for text that is not in words use config.tokenizer.kind=bytes"
-            )
-        ends = [match.end() for match in _LONG_RUN.finditer(document)]
-        yield from (document[start:end] for start, end in itertools.pairwise([0, *ends, len(document)]) if start < end)
-
-
-def _unigram(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
-    backend = _byte_level(models.Unigram())
-    settings = {"initial_alphabet": _byte_alphabet(), "special_tokens": _special_tokens(config)}
-    trainer = trainers.UnigramTrainer(vocab_size=config.vocab_size, show_progress=sys.stderr.isatty(), **settings)
-    backend.train_from_iterator(documents("train"), trainer)
-    return backend
-
-
-def _wordpiece(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
-    # The model is quadratic in the length of a word, and longer words than this are unknown to it, so they are cut.
-    backend = _word_level(models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=_LONGEST_WORD), config)
-    cut = pre_tokenizers.Split(Regex(f".{{{_LONGEST_WORD}}}"), "isolated")
-    backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, cut])
-    backend.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=config.vocab_size,
-        special_tokens=[UNKNOWN, *_special_tokens(config)],
-        limit_alphabet=min(1000, config.vocab_size // 4),  # each character counts twice, with and without ##
-        show_progress=sys.stderr.isatty(),
-    )
-    backend.train_from_iterator(documents("train"), trainer)
-    return backend
-
-
-def _words(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
-    if config.segmentation:
-        return _segmented_words(config, documents)
-    backend = _word_level(models.WordLevel(unk_token=UNKNOWN), config)
-    special_tokens = [UNKNOWN, *_special_tokens(config)]
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=config.vocab_size, special_tokens=special_tokens, show_progress=sys.stderr.isatty()
-    )
-    backend.train_from_iterator(documents("train"), trainer)
-    return backend
-
-
-def _segmented_words(config: TokenizerConfig, documents: DocumentsFactory) -> Backend:
-    """Words as a unigram model, which finds the likeliest words of text without spaces (Kudo 2018)."""
-    segment = segmenter(config.segmentation)
-    backend = _word_level(models.Unigram(), config, split_characters=False)
-
-    def words() -> Iterator[str]:
-        for document in documents("train"):
-            for part, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(document)):
-                yield from split_spaceless(part, segment)
-
-    special_tokens = [UNKNOWN, *_special_tokens(config)]
-    vocabulary = [(token, 0.0) for token in special_tokens]
-    known = [pair for pair in count_words(words(), config.vocab_size) if pair[0] not in special_tokens]
-    backend.model = models.Unigram(vocabulary + known[: config.vocab_size - len(vocabulary)], unk_id=0)
-    backend.add_special_tokens(special_tokens)
-    return backend
-
-
-_KINDS: dict[str, Callable[[TokenizerConfig, DocumentsFactory], Backend]] = {
-    "bytes": _bytes,
-    "characters": _characters,
-    "bpe": _bpe,
-    "unigram": _unigram,
-    "wordpiece": _wordpiece,
-    "words": _words,
-}
-
-
-def _byte_level(model: models.Model, use_regex: bool = True) -> Backend:
-    backend = Backend(model)
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
-    backend.decoder = decoders.ByteLevel()
-    return backend
-
-
-def _word_level(model: models.Model, config: TokenizerConfig, split_characters: bool = True) -> Backend:
-    backend = Backend(model)
-    split = config.split_punctuation
-    backend.normalizer = normalizers.BertNormalizer(
-        lowercase=config.lowercase, strip_accents=False, handle_chinese_chars=split and split_characters
-    )
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer() if split else pre_tokenizers.WhitespaceSplit()
-    return backend
-
-
-def _byte_alphabet() -> list[str]:
-    return sorted(pre_tokenizers.ByteLevel.alphabet())
-
-
-def _special_tokens(config: TokenizerConfig) -> list[str]:
-    return [END_OF_TEXT] if config.end_of_text else []
 
 
 def _special_ids(backend: Backend) -> dict[str, int]:
@@ -402,8 +392,30 @@ def _special_ids(backend: Backend) -> dict[str, int]:
     return {token.content: i for i, token in backend.get_added_tokens_decoder().items() if token.special}
 
 
-def _find_end_of_text(special: dict[str, int]) -> int | None:
-    return next((special[name] for name in _END_OF_TEXT_NAMES if name in special), None)
+def _with_marked(backend: Backend, content: str, published: SpecialTokens) -> str:
+    """Marks the tokens that `published` names as special, so that text cannot spell them; returns the new content."""
+    special = _special_ids(backend)
+    unmarked = []
+    for key, token in published.named().items():
+        if backend.token_to_id(token) is None:
+            raise UserError(f"{key} of the tokenizer is {token!r:.100}, which is not among its tokens: correct it")
+        if token not in special and token not in unmarked:
+            unmarked.append(token)
+    if not unmarked:
+        return content
+    backend.add_special_tokens(unmarked)
+    return _with_added_tokens(content, backend)
+
+
+def _with_added_tokens(content: str, backend: Backend) -> str:
+    # Written into the original content, because the library's parser rounds unigram scores.
+    state: dict[str, Any] = json.loads(content)
+    state["added_tokens"] = json.loads(backend.to_str())["added_tokens"]
+    return json.dumps(state, ensure_ascii=False)
+
+
+def _file(path: str | os.PathLike) -> Path:
+    return Path(path) / _FILE if Path(path).is_dir() else Path(path)
 
 
 def _check_ids(state: dict) -> None:

@@ -1,7 +1,7 @@
 """A work directory: everything about one run, enough to resume it or to use its model.
 
-config.json  data.json  tokenizer.json  classes.json  checkpoints/  metrics.jsonl  speed.jsonl  tensorboard/
-samples.txt  predictions/  calibration/  starts.jsonl  training.lock
+config.json  data.json  tokenizer.json  tokenizer_config.json  classes.json  checkpoints/  metrics.jsonl  speed.jsonl
+tensorboard/  samples.txt  predictions/  calibration/  starts.jsonl  training.lock
 """
 
 import contextlib
@@ -42,6 +42,11 @@ class WorkDirectory:
     def tokenizer(self) -> Path:
         """The tokenizer, in the format of the `tokenizers` library."""
         return self.path / "tokenizer.json"
+
+    @property
+    def special_tokens(self) -> Path:
+        """What a published tokenizer says of its special tokens, JSON; missing for one of our own."""
+        return self.path / "tokenizer_config.json"
 
     @property
     def classes(self) -> Path:
@@ -175,7 +180,7 @@ class WorkDirectory:
         Args:
           config: of the run, with its vocabulary size.
         """
-        files = [path for path in (self.tokenizer, self.classes) if path.exists()]
+        files = [path for path in (self.tokenizer, self.special_tokens, self.classes) if path.exists()]
         learned = ("model.", "task.", "objective.")
         used = {
             name: value
@@ -243,7 +248,10 @@ def with_vocabulary(config: AnyConfig, tokenizer: Tokenizer) -> AnyConfig:
     """
     size = config.model.vocab_size or tokenizer.vocab_size
     if size < tokenizer.vocab_size:
-        raise UserError(f"config.model.vocab_size={size} is smaller than the tokenizer's {tokenizer.vocab_size}")
+        raise UserError(
+            f"config.model.vocab_size={size} is smaller than the tokenizer's {tokenizer.vocab_size}: the model has no "
+            "embeddings for its last tokens; use the tokenizer that the model was trained with"
+        )
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
 
 

@@ -11,7 +11,9 @@ from tokenizers import models, pre_tokenizers
 
 from lm.data.config import TokenizerConfig
 from lm.data.files import note
-from lm.data.tokenizers import END_OF_TEXT, UNKNOWN, Tokenizer, _in_short_pieces, train_tokenizer
+from lm.data.special_tokens import END_OF_TEXT, UNKNOWN
+from lm.data.tokenizers import Tokenizer, train_tokenizer
+from lm.data.trained_backends import _in_short_pieces
 from lm.errors import UserError
 
 AWKWARD = [
