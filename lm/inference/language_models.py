@@ -261,17 +261,11 @@ class LanguageModel(ModelInUse):
         return special_tokens(self.config.objective) if isinstance(self.config, PretrainConfig) else ()
 
     @property
-    def _ends(self) -> tuple[int, ...]:
-        """The tokens that end a text."""
-        end_of_text = self.tokenizer.end_of_text
-        return () if end_of_text is None else (end_of_text,)
-
-    @property
     def _vocabulary(self) -> dict[str, Any]:
         """What every way to write needs to know of tokens and their probabilities."""
         return {
-            "ends": self._ends,
-            "start": self.tokenizer.end_of_text,
+            "ends": self.tokenizer.ends,
+            "start": self.tokenizer.start_of_output,
             "vocab_size": self.tokenizer.vocab_size,
             "calibrator": None if self.calibrator is None else self.calibrator.apply,
         }
