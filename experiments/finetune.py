@@ -262,9 +262,8 @@ def introduce(
     if splits.test_rows_in_train:
         lines.append(f"{splits.test_rows_in_train:,} test rows are also in the training rows")
     if any(cut):
-        lines.append(
-            f"truncated to {config.model.max_length} tokens: {cut[0]:,} rows for training, {cut[1]:,} for validation"
-        )
+        longest = config.model.size_of_sequence
+        lines.append(f"truncated to {longest} tokens: {cut[0]:,} rows for training, {cut[1]:,} for validation")
     console.print("\n".join(lines))
 
 

@@ -151,7 +151,7 @@ def check_products(
     if not wanted:
         return []
     check_writable(directory.predictions, "config.predictions")
-    found = check_predictable(corpus.validation, config.predictions, config.seed, config.model.max_length)
+    found = check_predictable(corpus.validation, config.predictions, config.seed, config.model.size_of_sequence)
     few = f"config.predictions.tokens={wanted:,}, but the validation text has {found:,}: all are predicted"
     return [few] if found < wanted else []
 
@@ -177,7 +177,7 @@ def write_products(
 def introduction(config: PretrainConfig, corpus: Corpus) -> str:
     """A few lines about what will be trained."""
     devices = jax.devices()
-    tokens_per_step = config.training.batch_size * config.model.max_length
+    tokens_per_step = config.training.batch_size * config.model.size_of_sequence
     total = tokens_per_step * config.training.steps
     return (
         f"{parameter_count(config.model):,} parameters on {len(devices)} x {devices[0].device_kind}\n"

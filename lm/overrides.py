@@ -18,8 +18,8 @@ _BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "
 _SYNONYMS = {
     "beta1": ("b1",),
     "beta2": ("b2",),
-    "block_size": ("max_length",),
-    "context_length": ("max_length",),
+    "block_size": ("sequence_length", "max_length"),
+    "context_length": ("max_length", "sequence_length"),
     "d_ff": ("feed_forward_width",),
     "d_model": ("width",),
     "dataset": ("source", "train"),
@@ -42,7 +42,7 @@ _SYNONYMS = {
     "optimizer": ("name",),
     "path": ("source", "train"),
     "rate": ("learning_rate",),
-    "seq_len": ("max_length",),
+    "seq_len": ("sequence_length", "max_length"),
     "type": ("name", "kind"),
 }
 

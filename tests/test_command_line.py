@@ -65,7 +65,7 @@ MISTAKES = {
     "cleaning": (("--config.data.cleaning=('polish',)",), "polish.*lowercase"),
     "short corpus": (
         ("--config.model.max_length=100000",),
-        "tokens, fewer than a window of 100000.*config.model.max_length",
+        "tokens, fewer than a window of 100000.*config.model.sequence_length",
     ),
     "empty validation": (("--config.data.validation_fraction=0.0",), "validation split is empty.*validation_fraction"),
     "tokenizer file": (

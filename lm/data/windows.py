@@ -71,7 +71,7 @@ class TrainBatches:
         if store.num_tokens < length + 1:
             raise UserError(
                 f"the training split has {store.num_tokens} tokens, fewer than a window of {length} and its target"
-                f" ({length + 1}): set a smaller config.model.max_length or a larger config.data.source"
+                f" ({length + 1}): set a smaller config.model.sequence_length or a larger config.data.source"
             )
         self._store = store
         self._length = length

@@ -68,9 +68,9 @@ class MaskedLanguageModel(ModelInUse):
         if _MASK not in text:
             raise UserError(f"{place} has no {_MASK}: write one for each hidden token")
         layout = text_encoding.Layout.of(self.tokenizer, self.config.model.architecture)
-        room = layout.room(self.config.model.max_length, pair=False)
+        room = layout.room(self.config.model, pair=False)
         ids = encode_marked(self.tokenizer, text, (_MASK,))
-        text_encoding.check_lengths([len(ids)], room, self.config.model.max_length, False, [place])
+        text_encoding.check_lengths([len(ids)], room, self.config.model, False, [place])
         example = layout.join(ids)
         places = np.flatnonzero(example["tokens"] == self.tokenizer.special_id(_MASK))
         return example | {"places": places.astype(np.int32)}

@@ -122,7 +122,7 @@ class ModelInUse:
 
         Args:
           texts: each encoded as one text.
-          truncate: use only the beginning of texts longer than the model's `max_length`.
+          truncate: use only the beginning of texts longer than `config.model.sequence_length`.
 
         Raises:
           UserError: for a text that is too long.
@@ -130,7 +130,7 @@ class ModelInUse:
         texts = as_list(texts, "texts")
         config = self.config.model
         places = [f"text {number}" for number in range(1, len(texts) + 1)]
-        encoding = self.tokenizer, config.architecture, texts, None, config.max_length, truncate, places
+        encoding = self.tokenizer, config, texts, None, truncate, places
         examples = text_encoding.encode_texts(*encoding).examples
         outputs = self._outputs(self._embed, examples, text_encoding.AXES, {})
         return np.stack([output["embedding"] for output in outputs]) if texts else np.zeros((0, config.width))
@@ -212,7 +212,7 @@ class ModelInUse:
     def _buckets(self) -> tuple[int, ...]:
         if isinstance(self.config, FinetuneConfig):
             return self.config.lengths
-        longest = self.config.model.max_length
+        longest = self.config.model.size_of_sequence
         return (*(2**power for power in range(4, 20) if 2**power < longest), longest)
 
     def _placed(self, batch: HostBatch) -> HostBatch | Batch:

@@ -31,9 +31,10 @@ def write_predictions(
     """Predicts every token of some randomly chosen windows of a text, and writes an npz file.
 
     Logits over a large vocabulary are stored as their factors, last hidden states and output matrix: nothing is
-    truncated or rounded, and calibrators that scale and shift logits work on the factors.
+    truncated or rounded, and calibrators that scale and shift logits work on the factors. Capped logits have no such
+    factors and are stored whole.
 
-    The cluster of a token is its document, or, with fewer than 30 documents, its window of `max_length` tokens.
+    The cluster of a token is its document, or, with fewer than 30 documents, its window of `size_of_sequence` tokens.
 
     Args:
       in_use: a decoder.
@@ -43,7 +44,7 @@ def write_predictions(
       path: of the npz file.
     """
     model, params = in_use.model, in_use.params
-    length = model.config.max_length
+    length = model.config.size_of_sequence
     hidden, labels, ids = [], [], []
     for start in _chosen_starts(store, config, seed, length):
         row = window(store, start, length)
@@ -57,10 +58,10 @@ def write_predictions(
     documents_N = np.searchsorted(store.document_starts, ids_N - 1, side="right") - 1
     windows_N = (ids_N - 1) // length
     enough = np.unique(documents_N).size >= _FEWEST_DOCUMENTS
-    factors = FactoredLogits(hidden_ND, _output_matrix(model, params))
-    few = factors.shape[0] * factors.shape[1] <= _MOST_LOGITS
+    factors = _factors(model, params, hidden_ND)
+    whole = factors.shape[0] * factors.shape[1] <= _MOST_LOGITS or model.config.logit_softcap is not None
     predictions = Predictions(
-        logits=np.asarray(_logits(model, params, hidden_ND)) if few else factors,
+        logits=np.asarray(_logits(model, params, hidden_ND)) if whole else factors,
         labels_N=labels_N,
         ids_N=ids_N,
         clusters_N=documents_N if enough else windows_N,
@@ -107,7 +108,16 @@ def _logits(model: DecoderLM, params: Any, hidden_ND: Array) -> Array:
     return model.apply({"params": params}, hidden_ND, method=DecoderLM.logits)
 
 
-def _output_matrix(model: DecoderLM, params: Any) -> np.ndarray:
-    """The output matrix, [V, D], as used by the model: rounded to the compute dtype."""
-    output_VD = params["token_embedding"]["embedding"] if model.config.tie_embeddings else params["output"]
-    return np.asarray(output_VD.astype(model.config.compute_dtype), np.float32)
+def _factors(model: DecoderLM, params: Any, hidden_ND: np.ndarray) -> FactoredLogits:
+    """The logits before their cap: hidden states and the output matrix as the model uses it, in the compute dtype.
+
+    A bias is the last column of the matrix, beside hidden states of 1.
+    """
+    config = model.config
+    output_VD = params["token_embedding"]["embedding"] if config.tie_embeddings else params["output"]
+    output_VD = np.asarray(output_VD.astype(config.compute_dtype), np.float32) * np.float32(config.logit_scale)
+    if config.output_bias:
+        bias_V1 = np.asarray(params["output_bias"], np.float32)[:, None]
+        output_VD = np.concatenate([output_VD, bias_V1], axis=1)
+        hidden_ND = np.concatenate([hidden_ND, np.ones((len(hidden_ND), 1), np.float32)], axis=1)
+    return FactoredLogits(hidden_ND, output_VD)

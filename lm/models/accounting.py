@@ -29,7 +29,7 @@ def matrix_parameters(config: ModelConfig) -> int:
     blocks = config.layers * _block_matrices(config)
     if config.architecture == "encoder_decoder":
         blocks += _decoder_layers(config) * (_block_matrices(config) + _attention_matrices(config))
-    return blocks + config.size_of_vocabulary * config.width
+    return blocks + _projection(config) + config.size_of_vocabulary * config.size_of_embedding
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -42,6 +42,7 @@ def parameter_count(config: ModelConfig) -> int:
         width, bias = config.width, int(config.bias)
         return _embeddings(config) + _stack(config, config.layers) + width * (width + bias)
     count = _embeddings(config) + (0 if config.tie_embeddings else config.size_of_vocabulary * config.width)
+    count += config.size_of_vocabulary if config.output_bias else 0
     if config.architecture == "encoder_decoder":
         count += _stack(config, config.layers)
         return count + _stack(config, _decoder_layers(config), cross_attention=True)
@@ -54,8 +55,8 @@ def training_flops_per_token(
     """Floating-point operations to train on one token: forward, and twice as many backward.
 
     6 per matrix weight, and 12 L N H T for the attention scores and mixtures, counted over all T keys although a causal
-    mask needs half (Chowdhery et al. 2022, appendix B; the convention of nanoGPT). Rematerialization is not counted, so
-    this measures model FLOPs, not hardware FLOPs.
+    mask needs half (Chowdhery et al. 2022, appendix B; the convention of nanoGPT). Layers with a window count as many
+    keys as it has. Rematerialization is not counted, so this measures model FLOPs, not hardware FLOPs.
 
     Args:
       config: the model's shape.
@@ -66,9 +67,10 @@ def training_flops_per_token(
         needs only those of the masked tokens.
     """
     per_key = 12 * config.heads * config.size_per_head
-    output_matrix = predicted * config.size_of_vocabulary * config.width
+    output_matrix = predicted * config.size_of_vocabulary * config.size_of_embedding
     if config.architecture != "encoder_decoder":
-        return round(6 * (config.layers * _block_matrices(config) + output_matrix) + per_key * config.layers * length)
+        weights = config.layers * _block_matrices(config) + _projection(config) + output_matrix
+        return round(6 * weights + per_key * _keys(config, length))
     inputs, layers = input_length or length, _decoder_layers(config)
     # Cross-attention computes keys and values for input tokens, queries and outputs for output tokens.
     queries, keys = (2 * config.width * heads * config.size_per_head for heads in (config.heads, config.num_kv_heads))
@@ -82,6 +84,20 @@ def _decoder_layers(config: ModelConfig) -> int:
     return config.decoder_layers or config.layers
 
 
+def _keys(config: ModelConfig, length: int) -> int:
+    """How many keys a token sees, summed over the layers."""
+    if config.attention_window is None:
+        return config.layers * length
+    window = config.attention_window if config.architecture == "decoder" else 2 * (config.attention_window // 2) + 1
+    everything = len(set(config.global_layers))
+    return everything * length + (config.layers - everything) * min(window, length)
+
+
+def _projection(config: ModelConfig) -> int:
+    """Matrix weights between the embeddings and the stack."""
+    return 0 if config.embedding_width is None else config.embedding_width * config.width
+
+
 def _attention_matrices(config: ModelConfig) -> int:
     return config.width * config.size_per_head * (2 * config.heads + 2 * config.num_kv_heads)
 
@@ -93,24 +109,35 @@ def _block_matrices(config: ModelConfig) -> int:
 
 
 def _embeddings(config: ModelConfig) -> int:
-    rows = (
-        config.size_of_vocabulary + config.segment_types + (config.max_length if config.positions == "learned" else 0)
-    )
-    return rows * config.width + (_norm(config) if config.normalize_embeddings else 0)
+    width, sides = config.size_of_embedding, 2 if config.separate_embeddings else 1
+    positions = config.position_offset + config.max_length if config.positions == "learned" else 0
+    count = (config.size_of_vocabulary + config.segment_types + sides * positions) * width
+    if config.embedding_width is not None:
+        count += _projection(config) + config.width
+    return count + (sides * _norm(config, width) if config.normalize_embeddings else 0)
 
 
 def _stack(config: ModelConfig, layers: int, cross_attention: bool = False) -> int:
-    block = _block_matrices(config) + 2 * _norm(config)
-    attention_biases = (config.heads + 2 * config.num_kv_heads) * config.size_per_head + config.width
+    norms = 2 if config.normalization_place == "both" else 1
+    block = _block_matrices(config) + 2 * norms * _norm(config, config.width) + _query_key_norms(config)
+    attention_biases = config.width if config.bias else 0
+    if config.has_attention_bias:
+        attention_biases += (config.heads + 2 * config.num_kv_heads) * config.size_per_head
     up = 2 if config.activation in GATED else 1
-    if config.bias:
-        block += attention_biases + up * config.size_of_feed_forward + config.width
+    block += attention_biases + (up * config.size_of_feed_forward + config.width if config.bias else 0)
     if cross_attention:
-        block += _attention_matrices(config) + _norm(config) + (attention_biases if config.bias else 0)
+        block += _attention_matrices(config) + norms * _norm(config, config.width) + attention_biases
     relative = config.relative_buckets * config.heads if config.positions == "relative" else 0
-    final_norm = _norm(config) if config.normalization_place == "before" else 0
-    return layers * block + relative + final_norm
+    final_norm = 0 if config.normalization_place == "after" else _norm(config, config.width)
+    # Scanned layers all have the norm that the first one then doesn't use.
+    missing = 0 if config.first_norm or config.scan_layers else _norm(config, config.width)
+    return layers * block + relative + final_norm - missing
 
 
-def _norm(config: ModelConfig) -> int:
-    return config.width * (2 if config.bias and config.normalization == "layer_norm" else 1)
+def _query_key_norms(config: ModelConfig) -> int:
+    heads = {"none": (), "head": (1, 1), "all": (config.heads, config.num_kv_heads)}[config.query_key_norm]
+    return sum(_norm(config, each * config.size_per_head) for each in heads)
+
+
+def _norm(config: ModelConfig, width: int) -> int:
+    return width * (2 if config.bias and config.normalization == "layer_norm" else 1)

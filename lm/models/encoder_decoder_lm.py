@@ -21,7 +21,8 @@ class EncoderDecoderLM(nn.Module):
     """Predicts each output token from the previous ones and from an input.
 
     A pure function of (parameters, inputs): `model.apply({"params": params}, inputs_BS, tokens_BT)`. Dropout is on when
-    `rngs={"dropout": key}` is passed. Both sides share the embeddings.
+    `rngs={"dropout": key}` is passed. Both sides share the token
+    embedding and, unless the config separates them, the position table and the embedding norm.
 
     Attributes:
       config: its shape.
@@ -103,7 +104,7 @@ class EncoderDecoderLM(nn.Module):
         chex.assert_rank([memory_BSD, tokens_BT], [3, 2])
         mask_BTS = None if segments_BT is None else segment_mask(segments_BT, segments_BT)
         memory = Memory(memory_BSD, _memory_mask(input_segments_BS, segments_BT, tokens_BT.shape[1]))
-        stream_BTD = self.embedder(tokens_BT, positions_BT)
+        stream_BTD = self.embedder(tokens_BT, positions_BT, of_decoder=True)
         return self.decoder(stream_BTD, positions_BT, Visibility(mask_BTS, causal=True), memory=memory)[0]
 
     def start_decoding(self, memory_BSD: Array, input_segments_BS: Array | None, length: int) -> Caches:
@@ -132,7 +133,7 @@ class EncoderDecoderLM(nn.Module):
             batch, inputs = caches.memory_mask_BS.shape
             memory_mask_BTS = jnp.broadcast_to(caches.memory_mask_BS[:, None], (batch, tokens_BT.shape[1], inputs))
         visibility = Visibility(caches.visible_slots(positions_BT))
-        stream_BTD = self.embedder(tokens_BT, positions_BT)
+        stream_BTD = self.embedder(tokens_BT, positions_BT, of_decoder=True)
         return self.decoder(stream_BTD, positions_BT, visibility, caches, Memory(None, memory_mask_BTS))
 
     def logits(self, hidden_BTD: Array) -> Array:

@@ -28,7 +28,7 @@ class PredictionHead(nn.Module):
     def __call__(self, hidden_BTD: Array, embedding_VD: Array) -> Array:
         """Returns the logits at each hidden state, [..., V], in float32."""
         config = self.config
-        hidden_BTD = activation(config)(Linear(config, config.width, name="dense")(hidden_BTD))
+        hidden_BTD = activation(config)(Linear(config, config.size_of_embedding, name="dense")(hidden_BTD))
         hidden_BTD = Normalization(config, name="norm")(hidden_BTD)
         bias_V = self.param("bias", nn.initializers.zeros, (config.size_of_vocabulary,), config.storage_dtype)
         logits = OutputLogits(config, name="logits")(hidden_BTD, embedding_VD)

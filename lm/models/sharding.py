@@ -22,7 +22,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(query_key_value|query|key_value|up|gate)/kernel$", P("fsdp", "tensor")),
     (r"(attention/output|down)/kernel$", P("tensor", "fsdp")),
     (r"(query_key_value|query|key_value|up|gate|prediction_head)/bias$", P("tensor")),
-    (r"(prediction_head/dense|pooler)/kernel$", P("fsdp", None)),
+    (r"output_bias$", P("tensor")),
+    (r"(prediction_head/dense|pooler|embedding_projection)/kernel$", P("fsdp", None)),
 )
 
 

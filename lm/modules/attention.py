@@ -3,6 +3,7 @@
 Axes: B batch, T query positions, S key positions, N query heads, K key-value heads, H head width, D model width.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal, cast
 
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from lm.modules.config import ModelConfig
-from lm.modules.embeddings import rotate
 from lm.modules.explicit_gradients import attend_bnth, with_gradients
 from lm.modules.linear import Linear
+from lm.modules.normalization import Normalization
+from lm.modules.rotary import layer_frequencies, rotate
 
 
 @flax.struct.dataclass
@@ -64,11 +66,21 @@ class Visibility:
       mask_BTS: True where query t may see key s; None: everywhere.
       causal: whether query t also sees only keys up to t.
       bias_BNTS: added to the scores, in float32; its batch axis may be 1. None: no bias.
+      near_BTS: True where key s lies in the window of query t, which layers with a window see; its batch axis may be 1.
+        None: there is no window.
     """
 
     mask_BTS: Array | None = None
     causal: bool = flax.struct.field(pytree_node=False, default=False)
     bias_BNTS: Array | None = None
+    near_BTS: Array | None = None
+
+    def of_layer(self, local: bool | Array) -> "Visibility":
+        """What a layer sees: what is near, if it is `local`. An array where layers are scanned."""
+        if self.near_BTS is None or local is False:
+            return self
+        near_BTS = self.near_BTS if local is True else self.near_BTS | ~local
+        return dataclasses.replace(self, mask_BTS=near_BTS if self.mask_BTS is None else self.mask_BTS & near_BTS)
 
 
 def segment_mask(query_segments_BT: Array, key_segments_BS: Array) -> Array:
@@ -87,6 +99,8 @@ def attend(
     *,
     implementation: str,
     gradients: str = "explicit",
+    scale: float | None = None,
+    softcap: float | None = None,
 ) -> Array:
     """Scaled dot-product attention with grouped key-value heads (Vaswani et al. 2017; Ainslie et al. 2023).
 
@@ -98,6 +112,8 @@ def attend(
         finite.
       implementation: "explicit", "xla" or "cudnn".
       gradients: for implementation "explicit": "explicit" or "derived", as in `ModelConfig.gradients`.
+      scale: the factor of the scores. None: 1 / sqrt(H).
+      softcap: for implementation "explicit": scores become `softcap * tanh(score / softcap)`. None: they stay.
 
     Returns:
       Values mixed for each query, [B, T, N, H], in the dtype of `v_BSKH`. Scores are summed, and their softmax taken,
@@ -109,7 +125,8 @@ def attend(
     if q_BTNH.shape[2] % k_BSKH.shape[2]:
         raise ValueError(f"{k_BSKH.shape[2]} key-value heads do not divide {q_BTNH.shape[2]} query heads")
     if implementation == "explicit":
-        return _attend_explicitly(q_BTNH, k_BSKH, v_BSKH, visibility, with_gradients(attend_bnth, gradients))
+        attend_heads = with_gradients(attend_bnth, gradients)
+        return _attend_explicitly(q_BTNH, k_BSKH, v_BSKH, visibility, attend_heads, scale, softcap)
     # cuDNN takes a mask only with its query axis written out and one head axis: [B, 1, T, S].
     mask_B1TS = None if visibility.mask_BTS is None else visibility.mask_BTS[:, None, :, :]
     bias_BNTS = visibility.bias_BNTS
@@ -122,12 +139,19 @@ def attend(
         bias=bias_BNTS,
         mask=mask_B1TS,
         is_causal=visibility.causal,
+        scale=scale,
         implementation=cast(Literal["xla", "cudnn"], implementation),
     )
 
 
 def _attend_explicitly(
-    q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, visibility: Visibility, attend_bnth: Callable[..., Array]
+    q_BTNH: Array,
+    k_BSKH: Array,
+    v_BSKH: Array,
+    visibility: Visibility,
+    attend_heads: Callable[..., Array],
+    scale: float | None,
+    softcap: float | None,
 ) -> Array:
     batch, length, heads, head_width = q_BTNH.shape
     keys, kv_heads = k_BSKH.shape[1:3]
@@ -142,13 +166,28 @@ def _attend_explicitly(
     # Low enough to vanish in the softmax; adding it is cheaper than a select.
     hidden_B1RS = jnp.tile(jnp.where(mask_BTS, 0.0, -1e30), (1, group, 1))[:, None]
     bias_BKRS = None if bias_BNTS is None else bias_BNTS.reshape(-1, kv_heads, group * length, keys)
-    mixed_BKRH = attend_bnth(q_BKRH, k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3), hidden_B1RS, bias_BKRS)
+    k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
+    mixed_BKRH = attend_heads(q_BKRH, k_BKSH, v_BKSH, hidden_B1RS, bias_BKRS, scale, softcap)
     mixed_BKGTH = mixed_BKRH.reshape(batch, kv_heads, group, length, head_width)
     return mixed_BKGTH.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, head_width)
 
 
+def _attend_as(config: ModelConfig, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, visibility: Visibility) -> Array:
+    """`attend` by the config's settings."""
+    return attend(
+        q_BTNH,
+        k_BSKH,
+        v_BSKH,
+        visibility,
+        implementation=config.attention,
+        gradients=config.gradients,
+        scale=config.attention_scale,
+        softcap=config.attention_softcap,
+    )
+
+
 class MultiHeadAttention(nn.Module):
-    """Self-attention, with rotary positions and grouped key-value heads if configured."""
+    """Self-attention, with rotary positions, grouped key-value heads and normalized queries and keys if configured."""
 
     config: ModelConfig
 
@@ -159,6 +198,7 @@ class MultiHeadAttention(nn.Module):
         positions_BT: Array | None,
         visibility: Visibility,
         cache: KeyValues | None = None,
+        local: bool | Array = False,
     ) -> tuple[Array, KeyValues | None]:
         """Attends over the positions.
 
@@ -167,6 +207,7 @@ class MultiHeadAttention(nn.Module):
           positions_BT: for rotary embedding and for the cache; None: 0 to T - 1.
           visibility: what a query may see. With a cache, S is the cache's length and the mask must include causality.
           cache: keys and values of earlier tokens, or None to attend within the inputs only.
+          local: whether this layer sees only a window; an array where layers are scanned.
 
         Returns:
           [B, T, D] to be added to the residual stream, and the cache with these tokens written into it.
@@ -179,26 +220,35 @@ class MultiHeadAttention(nn.Module):
         # One product for all three: wide matrices run faster. Columns are grouped by key-value head (its query heads,
         # its key, its value), so that a mesh that splits key-value heads splits this matrix without moving data.
         features = kv_heads * (group + 2) * head_width
-        projected_BTF = Linear(config, features, name="query_key_value")(inputs_BTD)
+        projected_BTF = Linear(config, features, use_bias=config.has_attention_bias, name="query_key_value")(inputs_BTD)
         projected_BTKGH = projected_BTF.reshape(batch, length, kv_heads, group + 2, head_width)
         # The gradient of a split is one concatenation; that of three slices would be a sum of three padded arrays.
         q_BTKGH, k_BTK1H, v_BTK1H = jax.lax.split(projected_BTKGH, (group, 1, 1), axis=3)
         q_BTNH = q_BTKGH.reshape(batch, length, config.heads, head_width)
         k_BSKH, v_BSKH = k_BTK1H.squeeze(3), v_BTK1H.squeeze(3)
+        if config.query_key_norm != "none":
+            q_BTNH = self._normalized(q_BTNH, "query_norm")
+            k_BSKH = self._normalized(k_BSKH, "key_norm")
         if config.positions == "rotary":
             rotary_positions = jnp.arange(length)[None, :] if positions_BT is None else positions_BT
-            q_BTNH = rotate(q_BTNH, rotary_positions, config.rotary_base)
-            k_BSKH = rotate(k_BSKH, rotary_positions, config.rotary_base)
+            frequencies_R = layer_frequencies(config, local)
+            q_BTNH = rotate(q_BTNH, rotary_positions, frequencies_R)
+            k_BSKH = rotate(k_BSKH, rotary_positions, frequencies_R)
         if cache is not None:
             chex.assert_shape(visibility.mask_BTS, (batch, length, cache.keys_BSKH.shape[1]))
             assert positions_BT is not None, "a cache needs the positions of its tokens"
             cache = cache.write(k_BSKH, v_BSKH, positions_BT)
             k_BSKH, v_BSKH = cache.keys_BSKH, cache.values_BSKH
-        mixed_BTNH = attend(
-            q_BTNH, k_BSKH, v_BSKH, visibility, implementation=config.attention, gradients=config.gradients
-        )
+        mixed_BTNH = _attend_as(config, q_BTNH, k_BSKH, v_BSKH, visibility.of_layer(local))
         mixed_BTE = mixed_BTNH.reshape(batch, length, config.heads * head_width)
         return Linear(config, config.width, to_residual=True, name="output")(mixed_BTE), cache
+
+    def _normalized(self, heads_BTNH: Array, name: str) -> Array:
+        """Queries or keys, normalized by head or over all of them, with a scale for each number."""
+        norm = Normalization(self.config, name=name)
+        if self.config.query_key_norm == "head":
+            return norm(heads_BTNH)
+        return norm(heads_BTNH.reshape(*heads_BTNH.shape[:2], -1)).reshape(heads_BTNH.shape)
 
 
 class CrossAttention(nn.Module):
@@ -209,8 +259,9 @@ class CrossAttention(nn.Module):
     def setup(self):
         """Makes the maps."""
         config = self.config
-        self.query = Linear(config, config.heads * config.size_per_head)
-        self.key_value = Linear(config, config.num_kv_heads * 2 * config.size_per_head)
+        bias = config.has_attention_bias
+        self.query = Linear(config, config.heads * config.size_per_head, use_bias=bias)
+        self.key_value = Linear(config, config.num_kv_heads * 2 * config.size_per_head, use_bias=bias)
         self.output = Linear(config, config.width, to_residual=True)
 
     def key_values(self, memory_BSD: Array) -> KeyValues:
@@ -227,12 +278,5 @@ class CrossAttention(nn.Module):
         config = self.config
         batch, length, _ = inputs_BTD.shape
         q_BTNH = self.query(inputs_BTD).reshape(batch, length, config.heads, config.size_per_head)
-        mixed_BTNH = attend(
-            q_BTNH,
-            memory.keys_BSKH,
-            memory.values_BSKH,
-            Visibility(mask_BTS),
-            implementation=config.attention,
-            gradients=config.gradients,
-        )
+        mixed_BTNH = _attend_as(config, q_BTNH, memory.keys_BSKH, memory.values_BSKH, Visibility(mask_BTS))
         return self.output(mixed_BTNH.reshape(batch, length, -1))

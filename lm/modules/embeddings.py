@@ -1,6 +1,6 @@
 """Token and position embeddings.
 
-Axes: B batch, T positions, V vocabulary, D model width, H head width.
+Axes: B batch, T positions, V vocabulary, D model width, or that of the embeddings where it differs.
 """
 
 import math
@@ -14,6 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm.modules.config import ModelConfig
 from lm.modules.dropout import Dropout
+from lm.modules.explicit_gradients import along_last
+from lm.modules.linear import Linear
 from lm.modules.normalization import Normalization
 
 
@@ -28,7 +30,7 @@ class TokenEmbedding(nn.Module):
         config = self.config
         initializer = nn.initializers.normal(config.initializer_range)
         self.embedding = self.param(
-            "embedding", initializer, (config.size_of_vocabulary, config.width), config.storage_dtype
+            "embedding", initializer, (config.size_of_vocabulary, config.size_of_embedding), config.storage_dtype
         )
 
     def __call__(self, tokens_BT: Array) -> Array:
@@ -73,22 +75,35 @@ class Embedder(nn.Module):
         self.token_embedding = TokenEmbedding(config, self.mesh)
         if config.positions in ("learned", "sinusoidal"):
             self.position_embedding = PositionEmbedding(config)
+            if config.separate_embeddings:
+                self.decoder_position_embedding = PositionEmbedding(config)
         if config.segment_types:
             initializer = nn.initializers.normal(config.initializer_range)
             self.type_embedding = nn.Embed(
-                config.segment_types, config.width, config.compute_dtype, config.storage_dtype, initializer
+                config.segment_types, config.size_of_embedding, config.compute_dtype, config.storage_dtype, initializer
             )
         if config.normalize_embeddings:
             self.embedding_norm = Normalization(config)
+            if config.separate_embeddings:
+                self.decoder_embedding_norm = Normalization(config)
         self.embedding_dropout = Dropout(config)
+        if config.embedding_width is not None:
+            self.embedding_projection = Linear(config, config.width, use_bias=True)
 
-    def __call__(self, tokens_BT: Array, positions_BT: Array | None = None, types_BT: Array | None = None) -> Array:
+    def __call__(
+        self,
+        tokens_BT: Array,
+        positions_BT: Array | None = None,
+        types_BT: Array | None = None,
+        of_decoder: bool = False,
+    ) -> Array:
         """Embeds tokens.
 
         Args:
           tokens_BT: ids below V.
           positions_BT: each token's place. None: 0 to T - 1.
           types_BT: the segment type of each token, below `segment_types`. None: 0.
+          of_decoder: whether the stack is the decoder of an encoder-decoder, which may have embeddings of its own.
 
         Returns:
           [B, T, D] in the compute dtype.
@@ -97,20 +112,23 @@ class Embedder(nn.Module):
           ValueError: if there are types but the model has no embedding for them.
         """
         config = self.config
+        separate = of_decoder and config.separate_embeddings
         stream_BTD = self.token_embedding(tokens_BT)
-        if config.positions == "sinusoidal":
-            # Otherwise the sines, near 1, would dominate the tokens (Vaswani et al. 2017, section 3.4).
-            stream_BTD = stream_BTD * math.sqrt(config.width)
+        if config.scales_embeddings:
+            # Otherwise sines, near 1, would dominate the tokens (Vaswani et al. 2017, section 3.4).
+            stream_BTD = stream_BTD * math.sqrt(config.size_of_embedding)
         if config.positions in ("learned", "sinusoidal"):
-            positions = self.position_embedding(positions_BT, tokens_BT.shape[1])
+            position_embedding = self.decoder_position_embedding if separate else self.position_embedding
+            positions = position_embedding(positions_BT, tokens_BT.shape[1])
             stream_BTD = stream_BTD + jnp.broadcast_to(positions, stream_BTD.shape)
         if config.segment_types:
             stream_BTD = stream_BTD + self.type_embedding(jnp.zeros_like(tokens_BT) if types_BT is None else types_BT)
         elif types_BT is not None:
             raise ValueError("types need config.model.segment_types, their number")
         if config.normalize_embeddings:
-            stream_BTD = self.embedding_norm(stream_BTD)
-        return self.embedding_dropout(stream_BTD)
+            stream_BTD = (self.decoder_embedding_norm if separate else self.embedding_norm)(stream_BTD)
+        stream_BTD = self.embedding_dropout(stream_BTD)
+        return stream_BTD if config.embedding_width is None else self.embedding_projection(stream_BTD)
 
     def embedding(self) -> Array:
         """Returns the token embedding, [V, D], as it is stored."""
@@ -118,7 +136,10 @@ class Embedder(nn.Module):
 
 
 class OutputLogits(nn.Module):
-    """Logits of each token of the vocabulary, from the token embedding or a separate matrix."""
+    """Logits of each token of the vocabulary, from the token embedding or a separate matrix.
+
+    Whatever the config adds to the product, a factor, a bias and a cap, is applied in this order, in float32.
+    """
 
     config: ModelConfig
 
@@ -129,9 +150,19 @@ class OutputLogits(nn.Module):
         if not config.tie_embeddings:
             initializer = nn.initializers.normal(config.initializer_range)
             embedding_VD = self.param(
-                "output", initializer, (config.size_of_vocabulary, config.width), config.storage_dtype
+                "output", initializer, (config.size_of_vocabulary, config.size_of_embedding), config.storage_dtype
             )
-        return output_logits(hidden_BTD, embedding_VD.astype(config.compute_dtype))
+        logits = output_logits(hidden_BTD, embedding_VD.astype(config.compute_dtype))
+        if config.logit_scale != 1:
+            logits *= config.logit_scale
+        if config.output_bias:
+            bias_V = self.param(
+                "output_bias", nn.initializers.zeros, (config.size_of_vocabulary,), config.storage_dtype
+            )
+            logits += along_last(bias_V, logits.ndim)
+        if config.logit_softcap is not None:
+            logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
+        return logits
 
 
 class PositionEmbedding(nn.Module):
@@ -145,9 +176,10 @@ class PositionEmbedding(nn.Module):
         config = self.config
         if config.positions == "learned":
             initializer = nn.initializers.normal(config.initializer_range)
-            table_TD = self.param("embedding", initializer, (config.max_length, config.width), config.storage_dtype)
+            shape = (config.position_offset + config.max_length, config.size_of_embedding)
+            table_TD = self.param("embedding", initializer, shape, config.storage_dtype)[config.position_offset :]
         else:
-            table_TD = sinusoidal_table(config.max_length, config.width)
+            table_TD = sinusoidal_table(config.max_length, config.size_of_embedding)
         chosen = table_TD[:length] if positions_BT is None else jnp.take(table_TD, positions_BT, axis=0)
         return chosen.astype(config.compute_dtype)
 
@@ -158,26 +190,3 @@ def sinusoidal_table(length: int, width: int) -> Array:
     angles = np.arange(length)[:, None] * frequencies
     table = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)[:, :width]
     return jnp.asarray(table, jnp.float32)
-
-
-def rotate(inputs_BTNH: Array, positions_BT: Array, base: float) -> Array:
-    """Rotary position embedding in the half-split layout (Su et al. 2021; as in GPT-NeoX and Llama).
-
-    Coordinate i is paired with coordinate i + H/2 and the pair is rotated by `position * base ** (-2 i / H)`. Angles
-    are float32: at position 8,000 a 16-bit angle would be off by full rotations.
-
-    Args:
-      inputs_BTNH: queries or keys; H is even.
-      positions_BT: of each token, from 0. Its batch axis may be 1.
-      base: a larger base slows down the slowest rotation.
-
-    Returns:
-      The rotated vectors, in the dtype of `inputs_BTNH`.
-    """
-    half = inputs_BTNH.shape[-1] // 2
-    frequencies = jnp.asarray(base ** -(np.arange(half) / half), jnp.float32)
-    angles = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies[None, None, None, :]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    first, second = jnp.split(inputs_BTNH.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(inputs_BTNH.dtype)

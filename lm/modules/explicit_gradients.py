@@ -81,9 +81,15 @@ def along_last(scale_D: Array, rank: int) -> Array:
     return scale_D.astype(jnp.float32).reshape((1,) * (rank - 1) + (-1,))
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def attend_bnth(
-    q_BNTH: Array, k_BNSH: Array, v_BNSH: Array, mask_bias: Array, trained_bias: Array | None = None
+    q_BNTH: Array,
+    k_BNSH: Array,
+    v_BNSH: Array,
+    mask_bias: Array,
+    trained_bias: Array | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
 ) -> Array:
     """Scaled dot-product attention with the head axis before the positions (Vaswani et al. 2017).
 
@@ -96,36 +102,53 @@ def attend_bnth(
       mask_bias: added to the scores, float32, broadcasts to [B, N, T, S]; a very low number where a query may not
         attend. It gets no gradient.
       trained_bias: added too, float32, [B, N, T, S] where any axis may be 1; it gets a gradient. None: no bias.
+      scale: the factor of the products of queries and keys. None: 1 / sqrt(H).
+      softcap: scaled products become `softcap * tanh(product / softcap)`, before anything is added (Gemma 2). None:
+        they stay.
 
     Returns:
       [B, N, T, H].
     """
-    return _attend_forward(q_BNTH, k_BNSH, v_BNSH, mask_bias, trained_bias)[0]
+    return _attend_forward(q_BNTH, k_BNSH, v_BNSH, mask_bias, trained_bias, scale, softcap)[0]
 
 
 def _attend_forward(
-    q_BNTH: Array, k_BNSH: Array, v_BNSH: Array, mask_bias: Array, trained_bias: Array | None
+    q_BNTH: Array,
+    k_BNSH: Array,
+    v_BNSH: Array,
+    mask_bias: Array,
+    trained_bias: Array | None,
+    scale: float | None,
+    softcap: float | None,
 ) -> tuple[Array, tuple]:
-    scale = 1 / math.sqrt(q_BNTH.shape[-1])
-    scores = jnp.einsum("bnth,bnsh->bnts", q_BNTH, k_BNSH, preferred_element_type=jnp.float32) * scale + mask_bias
+    scale = scale or 1 / math.sqrt(q_BNTH.shape[-1])
+    scores = jnp.einsum("bnth,bnsh->bnts", q_BNTH, k_BNSH, preferred_element_type=jnp.float32) * scale
+    tanh = None
+    if softcap is not None:
+        tanh = jnp.tanh(scores / softcap)
+        scores = tanh * softcap
+    scores += mask_bias
     if trained_bias is not None:
         scores += trained_bias
     unnormalized = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     probabilities = (unnormalized * (1 / unnormalized.sum(axis=-1, keepdims=True))).astype(v_BNSH.dtype)
     mixed = jnp.einsum("bnts,bnsh->bnth", probabilities, v_BNSH)
     bias_shape = None if trained_bias is None else trained_bias.shape
-    return mixed, (q_BNTH, k_BNSH, v_BNSH, probabilities, mixed, bias_shape)
+    return mixed, (q_BNTH, k_BNSH, v_BNSH, probabilities, mixed, bias_shape, tanh)
 
 
-def _attend_backward(saved: tuple, gradient: Array) -> tuple[Array, Array, Array, None, Array | None]:
-    q_BNTH, k_BNSH, v_BNSH, probabilities, mixed, bias_shape = saved
-    scale = 1 / math.sqrt(q_BNTH.shape[-1])
+def _attend_backward(
+    scale: float | None, softcap: float | None, saved: tuple, gradient: Array
+) -> tuple[Array, Array, Array, None, Array | None]:
+    q_BNTH, k_BNSH, v_BNSH, probabilities, mixed, bias_shape, tanh = saved
+    scale = scale or 1 / math.sqrt(q_BNTH.shape[-1])
     v_gradient = jnp.einsum("bnts,bnth->bnsh", probabilities, gradient)
     probability_gradient = jnp.einsum("bnth,bnsh->bnts", gradient, v_BNSH, preferred_element_type=jnp.float32)
     # The mean gradient under the probabilities, which the softmax removes, is <gradient, output>: no pass over S.
     removed = (gradient.astype(jnp.float32) * mixed.astype(jnp.float32)).sum(axis=-1, keepdims=True)
     softmax_gradient = probabilities * (probability_gradient - removed)
-    score_gradient = (softmax_gradient * scale).astype(q_BNTH.dtype)
+    capped_gradient = softmax_gradient if tanh is None else softmax_gradient * (1 - tanh * tanh)
+    score_gradient = (capped_gradient * scale).astype(q_BNTH.dtype)
     q_gradient = jnp.einsum("bnts,bnsh->bnth", score_gradient, k_BNSH)
     k_gradient = jnp.einsum("bnts,bnth->bnsh", score_gradient, q_BNTH)
     bias_gradient = None if bias_shape is None else _sum_to(softmax_gradient, bias_shape)

@@ -14,14 +14,16 @@ from lm.modules.config import ModelConfig
 from lm.modules.explicit_gradients import gelu_tanh, with_gradients
 from lm.modules.linear import Linear
 
-GATED = ("swiglu", "gated_gelu")
+GATED = ("swiglu", "gated_gelu", "gated_gelu_exact")
 _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": gelu_tanh,
     "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
     # The activations of gates. T5 1.1 uses the tanh form of GELU.
     "swiglu": jax.nn.silu,
     "gated_gelu": gelu_tanh,
+    "gated_gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
 }
 
 

@@ -19,11 +19,13 @@ class Linear(nn.Module):
       features: size of the last axis after the map.
       to_residual: whether the result is added to the residual stream. The stream of L layers sums 2 L such maps, so
         their initial weights are divided by sqrt(2 L) (Radford et al. 2019, section 2.3).
+      use_bias: whether there is a bias. None: as the config says.
     """
 
     config: ModelConfig
     features: int
     to_residual: bool = False
+    use_bias: bool | None = None
 
     @nn.compact
     def __call__(self, inputs_BTD: Array) -> Array:
@@ -32,7 +34,7 @@ class Linear(nn.Module):
         scale = config.initializer_range / (math.sqrt(2 * config.layers) if self.to_residual else 1)
         dense = nn.Dense(
             self.features,
-            use_bias=config.bias,
+            use_bias=config.bias if self.use_bias is None else self.use_bias,
             dtype=config.compute_dtype,
             param_dtype=config.storage_dtype,
             kernel_init=nn.initializers.normal(scale),

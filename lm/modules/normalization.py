@@ -24,12 +24,14 @@ class Normalization(nn.Module):
         """Returns [..., D] in the compute dtype."""
         config = self.config
         width = stream_BTD.shape[-1]
-        scale_D = self.param("scale", nn.initializers.ones, (width,), config.storage_dtype)
-        if config.normalization == "rms_norm":
+        offset = 1 if config.normalization == "rms_norm_offset" else 0
+        scale_D = self.param("scale", nn.initializers.constant(1 - offset), (width,), config.storage_dtype)
+        if config.normalization in ("rms_norm", "rms_norm_offset"):
             wide = stream_BTD.astype(jnp.float32)
             mean_square = jnp.square(wide).mean(axis=-1, keepdims=True)
             normalized = wide / jnp.sqrt(mean_square + config.normalization_epsilon)
-            return (normalized * along_last(scale_D, wide.ndim)).astype(config.compute_dtype)
+            factor = along_last(scale_D, wide.ndim)
+            return (normalized * (offset + factor if offset else factor)).astype(config.compute_dtype)
         normalize = with_gradients(layer_norm, config.gradients)
         outputs_BTD = normalize(stream_BTD, scale_D, config.normalization_epsilon).astype(config.compute_dtype)
         if config.bias:

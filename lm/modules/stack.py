@@ -86,22 +86,62 @@ class Caches:
         return dataclasses.replace(self, blocks=self.blocks.with_length(length))
 
 
+@flax.struct.dataclass
+class LayerKind:
+    """In which ways a layer differs from others: bools, or arrays where layers are scanned.
+
+    Attributes:
+      local: whether it sees only a window.
+      bare: whether nothing is normalized before its attention.
+    """
+
+    local: bool | Array = False
+    bare: bool | Array = False
+
+    @classmethod
+    def of(cls, config: ModelConfig, layer: int) -> "LayerKind":
+        """The kind of a layer, counted from 0."""
+        local = config.attention_window is not None and layer not in config.global_layers
+        return cls(local, bare=layer == 0 and not config.first_norm)
+
+    @classmethod
+    def of_all(cls, config: ModelConfig) -> "LayerKind | None":
+        """The kinds of all layers as arrays [L], to scan over; None if the config makes no difference."""
+        if config.attention_window is None and config.first_norm:
+            return None
+        return jax.tree.map(lambda *layers: jnp.asarray(layers), *(cls.of(config, i) for i in range(config.layers)))
+
+
 class Block(nn.Module):
     """Self-attention, optional cross-attention, then feed-forward, each added to its input stream.
 
-    Normalization comes before each sub-layer (Radford et al. 2019) or after each sum (Vaswani et al. 2017).
+    Normalization comes before each sub-layer (Radford et al. 2019), after each sum (Vaswani et al. 2017), on each
+    branch (OLMo Team 2024), or before and on it (Gemma Team 2024).
+
+    Attributes:
+      config: its shape.
+      cross_attention: whether it also attends to a memory.
+      kind: which kind of layer it is, unless each call tells it, in a scan. A scanned layer has the same parameters as
+        the others, used or not.
     """
 
     config: ModelConfig
     cross_attention: bool = False
+    kind: LayerKind = LayerKind()
 
     def setup(self):
         """Makes the parts."""
         config = self.config
-        self.attention_norm, self.attention = Normalization(config), MultiHeadAttention(config)
+        self.attention = MultiHeadAttention(config)
+        self.feed_forward_norm, self.feed_forward = Normalization(config), FeedForward(config)
+        if not self.kind.bare:
+            self.attention_norm = Normalization(config)
         if self.cross_attention:
             self.memory_attention_norm, self.memory_attention = Normalization(config), CrossAttention(config)
-        self.feed_forward_norm, self.feed_forward = Normalization(config), FeedForward(config)
+        if config.normalization_place == "both":
+            self.attention_output_norm, self.feed_forward_output_norm = Normalization(config), Normalization(config)
+            if self.cross_attention:
+                self.memory_attention_output_norm = Normalization(config)
         self.dropout = Dropout(config)
 
     def __call__(
@@ -111,13 +151,15 @@ class Block(nn.Module):
         visibility: Visibility,
         cache: BlockCache | None,
         memory: Memory | None,
+        scanned: LayerKind | None = None,
     ) -> tuple[Array, BlockCache | None]:
         """Returns the stream after this block, [B, T, D], and the block's cache."""
+        kind = self.kind if scanned is None else scanned
 
         def attend_to_tokens(inputs_BTD: Array) -> Array:
             nonlocal cache
             tokens = None if cache is None else cache.tokens
-            mixed_BTD, tokens = self.attention(inputs_BTD, positions_BT, visibility, tokens)
+            mixed_BTD, tokens = self.attention(inputs_BTD, positions_BT, visibility, tokens, kind.local)
             cache = None if cache is None else dataclasses.replace(cache, tokens=tokens)
             return mixed_BTD
 
@@ -126,23 +168,40 @@ class Block(nn.Module):
             key_values = self.memory_attention.key_values(memory.states_BSD) if cache is None else cache.memory
             return self.memory_attention(inputs_BTD, key_values, memory.mask_BTS)
 
-        stream_BTD = self._add(attend_to_tokens, self.attention_norm, stream_BTD)
+        def normalize_first(inputs_BTD: Array) -> Array:
+            if isinstance(kind.bare, bool):
+                return inputs_BTD if kind.bare else self.attention_norm(inputs_BTD)
+            return jnp.where(kind.bare, inputs_BTD, self.attention_norm(inputs_BTD))
+
+        if self.config.parallel_residual:
+            attended_BTD = self.dropout(attend_to_tokens(normalize_first(stream_BTD)))
+            fed_BTD = self.dropout(self.feed_forward(self.feed_forward_norm(stream_BTD)))
+            return stream_BTD + attended_BTD + fed_BTD, cache
+        stream_BTD = self._add(attend_to_tokens, normalize_first, "attention", stream_BTD)
         if self.cross_attention:
-            stream_BTD = self._add(attend_to_memory, self.memory_attention_norm, stream_BTD)
-        return self._add(self.feed_forward, self.feed_forward_norm, stream_BTD), cache
+            stream_BTD = self._add(attend_to_memory, self.memory_attention_norm, "memory_attention", stream_BTD)
+        return self._add(self.feed_forward, self.feed_forward_norm, "feed_forward", stream_BTD), cache
 
     def memory_key_values(self, memory_BSD: Array) -> tuple[Array, KeyValues]:
         """The memory unchanged, for the next block, and this block's keys and values for it."""
         return memory_BSD, self.memory_attention.key_values(memory_BSD)
 
-    def _add(self, branch: Callable[[Array], Array], norm: Normalization, stream_BTD: Array) -> Array:
-        if self.config.normalization_place == "before":
+    def _add(
+        self, branch: Callable[[Array], Array], norm: Callable[[Array], Array], name: str, stream_BTD: Array
+    ) -> Array:
+        place = self.config.normalization_place
+        if place == "before":
             return stream_BTD + self.dropout(branch(norm(stream_BTD)))
-        return norm(stream_BTD + self.dropout(branch(stream_BTD)))
+        if place == "after":
+            return norm(stream_BTD + self.dropout(branch(stream_BTD)))
+        if place == "branch":
+            return stream_BTD + self.dropout(norm(branch(stream_BTD)))
+        output_norm = getattr(self, f"{name}_output_norm")
+        return stream_BTD + self.dropout(output_norm(branch(norm(stream_BTD))))
 
 
 class Stack(nn.Module):
-    """L blocks, and a final normalization if blocks normalize before: unrolled or scanned, optionally rematerialized.
+    """L blocks, and a final normalization unless blocks normalize sums: unrolled or scanned, optionally rematerialized.
 
     Attributes:
       config: its shape.
@@ -161,10 +220,11 @@ class Stack(nn.Module):
         if config.scan_layers:
             self.layers = _scanned(block, config)(config, self.cross_attention)
         else:
-            self.layer = [block(config, self.cross_attention) for _ in range(config.layers)]
+            kinds = [LayerKind.of(config, layer) for layer in range(config.layers)]
+            self.layer = [block(config, self.cross_attention, kind) for kind in kinds]
         if config.positions == "relative":
             self.relative_positions = RelativePositionBias(config, bidirectional=not self.causal)
-        if config.normalization_place == "before":
+        if config.normalization_place != "after":
             self.final_norm = Normalization(config)
 
     def __call__(
@@ -180,7 +240,7 @@ class Stack(nn.Module):
         Args:
           stream_BTD: embedded tokens.
           positions_BT: of each token, for rotary positions and for the caches; None: 0 to T - 1. Relative positions
-            are counted along the row instead, which is the same for tokens that see each other.
+            and windows are counted along the row instead, which is the same for tokens that see each other.
           visibility: which tokens a token sees. With caches the mask is over slots and must include causality.
           caches: of earlier tokens.
           memory: what cross-attention reads.
@@ -188,14 +248,11 @@ class Stack(nn.Module):
         Returns:
           The stream after the last block, [B, T, D], normalized, and the caches.
         """
-        if self.config.positions == "relative":
-            length = stream_BTD.shape[1]
-            counted_BT = jnp.arange(length)[None] if caches is None else positions_BT
-            keys_S = jnp.arange(length if caches is None else caches.length)
-            visibility = dataclasses.replace(visibility, bias_BNTS=self.relative_positions(counted_BT, keys_S))
+        visibility = self._with_distances(visibility, stream_BTD.shape[1], positions_BT, caches)
         blocks = None if caches is None else caches.blocks
         if self.config.scan_layers:
-            stream_BTD, blocks = self.layers(stream_BTD, positions_BT, visibility, blocks, memory)
+            kinds = LayerKind.of_all(self.config)
+            stream_BTD, blocks = self.layers(stream_BTD, positions_BT, visibility, blocks, memory, kinds)
         else:
             after = []
             before = blocks if isinstance(blocks, tuple) else (None,) * self.config.layers
@@ -203,9 +260,28 @@ class Stack(nn.Module):
                 stream_BTD, cache = block(stream_BTD, positions_BT, visibility, cache, memory)
                 after.append(cache)
             blocks = tuple(after)
-        if self.config.normalization_place == "before":
+        if self.config.normalization_place != "after":
             stream_BTD = self.final_norm(stream_BTD)
         return stream_BTD, None if caches is None else dataclasses.replace(caches, blocks=blocks)
+
+    def _with_distances(
+        self, visibility: Visibility, length: int, positions_BT: Array | None, caches: Caches | None
+    ) -> Visibility:
+        """With what depends on the distance between tokens: relative positions and windows."""
+        config = self.config
+        if config.positions != "relative" and config.attention_window is None:
+            return visibility
+        counted_BT, keys_S = jnp.arange(length)[None], jnp.arange(length)
+        if caches is not None:
+            assert positions_BT is not None, "caches need the positions of their tokens"
+            counted_BT, keys_S = positions_BT, jnp.arange(caches.length)
+        if config.positions == "relative":
+            visibility = dataclasses.replace(visibility, bias_BNTS=self.relative_positions(counted_BT, keys_S))
+        if config.attention_window is not None:
+            distances_BTS = jnp.abs(counted_BT[:, :, None] - keys_S[None, None, :])
+            farthest = config.attention_window - 1 if self.causal else config.attention_window // 2
+            visibility = dataclasses.replace(visibility, near_BTS=distances_BTS <= farthest)
+        return visibility
 
     def start(self, memory_BSD: Array, memory_mask_BS: Array | None, length: int) -> Caches:
         """Caches with room for `length` tokens, with this memory's keys and values."""
@@ -234,8 +310,8 @@ def _scanned(block: type[nn.Module], config: ModelConfig) -> type[nn.Module]:
         "split_rngs": {"params": True, "dropout": True},
         "length": config.layers,
     }
-    over_caches = {"in_axes": (nn.broadcast, nn.broadcast, 0, nn.broadcast)}
-    return nn.scan(block, methods={"__call__": loop | over_caches, "memory_key_values": loop})
+    inputs = {"in_axes": (nn.broadcast, nn.broadcast, 0, nn.broadcast, 0)}  # after the stream
+    return nn.scan(block, methods={"__call__": loop | inputs, "memory_key_values": loop})
 
 
 def empty_caches(config: ModelConfig, batch: int, length: int) -> Caches:

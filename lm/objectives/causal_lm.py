@@ -67,12 +67,12 @@ class CausalLM(PredictsTokens):
         self, corpus: Corpus, batch_size: int, seed: int, random_offsets: bool = False, host: int = 0, hosts: int = 1
     ) -> TrainBatches:
         """Shuffled windows of the training split."""
-        length = self.model.config.max_length
+        length = self.model.config.size_of_sequence
         return TrainBatches(corpus.train, length, batch_size, seed, random_offsets, host, hosts)
 
     def validation_batches(self, corpus: Corpus, batch_size: int, host: int = 0, hosts: int = 1) -> ValidationBatches:
         """Consecutive windows of the validation split."""
-        return ValidationBatches(corpus.validation, self.model.config.max_length, batch_size, host, hosts)
+        return ValidationBatches(corpus.validation, self.model.config.size_of_sequence, batch_size, host, hosts)
 
     def token_statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
         """Statistics of the predicted tokens."""

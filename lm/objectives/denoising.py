@@ -173,7 +173,7 @@ class Denoising(CorruptsWindows, TextToText):
     @property
     def window_length(self) -> int:
         """One less than the maximum length: the encoder also sees the last target."""
-        return self.model.config.max_length - 1
+        return self.model.config.size_of_sequence - 1
 
     def corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
         """Corrupts a copy of each window for the encoder."""

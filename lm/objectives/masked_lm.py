@@ -155,10 +155,10 @@ class MaskedLM(PredictsTokens, CorruptsWindows):
     buckets: TokenBuckets = TokenBuckets()
 
     def __post_init__(self):
-        if self.model.config.max_length < 3:
+        if self.model.config.size_of_sequence < 3:
             raise UserError(
-                "config.model.max_length must be at least 3 for config.objective.name=masked, got "
-                f"{self.model.config.max_length}"
+                f"{self.model.config.length_setting} must be at least 3 for config.objective.name=masked, got "
+                f"{self.model.config.size_of_sequence}"
             )
 
     @classmethod
@@ -189,7 +189,7 @@ class MaskedLM(PredictsTokens, CorruptsWindows):
     @property
     def window_length(self) -> int:
         """The maximum length without [CLS] and [SEP]."""
-        return self.model.config.max_length - 2
+        return self.model.config.size_of_sequence - 2
 
     def corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
         """Puts each window between [CLS] and [SEP] and hides some of its tokens."""

@@ -127,11 +127,11 @@ class NextSentence:
     def validation_batches(self, corpus: Corpus, batch_size: int, host: int = 0, hosts: int = 1) -> "PairBatches":
         """Pairs drawn from the validation split, always the same, with about as many tokens as the split."""
         pairs = self._pairs(corpus.validation, "validation")
-        rows = math.ceil(corpus.validation.num_tokens / self.model.config.max_length)
+        rows = math.ceil(corpus.validation.num_tokens / self.model.config.size_of_sequence)
         return PairBatches(pairs, self.masking, batch_size, (0, VALIDATION), rows, host, hosts)
 
     def _pairs(self, store: TokenStore, split: str) -> "Pairs":
-        return Pairs(store, self.model.config.max_length, self.swaps, split)
+        return Pairs(store, self.model.config.size_of_sequence, self.swaps, split)
 
     def _statistics(
         self, params: Params, batch: Batch, dropout_key: Array | None
@@ -169,7 +169,10 @@ class Pairs:
 
     def __init__(self, store: TokenStore, length: int, swap: bool, split: str = "training"):
         if length < 5:
-            raise UserError(f"config.model.max_length must be at least 5 for pairs of texts, got {length}")
+            raise UserError(
+                "config.model.sequence_length (default: max_length) must be at least 5 for pairs of texts, got "
+                f"{length}"
+            )
         mark = int(store.has_end_of_text)
         begins_N = store.document_starts + mark
         ends_N = np.append(store.document_starts[1:], store.num_tokens - mark)

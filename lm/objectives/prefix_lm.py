@@ -70,7 +70,7 @@ class PrefixLM(PredictsTokens, CorruptsWindows):
     @property
     def window_length(self) -> int:
         """The maximum length of a sequence."""
-        return self.model.config.max_length
+        return self.model.config.size_of_sequence
 
     def corrupt(self, windows: HostBatch, random: RowRandom) -> HostBatch:
         """Splits each window."""

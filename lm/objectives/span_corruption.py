@@ -62,7 +62,10 @@ class Lengths:
           UserError: if there is none.
         """
         if inputs < 3:
-            raise UserError(f"config.model.max_length must be at least 3 for span_corruption, got {inputs}")
+            raise UserError(
+                "config.model.sequence_length (default: max_length) must be at least 3 for span_corruption, got "
+                f"{inputs}"
+            )
         fitting = cls.of_text(2, noise_density, mean_span_length)
         longer = fitting
         while max(longer.inputs, longer.targets) <= inputs:
@@ -96,17 +99,17 @@ class SpanCutter:
     end: int
 
     @classmethod
-    def of(cls, objective: ObjectiveConfig, tokenizer: Tokenizer, max_length: int) -> "SpanCutter":
-        """From the config, with a tokenizer's ids.
+    def of(cls, objective: ObjectiveConfig, tokenizer: Tokenizer, inputs: int) -> "SpanCutter":
+        """From the config, with a tokenizer's ids, for inputs and targets of at most `inputs` tokens.
 
         Raises:
           UserError: if the tokenizer lacks a special token, or a row needs more sentinels than there are.
         """
-        lengths = Lengths.of_inputs(max_length, objective.noise_density, objective.mean_span_length)
+        lengths = Lengths.of_inputs(inputs, objective.noise_density, objective.mean_span_length)
         if lengths.spans > objective.sentinels:
             raise UserError(
                 f"config.objective.sentinels={objective.sentinels} are too few for the {lengths.spans} spans of a row: "
-                "set more of them, a larger config.objective.mean_span_length or a smaller config.model.max_length"
+                "set more of them, a larger config.objective.mean_span_length or a smaller config.model.sequence_length"
             )
         if tokenizer.end_of_text is None:
             raise UserError("config.objective.name=span_corruption needs config.tokenizer.end_of_text=True")
@@ -196,7 +199,7 @@ class SpanCorruption(CorruptsWindows, TextToText):
         text: TextProperties,
     ) -> "SpanCorruption":
         """The task with a model of this shape."""
-        cutter = SpanCutter.of(config, tokenizer, model.max_length)
+        cutter = SpanCutter.of(config, tokenizer, model.size_of_sequence)
         return cls(EncoderDecoderLM(model, mesh), config, text.buckets, cutter)
 
     @property

@@ -242,6 +242,7 @@ class PretrainConfig:
     def __post_init__(self):
         check_seed("config.seed", self.seed)
         check_objective(self.objective)
+        self.model.check_lengths()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,13 +300,15 @@ class FinetuneConfig:
                 "config.word_vectors and config.init_from both initialize the token embedding: set only one"
             )
         check_task(self.task)
+        if not self.init_from:  # its model may be longer
+            self.model.check_lengths()
         if not self.buckets or min(self.buckets) < 1 or list(self.buckets) != sorted(set(self.buckets)):
             raise UserError(f"config.buckets must be increasing lengths, got {self.buckets}")
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The buckets, capped at the model's longest sequence."""
-        return tuple(sorted({min(length, self.model.max_length) for length in self.buckets}))
+        """The buckets, capped at the longest example."""
+        return tuple(sorted({min(length, self.model.size_of_sequence) for length in self.buckets}))
 
 
 RunConfig = PretrainConfig | FinetuneConfig

@@ -97,10 +97,9 @@ class SequenceClassification:
         labels_N = label_numbers(rows, self.classes) if has_column(rows, "label") else None
         encoded = text_encoding.encode_texts(
             self.tokenizer,
-            self.model.config.architecture,
+            self.model.config,
             [row["text"] for row in rows],
             _pairs(rows) if self.config.pair else None,
-            self.model.config.max_length,
             self.config.truncate,
             [row["place"] for row in rows],
         )

@@ -62,7 +62,7 @@ class SequenceToSequence:
         if self._target_model.source_room(self.config.max_target_length) < 1:
             raise UserError(
                 f"config.task.max_target_length={self.config.max_target_length} leaves no room within "
-                f"config.model.max_length={self.model.config.max_length}: lower the first or raise the second"
+                f"{self._length_limit}: lower the first or raise the second"
             )
 
     @classmethod
@@ -193,6 +193,10 @@ class SequenceToSequence:
     def _cut_source(self, source: list[int], room: int) -> list[int]:
         return source[:room]
 
+    @property
+    def _length_limit(self) -> str:
+        return f"{self.model.config.length_setting}={self.model.config.size_of_sequence}"
+
     def _source_ids(self, rows: Sequence[Row]) -> tuple[list[list[int]], set[int]]:
         """Token ids of the sources, truncated if too long, and the indices of the truncated rows."""
         room = self._target_model.source_room(self.config.max_target_length)
@@ -218,7 +222,7 @@ class SequenceToSequence:
             first = long[0]
             raise UserError(
                 f"{rows[first]['place']}: the {column} has {len(texts[first])} tokens, but "
-                f"config.model.max_length={self.model.config.max_length} leaves room for {rooms[first]} "
+                f"{self._length_limit} leaves room for {rooms[first]} "
                 f"({len(long)} of {len(rows)} don't fit): raise it, or set config.task.truncate=True to truncate them"
             )
         return set(long)

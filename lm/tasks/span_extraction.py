@@ -1,6 +1,6 @@
 """Extractive question answering: the span of a context that answers a question, or none (Rajpurkar et al. 2016, 2018).
 
-A context longer than the model's `max_length` is read in overlapping windows, following Devlin et al. (2019); each
+A context longer than the longest sequence is read in overlapping windows, following Devlin et al. (2019); each
 window is a separate example. In a window without the answer, start and end are the no-answer token: the first of the
 sequence, or the last if the model reads from left to right, so that it has seen the question and the window.
 
@@ -124,7 +124,7 @@ class SpanExtraction:
             answer although the config says that all have one.
         """
         layout = self._layout()
-        room = layout.room(self.model.config.max_length, pair=True)
+        room = layout.room(self.model.config, pair=True)
         contexts = self._contexts(rows)
         questions = self.tokenizer.encode_batch([row["question"] for row in rows])
         self._check(rows, questions, room)
@@ -220,7 +220,7 @@ class SpanExtraction:
             if len(question) > room // 2 and not self.config.truncate:
                 raise UserError(
                     f"{row['place']}: the question has {len(question)} tokens, more than half of what fits into "
-                    f"config.model.max_length={self.model.config.max_length}: raise it, or set "
+                    f"{self.model.config.length_setting}={self.model.config.size_of_sequence}: raise it, or set "
                     "config.task.truncate=True to truncate such questions"
                 )
 
@@ -241,7 +241,7 @@ class SpanExtraction:
         if size <= self.config.stride:
             raise UserError(
                 f"{row['place']}: config.task.stride={self.config.stride} must be less than the number of context "
-                f"tokens in a window, here {size}: lower it, or raise config.model.max_length"
+                f"tokens in a window, here {size}: lower it, or raise {self.model.config.length_setting}"
             )
         return range(0, length - self.config.stride, size - self.config.stride)
 
@@ -317,7 +317,7 @@ def _obstacle(answer: tuple[int, int] | None, starts: Sequence[int], size: int, 
 _OBSTACLES = {
     "no tokens": "have no tokens, so their windows count as having no answer: fix these rows",
     "no window": "fit into no window, so their windows count as having no answer: raise config.task.stride to at least "
-    "the number of tokens of the longest answer, or config.model.max_length",
+    "the number of tokens of the longest answer, or config.model.max_length (sequence_length, where that is set)",
     "long": "have more tokens than config.task.max_answer_length, so they are never given: raise it",
 }
 

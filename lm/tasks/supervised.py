@@ -38,8 +38,8 @@ class TaskConfig:
         (translation, summarization) or "completion" (of a prompt, by a decoder).
       pair: for "classification": whether rows have a second text, in the column `pair`.
       classes: names of the classes or tags, in their order. Empty: those of the training rows, sorted.
-      truncate: truncate texts that are longer than the model's `max_length`, and count them; otherwise they are an
-        error.
+      truncate: truncate texts that are longer than `config.model.sequence_length`, and count them; otherwise they are
+        an error.
       label_smoothing: the probability mass of each target that is spread uniformly over the classes (Szegedy et al.
         2016).
       focal_gamma: weights each item's loss by (1 - p)^gamma, p being its class's probability (Lin et al. 2017); 0: off.

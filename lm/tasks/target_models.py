@@ -75,12 +75,12 @@ class EncoderDecoderTargets:
     }
 
     def source_room(self, max_target_length: int) -> int:
-        """`max_length` minus the end-of-text token; targets take no room in the encoder."""
-        return self.model.config.max_length - 1 if max_target_length <= self.model.config.max_length else 0
+        """`size_of_sequence` minus the end-of-text token; targets take no room in the encoder."""
+        return self.model.config.size_of_sequence - 1 if max_target_length <= self.model.config.size_of_sequence else 0
 
     def target_room(self, source_length: int) -> int:
-        """`max_length`, whatever the source."""
-        return self.model.config.max_length
+        """`size_of_sequence`, whatever the source."""
+        return self.model.config.size_of_sequence
 
     def example(self, source: Sequence[int], target: Sequence[int]) -> Example:
         """`inputs` and `input_segments` [S]; `tokens`, `targets` and `weights` [T]."""
@@ -125,12 +125,12 @@ class DecoderTargets:
     axes: ClassVar[Mapping[str, str]] = {"tokens": "T", "targets": "T", "weights": "T"}
 
     def source_room(self, max_target_length: int) -> int:
-        """The rest of `max_length` after a target of `max_target_length` tokens, of which the last is never fed."""
-        return self.model.config.max_length - (max_target_length - 1) - self._special_tokens
+        """The rest of `size_of_sequence` after `max_target_length` target tokens, the last of which is not fed."""
+        return self.model.config.size_of_sequence - (max_target_length - 1) - self._special_tokens
 
     def target_room(self, source_length: int) -> int:
         """The room after the source."""
-        return self.model.config.max_length - source_length - self._special_tokens + 1
+        return self.model.config.size_of_sequence - source_length - self._special_tokens + 1
 
     def example(self, source: Sequence[int], target: Sequence[int]) -> Example:
         """`tokens`, `targets` and `weights` [T], and how many tokens come before the target, `source_length`."""

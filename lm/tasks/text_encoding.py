@@ -16,6 +16,7 @@ import numpy as np
 
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
+from lm.modules.config import ModelConfig
 from lm.tasks.supervised import Encoded, Example
 
 FIRST, SEPARATOR = "[CLS]", "[SEP]"
@@ -59,19 +60,19 @@ class Layout:
             return cls((end_of_text,), (end_of_text,), ())
         return cls((), (separator,), ())
 
-    def room(self, max_length: int, pair: bool) -> int:
-        """How many text tokens fit into `max_length`.
+    def room(self, model: ModelConfig, pair: bool) -> int:
+        """How many text tokens fit into a sequence of the model.
 
         Raises:
           UserError: if not even one token of each text fits.
         """
         special = len(self.before) + len(self.between) * pair + len(self.after)
-        if max_length < special + 1 + pair:
+        if model.size_of_sequence < special + 1 + pair:
             raise UserError(
-                f"config.model.max_length={max_length} leaves no room for text next to {special} special tokens: raise "
-                f"it to {special + 1 + pair} or more"
+                f"{model.length_setting}={model.size_of_sequence} leaves no room for text next to {special} special "
+                f"tokens: raise it to {special + 1 + pair} or more"
             )
-        return max_length - special
+        return model.size_of_sequence - special
 
     def join(self, first: Sequence[int], second: Sequence[int] | None = None) -> Example:
         """The arrays of a text, or of a pair, named as in `AXES`."""
@@ -88,10 +89,9 @@ class Layout:
 
 def encode_texts(
     tokenizer: Tokenizer,
-    architecture: str,
+    model: ModelConfig,
     texts: Sequence[str],
     pairs: Sequence[str] | None,
-    max_length: int,
     truncate: bool,
     places: Sequence[str],
 ) -> Encoded:
@@ -99,10 +99,9 @@ def encode_texts(
 
     Args:
       tokenizer: with `special_tokens(architecture)`, or an end-of-text token.
-      architecture: of the model, as in `ModelConfig`.
+      model: its architecture, and the longest sequence, special tokens included.
       texts: the only or first texts.
       pairs: the second texts, or None.
-      max_length: of a sequence, special tokens included.
       truncate: whether to truncate texts that are too long at their end; in a pair, the longer text first.
       places: where each text comes from, for messages.
 
@@ -112,12 +111,12 @@ def encode_texts(
     Raises:
       UserError: if a text is too long and `truncate` is off, or if the tokenizer lacks special tokens.
     """
-    layout = Layout.of(tokenizer, architecture)
-    room = layout.room(max_length, pairs is not None)
+    layout = Layout.of(tokenizer, model.architecture)
+    room = layout.room(model, pairs is not None)
     first_ids = tokenizer.encode_batch(texts)
     second_ids = [None] * len(first_ids) if pairs is None else tokenizer.encode_batch(pairs)
     lengths = [len(a) + len(b or ()) for a, b in zip(first_ids, second_ids, strict=True)]
-    cut = check_lengths(lengths, room, max_length, truncate, places)
+    cut = check_lengths(lengths, room, model, truncate, places)
     examples = []
     for a, b in zip(first_ids, second_ids, strict=True):
         kept = room if b is None else longest_first(len(a), len(b), room)
@@ -130,7 +129,7 @@ def longest_first(first: int, second: int, room: int) -> int:
     return min(first, max(room - second, room - room // 2))
 
 
-def check_lengths(lengths: Sequence[int], room: int, max_length: int, truncate: bool, places: Sequence[str]) -> int:
+def check_lengths(lengths: Sequence[int], room: int, model: ModelConfig, truncate: bool, places: Sequence[str]) -> int:
     """Counts the texts that are too long, which only `truncate` allows.
 
     Raises:
@@ -138,12 +137,12 @@ def check_lengths(lengths: Sequence[int], room: int, max_length: int, truncate: 
     """
     too_long = [index for index, length in enumerate(lengths) if length > room]
     if too_long and not truncate:
-        special = max_length - room
+        special = model.size_of_sequence - room
         first, needed = too_long[0], max(lengths) + special
         raise UserError(
             f"{places[first]}: the text has {lengths[first] + special} tokens with the special ones, more than "
-            f"config.model.max_length={max_length} ({len(too_long)} of {len(lengths)} texts are too long, the longest "
-            f"has {needed}): raise it, or set config.task.truncate=True to truncate them"
+            f"{model.length_setting}={model.size_of_sequence} ({len(too_long)} of {len(lengths)} texts are too long, "
+            f"the longest has {needed}): raise it, or set config.task.truncate=True to truncate them"
         )
     return len(too_long)
 

@@ -42,7 +42,7 @@ class TokenClassification:
       tokenizer: for the words.
       tags: their names, in the order of the classes.
       objective: the loss of a word.
-      truncate: whether sentences may be longer than the model's `max_length`. Words beyond that are predicted "O".
+      truncate: whether sentences may be longer than the longest sequence. Words beyond that are predicted "O".
     """
 
     settings: ClassVar[tuple[str, ...]] = ("classes", "truncate", "label_smoothing", "focal_gamma", "class_weights")
@@ -61,7 +61,7 @@ class TokenClassification:
         if self.truncate and OUTSIDE not in self.tags:
             raise UserError(
                 f"config.task.truncate=True needs a tag {OUTSIDE!r} for truncated words: set it to False and "
-                "raise config.model.max_length"
+                f"raise {self.model.config.length_setting}"
             )
 
     @classmethod
@@ -101,10 +101,10 @@ class TokenClassification:
         """
         config = self.model.config
         layout = text_encoding.Layout.of(self.tokenizer, config.architecture)
-        room = layout.room(config.max_length, pair=False)
+        room = layout.room(config, pair=False)
         encoded = [self.tokenizer.encode_words(row["words"]) for row in rows]
         lengths, places = [len(ids) for ids, _ in encoded], [row["place"] for row in rows]
-        cut = text_encoding.check_lengths(lengths, room, config.max_length, self.truncate, places)
+        cut = text_encoding.check_lengths(lengths, room, config, self.truncate, places)
         examples = [self._example(layout, ids[:room], np.array(words[:room])) for ids, words in encoded]
         if has_column(rows, "tags"):
             first = len(layout.before)

@@ -42,7 +42,7 @@ def pretraining_problem(
     batches = task.validation_batches(corpus, rows, host=jax.process_index(), hosts=jax.process_count())
     num_bytes = corpus.validation.num_bytes if task.counts_bytes else None
     # Where validation counts only a part of the bytes, so does training: a batch's weight is less than its tokens.
-    flops = training_flops_per_token(config.model, config.model.max_length) if task.counts_bytes else None
+    flops = training_flops_per_token(config.model, config.model.size_of_sequence) if task.counts_bytes else None
     return Problem(
         task,
         _train_batches(config, task, corpus, mixed),

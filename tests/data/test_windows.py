@@ -232,7 +232,7 @@ def test_each_host_mixes_the_same_share():
 
 def test_errors_name_the_numbers_and_the_fields():
     store = make_store([30])
-    with pytest.raises(UserError, match=r"32 tokens, .*\(33\).* config.model.max_length .* config.data.source"):
+    with pytest.raises(UserError, match=r"32 tokens, .*\(33\).* config.model.sequence_length .* config.data.source"):
         TrainBatches(store, 32, 1, 0)
     TrainBatches(store, 31, 1, 0)[0]
     for make in (lambda: TrainBatches(store, 8, 6, 0, hosts=4), lambda: ValidationBatches(store, 8, 6, hosts=4)):

@@ -25,9 +25,16 @@ def corpus_and_model(tmp_path_factory):
     config = tiny_config(tmp_path_factory.mktemp("predictions"))
     corpus = build_corpus(config.data, config.tokenizer)
     config = with_vocabulary(replace(config, model={"layers": 1}), corpus.tokenizer)
-    task = make_task(config.objective, config.model, corpus.tokenizer)
+    return corpus, random_model(config, corpus.tokenizer)
+
+
+def random_model(config, tokenizer, **values):
+    config = replace(config, model=values)
+    task = make_task(config.objective, config.model, tokenizer)
     params = jax.tree.map(lambda leaf: 3 * leaf, jax.jit(task.init)(jax.random.key(0)))
-    return corpus, in_use(TrainedRun(config, corpus.tokenizer, (), task, params, 0))
+    if config.model.output_bias:
+        params |= {"output_bias": np.linspace(-2, 2, config.model.size_of_vocabulary, dtype=np.float32)}
+    return in_use(TrainedRun(config, tokenizer, (), task, params, 0))
 
 
 @pytest.mark.parametrize(("most_logits", "kind"), [(2**26, np.ndarray), (0, FactoredLogits)])
@@ -56,6 +63,21 @@ def test_each_row_is_the_log_probability_of_its_token(corpus_and_model, tmp_path
         np.testing.assert_allclose(
             log_probs_NV[n, found.labels_N[n]], special.log_softmax(logits_V)[found.labels_N[n]], rtol=1e-4, atol=1e-4
         )
+
+
+def test_factors_hold_a_scale_and_a_bias_and_capped_logits_are_whole(corpus_and_model, tmp_path, monkeypatch):
+    corpus, plain = corpus_and_model
+    monkeypatch.setattr(predictions, "_MOST_LOGITS", 0)
+    for values, kind in (({}, FactoredLogits), ({"logit_softcap": 2.0}, np.ndarray)):
+        model = random_model(plain.config, corpus.tokenizer, logit_scale=0.7, output_bias=True, **values)
+        found = predictions.write_predictions(model, corpus.train, PredictionsConfig(900), 1, tmp_path / "it.npz")
+        assert isinstance(found.logits, kind)
+        # The token after the first of a document is predicted from that alone.
+        (n,) = np.flatnonzero(np.isin(found.ids_N - 1, corpus.train.document_starts))[:1]
+        first = corpus.train.tokens[found.ids_N[n] - 1]
+        logits_V = jax.jit(model.model.apply)({"params": model.params}, np.full((1, 1), first, np.int32))[0, 0]
+        np.testing.assert_allclose(whole(found.logits)[n], logits_V, rtol=1e-4, atol=1e-4)
+        assert (np.abs(logits_V).max() <= 2) == (kind is np.ndarray)
 
 
 def test_clusters_are_documents_or_windows_where_these_are_few(corpus_and_model, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Attention: equal to its definition, for every mask and grouping."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ SAME_SEGMENT = SEGMENTS[:, :, None] == SEGMENTS[:, None, :]
 BIAS = np.random.default_rng(3).normal(size=(4, 6, 6)).astype(np.float32)
 
 
-def naive_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, bias_NTS=None):
+def naive_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, bias_NTS=None, scale=None, softcap=None):
     """The definition in float64, one query of one head at a time."""
     bias_NTS = np.zeros((q_BTNH.shape[2], *mask_BTS.shape[1:])) if bias_NTS is None else bias_NTS
     q_BTNH, k_BSKH, v_BSKH = (np.asarray(array, np.float64) for array in (q_BTNH, k_BSKH, v_BSKH))
@@ -23,7 +25,8 @@ def naive_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, bias_NTS=None):
     mixed = np.zeros(q_BTNH.shape)
     for b, t, n in np.ndindex(q_BTNH.shape[:3]):
         keys, values = k_BSKH[b, :, n // group], v_BSKH[b, :, n // group]
-        scores = keys @ q_BTNH[b, t, n] / np.sqrt(q_BTNH.shape[3]) + bias_NTS[n, t]
+        scores = keys @ q_BTNH[b, t, n] * (scale or 1 / np.sqrt(q_BTNH.shape[3]))
+        scores = (softcap * np.tanh(scores / softcap) if softcap else scores) + bias_NTS[n, t]
         unnormalized = np.where(mask_BTS[b, t], np.exp(scores - scores.max()), 0)
         mixed[b, t, n] = unnormalized @ values / unnormalized.sum()
     return mixed
@@ -57,13 +60,21 @@ class AttendTest(chex.TestCase):
         np.testing.assert_allclose(mixed, naive_attention(q, k, v, seen, bias), rtol=1e-5, atol=1e-6)
 
 
-def gradients(implementation, dtype, arrays):
+@pytest.mark.parametrize(("implementation", "softcap"), [("explicit", 0.5), ("explicit", None), ("xla", None)])
+def test_scale_and_softcap_equal_the_definition(implementation, softcap):
+    arrays, visibility = random_inputs(4, 2), Visibility(SAME_SEGMENT, bias_BNTS=BIAS[None])
+    mixed = attend(*arrays, visibility, implementation=implementation, scale=2.0, softcap=softcap)
+    expected = naive_attention(*arrays, SAME_SEGMENT, BIAS, 2.0, softcap)
+    np.testing.assert_allclose(mixed, expected, rtol=1e-4, atol=1e-5)
+
+
+def gradients(implementation, dtype, arrays, **how):
     """Of a sum that weighs every output differently, with respect to queries, keys, values and, if given, bias."""
     weights = jnp.asarray(np.random.default_rng(1).normal(size=arrays[0].shape), jnp.float32)
 
     def total(q, k, v, bias=None):
         q, k, v = (array.astype(dtype) for array in (q, k, v))
-        mixed = attend(q, k, v, Visibility(SAME_SEGMENT, True, bias), implementation=implementation)
+        mixed = attend(q, k, v, Visibility(SAME_SEGMENT, True, bias), implementation=implementation, **how)
         return (weights * mixed.astype(jnp.float32)).sum()
 
     return jax.jit(jax.grad(total, argnums=tuple(range(len(arrays)))))(*arrays)
@@ -76,6 +87,15 @@ def test_gradients_do_not_depend_on_the_implementation(bias_batch):
         arrays.append(jnp.asarray(BIAS[None] + np.arange(bias_batch)[:, None, None, None], jnp.float32))
     exact = gradients("xla", "float32", arrays)
     chex.assert_trees_all_close(gradients("explicit", "float32", arrays), exact, rtol=1e-4, atol=1e-5)
+    assert all(np.abs(leaf).max() > 0.1 for leaf in exact)
+
+
+@pytest.mark.parametrize("softcap", [None, 0.5])
+def test_gradients_through_a_scale_and_a_softcap_equal_the_derived_ones(softcap):
+    arrays = [*random_inputs(4, 2), jnp.asarray(BIAS[None])]
+    capped = functools.partial(gradients, "explicit", "float32", arrays, scale=2.0, softcap=softcap)
+    exact = capped(gradients="derived")
+    chex.assert_trees_all_close(capped(gradients="explicit"), exact, rtol=1e-4, atol=1e-5)
     assert all(np.abs(leaf).max() > 0.1 for leaf in exact)
 
 

@@ -1,11 +1,10 @@
-"""Embeddings: rotary and sinusoidal formulas, and scores that stay float32."""
+"""Embeddings: sinusoidal formulas, and scores that stay float32."""
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import parameterized
 
 from lm.modules.config import ModelConfig
 from lm.modules.embeddings import (
@@ -14,64 +13,8 @@ from lm.modules.embeddings import (
     PositionEmbedding,
     TokenEmbedding,
     output_logits,
-    rotate,
     sinusoidal_table,
 )
-
-BASE = 10_000.0
-
-
-def random_heads(seed=0, length=7, width=6):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(2, length, 3, width)), jnp.float32)
-
-
-def rotate_by_complex_numbers(inputs_BTNH, positions_BT, base):
-    """The formula of Su et al. (2021, equation 34), in complex128."""
-    inputs_BTNH = np.asarray(inputs_BTNH, np.float64)
-    half = inputs_BTNH.shape[-1] // 2
-    pairs = inputs_BTNH[..., :half] + 1j * inputs_BTNH[..., half:]
-    angles = np.asarray(positions_BT)[:, :, None, None] * base ** (-2 * np.arange(half) / (2 * half))
-    turned = pairs * np.exp(1j * angles)
-    return np.concatenate([turned.real, turned.imag], axis=-1)
-
-
-class RotateTest(chex.TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
-    @parameterized.parameters(BASE, 500_000.0)
-    def test_equals_complex_multiplication(self, base):
-        inputs, positions = random_heads(), jnp.array([[0, 1, 2, 3, 4, 5, 6], [9, 5, 0, 0, 100, 7, 3]])
-        turned = self.variant(rotate, static_argnums=2)(inputs, positions, base)
-        np.testing.assert_allclose(turned, rotate_by_complex_numbers(inputs, positions, base), atol=2e-5)
-
-    @chex.variants(with_jit=True, without_jit=True)
-    def test_norms_and_position_zero_stay(self):
-        inputs, positions = random_heads(), jnp.array([[0, 0, 1, 10, 100, 1000, 8000]])
-        turned = self.variant(rotate, static_argnums=2)(inputs, positions, BASE)
-        turned, inputs = np.asarray(turned), np.asarray(inputs)
-        np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(inputs, axis=-1), rtol=1e-5)
-        np.testing.assert_array_equal(turned[:, :2], inputs[:, :2])
-        assert np.abs(turned[:, 2:] - inputs[:, 2:]).max(axis=(0, 2, 3)).min() > 0.1
-
-
-def test_rotary_scores_depend_only_on_the_distance():
-    queries, keys = random_heads(1), random_heads(2)
-
-    @jax.jit
-    def scores(query_shift, key_shift):
-        positions = jnp.arange(7)[None, :]
-        turned_queries = rotate(queries, positions + query_shift, BASE)
-        return jnp.einsum("btnh,bsnh->bnts", turned_queries, rotate(keys, positions + key_shift, BASE))
-
-    chex.assert_trees_all_close(scores(0, 0), scores(1, 1), scores(500, 500), atol=2e-3)
-    assert np.abs(np.asarray(scores(3, 0)) - np.asarray(scores(0, 0))).max() > 0.5
-
-
-def test_rotary_angles_are_float32_for_16_bit_inputs():
-    inputs, positions = random_heads().astype(jnp.bfloat16), jnp.full((1, 7), 8001)
-    turned = rotate(inputs, positions, BASE)
-    assert turned.dtype == jnp.bfloat16
-    expected = rotate_by_complex_numbers(inputs.astype(jnp.float32), positions, BASE)
-    np.testing.assert_allclose(turned.astype(jnp.float32), expected, rtol=2**-8, atol=0.01)
 
 
 def test_sinusoidal_table_equals_the_formula():

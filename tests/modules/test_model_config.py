@@ -19,6 +19,9 @@ def test_defaults_resolve():
     assert (explicit.num_kv_heads, explicit.size_per_head, explicit.size_of_feed_forward) == (2, 4, 7)
 
 
+ROTARY = {"positions": "rotary"}
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -32,10 +35,14 @@ def test_defaults_resolve():
             {"positions": "alibi"},
             "config.model.positions must be one of learned, sinusoidal, rotary, relative; got 'alibi'",
         ),
-        ({"normalization": "batch"}, "config.model.normalization must be one of layer_norm, rms_norm; got 'batch'"),
+        (
+            {"normalization": "batch"},
+            "config.model.normalization must be one of layer_norm, rms_norm, rms_norm_offset; got",
+        ),
         (
             {"activation": "tanh"},
-            "config.model.activation must be one of gelu, gelu_tanh, relu, swiglu, gated_gelu; got 'tanh'",
+            "config.model.activation must be one of gelu, gelu_tanh, relu, silu, swiglu, gated_gelu, gated_gelu_exact; "
+            "got 'tanh'",
         ),
         ({"attention": "flash"}, "config.model.attention must be one of explicit, xla, cudnn; got 'flash'"),
         ({"rematerialize": "all"}, "config.model.rematerialize must be one of none, dots, full; got 'all'"),
@@ -52,6 +59,32 @@ def test_defaults_resolve():
         ({"feed_forward_width": 0}, "config.model.feed_forward_width must be at least 1, got 0"),
         ({"max_length": 0}, "config.model.max_length must be at least 2, got 0"),
         ({"max_length": 1}, "config.model.max_length must be at least 2, got 1"),
+        ({"sequence_length": 1}, "config.model.sequence_length must be at least 2, got 1"),
+        ({"attention_window": 0}, "config.model.attention_window must be at least 1, got 0"),
+        ({"attention_softcap": 0.0}, "config.model.attention_softcap must be positive, got 0.0"),
+        ({"attention_scale": -1.0}, "config.model.attention_scale must be positive, got -1.0"),
+        ({"logit_softcap": -2.0}, "config.model.logit_softcap must be positive, got -2.0"),
+        ({"attention_softcap": 9.0, "attention": "xla"}, "set config.model.attention=explicit"),
+        ({"position_offset": -1}, "config.model.position_offset must not be negative, got -1"),
+        ({"query_key_norm": "each"}, "config.model.query_key_norm must be one of none, head, all; got 'each'"),
+        (ROTARY | {"rotary_scaling": "yarn"}, "config.model.rotary_scaling must be one of none, linear, llama3; got"),
+        (ROTARY | {"rotary_fraction": 0.0}, "config.model.rotary_fraction must be in (0, 1], got 0.0"),
+        (ROTARY | {"rotary_fraction": 0.75, "head_width": 4}, "rotates 3 of the 4 numbers of a head"),
+        (ROTARY | {"rotary_fraction": 0.1, "head_width": 8}, "rotates 0 of the 8 numbers of a head"),
+        (
+            ROTARY | {"rotary_scaling": "llama3", "rotary_low_frequency": 4.0},
+            "config.model.rotary_high_frequency=4.0 must be above config.model.rotary_low_frequency=4.0",
+        ),
+        (
+            {"attention_window": 8, "global_layers": (0, 4)},
+            "global_layers names layer 4, and config.model.layers=4 has",
+        ),
+        ({"attention_window": 8, "global_layers": [0]}, "global_layers must be a tuple of layers, got [0]"),
+        ({"global_layers": (0,)}, "global_layers has no effect with config.model.attention_window=None: leave it out"),
+        (
+            {"architecture": "encoder_decoder", "positions": "relative", "separate_embeddings": True},
+            "config.model.separate_embeddings has no effect without config.model.positions=learned",
+        ),
     ],
 )
 def test_bad_values_are_named(values, words):
@@ -79,18 +112,41 @@ OTHER_VALUES = {
     "head_width": 8,
     "feed_forward_width": 24,
     "max_length": 16,
+    "sequence_length": 12,
     "segment_types": 2,
+    "embedding_width": 16,
     "positions": "sinusoidal",
+    "position_offset": 2,
     "rotary_base": 500.0,
+    "local_rotary_base": 100.0,
+    "rotary_fraction": 0.5,
+    "rotary_scaling": "llama3",
+    "rotary_factor": 8.0,
+    "rotary_low_frequency": 2.0,
+    "rotary_high_frequency": 3.0,
+    "rotary_original_length": 64,
     "relative_buckets": 8,
     "relative_max_distance": 64,
+    "attention_bias": True,
+    "attention_scale": 0.5,
+    "attention_softcap": 50.0,
+    "attention_window": 4,
+    "global_layers": (1,),
+    "query_key_norm": "head",
     "normalization": "rms_norm",
     "normalization_place": "after",
+    "first_norm": False,
+    "parallel_residual": True,
     "normalize_embeddings": True,
+    "scale_embeddings": True,
+    "separate_embeddings": True,
     "normalization_epsilon": 1e-6,
     "activation": "relu",
     "bias": True,
     "tie_embeddings": False,
+    "output_bias": True,
+    "logit_scale": 0.5,
+    "logit_softcap": 30.0,
     "dropout": 0.1,
     "initializer_range": 0.1,
     "dtype": "bfloat16",
@@ -102,38 +158,52 @@ OTHER_VALUES = {
 }
 
 
+OF_ROTARY = {"rotary_base", "rotary_fraction", "rotary_scaling"}
+OF_SCALING = {"rotary_factor", "rotary_low_frequency", "rotary_high_frequency", "rotary_original_length"}
+OF_RELATIVE = {"relative_buckets", "relative_max_distance"}
+OF_WINDOW = {"global_layers", "local_rotary_base"}
+OF_ONE_STACK = {"segment_types", "attention_window", "query_key_norm", "first_norm", "parallel_residual"}
+IN_DECODER = {"decoder_layers", "recurrent_width", "embedding_width", "separate_embeddings"}
+EVERYWHERE = {"vocab_size", "layers", "width", "max_length", "sequence_length", "dropout", "initializer_range"}
+EVERYWHERE |= {"dtype", "parameter_dtype"}
+
+
 @pytest.mark.parametrize(
     ("beside", "names"),
     [
+        ({"architecture": "lstm"}, set(OTHER_VALUES) - EVERYWHERE - {"recurrent_width"}),
+        ({}, IN_DECODER | OF_ROTARY | OF_SCALING | OF_RELATIVE | OF_WINDOW),
+        ({"attention_window": 3}, IN_DECODER | OF_ROTARY | OF_SCALING | OF_RELATIVE | {"local_rotary_base"}),
+        (ROTARY, IN_DECODER | OF_SCALING | OF_RELATIVE | OF_WINDOW | {"position_offset"}),
+        (ROTARY | {"attention_window": 3}, IN_DECODER | OF_SCALING | OF_RELATIVE | {"position_offset"}),
         (
-            {"architecture": "lstm"},
-            "decoder_layers heads kv_heads head_width feed_forward_width segment_types positions rotary_base "
-            "relative_buckets relative_max_distance normalization normalization_place normalize_embeddings "
-            "normalization_epsilon activation bias tie_embeddings attention gradients scan_layers rematerialize",
+            ROTARY | {"rotary_scaling": "linear"},
+            IN_DECODER | OF_RELATIVE | OF_WINDOW | {"position_offset"} | OF_SCALING - {"rotary_factor"},
         ),
-        (
-            {},
-            "decoder_layers recurrent_width rotary_base relative_buckets relative_max_distance",
-        ),
-        ({"positions": "rotary"}, "decoder_layers recurrent_width relative_buckets relative_max_distance"),
-        ({"positions": "relative"}, "decoder_layers recurrent_width rotary_base"),
+        (ROTARY | {"rotary_scaling": "llama3"}, IN_DECODER | OF_RELATIVE | OF_WINDOW | {"position_offset"}),
+        ({"positions": "relative"}, IN_DECODER | OF_ROTARY | OF_SCALING | OF_WINDOW | {"position_offset"}),
         (
             {"architecture": "encoder"},
-            "decoder_layers recurrent_width rotary_base relative_buckets relative_max_distance",
+            {"decoder_layers", "recurrent_width", "separate_embeddings", "output_bias"}
+            | (OF_ROTARY | OF_SCALING | OF_RELATIVE | OF_WINDOW),
         ),
         (
             {"architecture": "encoder_decoder"},
-            "recurrent_width rotary_base relative_buckets relative_max_distance segment_types",
+            {"recurrent_width", "embedding_width"} | OF_ROTARY | OF_SCALING | OF_RELATIVE | OF_WINDOW | OF_ONE_STACK,
+        ),
+        (
+            {"normalization_place": "both"},
+            IN_DECODER | OF_ROTARY | OF_SCALING | OF_RELATIVE | OF_WINDOW | {"first_norm", "parallel_residual"},
         ),
     ],
 )
 def test_a_setting_without_effect_is_refused_and_all_others_are_not(beside, names):
     assert set(OTHER_VALUES) == {field.name for field in dataclasses.fields(ModelConfig)} - {"architecture"}
-    assert set(idle_settings(beside)) == set(names.split())
+    assert set(idle_settings(beside)) == names
     for name, value in OTHER_VALUES.items():
         if name in beside:
             continue
-        if name not in names.split():
+        if name not in names:
             ModelConfig(**beside, **{name: value})
             continue
         with pytest.raises(UserError) as caught:
@@ -147,10 +217,32 @@ def test_the_way_to_execute_a_model_comes_from_another_config_and_its_shape_does
     theirs = ModelConfig(architecture="decoder", layers=2, scan_layers=True)
     ours = ModelConfig(architecture="decoder", layers=8, width=64, **{name: OTHER_VALUES[name] for name in EXECUTION})
     combined = theirs.executed_as(ours)
-    assert set(EXECUTION) == {"dropout", "dtype", "parameter_dtype", "attention", "gradients", "rematerialize"}
+    assert set(EXECUTION) == {
+        "sequence_length",
+        "dropout",
+        "dtype",
+        "parameter_dtype",
+        "attention",
+        "gradients",
+        "rematerialize",
+    }
     for field in dataclasses.fields(ModelConfig):
         source = ours if field.name in EXECUTION else theirs
         assert getattr(combined, field.name) == getattr(source, field.name), field.name
+
+
+def test_sequences_are_at_most_as_long_as_the_model_can_process():
+    model = ModelConfig(max_length=512)
+    assert (model.size_of_sequence, model.length_setting) == (512, "config.model.max_length")
+    # The two lengths come from two configs: this one is not longer than the other's.
+    short = model.executed_as(ModelConfig(max_length=128, sequence_length=256))
+    assert (short.max_length, short.size_of_sequence, short.length_setting) == (
+        512,
+        256,
+        "config.model.sequence_length",
+    )
+    with pytest.raises(UserError, match=r"sequence_length=600 is longer than .*max_length=512\): lower it"):
+        model.executed_as(ModelConfig(sequence_length=600))
 
 
 def parameter_shapes(config):

@@ -103,7 +103,7 @@ def test_two_documents_are_needed_for_strangers():
     assert draw(True, one)["continues"].any()
     with pytest.raises(UserError, match=r"training split has 1 document.*masked_sentence_order"):
         Pairs(one, T, swap=False)
-    with pytest.raises(UserError, match=r"max_length must be at least 5"):
+    with pytest.raises(UserError, match=r"must be at least 5 for pairs"):
         Pairs(STORE, 4, swap=True)
     with pytest.raises(UserError, match=r"config\.model\.segment_types=2"):
         make_task(NEXT, dataclasses.replace(toy_model(NEXT).config, segment_types=0), tokenizer_for(NEXT))

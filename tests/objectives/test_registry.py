@@ -71,6 +71,14 @@ def test_arrays_lead_with_the_batch_and_have_one_shape(objective):
         assert all(batch[name].max() < tokenizer_for(objective).vocab_size for name in batch)
 
 
+def test_sequences_may_be_shorter_than_the_model_can_process(objective):
+    task, corpus = toy_task(objective, 16), corpus_for(objective)
+    longer = toy_model(objective, 32, sequence_length=16).config
+    other = make_task(objective, longer, tokenizer_for(objective))
+    assert_equal(other.train_batches(corpus, B, 0)[3], task.train_batches(corpus, B, 0)[3])
+    assert_equal(other.validation_batches(corpus, B)[0], task.validation_batches(corpus, B)[0])
+
+
 @pytest.fixture(scope="module")
 def compiled(objective):
     """The task, its evaluation, its loss with gradients, and parameters."""

@@ -141,7 +141,7 @@ def test_what_is_missing_is_named():
     assert SpanCutter.of(objective, tokenizer, 40).lengths.spans <= 3
     with pytest.raises(UserError, match=r"config\.objective\.sentinels=3 are too few for the 28 spans"):
         SpanCutter.of(objective, tokenizer, 512)
-    with pytest.raises(UserError, match=r"config\.model\.max_length must be at least 3"):
+    with pytest.raises(UserError, match=r"config\.model\.sequence_length .*must be at least 3"):
         SpanCutter.of(objective, tokenizer, 2)
     with pytest.raises(UserError, match=r"no special token <extra_id_0>"):
         SpanCutter.of(objective, tokenizer_for(ObjectiveConfig()), 40)

@@ -5,9 +5,11 @@ import json
 
 import pytest
 
+from lm.configuration import from_config_dict, to_config_dict
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.objectives.objective import ObjectiveConfig
+from lm.overrides import with_overrides
 from lm.runs.config import FinetuneConfig, PretrainConfig, stored_config
 from lm.runs.work_directory import WorkDirectory
 from lm.tasks.supervised import TaskConfig
@@ -51,6 +53,29 @@ def test_a_run_with_settings_without_effect_resumes_when_they_are_left_out(confi
     directory.check(config)
     with pytest.raises(UserError, match=r"holds a run with another config \(config.seed was 0, is 1\)"):
         directory.check(dataclasses.replace(config, seed=1))
+
+
+def test_layers_without_a_window_survive_files_and_overrides():
+    config = PretrainConfig(model=ModelConfig(layers=6, attention_window=8, global_layers=(2, 5)))
+    assert stored_config(stored(config), "config") == config
+    typed = with_overrides(PretrainConfig, stored(config), {"model.global_layers": "1,4"})
+    assert stored_config(typed, "config").model.global_layers == (1, 4)
+    assert from_config_dict(PretrainConfig, to_config_dict(config)) == config
+    # An earlier version knew neither.
+    old = stored(PretrainConfig())
+    del old["model"]["global_layers"], old["model"]["attention_window"]
+    assert stored_config(old, "config") == PretrainConfig()
+
+
+def test_examples_may_be_shorter_than_the_model_and_not_longer():
+    model = ModelConfig(architecture="encoder", max_length=100, sequence_length=40)
+    assert FinetuneConfig(model=model).lengths == (16, 32, 40)
+    longer = dataclasses.replace(model, sequence_length=300)
+    for config in (FinetuneConfig, PretrainConfig):
+        with pytest.raises(UserError, match=r"sequence_length=300 is longer than the model can process"):
+            config(model=longer)
+    # With a source, its model counts.
+    assert FinetuneConfig(model=longer, init_from="runs/long").lengths == (16, 32, 64, 128, 256, 300)
 
 
 def test_a_stored_config_keeps_what_its_choice_uses():

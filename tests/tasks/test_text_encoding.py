@@ -6,6 +6,7 @@ import pytest
 from lm.data.config import TokenizerConfig
 from lm.data.tokenizers import train_tokenizer
 from lm.errors import UserError
+from lm.modules.config import ModelConfig
 from lm.tasks.text_encoding import AXES, Layout, encode_texts, longest_first, special_tokens
 
 
@@ -17,7 +18,8 @@ def make_tokenizer(architecture="decoder", end_of_text=True):
 def encode(architecture, texts, pairs=None, max_length=16, truncate=False, tokenizer=None):
     places = [f"rows.jsonl:{number}" for number in range(1, len(texts) + 1)]
     tokenizer = tokenizer or make_tokenizer(architecture)
-    return encode_texts(tokenizer, architecture, texts, pairs, max_length, truncate, places)
+    model = ModelConfig(architecture, max_length=max_length)
+    return encode_texts(tokenizer, model, texts, pairs, truncate, places)
 
 
 def decoded(architecture, *arguments, **choices):
@@ -114,7 +116,7 @@ def test_longest_first_equals_taking_tokens_one_by_one():
 def test_no_room_for_text_is_an_error():
     with pytest.raises(UserError, match=r"config.model.max_length=4 leaves no room .* next to 3 .* to 5 or more"):
         encode("encoder", ["a"], ["b"], max_length=4)
-    assert Layout.of(make_tokenizer("encoder"), "encoder").room(5, pair=True) == 2
+    assert Layout.of(make_tokenizer("encoder"), "encoder").room(ModelConfig(max_length=5), pair=True) == 2
 
 
 def test_a_tokenizer_without_any_special_token_is_an_error():
