@@ -20,9 +20,9 @@ from absl import flags
 from lm.command_line import define_config, run
 from lm.configuration import differences
 from lm.console import Console
+from lm.data.chat import Chat
 from lm.decoding.beam_search import BeamSearchConfig
 from lm.decoding.sampling import SamplingConfig
-from lm.data.chat import Chat
 from lm.errors import UserError
 from lm.inference.conversation import Conversation
 from lm.inference.language_models import GeneratedText, LanguageModel

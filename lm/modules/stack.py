@@ -67,7 +67,7 @@ class Caches:
     def length(self) -> int:
         """Maximum number of tokens."""
         first = self.blocks[0] if isinstance(self.blocks, tuple) else self.blocks
-        return first.tokens.keys_BSKH.shape[-3]
+        return first.tokens.keys_BKSH.shape[-2]
 
     def visible_slots(self, positions_BT: Array) -> Array:
         """The mask, [B, T, S], by which tokens see the slots up to their own position."""

@@ -137,7 +137,7 @@ def test_a_reply_that_is_stopped_is_part_of_the_conversation(model):
 
 def test_a_conversation_beyond_the_window_is_refused_and_unchanged(model):
     conversation = Conversation(model, Template(), HOW)
-    with pytest.raises(UserError, match="the conversation has 7. tokens, and config.model.max_length=64"):
+    with pytest.raises(UserError, match=r"the conversation has 7\d tokens, and config\.model\.max_length=64"):
         next(conversation.reply("x" * 70))
     assert conversation.messages == []
 
