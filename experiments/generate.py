@@ -134,7 +134,7 @@ def answer(conversation: Conversation, message: str) -> None:
     except KeyboardInterrupt:
         pass
     except UserError as error:
-        print(f"{error}; /reset does that", end="")
+        print(f"(!) {error}", end="")
     finally:
         reply.close()  # what was printed is the reply
     print()

@@ -145,8 +145,20 @@ def test_a_conversation_beyond_the_window_is_refused_and_unchanged(model):
 def test_the_chat_loop(model, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\n/reset\nhello\n" + "y" * 99 + "\n/exit\nnever read\n"))
     command.chat(Conversation(model, Template(), dataclasses.replace(HOW, max_new_tokens=4)))
-    printed = capsys.readouterr().out
-    first, rest = printed[: len(printed) // 2], printed
-    assert "/reset does that" in rest
-    replies = rest.split("the conversation has")[0]
-    assert replies[: len(replies) // 2] == replies[len(replies) // 2 :] != "", first
+    replies, refused, _ = capsys.readouterr().out.partition("(!) the conversation has")
+    assert refused
+    first, second = replies[: len(replies) // 2], replies[len(replies) // 2 :]
+    assert first == second != "", "the same message begins both conversations"
+
+
+def test_ctrl_c_stops_a_reply_only(model, monkeypatch, capsys):
+    conversation = Conversation(model, Template(), dataclasses.replace(HOW, max_new_tokens=30))
+
+    def interrupted(pieces):
+        yield next(pieces)
+        raise KeyboardInterrupt
+
+    reply = conversation.reply
+    monkeypatch.setattr(conversation, "reply", lambda message: interrupted(reply(message)))
+    command.answer(conversation, "hi")
+    assert capsys.readouterr().out.strip("\n") == conversation.messages[-1]["content"].strip("\n") != ""
