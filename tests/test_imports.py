@@ -12,6 +12,7 @@ ROOMS = (
     "lm.training",
     "lm.inference",
     "lm.runs",
+    "lm.pretrained",
     "lm.objectives",
     "lm.tasks",
     "lm.decoding",
