@@ -26,6 +26,7 @@ import lm
 from lm.decoding.sample import generate
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
+from lm.pretrained.gguf_files import read_gguf
 
 PROMPT, NEW = 64, 64
 
@@ -95,11 +96,16 @@ class TheirModel:
 
     def __init__(self, path: Path):
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
         self._torch = torch
-        directory = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-        self._model = AutoModelForCausalLM.from_pretrained(**directory, dtype=torch.float32).eval()
+        # Transformers would need another package to read this file itself.
+        file = read_gguf(path)
+        values = dict(file.config)
+        self._model = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values)).eval()
+        weights = {name: torch.from_numpy(file.tensors.read(name)).float() for name in file.tensors.shapes}
+        self._model.load_state_dict(weights, strict=False)
+        self._model.tie_weights()
 
     def generate(self, prompts: np.ndarray, new: int, threads: int) -> np.ndarray:
         """New tokens of each row, greedily."""

@@ -53,7 +53,8 @@ class Conversation:
         tokens, longest = self._template.render(messages), self._model.config.model.max_length
         if len(tokens) >= longest:
             raise UserError(
-                f"the conversation has {len(tokens)} tokens, and config.model.max_length={longest}: begin a new one with /reset"
+                f"the conversation has {len(tokens)} tokens, and config.model.max_length={longest}: begin a new one "
+                "(/reset)"
             )
         held, self._held = self._held, None
         stream = self._model.stream_tokens(tokens, self._how, held)
