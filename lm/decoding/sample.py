@@ -39,7 +39,7 @@ def generate(
     start: int | None = None,
     vocab_size: int | None = None,
     calibrator: Calibrator | None = None,
-    batch_size: int = 16,
+    batch_size: int = 32,
     halt: Halt | None = None,
 ) -> list[Continuation]:
     """Continues each prompt; an encoder-decoder encodes it and generates an output.
@@ -172,8 +172,12 @@ class Writing:
 
     def continuations(self) -> list[Continuation]:
         """Those so far, in the order of `indices_R`."""
-        whole = ([*pieces, here] for pieces, here in zip(self._pieces, self._here, strict=True))
-        return [functools.reduce(lambda one, other: one + other, pieces) for pieces in whole]
+        whole = []
+        for pieces, here in zip(self._pieces, self._here, strict=True):
+            # A row that was done before has nothing here, and its last piece says whether it is finished.
+            parts = [*pieces, here] if here.tokens.size or not pieces else pieces
+            whole.append(functools.reduce(lambda one, other: one + other, parts))
+        return whole
 
     @property
     def held(self) -> Held | None:

@@ -177,8 +177,8 @@ def prefill(
     Args:
       model: the network.
       params: its parameters.
-      tokens_BP: token ids; above `chunk`, P is a multiple of it. Values after a row's end do not matter: their slots
-        are overwritten before anything sees them.
+      tokens_BP: token ids. Values after a row's end do not matter: their slots are overwritten before anything sees
+        them.
       lengths_B: tokens of each row, 1 or more.
       caches: of what came before.
       first: position of the first token.
@@ -189,6 +189,8 @@ def prefill(
     """
     batch, length = tokens_BP.shape
     chunk = min(chunk, length)
+    # Positions beyond the caches are not written.
+    tokens_BP = jnp.pad(tokens_BP, ((0, 0), (0, -length % chunk)))
 
     def read(number: Array | int, carry: tuple[Array, Caches]) -> tuple[Array, Caches]:
         last_BD, caches = carry

@@ -154,6 +154,7 @@ def test_the_end_of_text_cuts_a_continuation_and_changes_nothing_before_it():
         np.testing.assert_array_equal(short.tokens, long.tokens[:length])
         np.testing.assert_allclose(short.log_probs, long.log_probs[:length], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(short.sampling_log_probs, long.sampling_log_probs[:length], rtol=1e-4, atol=1e-5)
+        assert short.finished == (end in long.tokens), "also if others go on in another window"
         lengths.append(len(short.tokens))
     assert lengths[0] <= 9
     assert len(set(lengths)) > 1
