@@ -46,7 +46,7 @@ def test_reading_in_chunks_equals_reading_at_once(chunk):
     np.testing.assert_allclose(last_BD, whole_BD, rtol=1e-4, atol=1e-5)
     for one, other in zip(jax.tree.leaves(caches), jax.tree.leaves(whole), strict=True):
         for row, length in enumerate(lengths_B):
-            np.testing.assert_allclose(one[row, :length], other[row, :length], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(one[row, :, :length], other[row, :, :length], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["rotary", "t5"])
@@ -169,8 +169,12 @@ def test_scores_with_a_shared_beginning_equal_those_of_each_pair_alone():
     prompts = [[*head, *tail] for tail in tails for _ in range(3)] + [other]
     continuations = [[1], [2, 3], [4, 5, 6]] * len(tails) + [[9, 9]]
     found = continuation_log_probs(model, params, prompts, continuations, vocab_size=VOCAB)
-    for one, prompt, tokens in zip(found, prompts, continuations, strict=True):
-        logits = model.apply({"params": params}, np.array([[*prompt, *tokens]]))[0, len(prompt) - 1 : -1, :VOCAB]
+    rows = np.zeros((len(prompts), LONG), np.int32)
+    for row, prompt, tokens in zip(rows, prompts, continuations, strict=True):
+        row[: len(prompt) + len(tokens)] = [*prompt, *tokens]
+    whole = jax.jit(model.apply)({"params": params}, rows)
+    for one, prompt, tokens, logits in zip(found, prompts, continuations, whole, strict=True):
+        logits = logits[len(prompt) - 1 : len(prompt) + len(tokens) - 1, :VOCAB]
         expected = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.array(tokens)[:, None], axis=1)[:, 0]
         np.testing.assert_allclose(one.log_probs, expected, rtol=1e-4, atol=1e-4)
         assert one.greedy == (np.asarray(logits).argmax(axis=1) == tokens).all()
