@@ -17,9 +17,25 @@ import numpy as np
 from jax import Array
 
 from lm.decoding.continuation import Continuation, Decoded
-from lm.decoding.step import Caches, Calibrator, Scores, Start, Writer, begin, check_writer, pad, padded_length, scored
+from lm.decoding.step import (
+    Caches,
+    Calibrator,
+    Scores,
+    Start,
+    Writer,
+    batches_of_like_length,
+    begin,
+    check_writer,
+    is_end,
+    pad,
+    padded_length,
+    positions_of,
+    score,
+    scored,
+)
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
+from lm.models.unrolled import unrolled
 from lm.types import Params
 
 
@@ -76,9 +92,11 @@ def search(
     params: Params,
     prompts: Sequence[Sequence[int]],
     config: BeamSearchConfig,
-    end_of_text: int | None = None,
+    ends: tuple[int, ...] = (),
+    start: int | None = None,
     vocab_size: int | None = None,
     calibrator: Calibrator | None = None,
+    batch_size: int = 16,
 ) -> list[Continuation]:
     """The best continuation of each prompt; of an encoder-decoder, the best output for it.
 
@@ -89,34 +107,39 @@ def search(
         encoder-decoder reads prompts unchanged: if its inputs ended with an end-of-text token in training, append it.
       config: settings of the search. If a prompt leaves less room in `max_length` than `max_new_tokens`, that room is
         the limit.
-      end_of_text: the id at which a continuation ends, or None. An encoder-decoder also starts with it.
+      ends: the ids at which a continuation ends.
+      start: the id after which an encoder-decoder's output starts.
       vocab_size: as for `lm.decoding.step.score`.
       calibrator: as for `beam_search`.
+      batch_size: prompts of similar length that are searched together, at most.
 
     Returns:
       A `Continuation` for each prompt, independent of the other prompts.
 
     Raises:
-      UserError: for a model that does not generate text, and for an encoder-decoder without `end_of_text` or with a
-        prompt longer than `max_length`.
+      UserError: for a model that does not generate text, and for an encoder-decoder without `start` or with a prompt
+        longer than `max_length`.
       ValueError: for an empty prompt.
     """
-    check_writer(model, prompts, end_of_text)
-    if not prompts:
-        return []
+    check_writer(model, prompts, start)
+    model, params = unrolled(model, params)
     window = model.config.max_length
     keep = window - 1 if isinstance(model, DecoderLM) else window
-    prompts_BP, lengths_B = pad([prompt[-keep:] for prompt in prompts], window)
-    limits_B = np.full(len(prompts), min(config.max_new_tokens, window), np.int32)
+    limit = min(config.max_new_tokens, window)
     # Few sizes of the loop, to limit compilation.
     config = dataclasses.replace(config, max_new_tokens=padded_length(config.max_new_tokens, window))
-    decoded = _searched(
-        model, params, prompts_BP, lengths_B, limits_B, config, end_of_text, vocab_size, calibrator=calibrator
-    )
-    return decoded.continuations()
+    prompts = [list(prompt[-keep:]) for prompt in prompts]
+    found: dict[int, Continuation] = {}
+    for numbers in batches_of_like_length([len(prompt) for prompt in prompts], window, batch_size):
+        prompts_BP, lengths_B = pad([prompts[number] for number in numbers], window)
+        limits_B = np.full(len(numbers), limit, np.int32)
+        arrays = (prompts_BP, lengths_B, limits_B)
+        decoded = _searched(model, params, *arrays, config, ends, start, vocab_size, calibrator=calibrator)
+        found |= zip(numbers, decoded.continuations(), strict=True)
+    return [found[number] for number in range(len(prompts))]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "config", "end_of_text", "vocab_size", "calibrator"))
+@functools.partial(jax.jit, static_argnames=("model", "config", "ends", "start", "vocab_size", "calibrator"))
 def _searched(
     model: Writer,
     params: Params,
@@ -124,18 +147,19 @@ def _searched(
     lengths_B: Array,
     limits_B: Array,
     config: BeamSearchConfig,
-    end_of_text: int | None,
+    ends: tuple[int, ...],
+    start: int | None,
     vocab_size: int | None,
     calibrator: Calibrator | None,
 ) -> Decoded:
-    start = begin(model, params, prompts_BP, lengths_B, config.max_new_tokens, end_of_text)
-    return beam_search(start, config, end_of_text, vocab_size=vocab_size, limits_B=limits_B, calibrator=calibrator)
+    started = begin(model, params, prompts_BP, lengths_B, config.max_new_tokens, start)
+    return beam_search(started, config, ends, vocab_size=vocab_size, limits_B=limits_B, calibrator=calibrator)
 
 
 def beam_search(
     start: Start,
     config: BeamSearchConfig,
-    end_of_text: int | None,
+    ends: tuple[int, ...],
     *,
     limits_B: Array | None = None,
     vocab_size: int | None = None,
@@ -143,7 +167,7 @@ def beam_search(
 ) -> Decoded:
     """Searches for the likeliest continuation of each row (Graves 2012; Sutskever et al. 2014, section 3.2).
 
-    A sequence finishes when its end-of-text token is among the K best candidates of its row. A row is done when K
+    A sequence finishes when a token that ends it is among the K best candidates of its row. A row is done when K
     sequences have finished and no open one scores higher than the best of them, when none can overtake it, or at its
     limit. Finished sequences take precedence over those cut by the limit; without any, the likeliest cut one is
     returned. Compiled by the caller.
@@ -151,7 +175,7 @@ def beam_search(
     Args:
       start: the model.
       config: settings of the search.
-      end_of_text: the id that ends a sequence, or None.
+      ends: the ids that end a sequence.
       limits_B: maximum number of new tokens for each row, from 1 to T; None: T. The model's room limits them too.
       vocab_size: as for `lm.decoding.step.score`.
       calibrator: as for `lm.decoding.step.score`. With one, sequences are ranked by calibrated log-probabilities.
@@ -159,23 +183,29 @@ def beam_search(
     Returns:
       The best sequence of each row, independent of other rows.
     """
-    beams, rows = config.beams, start.tokens_B.size
+    beams, rows = config.beams, start.positions_B.size
     limits_B = jnp.full(rows, config.max_new_tokens, jnp.int32) if limits_B is None else limits_B
-    chex.assert_equal_shape([start.tokens_B, start.positions_B, start.room_B, limits_B])
+    chex.assert_equal_shape([start.positions_B, start.room_B, limits_B])
     limits_B = jnp.minimum(limits_B, start.room_B)
     step = scored(start.step, vocab_size, calibrator)
-    caches = start.caches.take_rows(jnp.repeat(jnp.arange(rows), beams))
+    wide = start.repeat(beams)
 
     def unfinished(carry: tuple) -> Array:
         return ~carry[1].all()
 
     def one_token(carry: tuple) -> tuple:
         n, done_B, open_sequences, finished, caches = carry
-        # A finished row must not exceed the model's positions.
-        positions_R1 = jnp.repeat(start.positions_B + jnp.minimum(n, limits_B - 1), beams)[:, None]
+        positions_B = positions_of(start.positions_B, n - 1, limits_B)
+        positions_R1 = jnp.repeat(positions_B, beams)[:, None]
         logits, caches = step(open_sequences.last_BK.reshape(-1, 1), positions_R1, caches)
+        return extend(n, done_B, open_sequences, finished, caches, logits)
+
+    def extend(
+        n: Array, done_B: Array, open_sequences: _Sequences, finished: _Finished, caches: Caches, logits: Scores
+    ) -> tuple:
+        """With the likeliest tokens after n others."""
         candidates, parents_BC = _candidates(open_sequences, logits.log_probs(), n)
-        is_end_BC = candidates.last_BK == (-1 if end_of_text is None else end_of_text)
+        is_end_BC = is_end(candidates.last_BK, ends)
         kept, kept_BK = _keep_open(candidates, is_end_BC, beams)
         # A finished row stays unchanged while others continue.
         open_sequences = _where(done_B, open_sequences, kept)
@@ -186,22 +216,22 @@ def beam_search(
 
     nothing = Decoded.empty(rows, config.max_new_tokens, calibrated=calibrator is not None, sampled=False)
     none_finished = _Finished(nothing, jnp.full(rows, -jnp.inf), jnp.zeros(rows, jnp.int32))
-    none_done_B = jnp.zeros(rows, bool)
-    first = (jnp.zeros((), jnp.int32), none_done_B, _empty(start.tokens_B, nothing, beams), none_finished, caches)
+    empty = (jnp.zeros((), jnp.int32), jnp.zeros(rows, bool), _empty(nothing, beams), none_finished, wide.caches)
+    first = extend(*empty, score(wide.logits_BV, vocab_size, calibrator))
     _, _, open_sequences, finished, _ = jax.lax.while_loop(unfinished, one_token, first)
     likeliest_B1 = jnp.zeros((rows, 1), jnp.int32)
     cut = _decoded(open_sequences, likeliest_B1, limits_B, jnp.zeros(rows, bool))
     return _where(finished.count_B > 0, finished.best, cut)
 
 
-def _empty(tokens_B: Array, nothing: Decoded, beams: int) -> _Sequences:
+def _empty(nothing: Decoded, beams: int) -> _Sequences:
     """One empty sequence for each row."""
     tokens_BKT, own_BKT, calibrated_BKT = jax.tree.map(
         lambda array_BT: jnp.repeat(array_BT[:, None], beams, axis=1),
         (nothing.tokens_BT, nothing.log_probs_BT, nothing.calibrated_log_probs_BT),
     )
-    totals_BK = jnp.full((tokens_B.size, beams), -jnp.inf).at[:, 0].set(0.0)
-    last_BK = jnp.repeat(tokens_B.astype(jnp.int32)[:, None], beams, axis=1)
+    totals_BK = jnp.full(tokens_BKT.shape[:2], -jnp.inf).at[:, 0].set(0.0)
+    last_BK = jnp.zeros(tokens_BKT.shape[:2], jnp.int32)
     return _Sequences(tokens_BKT, Scores(own_BKT, calibrated_BKT), totals_BK, last_BK)
 
 

@@ -42,6 +42,17 @@ class Continuation:
             finished=later.finished,
         )
 
+    def first(self, count: int) -> "Continuation":
+        """Its first tokens."""
+        calibrated, sampling = self.calibrated_log_probs, self.sampling_log_probs
+        return Continuation(
+            tokens=self.tokens[:count],
+            log_probs=self.log_probs[:count],
+            calibrated_log_probs=None if calibrated is None else calibrated[:count],
+            sampling_log_probs=None if sampling is None else sampling[:count],
+            finished=self.finished and count >= self.tokens.size,
+        )
+
 
 def _joined(earlier: np.ndarray | None, later: np.ndarray | None) -> np.ndarray | None:
     return None if earlier is None or later is None else np.concatenate([earlier, later])

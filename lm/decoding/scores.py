@@ -1,28 +1,69 @@
 """Log-probabilities of given continuations, such as the answer options of a question.
 
-Axes: B pairs, P positions of what the model reads, C continuation positions, N positions in all, R of them at a time,
-D model width, V vocabulary.
+Axes: B rows, P positions of what the model reads, Q pairs, C continuation positions, N positions in all, R of them at a
+time, D model width, V vocabulary.
 """
 
+import dataclasses
 import functools
-import operator
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from lm.decoding.continuation import Continuation
-from lm.decoding.step import SHORTEST, Calibrator, Scores, Writer, check_writer, pad, padded_length, score
+from lm.decoding.shared_prefixes import Group, Row, groups_with_shared_prefix, rows_to_read
+from lm.decoding.step import (
+    SHORTEST,
+    Caches,
+    Calibrator,
+    Scores,
+    Writer,
+    batches_of_like_length,
+    check_writer,
+    pad,
+    padded_length,
+    prefill,
+    score,
+)
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
+from lm.modules.stack import empty_caches
 from lm.types import Params
 
 # Maximum size of the logits in memory (64 MiB).
 _MOST_LOGITS = 2**24
+# Maximum number of positions in the caches of a batch that starts from a shared prefix.
+_MOST_SLOTS = 2**14
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredContinuation(Continuation):
+    """A given continuation.
+
+    Attributes:
+      greedy: whether greedy decoding would give it: each of its tokens is the likeliest one, after the calibrator.
+    """
+
+    greedy: bool
+
+    @property
+    def total_log_prob(self) -> float:
+        """The model's own log-probability of the whole continuation, in nats."""
+        return float(self.log_probs.sum(dtype=np.float64))
+
+
+@flax.struct.dataclass
+class _Found:
+    """Log-probabilities of tokens and whether each is the likeliest one."""
+
+    log_probs: Scores
+    likeliest: Array
 
 
 def continuation_log_probs(
@@ -30,64 +71,66 @@ def continuation_log_probs(
     params: Params,
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
-    end_of_text: int | None = None,
+    ends: tuple[int, ...] = (),
+    start: int | None = None,
     vocab_size: int | None = None,
     calibrator: Calibrator | None = None,
     batch_size: int = 16,
-) -> list[Continuation]:
+) -> list[ScoredContinuation]:
     """The log-probability of each token of each continuation, given its prompt and the tokens before it.
 
-    For a continuation that `generate` produces within `max_length`, this returns the same log-probabilities. Pairs of
-    similar length share a batch, with one forward pass per batch.
+    For a continuation that `generate` produces within `max_length`, this returns the same log-probabilities. A decoder
+    reads each prompt once for all its continuations of one token, and the longest common beginning of similar prompts
+    once for all of them. What has a similar length shares a batch.
 
     Args:
       model: the network.
       params: its parameters.
       prompts: token ids, at least one each; for an encoder-decoder, its inputs, as for `generate`.
       continuations: token ids, one list for each prompt. Append an end-of-text token to score the end too.
-      end_of_text: the id that ends a continuation, or None. An encoder-decoder's output also starts after it.
+      ends: the ids that end a continuation.
+      start: the id after which an encoder-decoder's output starts.
       vocab_size: ids from here on pad the embedding table and have probability 0; None: no padding.
       calibrator: acts on the model's logits.
-      batch_size: pairs in a forward pass.
+      batch_size: rows in a forward pass.
 
     Returns:
-      A `Continuation` for each pair, in order: `tokens` as given (int32 [n]); `log_probs` (float32 [n], nats), the
-      model's own at temperature 1, with or without a calibrator; `calibrated_log_probs`, float32 [n] or None without a
-      calibrator; `sampling_log_probs` is None; `finished` says whether the last token is `end_of_text`. The sum of
-      `log_probs` is the log-probability of the continuation. An empty continuation has arrays of length 0.
+      A `ScoredContinuation` for each pair, in order: `tokens` as given (int32 [n]); `log_probs` (float32 [n], nats),
+      the model's own at temperature 1, with or without a calibrator; `calibrated_log_probs`, float32 [n] or None
+      without a calibrator; `sampling_log_probs` is None; `finished` says whether the last token is one of `ends`. An
+      empty continuation has arrays of length 0, and is greedy.
 
     Raises:
       UserError: if a pair is too long for the model, for a model that does not generate text, and for an
-        encoder-decoder without `end_of_text`.
+        encoder-decoder without `start`.
       ValueError: for an empty prompt, or if the numbers of prompts and continuations differ.
     """
     if len(prompts) != len(continuations):
         raise ValueError(f"{len(prompts)} prompts, but {len(continuations)} continuations")
-    check_writer(model, prompts, end_of_text)
+    check_writer(model, prompts, start)
     _check_lengths(model, prompts, continuations)
-    read = [_read(model, *pair) for pair in zip(prompts, continuations, strict=True)]
-    window = model.config.max_length
-    found = [_nothing(calibrator)] * len(read)
-    for numbers in _batches(read, continuations, window, batch_size):
-        # One-token pairs fill the batch, to limit compiled sizes.
-        filler = [[0]] * (padded_length(len(numbers), batch_size) - len(numbers))
-        read_BP, lengths_B = pad([*(read[number] for number in numbers), *filler], window)
-        targets_BC, counts_B = pad([*(continuations[number] for number in numbers), *filler], window, 1)
-        arrays = (read_BP, lengths_B, targets_BC, counts_B)
-        log_probs_BC = jax.device_get(_log_probs(model, params, *arrays, end_of_text, vocab_size, calibrator))
-        for row, number in enumerate(numbers):
-            own = (row, slice(counts_B[row]))
-            found[number] = jax.tree.map(operator.itemgetter(own), log_probs_BC)
-    return [
-        Continuation(
-            tokens=np.asarray(tokens, np.int32),
-            log_probs=np.asarray(scores.own),
-            calibrated_log_probs=None if scores.calibrated is None else np.asarray(scores.calibrated),
-            sampling_log_probs=None,
-            finished=len(tokens) > 0 and tokens[-1] == end_of_text,
-        )
-        for tokens, scores in zip(continuations, found, strict=True)
-    ]
+    rules = (vocab_size, calibrator)
+    if isinstance(model, DecoderLM):
+        batches = _of_decoder(model, params, prompts, continuations, rules, batch_size)
+    else:
+        assert start is not None  # as `check_writer` makes sure
+        batches = _of_encoder_decoder(model, params, prompts, continuations, start, rules, batch_size)
+    found = dict(pair for batch in batches for pair in batch)
+    nothing = jnp.zeros(0, jnp.float32)
+    empty = _Found(Scores(nothing, None if calibrator is None else nothing), jnp.zeros(0, bool))
+    return [_scored(tokens, found.get(pair, empty), ends) for pair, tokens in enumerate(continuations)]
+
+
+def _scored(tokens: Sequence[int], found: _Found, ends: tuple[int, ...]) -> ScoredContinuation:
+    calibrated = found.log_probs.calibrated
+    return ScoredContinuation(
+        tokens=np.asarray(tokens, np.int32),
+        log_probs=np.asarray(found.log_probs.own),
+        calibrated_log_probs=None if calibrated is None else np.asarray(calibrated),
+        sampling_log_probs=None,
+        finished=len(tokens) > 0 and tokens[-1] in ends,
+        greedy=bool(np.asarray(found.likeliest).all()),
+    )
 
 
 def _check_lengths(model: Writer, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> None:
@@ -102,78 +145,166 @@ def _check_lengths(model: Writer, prompts: Sequence[Sequence[int]], continuation
             )
 
 
-def _read(model: Writer, prompt: Sequence[int], continuation: Sequence[int]) -> list[int]:
-    """One row of the model's input: the continuation without its last token, for a decoder after the prompt."""
-    return [*prompt, *continuation][:-1] if isinstance(model, DecoderLM) else list(prompt)
+# One pair's index and what was found for it.
+_OfPair = tuple[int, _Found]
 
 
-def _nothing(calibrator: Calibrator | None) -> Scores:
-    nothing = jnp.zeros(0, jnp.float32)
-    return Scores(nothing, None if calibrator is None else nothing)
-
-
-def _batches(
-    read: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], window: int, size: int
-) -> list[list[int]]:
-    """Indices of pairs of similar length, at most `batch_size` together; empty continuations are left out."""
-    alike = defaultdict(list)
-    for number, (tokens, continuation) in enumerate(zip(read, continuations, strict=True)):
-        if len(continuation):
-            lengths = (padded_length(len(tokens), window, SHORTEST), padded_length(len(continuation), window))
-            alike[lengths].append(number)
-    return [numbers[first : first + size] for numbers in alike.values() for first in range(0, len(numbers), size)]
-
-
-@functools.partial(jax.jit, static_argnames=("model", "end_of_text", "vocab_size", "calibrator"))
-def _log_probs(
-    model: Writer,
+def _of_decoder(
+    model: DecoderLM,
     params: Params,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    rules: tuple,
+    batch_size: int,
+) -> Iterator[list[_OfPair]]:
+    window = model.config.max_length
+    pairs = [pair for pair, continuation in enumerate(continuations) if len(continuation)]
+    read = [[*prompts[pair], *continuations[pair]][:-1] for pair in pairs]
+    rows = rows_to_read(read, [len(prompts[pair]) - 1 for pair in pairs])
+    for row in rows:
+        row.pairs = [pairs[place] for place in row.pairs]
+    for group in groups_with_shared_prefix(rows):
+        caches, size = _shared_caches(model, params, group), batch_size
+        lengths = [len(row.tokens) - group.shared for row in group.rows]
+        if caches is not None:
+            longest = padded_length(max(lengths), window, SHORTEST)
+            size = max(1, min(size, _MOST_SLOTS // (caches.length + longest)))
+        for numbers in batches_of_like_length(lengths, window, size):
+            batch = [group.rows[number] for number in numbers]
+            arrays = _arrays(batch, group.shared, prompts, continuations, window, size)
+            found = _decoder_log_probs(model, params, caches, np.int32(group.shared), *arrays, rules)
+            yield _by_pair([pair for row in batch for pair in row.pairs], continuations, found)
+
+
+def _shared_caches(model: DecoderLM, params: Params, group: Group) -> Caches | None:
+    if not group.shared:
+        return None
+    tokens_1P, length_1 = pad([group.rows[0].tokens[: group.shared]], model.config.max_length)
+    return _prefix_caches(model, params, tokens_1P, length_1)
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _prefix_caches(model: DecoderLM, params: Params, tokens_1P: Array, length_1: Array) -> Caches:
+    caches = empty_caches(model.config, 1, tokens_1P.shape[1])
+    return prefill(model, params, tokens_1P, length_1, caches)[1]
+
+
+def _arrays(
+    rows: Sequence[Row],
+    shared: int,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    window: int,
+    batch_size: int,
+) -> tuple[np.ndarray, ...]:
+    """What is read [B, P], and of each pair its row [Q], the place before its first target [Q] and targets [Q, C]."""
+    # Rows and pairs of one token fill the batch, to limit compiled sizes.
+    filler = [[0]] * (padded_length(len(rows), batch_size) - len(rows))
+    read_BP, _ = pad([*(row.tokens[shared:] for row in rows), *filler], window)
+    of_pairs = [(number, pair) for number, row in enumerate(rows) for pair in row.pairs]
+    fillers = padded_length(len(of_pairs), 2 * len(of_pairs)) - len(of_pairs)
+    row_Q = np.array([number for number, _ in of_pairs] + [0] * fillers, np.int32)
+    first_Q = np.array([len(prompts[pair]) - 1 - shared for _, pair in of_pairs] + [0] * fillers, np.int32)
+    targets_QC, _ = pad([*(continuations[pair] for _, pair in of_pairs), *[[0]] * fillers], window, 1)
+    return read_BP, row_Q, first_Q, targets_QC
+
+
+@functools.partial(jax.jit, static_argnames=("model", "rules"))
+def _decoder_log_probs(
+    model: DecoderLM,
+    params: Params,
+    caches: Caches | None,
+    shared: Array,
     read_BP: Array,
+    row_Q: Array,
+    first_Q: Array,
+    targets_QC: Array,
+    rules: tuple,
+) -> _Found:
+    """Log-probabilities of the targets, [Q, C]."""
+    batch, length = read_BP.shape
+    # Padding comes last, where no token sees it.
+    if caches is None:
+        hidden_BPD = model.apply({"params": params}, read_BP, method=DecoderLM.hidden)
+    else:
+        caches = caches.take_rows(jnp.zeros(batch, jnp.int32)).with_length(caches.length + length)
+        positions_BP = jnp.broadcast_to(shared + jnp.arange(length), read_BP.shape)
+        arrays = (read_BP, positions_BP, caches)
+        hidden_BPD, _ = model.apply({"params": params}, *arrays, method=DecoderLM.hidden_with_cache)
+    places_QC = jnp.minimum(first_Q[:, None] + jnp.arange(targets_QC.shape[1])[None, :], length - 1)
+    return _of_targets(model, params, hidden_BPD[row_Q[:, None], places_QC], targets_QC, rules)
+
+
+def _of_encoder_decoder(
+    model: EncoderDecoderLM,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    start: int,
+    rules: tuple,
+    batch_size: int,
+) -> Iterator[list[_OfPair]]:
+    window = model.config.max_length
+    alike = defaultdict(list)
+    for pair, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
+        if len(continuation):
+            lengths = (padded_length(len(prompt), window, SHORTEST), padded_length(len(continuation), window))
+            alike[lengths].append(pair)
+    for pairs in alike.values():
+        for first in range(0, len(pairs), batch_size):
+            together = pairs[first : first + batch_size]
+            filler = [[0]] * (padded_length(len(together), batch_size) - len(together))
+            inputs_BP, lengths_B = pad([*(prompts[pair] for pair in together), *filler], window)
+            targets_BC, _ = pad([*(continuations[pair] for pair in together), *filler], window, 1)
+            arrays = (inputs_BP, lengths_B, targets_BC)
+            found = _encoder_decoder_log_probs(model, params, *arrays, start, rules)
+            yield _by_pair(together, continuations, found)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "start", "rules"))
+def _encoder_decoder_log_probs(
+    model: EncoderDecoderLM,
+    params: Params,
+    inputs_BP: Array,
     lengths_B: Array,
     targets_BC: Array,
-    counts_B: Array,
-    end_of_text: int | None,
-    vocab_size: int | None,
-    calibrator: Calibrator | None,
-) -> Scores:
-    """Log-probabilities of the targets, [B, C]; only the first `counts_B` of each row are valid."""
-    if isinstance(model, DecoderLM):
-        hidden_BCD = _decoder_hidden(model, params, read_BP, lengths_B - counts_B, targets_BC.shape[1])
-    else:
-        assert end_of_text is not None  # as `check_writer` makes sure
-        hidden_BCD = _encoder_decoder_hidden(model, params, read_BP, lengths_B, targets_BC, end_of_text)
-
-    def of_some(hidden_and_targets: tuple[Array, Array]) -> Scores:
-        hidden_RD, targets_R = hidden_and_targets
-        logits_RV = model.apply({"params": params}, hidden_RD[:, None], method="logits")[:, 0]
-        return score(logits_RV, vocab_size, calibrator).log_probs().of_tokens(targets_R)
-
-    # Logits of all positions may not fit in memory at once.
-    positions = targets_BC.size
-    at_a_time = max(1, min(positions, _MOST_LOGITS // model.config.size_of_vocabulary))
-    padding = -positions % at_a_time
-    hidden_ND = jnp.pad(hidden_BCD.reshape(positions, -1), ((0, padding), (0, 0)))
-    targets_N = jnp.pad(targets_BC.reshape(-1), (0, padding))
-    chunks = (hidden_ND.reshape(-1, at_a_time, hidden_ND.shape[-1]), targets_N.reshape(-1, at_a_time))
-    log_probs = jax.lax.map(of_some, chunks)
-    return jax.tree.map(lambda scores: scores.reshape(-1)[:positions].reshape(targets_BC.shape), log_probs)
-
-
-def _decoder_hidden(model: DecoderLM, params: Params, read_BP: Array, firsts_B: Array, count: int) -> Array:
-    """The hidden states before `count` targets, [B, C, D], starting at position `firsts_B`."""
-    # Padding comes last, where no token sees it.
-    hidden_BPD = model.apply({"params": params}, read_BP, method=DecoderLM.hidden)
-    places_BC = jnp.minimum(firsts_B[:, None] + jnp.arange(count)[None, :], read_BP.shape[1] - 1)
-    return jnp.take_along_axis(hidden_BPD, places_BC[:, :, None], axis=1)
-
-
-def _encoder_decoder_hidden(
-    model: EncoderDecoderLM, params: Params, inputs_BP: Array, lengths_B: Array, targets_BC: Array, end_of_text: int
-) -> Array:
-    """The hidden states before the targets, [B, C, D]."""
+    start: int,
+    rules: tuple,
+) -> _Found:
+    """Log-probabilities of the targets, [B, C]."""
     variables = {"params": params}
     segments_BP = (jnp.arange(inputs_BP.shape[1])[None, :] < lengths_B[:, None]).astype(jnp.int32)
     memory_BPD = model.apply(variables, inputs_BP, segments_BP, method=EncoderDecoderLM.encode)
-    starts_B1 = jnp.full((inputs_BP.shape[0], 1), end_of_text, jnp.int32)
+    starts_B1 = jnp.full((inputs_BP.shape[0], 1), start, jnp.int32)
     fed_BC = jnp.concatenate([starts_B1, targets_BC[:, :-1]], axis=1)
-    return model.apply(variables, memory_BPD, segments_BP, fed_BC, method=EncoderDecoderLM.decode)
+    hidden_BCD = model.apply(variables, memory_BPD, segments_BP, fed_BC, method=EncoderDecoderLM.decode)
+    return _of_targets(model, params, hidden_BCD, targets_BC, rules)
+
+
+def _of_targets(model: Writer, params: Params, hidden_QCD: Array, targets_QC: Array, rules: tuple) -> _Found:
+    """From the hidden states before targets; logits of all positions may not fit in memory at once."""
+
+    def of_some(hidden_and_targets: tuple[Array, Array]) -> _Found:
+        hidden_RD, targets_R = hidden_and_targets
+        logits_RV = model.apply({"params": params}, hidden_RD[:, None], method="logits")[:, 0]
+        scores = score(logits_RV, *rules)
+        return _Found(scores.log_probs_of(targets_R), scores.deciding.argmax(axis=-1) == targets_R)
+
+    positions = targets_QC.size
+    at_a_time = max(1, min(positions, _MOST_LOGITS // model.config.size_of_vocabulary))
+    padding = -positions % at_a_time
+    hidden_ND = jnp.pad(hidden_QCD.reshape(positions, -1), ((0, padding), (0, 0)))
+    targets_N = jnp.pad(targets_QC.reshape(-1), (0, padding))
+    chunks = (hidden_ND.reshape(-1, at_a_time, hidden_ND.shape[-1]), targets_N.reshape(-1, at_a_time))
+    found = jax.lax.map(of_some, chunks)
+    return jax.tree.map(lambda values: values.reshape(-1)[:positions].reshape(targets_QC.shape), found)
+
+
+def _by_pair(pairs: Sequence[int], continuations: Sequence[Sequence[int]], found: _Found) -> list[_OfPair]:
+    """Each pair's part of the arrays [Q, C], on the host."""
+    found = jax.device_get(found)
+    counts = [len(continuations[pair]) for pair in pairs]
+    return [
+        (pair, jax.tree.map(lambda array_QC, place=place, count=count: array_QC[place, :count], found))
+        for place, (pair, count) in enumerate(zip(pairs, counts, strict=True))
+    ]

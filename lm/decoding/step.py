@@ -1,11 +1,12 @@
 """The step shared by greedy decoding, sampling and beam search: from one token to the scores of the next.
 
-Axes: B sequences, S input positions, P prompt positions, R rows of a model's batch (B, or B times the beams),
-V vocabulary.
+Axes: B sequences, S input positions, P prompt positions, C positions of a chunk of them, R rows of a model's batch (B,
+or B times the beams), D model width, V vocabulary.
 """
 
 import dataclasses
 import functools
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -18,11 +19,14 @@ from jax import Array
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
+from lm.models.unrolled import unrolled
 from lm.modules.stack import empty_caches
 from lm.types import Params
 
 # Prompts are padded to at least this length.
 SHORTEST = 8
+# Positions of a prompt that are read at a time. The products run as fast as with more, and scores take less memory.
+CHUNK = 256
 
 # The models that generate text.
 Writer = DecoderLM | EncoderDecoderLM
@@ -31,8 +35,15 @@ Writer = DecoderLM | EncoderDecoderLM
 class Caches(Protocol):
     """A model's cache while decoding: a pytree that can be reordered, such as `lm.modules.stack.Caches`."""
 
+    @property
+    def length(self) -> int:
+        """Maximum number of tokens."""
+
     def take_rows(self, rows_B: Array) -> "Caches":
         """The caches of these rows of the batch, in this order; rows may be repeated."""
+
+    def with_length(self, length: int) -> "Caches":
+        """The same with room for more tokens."""
 
 
 # From tokens [R, 1], their positions [R, 1] and caches to the logits of the tokens after them [R, V] and the caches.
@@ -64,6 +75,15 @@ class Scores:
         """Log-probabilities, from logits over the last axis."""
         return jax.tree.map(functools.partial(jax.nn.log_softmax, axis=-1), self)
 
+    def log_probs_of(self, tokens: Array) -> "Scores":
+        """The log-probability of one token for each distribution over the last axis, from logits."""
+        highest = jax.tree.map(functools.partial(jnp.max, axis=-1), self)
+
+        def log_probs(chosen: Array, scores: Array, highest: Array) -> Array:
+            return (chosen - highest) - jnp.log(jnp.exp(scores - highest[..., None]).sum(axis=-1))
+
+        return jax.tree.map(log_probs, self.of_tokens(tokens), self, highest)
+
     def of_tokens(self, tokens: Array) -> "Scores":
         """Selects one token's score from each distribution over the last axis."""
         return jax.tree.map(lambda scores: jnp.take_along_axis(scores, tokens[..., None], axis=-1)[..., 0], self)
@@ -88,6 +108,22 @@ def score(logits_RV: Array, vocab_size: int | None = None, calibrator: Calibrato
     return Scores(of_vocabulary(logits_RV), calibrated_RV)
 
 
+def positions_of(first_B: Array, n: Array, limits_B: Array) -> Array:
+    """The position of the n-th new token of each row, [B]; rows at their limits stay within the model's room.
+
+    Args:
+      first_B: of the first new token.
+      n: from 0.
+      limits_B: maximum number of new tokens.
+    """
+    return jnp.maximum(first_B + jnp.minimum(n, limits_B - 2), 0)
+
+
+def is_end(tokens: Array, ends: tuple[int, ...]) -> Array:
+    """Whether each token ends a continuation."""
+    return jnp.isin(tokens, jnp.array(ends, jnp.int32))
+
+
 def scored(
     step: Step, vocab_size: int | None = None, calibrator: Calibrator | None = None
 ) -> Callable[[Array, Array, Caches], tuple[Scores, Caches]]:
@@ -106,17 +142,72 @@ class Start:
 
     Attributes:
       step: the model, one token at a time.
-      caches: its cache of everything before `tokens_B`.
-      tokens_B: the last known token of each row, which the step reads first.
+      caches: its cache of everything before the first new token.
+      logits_BV: of the first new token.
       positions_B: its position.
       room_B: maximum number of new tokens.
     """
 
     step: Step
     caches: Caches
-    tokens_B: Array
+    logits_BV: Array
     positions_B: Array
     room_B: Array
+
+    def repeat(self, times: int) -> "Start":
+        """This start with each row so many times, one after another."""
+        if times == 1:
+            return self
+        rows_R = jnp.repeat(jnp.arange(self.positions_B.size), times)
+        caches = self.caches.take_rows(rows_R)
+        return Start(self.step, caches, self.logits_BV[rows_R], self.positions_B[rows_R], self.room_B[rows_R])
+
+
+def prefill(
+    model: DecoderLM,
+    params: Params,
+    tokens_BP: Array,
+    lengths_B: Array,
+    caches: Caches,
+    first: Array | int = 0,
+    chunk: int = CHUNK,
+) -> tuple[Array, Caches]:
+    """Reads tokens into a decoder's caches, a chunk at a time, which bounds the memory of long prompts.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      tokens_BP: token ids. Values after a row's end do not matter: their slots are overwritten before anything sees
+        them.
+      lengths_B: tokens of each row, 1 or more.
+      caches: of what came before.
+      first: position of the first token.
+      chunk: positions at a time.
+
+    Returns:
+      The hidden state of each row's last token, [B, D], and the caches.
+    """
+    batch, length = tokens_BP.shape
+    chunk = min(chunk, length)
+    # Positions beyond the caches are not written.
+    tokens_BP = jnp.pad(tokens_BP, ((0, 0), (0, -length % chunk)))
+
+    def read(number: Array | int, carry: tuple[Array, Caches]) -> tuple[Array, Caches]:
+        last_BD, caches = carry
+        begin = number * chunk
+        tokens_BC = jax.lax.dynamic_slice_in_dim(tokens_BP, begin, chunk, axis=1)
+        positions_BC = jnp.broadcast_to(first + begin + jnp.arange(chunk), (batch, chunk))
+        arrays = (tokens_BC, positions_BC, caches)
+        hidden_BCD, caches = model.apply({"params": params}, *arrays, method=DecoderLM.hidden_with_cache)
+        places_B = lengths_B - 1 - begin
+        found_BCD = jnp.take_along_axis(hidden_BCD, jnp.clip(places_B, 0, chunk - 1)[:, None, None], axis=1)
+        is_here_B1 = ((places_B >= 0) & (places_B < chunk))[:, None]
+        return jnp.where(is_here_B1, found_BCD[:, 0], last_BD), caches
+
+    nothing = (jnp.zeros((batch, model.config.width), model.config.compute_dtype), caches)
+    if chunk == length:
+        return read(0, nothing)
+    return jax.lax.fori_loop(0, (lengths_B.max() + chunk - 1) // chunk, read, nothing)
 
 
 def decoder_start(model: DecoderLM, params: Params, prompts_BP: Array, lengths_B: Array, capacity: int) -> Start:
@@ -125,21 +216,28 @@ def decoder_start(model: DecoderLM, params: Params, prompts_BP: Array, lengths_B
     Args:
       model: the network.
       params: its parameters.
-      prompts_BP: token ids. Values after a prompt's end do not matter.
+      prompts_BP: token ids, as for `prefill`.
       lengths_B: tokens of each prompt, 1 or more.
-      capacity: positions of the cache, P or more. The last new token is never fed and needs none.
+      capacity: positions of the cache. The last new token is never fed and needs none.
     """
-    batch, length = prompts_BP.shape
-    positions_BP = jnp.broadcast_to(jnp.arange(length), prompts_BP.shape)
-    # Slots after a prompt's end are overwritten before anything sees them.
-    caches = empty_caches(model.config, batch, capacity)
-    method = DecoderLM.hidden_with_cache
-    _, caches = model.apply({"params": params}, prompts_BP, positions_BP, caches, method=method)
-    # The last token of a prompt is fed again, which leaves the cache unchanged and gives the first logits.
-    last_B = lengths_B - 1
-    tokens_B = jnp.take_along_axis(prompts_BP, last_B[:, None], axis=1)[:, 0]
-    room_B = min(capacity, model.config.max_length) - last_B
-    return Start(_step(model, params, method), caches, tokens_B, last_B, room_B)
+    model, params = unrolled(model, params)
+    return continued(model, params, prompts_BP, lengths_B, empty_caches(model.config, len(prompts_BP), capacity))
+
+
+def continued(
+    model: DecoderLM,
+    params: Params,
+    tokens_BP: Array,
+    lengths_B: Array,
+    caches: Caches,
+    first: Array | int = 0,
+) -> Start:
+    """A decoder that has read these tokens after what its caches hold. Arguments as for `prefill`."""
+    last_BD, caches = prefill(model, params, tokens_BP, lengths_B, caches, first)
+    logits_BV = model.apply({"params": params}, last_BD[:, None], method="logits")[:, 0]
+    positions_B = first + lengths_B
+    room_B = min(caches.length, model.config.max_length) - positions_B + 1
+    return Start(step_of(model, params), caches, logits_BV, positions_B, room_B)
 
 
 def encoder_decoder_start(
@@ -148,31 +246,31 @@ def encoder_decoder_start(
     inputs_BS: Array,
     input_segments_BS: Array,
     capacity: int,
-    end_of_text: int,
+    start: int,
 ) -> Start:
     """An encoder-decoder that has read its inputs.
 
     Args:
-      model: the network, trained on outputs that start after an end-of-text token.
+      model: the network.
       params: its parameters.
       inputs_BS: token ids.
       input_segments_BS: 1 for tokens and 0 for padding.
       capacity: positions of the cache.
-      end_of_text: the id before each output.
+      start: the id after which each output starts, as in training.
     """
+    model, params = unrolled(model, params)
     variables = {"params": params}
     memory_BSD = model.apply(variables, inputs_BS, input_segments_BS, method=EncoderDecoderLM.encode)
-    start = (memory_BSD, input_segments_BS, capacity)
-    caches = model.apply(variables, *start, method=EncoderDecoderLM.start_decoding)
-    tokens_B = jnp.full(inputs_BS.shape[0], end_of_text, jnp.int32)
-    room_B = jnp.full_like(tokens_B, min(capacity, model.config.max_length))
-    step = _step(model, params, EncoderDecoderLM.decode_with_cache)
-    return Start(step, caches, tokens_B, jnp.zeros_like(tokens_B), room_B)
+    method = EncoderDecoderLM.start_decoding
+    caches = model.apply(variables, memory_BSD, input_segments_BS, capacity, method=method)
+    starts_B1 = jnp.full((len(inputs_BS), 1), start, jnp.int32)
+    step = step_of(model, params)
+    logits_BV, caches = step(starts_B1, jnp.zeros_like(starts_B1), caches)
+    room_B = jnp.full_like(starts_B1[:, 0], min(capacity, model.config.max_length))
+    return Start(step, caches, logits_BV, jnp.ones_like(room_B), room_B)
 
 
-def begin(
-    model: Writer, params: Params, prompts_BP: Array, lengths_B: Array, length: int, end_of_text: int | None
-) -> Start:
+def begin(model: Writer, params: Params, prompts_BP: Array, lengths_B: Array, length: int, start: int | None) -> Start:
     """Reads prompts with a decoder or an encoder-decoder, for which they are the inputs.
 
     Args:
@@ -181,22 +279,22 @@ def begin(
       prompts_BP: token ids. Values after a prompt's end do not matter.
       lengths_B: tokens of each prompt, 1 or more.
       length: new tokens to make room for, within the model's `max_length`.
-      end_of_text: as for `encoder_decoder_start`; a decoder needs none.
+      start: as for `encoder_decoder_start`; a decoder needs none.
     """
     window = model.config.max_length
     if isinstance(model, DecoderLM):
         return decoder_start(model, params, prompts_BP, lengths_B, min(prompts_BP.shape[1] + length, window))
-    assert end_of_text is not None  # as `check_writer` makes sure
+    assert start is not None  # as `check_writer` makes sure
     segments_BP = (jnp.arange(prompts_BP.shape[1])[None, :] < lengths_B[:, None]).astype(jnp.int32)
-    return encoder_decoder_start(model, params, prompts_BP, segments_BP, min(length, window), end_of_text)
+    return encoder_decoder_start(model, params, prompts_BP, segments_BP, min(length, window), start)
 
 
-def check_writer(model: Any, prompts: Sequence[Sequence[int]], end_of_text: int | None) -> None:
+def check_writer(model: Any, prompts: Sequence[Sequence[int]], start: int | None) -> None:
     """Checks that a model can continue these prompts.
 
     Raises:
-      UserError: for a model that does not generate text, and for an encoder-decoder without an end-of-text token or
-        with inputs longer than its `max_length`.
+      UserError: for a model that does not generate text, and for an encoder-decoder without a start token or with
+        inputs longer than its `max_length`.
       ValueError: for an empty prompt.
     """
     if not isinstance(model, DecoderLM | EncoderDecoderLM):
@@ -208,14 +306,22 @@ def check_writer(model: Any, prompts: Sequence[Sequence[int]], end_of_text: int 
         raise ValueError("every prompt needs at least one token")
     if isinstance(model, DecoderLM):
         return
-    if end_of_text is None:
-        raise UserError("an encoder-decoder starts its output with an end-of-text token: the tokenizer needs one")
+    if start is None:
+        raise UserError("an encoder-decoder starts its output with a special token: the tokenizer needs one")
     window = model.config.max_length
     for number, prompt in enumerate(prompts, 1):
         if len(prompt) > window:
             raise UserError(
                 f"prompt {number} has {len(prompt)} tokens, but config.model.max_length={window}: shorten it"
             )
+
+
+def batches_of_like_length(lengths: Sequence[int], longest: int, size: int) -> list[list[int]]:
+    """Indices of rows whose lengths are padded alike, at most `size` together, in the order of the rows."""
+    alike = defaultdict(list)
+    for number, length in enumerate(lengths):
+        alike[padded_length(length, longest, SHORTEST)].append(number)
+    return [numbers[first : first + size] for numbers in alike.values() for first in range(0, len(numbers), size)]
 
 
 def pad(rows: Sequence[Sequence[int]], longest: int, shortest: int = SHORTEST) -> tuple[np.ndarray, np.ndarray]:
@@ -235,9 +341,11 @@ def padded_length(length: int, longest: int, shortest: int = 1) -> int:
     return min(max(1 << (length - 1).bit_length(), shortest), longest)
 
 
-def _step(model: Writer, params: Params, with_cache: Callable) -> Step:
-    """The step of a model whose method `with_cache` returns hidden states and caches."""
+def step_of(model: Writer, params: Params) -> Step:
+    """A model that has read its prompts, one token at a time."""
     variables = {"params": params}
+    decoder = isinstance(model, DecoderLM)
+    with_cache = DecoderLM.hidden_with_cache if decoder else EncoderDecoderLM.decode_with_cache
 
     def step(tokens_R1: Array, positions_R1: Array, caches: Caches) -> tuple[Array, Caches]:
         hidden_R1D, caches = model.apply(variables, tokens_R1, positions_R1, caches, method=with_cache)

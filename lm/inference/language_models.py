@@ -1,6 +1,8 @@
 """Models that generate text: decoders and encoder-decoders, pretrained or fine-tuned."""
 
+import bisect
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -8,16 +10,22 @@ import numpy as np
 
 from lm.decoding.beam_search import BeamSearchConfig, search
 from lm.decoding.continuation import Continuation
-from lm.decoding.sample import generate
+from lm.decoding.progress import Choice
+from lm.decoding.sample import Held, Writing, generate
 from lm.decoding.sampling import SamplingConfig
-from lm.decoding.scores import continuation_log_probs
+from lm.decoding.scores import ScoredContinuation, continuation_log_probs
+from lm.decoding.step import check_writer
+from lm.decoding.stop_strings import before_stop
 from lm.errors import UserError
 from lm.inference.model_in_use import ModelInUse, as_list
 from lm.inference.special_tokens import encode_marked
+from lm.inference.streaming import TextStream
 from lm.inference.task_model import Predicted, TaskModel
+from lm.models.unrolled import unrolled
 from lm.objectives.registry import special_tokens
 from lm.runs.config import PretrainConfig
 from lm.tasks.supervised import Row
+from lm.types import Params
 
 How = SamplingConfig | BeamSearchConfig
 
@@ -28,13 +36,15 @@ class GeneratedText(Continuation):
 
     Attributes:
       prompt: what the model read.
-      text: the decoded tokens.
+      text: the decoded tokens, without what follows the first stop string.
       continues: whether the text continues the prompt; otherwise it is a text of its own.
+      stopped_by: the stop string at which it ends; the last of its tokens completes this string. None: no such string.
     """
 
     prompt: str
     text: str
     continues: bool
+    stopped_by: str | None = None
 
     @property
     def confidence(self) -> float:
@@ -73,34 +83,67 @@ class LanguageModel(ModelInUse):
         Raises:
           UserError: for a prompt that the model cannot read.
         """
-        how = how or self.search
-        samples = how.samples if isinstance(how, SamplingConfig) else 1
-        prompts = [prompt for prompt in as_list(prompts, "prompts") for _ in range(samples)]
-        return self._generated(prompts, self.prompt_tokens(prompts), how)
+        prompts = as_list(prompts, "prompts")
+        return self._generated(prompts, self.prompt_tokens(prompts), how or self.search)
 
     def _generated(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]], how: How) -> list[GeneratedText]:
-        """A text for each prompt, which the model reads as `tokens`."""
-        if not prompts:
-            return []
-        read = self.model, self.params, tokens
-        if isinstance(how, SamplingConfig):
-            found = generate(*read, how, **self._vocabulary)
-        else:
-            found = search(*read, how, **self._vocabulary)
-        return [
-            GeneratedText(**vars(each), prompt=prompt, text=self._text(each), continues=self.continues)
-            for prompt, each in zip(prompts, found, strict=True)
-        ]
+        """A text for each prompt, which the model reads as `tokens`, or several with `how.samples`."""
+        if not isinstance(how, SamplingConfig):
+            found = search(*self._unrolled, tokens, how, **self._vocabulary)
+            return [self._written(prompt, each) for prompt, each in zip(prompts, found, strict=True)]
+        halt = (lambda _, new: self._first_stop(new, how.stop) is not None) if how.stop else None
+        found = generate(*self._unrolled, tokens, how, **self._vocabulary, halt=halt)
+        repeated = [prompt for prompt in prompts for _ in range(how.samples)]
+        return [self._written(prompt, each, how.stop) for prompt, each in zip(repeated, found, strict=True)]
+
+    def stream(self, prompt: str, how: SamplingConfig | None = None) -> TextStream:
+        """The text that `generate` would return for this prompt, in pieces while it is written.
+
+        Args:
+          prompt: a text.
+          how: sampling; None: the default of `SamplingConfig`. There is one sample.
+
+        Raises:
+          UserError: for a prompt that the model cannot read.
+        """
+        return self.stream_tokens(self.prompt_tokens([prompt])[0], how or SamplingConfig())
+
+    def stream_tokens(self, tokens: Sequence[int], how: SamplingConfig, held: Held | None = None) -> TextStream:
+        """As `stream`, for the tokens that the model reads.
+
+        Args:
+          tokens: the prompt.
+          how: sampling.
+          held: what a decoder has read before, which is used up; only tokens that differ from it are read.
+
+        Raises:
+          UserError: for a prompt that the model cannot read.
+        """
+        model, params = self._unrolled
+        known = self._vocabulary
+        check_writer(model, [tokens], known["start"])
+        choice = Choice(how.distribution, known["ends"], known["vocab_size"], known["calibrator"])
+        single = dataclasses.replace(how, samples=1)
+        writing = Writing(model, params, [tokens], single, choice, known["start"], held=held)
+        return TextStream(writing, self._decode, known["ends"], how.stop)
 
     def log_probs(
         self, prompts: Sequence[str], continuations: Sequence[str | Sequence[int]], finished: bool = False
-    ) -> list[Continuation]:
+    ) -> list[ScoredContinuation]:
         """The log-probability of each continuation given its prompt, token by token.
+
+        What prompts have in common at their beginning, such as a task's examples, is read once.
 
         Args:
           prompts: texts.
-          continuations: equally many texts or lists of token ids. A text is encoded separately from its prompt.
+          continuations: equally many texts or lists of token ids. A pretrained decoder's prompt and text are encoded
+            together, as they would be in a document, unless that changes the tokens of the prompt; then, and for other
+            models, the text is encoded separately.
           finished: whether each text ends there, so that its end-of-text token is scored too.
+
+        Returns:
+          A `ScoredContinuation` for each pair: the log-probability of each token and of all, and whether greedy
+          decoding would give it.
 
         Raises:
           UserError: for a pair that is too long for the model.
@@ -112,11 +155,10 @@ class LanguageModel(ModelInUse):
             )
         if not prompts:
             return []
-        targets = [self._target_tokens(each, finished) for each in continuations]
-        pairs = self.prompt_tokens(prompts), targets
-        return continuation_log_probs(
-            self.model, self.params, *pairs, **self._vocabulary, batch_size=self._batch_size(len(prompts))
-        )
+        read = self.prompt_tokens(prompts)
+        targets = self._target_tokens(prompts, read, continuations, finished)
+        size = self._batch_size(len(prompts))
+        return continuation_log_probs(self.model, self.params, read, targets, **self._vocabulary, batch_size=size)
 
     @property
     def continues(self) -> bool:
@@ -147,20 +189,71 @@ class LanguageModel(ModelInUse):
             raise UserError("an empty prompt needs a tokenizer with an end-of-text token: give some text to continue")
         return encoded
 
-    def _target_tokens(self, text: str | Sequence[int], finished: bool) -> list[int]:
-        if not isinstance(text, str):
-            return [int(token) for token in text]
-        encoded, end_of_text = encode_marked(self.tokenizer, text, self._marks), self.tokenizer.end_of_text
-        if not finished:
-            return encoded
-        if end_of_text is None:
+    def _target_tokens(
+        self,
+        prompts: Sequence[str],
+        read: Sequence[Sequence[int]],
+        continuations: Sequence[str | Sequence[int]],
+        finished: bool,
+    ) -> list[list[int]]:
+        """The tokens of each continuation of a prompt that is read as `read`."""
+        end = [] if self.tokenizer.end_of_text is None else [self.tokenizer.end_of_text]
+        if finished and not end:
             raise UserError("finished=True needs a tokenizer with an end-of-text token: leave it out")
-        return [*encoded, end_of_text]
+        targets = []
+        for prompt, tokens, continuation in zip(prompts, read, continuations, strict=True):
+            if isinstance(continuation, str):
+                targets.append(self._continued(prompt, tokens, continuation) + (end if finished else []))
+            else:
+                targets.append([int(token) for token in continuation])
+        return targets
+
+    def _continued(self, prompt: str, tokens: Sequence[int], text: str) -> list[int]:
+        """The tokens of a text after a prompt, which is read as `tokens`."""
+        whole = self.prompt_tokens([prompt + text])[0]
+        if whole[: len(tokens)] == tokens:
+            return whole[len(tokens) :]
+        return encode_marked(self.tokenizer, text, self._marks)
 
     def _text(self, continuation: Continuation) -> str:
-        """Without the end-of-text token; special tokens that the model learned to generate stay."""
-        tokens = continuation.tokens[: -1 if continuation.finished else None]
-        return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=not self._marks)
+        """Without the end-of-text token."""
+        return self._decode(continuation.tokens[: -1 if continuation.finished else None].tolist())
+
+    def _written(self, prompt: str, continuation: Continuation, stop: Sequence[str] = ()) -> GeneratedText:
+        """The text of a continuation, which ends at the first stop string."""
+        found = self._first_stop(continuation.tokens.tolist(), stop)
+        if found is None:
+            text, name = self._text(continuation), None
+        else:
+            text, name, count = found
+            continuation = continuation.first(count)
+        fields = vars(continuation)
+        return GeneratedText(**fields, prompt=prompt, text=text, continues=self.continues, stopped_by=name)
+
+    def _first_stop(self, tokens: Sequence[int], stop: Sequence[str]) -> tuple[str, str, int] | None:
+        """The text before the first stop string, that string, and the number of tokens that it takes to complete it.
+
+        None if there is no stop string in the text of these tokens.
+        """
+        if not stop or before_stop(self._decode(tokens), stop) is None:
+            return None
+
+        def has_stop(count: int) -> bool:
+            return before_stop(self._decode(tokens[:count]), stop) is not None
+
+        # A longer text has a stop string if a shorter one has.
+        count = bisect.bisect_left(range(len(tokens)), True, key=has_stop)
+        found = before_stop(self._decode(tokens[:count]), stop)
+        return None if found is None else (*found, count)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        """Special tokens that the model learned to generate stay."""
+        return self.tokenizer.decode(tokens, skip_special_tokens=not self._marks)
+
+    @functools.cached_property
+    def _unrolled(self) -> tuple[Any, Params]:
+        """The network and its parameters as decoding needs them."""
+        return unrolled(self.model, self.params)
 
     @property
     def _marks(self) -> tuple[str, ...]:
@@ -171,7 +264,8 @@ class LanguageModel(ModelInUse):
     def _vocabulary(self) -> dict[str, Any]:
         """What every way to write needs to know of tokens and their probabilities."""
         return {
-            "end_of_text": self.tokenizer.end_of_text,
+            "ends": self.tokenizer.ends,
+            "start": self.tokenizer.start_of_output,
             "vocab_size": self.tokenizer.vocab_size,
             "calibrator": None if self.calibrator is None else self.calibrator.apply,
         }
@@ -215,6 +309,10 @@ class TaskLanguageModel(TaskModel, LanguageModel):
     def search(self) -> How:
         """The settings of the task's evaluation."""
         return self.task.search
+
+    def _continued(self, prompt: str, tokens: Sequence[int], text: str) -> list[int]:
+        """In training a target is encoded by itself."""
+        return encode_marked(self.tokenizer, text, self._marks)
 
     def prompt_tokens(self, prompts: Sequence[str]) -> list[list[int]]:
         """The token ids that the model reads for each prompt, which is cleaned like the run's rows.

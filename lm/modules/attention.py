@@ -4,6 +4,7 @@ Axes: B batch, T query positions, S key positions, N query heads, K key-value he
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Literal, cast
 
@@ -25,27 +26,44 @@ from lm.modules.rotary import layer_frequencies, rotate
 class KeyValues:
     """Keys and values to attend to: of the tokens so far (slot s holds position s), or of a memory.
 
+    Heads come before slots, so that a step of decoding reads each head's slots in one piece.
+
     Attributes:
-      keys_BSKH: keys, rotated if positions are rotary.
-      values_BSKH: values.
+      keys_BKSH: keys, rotated if positions are rotary.
+      values_BKSH: values.
     """
 
-    keys_BSKH: Array
-    values_BSKH: Array
+    keys_BKSH: Array
+    values_BKSH: Array
 
     @classmethod
     def empty(cls, config: ModelConfig, batch: int, length: int) -> "KeyValues":
         """Room for `length` positions of `batch` sequences."""
-        zeros = jnp.zeros((batch, length, config.num_kv_heads, config.size_per_head), config.compute_dtype)
+        zeros = jnp.zeros((batch, config.num_kv_heads, length, config.size_per_head), config.compute_dtype)
         return cls(zeros, zeros)
 
     def write(self, keys_BTKH: Array, values_BTKH: Array, positions_BT: Array) -> "KeyValues":
         """A copy with the given keys and values written at their positions."""
         rows_B1 = jnp.arange(positions_BT.shape[0])[:, None]
         return KeyValues(
-            self.keys_BSKH.at[rows_B1, positions_BT].set(keys_BTKH),
-            self.values_BSKH.at[rows_B1, positions_BT].set(values_BTKH),
+            self.keys_BKSH.at[rows_B1, :, positions_BT].set(keys_BTKH),
+            self.values_BKSH.at[rows_B1, :, positions_BT].set(values_BTKH),
         )
+
+    def with_length(self, length: int) -> "KeyValues":
+        """A copy with empty room after the slots, up to this length."""
+        return jax.tree.map(lambda array: _padded(array, -2, length), self)
+
+    @property
+    def by_slot(self) -> tuple[Array, Array]:
+        """Keys and values as `attend` takes them, each [B, S, K, H]."""
+        return jnp.swapaxes(self.keys_BKSH, 1, 2), jnp.swapaxes(self.values_BKSH, 1, 2)
+
+
+def _padded(array: Array, axis: int, length: int) -> Array:
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, length - array.shape[axis])
+    return jnp.pad(array, widths)
 
 
 @flax.struct.dataclass
@@ -157,9 +175,32 @@ def _attend_explicitly(
     hidden_B1RS = jnp.tile(jnp.where(mask_BTS, 0.0, -1e30), (1, group, 1))[:, None]
     bias_BKRS = None if bias_BNTS is None else bias_BNTS.reshape(-1, kv_heads, group * length, keys)
     k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
+    if length == 1:
+        attend_heads = _attend_from_one_place
     mixed_BKRH = attend_heads(q_BKRH, k_BKSH, v_BKSH, hidden_B1RS, bias_BKRS, scale, softcap)
     mixed_BKGTH = mixed_BKRH.reshape(batch, kv_heads, group, length, head_width)
     return mixed_BKGTH.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, head_width)
+
+
+def _attend_from_one_place(
+    q_BKRH: Array,
+    k_BKSH: Array,
+    v_BKSH: Array,
+    mask_bias: Array,
+    trained_bias: Array | None,
+    scale: float | None,
+    softcap: float | None,
+) -> Array:
+    """As `attend_bnth`, as products and sums of elements, which read the keys of a few queries faster on CPU."""
+    scale = scale or 1 / math.sqrt(q_BKRH.shape[-1])
+    q_BKR1H, k_BK1SH = q_BKRH[:, :, :, None].astype(jnp.float32), k_BKSH[:, :, None].astype(jnp.float32)
+    scores_BKRS = (q_BKR1H * k_BK1SH).sum(axis=-1) * scale
+    if softcap is not None:
+        scores_BKRS = softcap * jnp.tanh(scores_BKRS / softcap)
+    scores_BKRS += mask_bias if trained_bias is None else mask_bias + trained_bias
+    probabilities_BKRS = jax.nn.softmax(scores_BKRS, axis=-1)
+    mixed_BKRH = (probabilities_BKRS[..., None] * v_BKSH[:, :, None].astype(jnp.float32)).sum(axis=-2)
+    return mixed_BKRH.astype(v_BKSH.dtype)
 
 
 def _attend_as(config: ModelConfig, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, visibility: Visibility) -> Array:
@@ -225,10 +266,10 @@ class MultiHeadAttention(nn.Module):
             q_BTNH = rotate(q_BTNH, rotary_positions, frequencies_R)
             k_BSKH = rotate(k_BSKH, rotary_positions, frequencies_R)
         if cache is not None:
-            chex.assert_shape(visibility.mask_BTS, (batch, length, cache.keys_BSKH.shape[1]))
+            chex.assert_shape(visibility.mask_BTS, (batch, length, cache.keys_BKSH.shape[2]))
             assert positions_BT is not None, "a cache needs the positions of its tokens"
             cache = cache.write(k_BSKH, v_BSKH, positions_BT)
-            k_BSKH, v_BSKH = cache.keys_BSKH, cache.values_BSKH
+            k_BSKH, v_BSKH = cache.by_slot
         mixed_BTNH = _attend_as(config, q_BTNH, k_BSKH, v_BSKH, visibility.of_layer(local))
         mixed_BTE = mixed_BTNH.reshape(batch, length, config.heads * head_width)
         return Linear(config, config.width, to_residual=True, name="output")(mixed_BTE), cache
@@ -261,12 +302,12 @@ class CrossAttention(nn.Module):
         # Grouped by key-value head, for the reason given in `MultiHeadAttention`.
         shape = (batch, length, self.config.num_kv_heads, 2, self.config.size_per_head)
         k_BSK1H, v_BSK1H = jax.lax.split(projected_BSF.reshape(shape), (1, 1), axis=3)
-        return KeyValues(k_BSK1H.squeeze(3), v_BSK1H.squeeze(3))
+        return KeyValues(jnp.swapaxes(k_BSK1H.squeeze(3), 1, 2), jnp.swapaxes(v_BSK1H.squeeze(3), 1, 2))
 
     def __call__(self, inputs_BTD: Array, memory: KeyValues, mask_BTS: Array | None) -> Array:
         """Returns [B, T, D], to be added to the residual stream, attending to `memory` where the mask is True."""
         config = self.config
         batch, length, _ = inputs_BTD.shape
         q_BTNH = self.query(inputs_BTD).reshape(batch, length, config.heads, config.size_per_head)
-        mixed_BTNH = _attend_as(config, q_BTNH, memory.keys_BSKH, memory.values_BSKH, Visibility(mask_BTS))
+        mixed_BTNH = _attend_as(config, q_BTNH, *memory.by_slot, Visibility(mask_BTS))
         return self.output(mixed_BTNH.reshape(batch, length, -1))

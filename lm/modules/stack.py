@@ -45,6 +45,10 @@ class BlockCache:
     tokens: KeyValues
     memory: KeyValues | None = None
 
+    def with_length(self, length: int) -> "BlockCache":
+        """With room for more tokens."""
+        return dataclasses.replace(self, tokens=self.tokens.with_length(length))
+
 
 @flax.struct.dataclass
 class Caches:
@@ -63,7 +67,7 @@ class Caches:
     def length(self) -> int:
         """Maximum number of tokens."""
         first = self.blocks[0] if isinstance(self.blocks, tuple) else self.blocks
-        return first.tokens.keys_BSKH.shape[-3]
+        return first.tokens.keys_BKSH.shape[-2]
 
     def visible_slots(self, positions_BT: Array) -> Array:
         """The mask, [B, T, S], by which tokens see the slots up to their own position."""
@@ -74,6 +78,12 @@ class Caches:
         axis = 0 if isinstance(self.blocks, tuple) else 1
         blocks = jax.tree.map(lambda array: jnp.take(array, rows_B, axis=axis), self.blocks)
         return Caches(blocks, jax.tree.map(lambda array: jnp.take(array, rows_B, axis=0), self.memory_mask_BS))
+
+    def with_length(self, length: int) -> "Caches":
+        """The caches with empty room after the slots, up to this length."""
+        if isinstance(self.blocks, tuple):
+            return dataclasses.replace(self, blocks=tuple(block.with_length(length) for block in self.blocks))
+        return dataclasses.replace(self, blocks=self.blocks.with_length(length))
 
 
 @flax.struct.dataclass

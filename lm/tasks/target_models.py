@@ -125,7 +125,7 @@ class EncoderDecoderTargets:
         """By beam search."""
         source = (batch["inputs"], batch["input_segments"])
         start = encoder_decoder_start(self.model, params, *source, config.max_new_tokens, self._start)
-        return beam_search(start, config, self.end_of_text, limits_B=_limits(batch, config), vocab_size=vocab_size)
+        return beam_search(start, config, (self.end_of_text,), limits_B=_limits(batch, config), vocab_size=vocab_size)
 
     @property
     def _start(self) -> int:
@@ -189,7 +189,7 @@ class DecoderTargets:
         prompts_BT, lengths_B = batch["tokens"], jnp.maximum(batch["source_length"], 1)
         capacity = prompts_BT.shape[1] + config.max_new_tokens
         start = decoder_start(self.model, params, prompts_BT, lengths_B, capacity)
-        return beam_search(start, config, self.end_of_text, limits_B=_limits(batch, config), vocab_size=vocab_size)
+        return beam_search(start, config, (self.end_of_text,), limits_B=_limits(batch, config), vocab_size=vocab_size)
 
     @property
     def _special_tokens(self) -> int:

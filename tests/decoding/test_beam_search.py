@@ -52,7 +52,9 @@ def step(weights, tokens_R1, positions_R1, caches):
 
 
 def begin(step, caches, tokens_B):
-    return Start(step, caches, tokens_B, jnp.zeros_like(tokens_B), jnp.full_like(tokens_B, 100))
+    zeros_B = jnp.zeros_like(tokens_B)
+    logits_BV, caches = step(tokens_B[:, None], zeros_B[:, None], caches)
+    return Start(step, caches, logits_BV, zeros_B + 1, zeros_B + 100)
 
 
 def calibrate(logits):
@@ -60,12 +62,12 @@ def calibrate(logits):
     return 0.5 * logits + jnp.array([[1.0, -2.0, 0.0, 1.0, 3.0, 3.0]])
 
 
-@functools.partial(jax.jit, static_argnames=("config", "end_of_text", "calibrator"))
-def search(weights, limits_B, config, end_of_text=END, calibrator=None):
+@functools.partial(jax.jit, static_argnames=("config", "ends", "calibrator"))
+def search(weights, limits_B, config, ends=(END,), calibrator=None):
     return beam_search(
         begin(functools.partial(step, weights), State(weights["start"]), jnp.arange(BATCH) % VOCAB),
         config,
-        end_of_text,
+        ends,
         limits_B=limits_B,
         vocab_size=VOCAB,
         calibrator=calibrator,
@@ -155,7 +157,7 @@ def test_a_search_ends_where_the_models_room_does():
     room_B, weights = jnp.array([4, 3, 2, 1, 4, 2]), jax.tree.map(jnp.asarray, network())
     start = begin(functools.partial(step, weights), State(weights["start"]), jnp.arange(BATCH) % VOCAB)
     start = dataclasses.replace(start, room_B=room_B)
-    limited = jax.jit(lambda: beam_search(start, BeamSearchConfig(2, LENGTH), None, vocab_size=VOCAB))()
+    limited = jax.jit(lambda: beam_search(start, BeamSearchConfig(2, LENGTH), (), vocab_size=VOCAB))()
     np.testing.assert_array_equal(limited.lengths_B, room_B)
 
 
@@ -194,9 +196,7 @@ def test_log_probs_are_the_models_own_whatever_the_penalty(beams):
 def test_wider_beams_find_no_worse_sequences_on_the_whole():
     totals = [
         sum(
-            decode(
-                BeamSearchConfig(beams, LENGTH, 0.0), weights=network(seed), end_of_text=None
-            ).total_log_probs_B.sum()
+            decode(BeamSearchConfig(beams, LENGTH, 0.0), weights=network(seed), ends=()).total_log_probs_B.sum()
             for seed in range(4)
         )
         for beams in (1, 3, ALL)
@@ -206,7 +206,7 @@ def test_wider_beams_find_no_worse_sequences_on_the_whole():
 
 def test_without_an_end_of_text_sequences_are_as_long_as_allowed():
     limits = np.array([4, 3, 2, 1, 4, 4], np.int32)
-    decoded = decode(BeamSearchConfig(ALL, LENGTH), limits, end_of_text=None)
+    decoded = decode(BeamSearchConfig(ALL, LENGTH), limits, ends=())
     np.testing.assert_array_equal(decoded.lengths_B, limits)
     assert not decoded.finished_B.any()
     weights = network()

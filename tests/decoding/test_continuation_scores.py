@@ -12,7 +12,7 @@ every_model = pytest.mark.parametrize("name", ["rotary", "t5"])
 
 
 def scores(name, prompts=PROMPTS, continuations=CONTINUATIONS, **choices):
-    return continuation_log_probs(MODELS[name], params_of(name), prompts, continuations, END, VOCAB, **choices)
+    return continuation_log_probs(MODELS[name], params_of(name), prompts, continuations, (END,), END, VOCAB, **choices)
 
 
 @every_model

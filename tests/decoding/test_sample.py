@@ -25,8 +25,8 @@ every_setting = pytest.mark.parametrize(("name", "config"), SETTINGS)
 
 
 @functools.cache
-def continuations(name, config, prompts=PROMPTS, end_of_text=None):
-    return generate(MODELS[name], params_of(name), prompts, config, end_of_text, VOCAB)
+def continuations(name, config, prompts=PROMPTS, ends=()):
+    return generate(MODELS[name], params_of(name), prompts, config, ends, vocab_size=VOCAB)
 
 
 def logits_after(name, context):
@@ -123,7 +123,7 @@ def test_equal_prompts_in_different_places_continue_differently():
 def test_every_token_and_every_window_are_sampled_independently():
     indifferent = jax.tree.map(np.zeros_like, params_of("rotary"))
     for generation, prompt in zip(
-        generate(MODELS["rotary"], indifferent, PROMPTS, PLAIN, None, VOCAB), PROMPTS, strict=True
+        generate(MODELS["rotary"], indifferent, PROMPTS, PLAIN, vocab_size=VOCAB), PROMPTS, strict=True
     ):
         np.testing.assert_allclose(generation.log_probs, -np.log(VOCAB), rtol=1e-5)
         room = WINDOW - len(prompt)
@@ -136,7 +136,7 @@ def test_every_token_and_every_window_are_sampled_independently():
 
 def test_the_seed_decides_the_text():
     first = continuations("rotary", PLAIN)
-    again = generate(MODELS["rotary"], params_of("rotary"), PROMPTS, PLAIN, None, VOCAB)
+    again = generate(MODELS["rotary"], params_of("rotary"), PROMPTS, PLAIN, vocab_size=VOCAB)
     other = continuations("rotary", SamplingConfig(max_new_tokens=NEW, seed=1))
     for row in range(len(PROMPTS)):
         np.testing.assert_array_equal(first[row].tokens, again[row].tokens)
@@ -147,13 +147,14 @@ def test_the_seed_decides_the_text():
 def test_the_end_of_text_cuts_a_continuation_and_changes_nothing_before_it():
     uncut = continuations("rotary", PLAIN)
     end = int(uncut[0].tokens[8])  # beyond the first window
-    cut = continuations("rotary", PLAIN, end_of_text=end)
+    cut = continuations("rotary", PLAIN, ends=(end,))
     lengths = []
     for short, long in zip(cut, uncut, strict=True):
         length = [*long.tokens.tolist(), end].index(end) + 1
         np.testing.assert_array_equal(short.tokens, long.tokens[:length])
         np.testing.assert_allclose(short.log_probs, long.log_probs[:length], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(short.sampling_log_probs, long.sampling_log_probs[:length], rtol=1e-4, atol=1e-5)
+        assert short.finished == (end in long.tokens), "also if others go on in another window"
         lengths.append(len(short.tokens))
     assert lengths[0] <= 9
     assert len(set(lengths)) > 1

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.decoding import beam_search, sample
+from lm.decoding import beam_search, progress
 from lm.decoding.beam_search import BeamSearchConfig, search
 from lm.decoding.sample import generate
 from lm.decoding.sampling import SamplingConfig, sampling_log_probs
@@ -40,9 +40,9 @@ every_way = pytest.mark.parametrize(("name", "way"), MODES)
 every_model = pytest.mark.parametrize("name", ["rotary", "t5"])
 
 
-def write(name, config, prompts=PROMPTS, calibrator=calibrate, end_of_text=END):
+def write(name, config, prompts=PROMPTS, calibrator=calibrate, ends=(END,), start=END):
     decode = search if isinstance(config, BeamSearchConfig) else generate
-    return decode(MODELS[name], params_of(name), prompts, config, end_of_text, VOCAB, calibrator)
+    return decode(MODELS[name], params_of(name), prompts, config, ends, start, VOCAB, calibrator)
 
 
 @functools.cache
@@ -64,7 +64,7 @@ def test_log_probs_equal_a_reforward_raw_and_calibrated(name, way):
 def test_log_probs_are_those_of_the_scores_of_given_continuations(name, way):
     found = written(name, way)
     given = [one.tokens.tolist() for one in found]
-    scores = continuation_log_probs(MODELS[name], params_of(name), PROMPTS, given, END, VOCAB, calibrate)
+    scores = continuation_log_probs(MODELS[name], params_of(name), PROMPTS, given, (END,), END, VOCAB, calibrate)
     for one, other in zip(found, scores, strict=True):
         np.testing.assert_allclose(one.log_probs, other.log_probs, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(one.calibrated_log_probs, other.calibrated_log_probs, rtol=1e-4, atol=1e-4)
@@ -137,13 +137,13 @@ def test_the_seed_and_the_place_decide_what_is_sampled(name):
 @every_model
 def test_another_seed_length_or_prompt_of_like_length_compiles_nothing(name):
     def compiled():
-        return sample._sampled._cache_size() + beam_search._searched._cache_size()
+        return sum(each._cache_size() for each in (progress.begun, progress.advanced, beam_search._searched))
 
     sampling, beams = WAYS["sampling"], WAYS["beams"]
     write(name, sampling), write(name, beams)
     before = compiled()
     assert before > 0
-    write(name, dataclasses.replace(sampling, seed=3, max_new_tokens=2, samples=4))
+    write(name, dataclasses.replace(sampling, seed=3, max_new_tokens=2))
     write(name, beams, ((1, 2, 3, 4, 5), (7,), (8, 9), (5, 1)))
     write(name, dataclasses.replace(beams, max_new_tokens=5))
     assert compiled() == before
@@ -152,7 +152,7 @@ def test_another_seed_length_or_prompt_of_like_length_compiles_nothing(name):
 @pytest.mark.parametrize("config", [WAYS["sampling"], WAYS["beams"]], ids=["sampling", "beams"])
 def test_an_encoder_decoder_stops_at_its_longest_output(config):
     never = 6  # an id that these texts don't choose
-    found = write("t5", dataclasses.replace(config, max_new_tokens=3 * WINDOW), end_of_text=never)
+    found = write("t5", dataclasses.replace(config, max_new_tokens=3 * WINDOW), ends=(never,))
     lengths = {one.tokens.size for one in found if not one.finished}
     assert lengths == {WINDOW}
 
@@ -160,7 +160,7 @@ def test_an_encoder_decoder_stops_at_its_longest_output(config):
 def test_beams_end_where_a_decoders_window_is_full():
     long = tuple(n % VOCAB for n in range(3, 30))
     config = dataclasses.replace(WAYS["beams"], max_new_tokens=WINDOW)
-    for found, prompt in zip(write("rotary", config, ((2,) * 9, long), end_of_text=None), (9, 11), strict=True):
+    for found, prompt in zip(write("rotary", config, ((2,) * 9, long), ends=()), (9, 11), strict=True):
         assert found.tokens.size == WINDOW - prompt + 1
         assert not found.finished
 
@@ -169,7 +169,7 @@ def test_what_a_model_cannot_write_after_is_named():
     with pytest.raises(UserError, match=r"prompt 2 has 13 tokens, but config\.model\.max_length=12"):
         write("t5", WAYS["greedy"], ((1,), (1,) * 13))
     with pytest.raises(UserError, match="needs one"):
-        write("t5", WAYS["greedy"], end_of_text=None)
+        write("t5", WAYS["greedy"], start=None)
     encoder = make_body(ModelConfig(architecture="encoder", vocab_size=PADDED, width=16))
     for decode, config in ((generate, WAYS["greedy"]), (search, WAYS["beams"])):
         with pytest.raises(UserError, match=r"config\.model\.architecture=encoder does not generate text"):
