@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "shakespeare_char": ("cpu", "cpu_best", "gpu"),
     "lstm_sst2": ("random", "vectors"),
+    "published_encoder": ("sst2", "trec", "ag_news", "ag_news_all"),
     "sick_nli": ("random", "vectors"),
     "trec": ("random", "vectors"),
     "wnut17_ner": ("random", "vectors"),
@@ -46,6 +47,8 @@ KINDS = {
     "dialogsum": FinetuneConfig,
     "lstm_sst2": FinetuneConfig,
     "multi30k_translation": FinetuneConfig,
+    "published_decoder": FinetuneConfig,
+    "published_encoder": FinetuneConfig,
     "sick_nli": FinetuneConfig,
     "sst2": FinetuneConfig,
     "trec": FinetuneConfig,

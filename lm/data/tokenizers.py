@@ -102,6 +102,11 @@ class Tokenizer:
         return self._end_of_text
 
     @property
+    def special_names(self) -> tuple[str, ...]:
+        """All special tokens."""
+        return tuple(self._special)
+
+    @property
     def ends(self) -> tuple[int, ...]:
         """Ids at which generation ends, `end_of_text` first."""
         tokens = () if self.published is None else self.published.end_tokens

@@ -258,7 +258,11 @@ class LanguageModel(ModelInUse):
     @property
     def _marks(self) -> tuple[str, ...]:
         """Special tokens that texts may contain."""
-        return special_tokens(self.config.objective) if isinstance(self.config, PretrainConfig) else ()
+        if not isinstance(self.config, PretrainConfig):
+            return ()
+        if self.config.objective.name == "none":  # T5's, which is imported without its objective
+            return tuple(name for name in self.tokenizer.special_names if name.startswith("<extra_id_"))
+        return special_tokens(self.config.objective)
 
     @property
     def _vocabulary(self) -> dict[str, Any]:
