@@ -34,7 +34,8 @@ def published_config(
       scan_layers: whether to stack the parameters of all layers.
     """
     model = published.config if execution is None else published.config.executed_as(execution)
-    model = dataclasses.replace(model, scan_layers=scan_layers)
+    length = model.sequence_length or (published.sentences.sequence_length if published.sentences else None)
+    model = dataclasses.replace(model, scan_layers=scan_layers, sequence_length=length)
     if not published.task:
         return PretrainConfig(
             model=model, objective=_objective(published), imported_from=source, imported_type=published.model_type
