@@ -16,7 +16,7 @@ from lm.pretrained.parameters import published_tensors
 from lm.pretrained.tensors import open_tensors, write_safetensors
 from tests.pretrained.encoder_cases import ENCODER_DECODERS, UNTIED
 from tests.pretrained.published_cases import VOCAB
-from tests.pretrained.reading import read, saved, two_devices
+from tests.pretrained.reading import QUICKLY, read, saved, two_devices
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -30,7 +30,7 @@ TOKENS_BT = RANDOM.integers(VOCAB, size=(3, 13)).astype(np.int32)
 
 def logits(model, params, compiled=False):
     # Step by step, all models share what is compiled.
-    apply = jax.jit(model.apply) if compiled else model.apply
+    apply = jax.jit(model.apply, compiler_options=QUICKLY) if compiled else model.apply
     return np.asarray(apply({"params": params}, INPUTS_BS, TOKENS_BT, SEGMENTS_BS), np.float32)
 
 
@@ -75,6 +75,7 @@ class TestEncoderDecoders:
         memory_BSD = apply(INPUTS_BS, SEGMENTS_BS, method="encode")
         caches = apply(memory_BSD, SEGMENTS_BS, length, method="start_decoding")
 
+        @functools.partial(jax.jit, compiler_options=QUICKLY)
         def step(tokens_BT, positions_BT, caches):
             hidden_BTD, caches = apply(tokens_BT, positions_BT, caches, method="decode_with_cache")
             return apply(hidden_BTD, method="logits"), caches

@@ -15,7 +15,7 @@ from lm.pretrained.parameters import dropped_weights, published_tensors
 from lm.pretrained.tensors import open_tensors, write_safetensors
 from tests.pretrained.encoder_cases import ENCODERS
 from tests.pretrained.published_cases import VOCAB
-from tests.pretrained.reading import read, saved, two_devices
+from tests.pretrained.reading import QUICKLY, read, saved, two_devices
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -44,7 +44,7 @@ def outputs(model, params, parts, compiled=False):
 
     return {
         name: np.asarray(array, np.float32)
-        for name, array in (jax.jit(compute) if compiled else compute)(params).items()
+        for name, array in (jax.jit(compute, compiler_options=QUICKLY) if compiled else compute)(params).items()
     }
 
 
