@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from lm.errors import UserError
+from lm.models.accounting import parameter_count
 from lm.models.presets import PRESETS
 from lm.modules.config import ModelConfig
 from lm.pretrained.families import FAMILIES, family_of_published, published_form
@@ -229,3 +230,48 @@ def test_the_family_that_a_model_came_from_is_asked_first():
 def test_names_of_families_are_unique():
     kinds = [kind for family in FAMILIES for kind in family.model_types]
     assert len(kinds) == len(set(kinds))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "values"),
+    [
+        (
+            70_426_624,  # Pythia 70M
+            {
+                "model_type": "gpt_neox",
+                "hidden_size": 512,
+                "intermediate_size": 2048,
+                "num_attention_heads": 8,
+                "num_hidden_layers": 6,
+                "vocab_size": 50_304,
+            },
+        ),
+        (
+            494_032_768,  # Qwen2.5 0.5B
+            {
+                "model_type": "qwen2",
+                "hidden_size": 896,
+                "intermediate_size": 4864,
+                "num_attention_heads": 14,
+                "num_hidden_layers": 24,
+                "num_key_value_heads": 2,
+                "tie_word_embeddings": True,
+            },
+        ),
+        (
+            999_885_952,  # Gemma 3 1B
+            {
+                "model_type": "gemma3_text",
+                "hidden_size": 1152,
+                "intermediate_size": 6912,
+                "num_attention_heads": 4,
+                "num_hidden_layers": 26,
+                "num_key_value_heads": 1,
+                "sliding_window": 512,
+                "vocab_size": 262_144,
+            },
+        ),
+    ],
+)
+def test_published_models_have_their_published_number_of_parameters(parameters, values):
+    assert parameter_count(shape(**values)) == parameters

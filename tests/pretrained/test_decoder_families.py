@@ -29,8 +29,8 @@ LENGTHS_B = np.array([21, 9, 2])
 SEGMENTS_BT = (np.arange(21)[None] < LENGTHS_B[:, None]).astype(np.int32)
 TOKENS_BT = np.random.default_rng(0).integers(VOCAB, size=SEGMENTS_BT.shape).astype(np.int32)
 
-# What these have together, all have. Compiling is slow.
-QUICK = ("pythia", "gemma3")
+# It has nearly everything that a layer can have. Compiling is slow.
+QUICK = ("gemma3",)
 of_all = pytest.mark.parametrize("case", DECODERS, ids=lambda case: case.name)
 of_quick_ones = pytest.mark.parametrize(
     "case",
@@ -137,7 +137,7 @@ def assert_same_tensors(first, second):
         assert before.read(name).tobytes() == after.read(name).tobytes(), name
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama3", "gemma2"])
+@pytest.mark.parametrize("name", ["llama3", "gemma2"])
 def test_16_bit_weights_stay_as_they_are_and_compute_nearly_the_same(name, folder, tmp_path):
     reference, _ = saved(case_named(name), tmp_path)
     path = tmp_path / "16-bit"
