@@ -134,7 +134,7 @@ def stack_layers(params, missing=9.0):
     return made
 
 
-@pytest.mark.parametrize("name", families("olmo2", "gemma3", "neox", "modernbert", "bart"))
+@pytest.mark.parametrize("name", families("gemma3", "modernbert"))
 def test_scanned_layers_equal_unrolled_ones(name):
     found = logits_of(dataclasses.replace(FAMILIES[name], scan_layers=True), stacked(name))
     np.testing.assert_allclose(found, reference(name), rtol=1e-4, atol=1e-4)
@@ -156,7 +156,7 @@ KNOWN[0, 1, 1:] = False
 
 
 @pytest.mark.parametrize("scanned", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", families("llama3", "gemma2", "gemma3", "bart"))
+@pytest.mark.parametrize("name", families("gemma3", "bart"))
 def test_cached_decoding_equals_the_full_forward(name, scanned):
     config = dataclasses.replace(FAMILIES[name], scan_layers=scanned)
     if config.architecture == "encoder":
@@ -210,7 +210,8 @@ OTHER_CHOICES = {
 
 
 def controls():
-    """Each family with each of its settings turned off, and whatever then has no effect."""
+    """Each family with each of its settings turned off, and whatever then has no effect; the first of each is fast."""
+    made, seen = [], set()
     for name, config in FAMILIES.items():
         values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         for setting, value in values.items():
@@ -219,14 +220,14 @@ def controls():
             if off is None or value in (off[setting], None, "after"):
                 continue
             changed = values | off
-            yield pytest.param(
-                name,
-                ModelConfig(**{key: changed[key] for key in changed.keys() - idle_settings(changed).keys()}),
-                id=f"{name}-{setting}",
-            )
+            control = ModelConfig(**{key: changed[key] for key in changed.keys() - idle_settings(changed).keys()})
+            marks = [pytest.mark.slow] if (setting, value) in seen else []
+            made.append(pytest.param(name, control, id=f"{name}-{setting}", marks=marks))
+            seen.add((setting, value))
+    return made
 
 
-@pytest.mark.parametrize(("name", "control"), list(controls()))
+@pytest.mark.parametrize(("name", "control"), controls())
 def test_without_a_setting_a_family_computes_something_else(name, control):
     found = make_language_model(control).apply({"params": random_params(name)}, *inputs_of(control))
     assert np.abs(np.asarray(found) - reference(name))[:, :7].max() > 1e-4
@@ -260,22 +261,14 @@ def test_two_devices_compute_what_one_does(name):
     np.testing.assert_allclose(logits_of(FAMILIES[name], params, mesh), reference(name), rtol=1e-4, atol=1e-4)
 
 
-def influence(config, params, **rest):
-    """Whether the hidden state of a token depends on the token at a place, [T, S]."""
+def influence(config, params, prefix_T=None):
+    """Whether the hidden state of a token changes with the token at a place, [T, S]."""
+    tokens_RT = np.tile(np.arange(LENGTH, dtype=np.int32), (LENGTH + 1, 1))
+    tokens_RT[np.arange(LENGTH), np.arange(LENGTH)] = VOCAB - 1  # row s changes the token at s, the last row none
+    rest = {} if prefix_T is None else {"prefix_BT": np.tile(prefix_T, (LENGTH + 1, 1))}
     model = make_language_model(config)
-
-    @jax.jit
-    def jacobian(table):
-        def outputs(table):
-            changed = params | {"token_embedding": {"embedding": table}}
-            # Token t is t, so that row s of the table is what place s puts in.
-            tokens = np.arange(LENGTH, dtype=np.int32)[None]
-            return model.apply({"params": changed}, tokens, method="hidden", **rest)[0] @ np.arange(config.width)
-
-        return jax.jacrev(outputs)(table)
-
-    norms_TV = np.linalg.norm(jacobian(params["token_embedding"]["embedding"]), axis=-1)
-    return norms_TV[:, :LENGTH] > 0
+    hidden_RTD = jax.jit(functools.partial(model.apply, method="hidden"))({"params": params}, tokens_RT, **rest)
+    return (np.abs(hidden_RTD[:-1] - hidden_RTD[-1:]).max(axis=-1) > 1e-5).T
 
 
 DISTANCES = np.abs(np.subtract.outer(np.arange(LENGTH), np.arange(LENGTH)))
@@ -294,7 +287,7 @@ def test_a_layer_sees_its_window_unless_it_is_global(name, attention):
 
 
 def test_a_window_holds_inside_a_prefix_too():
-    prefix = np.arange(LENGTH)[None] < 6
+    prefix = np.arange(LENGTH) < 6
     config = dataclasses.replace(FAMILIES["mistral"], layers=1)
-    seen = influence(config, random_params("mistral"), prefix_BT=prefix)
-    np.testing.assert_array_equal(seen, (BEFORE | (prefix & prefix.T)) & (DISTANCES < WINDOW))
+    seen = influence(config, random_params("mistral"), prefix)
+    np.testing.assert_array_equal(seen, (BEFORE | np.logical_and.outer(prefix, prefix)) & (DISTANCES < WINDOW))
