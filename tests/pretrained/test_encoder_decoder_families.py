@@ -27,6 +27,16 @@ SEGMENTS_BS = (np.arange(21)[None] < np.array([[21], [9], [2]])).astype(np.int32
 INPUTS_BS = RANDOM.integers(3, VOCAB, size=SEGMENTS_BS.shape).astype(np.int32)
 TOKENS_BT = RANDOM.integers(VOCAB, size=(3, 13)).astype(np.int32)
 
+# The others have nothing that these have not, but for names. Compiling is slow.
+QUICK = ("t5 1.0", "bart")
+of_quick_ones = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=() if case.name in QUICK else pytest.mark.slow)
+        for case in ENCODER_DECODERS
+    ],
+)
+
 
 def logits(model, params, compiled=False):
     # Step by step, all models share what is compiled.
@@ -50,7 +60,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("published")
 
 
-@pytest.mark.parametrize("case", ENCODER_DECODERS, ids=lambda case: case.name)
+@of_quick_ones
 class TestEncoderDecoders:
     def test_computes_the_same(self, case, folder):
         reference, path = saved(case, folder)

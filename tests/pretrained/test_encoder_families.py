@@ -26,6 +26,13 @@ SEGMENTS_BT = (np.arange(21)[None] < np.array([[21], [9], [2]])).astype(np.int32
 TOKENS_BT = np.where(SEGMENTS_BT, np.random.default_rng(0).integers(3, VOCAB, size=SEGMENTS_BT.shape), 1)
 TYPES_BT = np.where(np.arange(21)[None] < np.array([[8], [4], [1]]), 0, SEGMENTS_BT)
 
+# The others have nothing that these have not, but for names. Compiling is slow.
+QUICK = ("bert", "roberta", "electra small", "modernbert")
+of_quick_ones = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.name, marks=() if case.name in QUICK else pytest.mark.slow) for case in ENCODERS],
+)
+
 
 def outputs(model, params, parts, compiled=False):
     """What the model computes, by name. Step by step, all models share what is compiled."""
@@ -80,7 +87,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("published")
 
 
-@pytest.mark.parametrize("case", ENCODERS, ids=lambda case: case.name)
+@of_quick_ones
 class TestEncoders:
     def test_computes_the_same(self, case, folder):
         reference, path = saved(case, folder)
