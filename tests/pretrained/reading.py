@@ -17,6 +17,9 @@ from lm.pretrained.tensors import open_tensors
 from tests.pretrained.encoder_cases import UNTIED
 from tests.pretrained.published_cases import build
 
+# Options of `jax.jit`, under which tiny models compile in less than half the time.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
 
 @functools.cache
 def saved(case, folder):

@@ -16,7 +16,7 @@ from lm.pretrained.parameters import published_tensors
 from lm.pretrained.tensors import open_tensors, write_safetensors
 from tests.pretrained.encoder_cases import ENCODER_DECODERS, UNTIED
 from tests.pretrained.published_cases import VOCAB
-from tests.pretrained.reading import read, saved, two_devices
+from tests.pretrained.reading import QUICKLY, read, saved, two_devices
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -27,10 +27,20 @@ SEGMENTS_BS = (np.arange(21)[None] < np.array([[21], [9], [2]])).astype(np.int32
 INPUTS_BS = RANDOM.integers(3, VOCAB, size=SEGMENTS_BS.shape).astype(np.int32)
 TOKENS_BT = RANDOM.integers(VOCAB, size=(3, 13)).astype(np.int32)
 
+# The others have nothing that these have not, but for names. Compiling is slow.
+QUICK = ("t5 1.0", "bart")
+of_quick_ones = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=() if case.name in QUICK else pytest.mark.slow)
+        for case in ENCODER_DECODERS
+    ],
+)
+
 
 def logits(model, params, compiled=False):
     # Step by step, all models share what is compiled.
-    apply = jax.jit(model.apply) if compiled else model.apply
+    apply = jax.jit(model.apply, compiler_options=QUICKLY) if compiled else model.apply
     return np.asarray(apply({"params": params}, INPUTS_BS, TOKENS_BT, SEGMENTS_BS), np.float32)
 
 
@@ -50,7 +60,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("published")
 
 
-@pytest.mark.parametrize("case", ENCODER_DECODERS, ids=lambda case: case.name)
+@of_quick_ones
 class TestEncoderDecoders:
     def test_computes_the_same(self, case, folder):
         reference, path = saved(case, folder)
@@ -75,6 +85,7 @@ class TestEncoderDecoders:
         memory_BSD = apply(INPUTS_BS, SEGMENTS_BS, method="encode")
         caches = apply(memory_BSD, SEGMENTS_BS, length, method="start_decoding")
 
+        @functools.partial(jax.jit, compiler_options=QUICKLY)
         def step(tokens_BT, positions_BT, caches):
             hidden_BTD, caches = apply(tokens_BT, positions_BT, caches, method="decode_with_cache")
             return apply(hidden_BTD, method="logits"), caches

@@ -15,7 +15,7 @@ from lm.pretrained.parameters import dropped_weights, published_tensors
 from lm.pretrained.tensors import open_tensors, write_safetensors
 from tests.pretrained.encoder_cases import ENCODERS
 from tests.pretrained.published_cases import VOCAB
-from tests.pretrained.reading import read, saved, two_devices
+from tests.pretrained.reading import QUICKLY, read, saved, two_devices
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -25,6 +25,13 @@ SEGMENTS_BT = (np.arange(21)[None] < np.array([[21], [9], [2]])).astype(np.int32
 # RoBERTa counts the tokens that are not padding, 1, to know positions.
 TOKENS_BT = np.where(SEGMENTS_BT, np.random.default_rng(0).integers(3, VOCAB, size=SEGMENTS_BT.shape), 1)
 TYPES_BT = np.where(np.arange(21)[None] < np.array([[8], [4], [1]]), 0, SEGMENTS_BT)
+
+# The others have nothing that these have not, but for names. Compiling is slow.
+QUICK = ("bert", "roberta", "electra small", "modernbert")
+of_quick_ones = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.name, marks=() if case.name in QUICK else pytest.mark.slow) for case in ENCODERS],
+)
 
 
 def outputs(model, params, parts, compiled=False):
@@ -44,7 +51,7 @@ def outputs(model, params, parts, compiled=False):
 
     return {
         name: np.asarray(array, np.float32)
-        for name, array in (jax.jit(compute) if compiled else compute)(params).items()
+        for name, array in (jax.jit(compute, compiler_options=QUICKLY) if compiled else compute)(params).items()
     }
 
 
@@ -80,7 +87,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("published")
 
 
-@pytest.mark.parametrize("case", ENCODERS, ids=lambda case: case.name)
+@of_quick_ones
 class TestEncoders:
     def test_computes_the_same(self, case, folder):
         reference, path = saved(case, folder)
