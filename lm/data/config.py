@@ -189,8 +189,8 @@ class TokenizerConfig:
       segmentation: for words: "jieba" takes Chinese words into the vocabulary; text is then split into its likeliest
         words, and characters where these are unknown. It needs the extra `chinese`, for training only. Empty: Chinese
         characters are words, if `split_punctuation`; other text without spaces stays whole.
-      path: for kind `file`, any `tokenizer.json` of the tokenizers library. If `tokenizer_config.json` is beside it, the
-        special tokens are those that it names, as in Hugging Face's directories.
+      path: for kind `file`, any `tokenizer.json` of the tokenizers library. If `tokenizer_config.json` lies beside,
+        the special tokens are those that it names, as in Hugging Face's directories.
       end_of_text: put a special token between documents. With kind `file`, one that the file already has, if any.
     """
 

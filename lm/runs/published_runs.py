@@ -7,7 +7,8 @@ from jax.sharding import Mesh
 
 from lm.configuration import from_config_dict
 from lm.console import QUIET, Console
-from lm.models.parameter_paths import by_path
+from lm.data.files import note
+from lm.models.parameter_paths import by_path, shortened_list
 from lm.models.sharding import placed_shapes
 from lm.modules.config import ModelConfig
 from lm.objectives.objective import ObjectiveConfig, PretrainingTask
@@ -67,6 +68,9 @@ def published_run(
     like = placed_shapes(jax.eval_shape(task.init, jax.random.key(0)), mesh)
     wanted = {path.removeprefix("body/").split("/")[0] for path in by_path(like)}
     parts = tuple(part for part in published.parts if part in wanted)
+    if published.dropped:
+        heads = shortened_list(list(published.dropped))
+        note(f"{published.path}: {heads} are of a head that has no counterpart here: the model is without it")
     with console.progress("reading", len(jax.tree.leaves(like))) as advance:
         params = published.read(like, parts, advance)
     return TrainedRun(config, published.tokenizer, published.classes, task, params, step=0)
