@@ -56,7 +56,11 @@ def test_a_calibrator_is_for_the_checkpoint_that_it_was_fitted_to():
     for calibrator in (fitted_to(3, digest), fitted_to(3, None), fitted_to(None, None)):
         assert model_with(calibrator).calibrator is calibrator
     with pytest.raises(UserError, match="fitted to checkpoint 3, and this is checkpoint 5: use --checkpoint=3"):
-        model_with(fitted_to(3, digest), step=5)
+        model_with(fitted_to(3, None), step=5)
+    with pytest.raises(UserError, match="fitted to checkpoint 3, and this is checkpoint 5: use --checkpoint=3"):
+        model_with(fitted_to(3, digest), step=5, scale=1.5)
+    # The same parameters are the same model: one that was exported and imported has no steps.
+    assert model_with(fitted_to(3, digest), step=5).calibrator is not None
     with pytest.raises(UserError, match="fitted to another model than this run's checkpoint 3"):
         model_with(fitted_to(3, digest), scale=1.5)
 

@@ -55,7 +55,7 @@ def test_an_encoder_without_a_frame_gets_the_usual_one():
 def test_token_types_begin_where_the_frame_says():
     layout = Layout.of(make(Frame((1,), (2, 1), (2,), between_second=1)), "encoder")
     assert layout.join([6], [7])["types"].tolist() == [0, 0, 0, 1, 1, 1]
-    assert layout.room(8, pair=True) == 4
+    assert layout.room(ModelConfig(architecture="encoder", max_length=8), pair=True) == 4
 
 
 def test_an_encoder_decoder_starts_where_the_tokenizer_says():
