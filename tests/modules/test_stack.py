@@ -195,9 +195,9 @@ def test_empty_caches_have_the_form_that_the_stack_takes():
     unrolled = empty_caches(make_config(dtype="bfloat16"), 3, 5)
     assert len(unrolled.blocks) == LAYERS
     assert unrolled.length == 5
-    chex.assert_shape(jax.tree.leaves(unrolled), (3, 5, 2, 2))
+    chex.assert_shape(jax.tree.leaves(unrolled), (3, 2, 5, 2))
     chex.assert_type(jax.tree.leaves(unrolled), jnp.bfloat16)
-    chex.assert_shape(jax.tree.leaves(empty_caches(make_config(scan_layers=True), 3, 5)), (LAYERS, 3, 5, 2, 2))
+    chex.assert_shape(jax.tree.leaves(empty_caches(make_config(scan_layers=True), 3, 5)), (LAYERS, 3, 2, 5, 2))
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])

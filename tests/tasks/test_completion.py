@@ -80,7 +80,7 @@ def test_the_loss_covers_only_the_completion(batch):
 def test_completions_are_greedy_and_see_only_the_prompt(batch, outputs):
     prompts = [[END, *TOKENIZER.encode(row["prompt"])] for row in ROWS]
     sampling = SamplingConfig(max_new_tokens=6, temperature=0.0)
-    expected = generate(TASK.model, PARAMS, prompts, sampling, END, VOCAB)
+    expected = generate(TASK.model, PARAMS, prompts, sampling, (END,), vocab_size=VOCAB)
     for output, generation in zip(unbatch(outputs, 3), expected, strict=True):
         length = output["lengths"]
         np.testing.assert_array_equal(output["generated"][:length], generation.tokens)
