@@ -302,7 +302,7 @@ def test_from_a_trained_model_to_calibrated_generation(tmp_path):
     fitted = Fitted.load(directory.calibration / "temperature.json")
     sampling = SamplingConfig(max_new_tokens=6, temperature=0)
     plain, scaled = (
-        generate(model, params, [[1, 2]], sampling, None, tokenizer.vocab_size, calibrator=calibrator)[0]
+        generate(model, params, [[1, 2]], sampling, vocab_size=tokenizer.vocab_size, calibrator=calibrator)[0]
         for calibrator in (None, fitted.apply)
     )
     np.testing.assert_array_equal(plain.tokens, scaled.tokens)
