@@ -176,8 +176,9 @@ def _check(rules: list[Rule], names: _Names, config: ModelConfig, leaves: Mappin
     for copy, original in family.copies.items():
         if copy in names and original in names and copy not in wanted:
             _check_equal(names, copy, original)
-    # Parts that are not wanted may be there.
-    of_parts = [name for of_part in family.parts.values() for rule in of_part(config) for name in rule.theirs]
+    # Parts that are not wanted may be there, if they are whole.
+    present = parts_present(family, config, names.tensors)
+    of_parts = [name for part in present for rule in family.parts[part](config) for name in rule.theirs]
     used = {names.stored(name) for name in (*wanted, *family.copies, *of_parts)}
     unused = [
         name

@@ -54,8 +54,10 @@ def validation_metrics(results: Results) -> dict[str, float]:
     """Metrics by the names under which they are logged; per-class metrics are left to `experiments.evaluate`."""
     metrics = {f"validation/{name}": metric.value for name, metric in results.metrics.items() if "/" not in name}
     if results.predictions is not None:
-        of_probabilities = calibration_metrics(results.predictions)
-        metrics = {f"validation/{name}": value for name, value in of_probabilities.items()} | metrics
+        of_probabilities = {
+            f"validation/{name}": value for name, value in calibration_metrics(results.predictions).items()
+        }
+        metrics |= {name: value for name, value in of_probabilities.items() if name not in metrics}
     return metrics
 
 

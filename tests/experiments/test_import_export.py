@@ -206,7 +206,7 @@ def pickled(folder):
         (with_config(n_head=3), "does not divide"),
         (with_config(n_embd="wide"), "n_embd must be a whole number"),
         (with_config(vocab_size=100), "the tokenizer has 257 tokens, and the model's embedding only 100"),
-        (with_config(quantization_config={"bits": 4}), "quantized weights cannot be read"),
+        (with_config(quantization_config={"bits": 4}), "weights quantized by quantization_config cannot be read"),
         (with_config(scale_attn_weights=False), "scale_attn_weights=False is not supported"),
         (cut, "model.safetensors"),
         (pickled, "pytorch_model.bin"),
