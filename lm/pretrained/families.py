@@ -24,8 +24,8 @@ def family_of_published(published: PublishedConfig) -> Family:
     """
     if "quantization_config" in published:
         raise UserError(
-            f"{published.place}: weights quantized by quantization_config cannot be read: use the model's float weights, "
-            "or a GGUF file"
+            f"{published.place}: weights quantized by quantization_config cannot be read: use the model's float "
+            "weights, or a GGUF file"
         )
     kind = published.values.get("model_type")
     for family in FAMILIES:
