@@ -168,9 +168,10 @@ def with_model_of_source(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def print_shape(config: FinetuneConfig, own_model: ModelConfig, console: Console) -> None:
-    """Prints how the shape of the source run differs from the config's."""
+    """Prints how the shape of the source differs from the config's, if the config has one."""
     changed = differences(own_model, config.model)
-    if changed and own_model != ModelConfig(architecture="encoder"):
+    no_shape = ModelConfig(architecture=own_model.architecture).executed_as(own_model)
+    if changed and own_model != no_shape:
         listed = ", ".join(f"{name} {new!r} (not {old!r})" for name, (old, new) in changed.items())
         console.print(f"the model has the shape of {config.init_from}: {listed}")
 
