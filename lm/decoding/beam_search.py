@@ -45,7 +45,7 @@ class BeamSearchConfig:
 
     Attributes:
       beams: K, the number of open sequences; 1 is greedy.
-      max_new_tokens: T, the longest sequence, the end-of-text token included.
+      max_new_tokens: T, the longest sequence, the token that ends it included.
       length_penalty: sequences are ranked by log-probability / length to this power (Wu et al. 2016, simplified); 0: by
         log-probability alone, which favours short ones.
     """
