@@ -27,6 +27,8 @@ _FILES = (
     "sentencepiece.bpe.model",
     "source.spm",
     "target.spm",
+    # Of models that were exported here: their calibrators.
+    "calibration/*.json",
     # How sentence encoders make one vector of many.
     "modules.json",
     "sentence_bert_config.json",
@@ -75,7 +77,7 @@ def _downloaded(source: str, match: re.Match[str]) -> Path:
         if "file" in found:
             return Path(hub.hf_hub_download(found["name"], found["file"]))
         return Path(hub.snapshot_download(found["name"], revision=found["revision"], allow_patterns=list(_FILES)))
-    # Errors of the network are those of the library below, which has changed.
+    # Errors of the network come from the library that it uses, which has changed between versions.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(

@@ -9,7 +9,7 @@ from lm.data.gguf_tokenizers import tokenizer_of_gguf
 from lm.data.published_tokenizers import read_tokenizer
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.files import read_json
+from lm.files import read_json_object
 from lm.modules.config import ModelConfig
 from lm.pretrained.families import family_of_published
 from lm.pretrained.family import Family
@@ -50,10 +50,10 @@ class PublishedModel:
     parts: tuple[str, ...]
     tensors: Tensors
     tokenizer: Tokenizer
-    sentences: SentenceEncoding | None = None
-    task: str = ""
-    classes: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sentences: SentenceEncoding | None
+    task: str
+    classes: tuple[str, ...]
+    settings: Mapping[str, Any]
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -83,19 +83,18 @@ def open_published(source: str) -> PublishedModel:
       UserError: if a file is missing or damaged, or the model is of no known family.
     """
     path = resolve(source)
+    tensors: Tensors
+    # The family comes first: most models that cannot be read are of another one.
     if source.startswith("gguf:"):
         file = read_gguf(path)
         published = PublishedConfig(file.config, str(path))
+        family = family_of_published(published)
         tensors, tokenizer, sentences = file.tensors, tokenizer_of_gguf(file.tokenizer_metadata, str(path)), None
     else:
         place = path / "config.json"
-        values = read_json(place)
-        if not isinstance(values, dict):
-            raise UserError(f"{place} must be a JSON object: it is damaged")
-        published = PublishedConfig(values, str(place))
-        family_of_published(published)  # before weights and tokenizer: most models that fail are of another family
+        published = PublishedConfig(read_json_object(place), str(place))
+        family = family_of_published(published)
         tensors, tokenizer, sentences = open_tensors(path), read_tokenizer(path), read_sentence_encoding(path)
-    family = family_of_published(published)
     config = shape_as_stored(family, family.to_ours(published), tensors)
     if tokenizer.vocab_size > config.size_of_vocabulary:
         raise UserError(
@@ -103,15 +102,19 @@ def open_published(source: str) -> PublishedModel:
             f"{config.size_of_vocabulary:,}: they are of different models"
         )
     task = _task(family, published)
-    parts = () if task else parts_present(family, config, tensors)
-    made = PublishedModel(
-        path, family, published.values["model_type"], config, parts, tensors, tokenizer, sentences, task
+    return PublishedModel(
+        path=path,
+        family=family,
+        model_type=published.values["model_type"],
+        config=config,
+        parts=() if task else parts_present(family, config, tensors),
+        tensors=tensors,
+        tokenizer=tokenizer,
+        sentences=sentences,
+        task=task,
+        classes=_classes(published) if task and family.heads[task].has_classes else (),
+        settings=published.group(OWN_KEY).group("task").values if task else {},
     )
-    if not task:
-        return made
-    settings = published.group(OWN_KEY).group("task").values
-    classes = _classes(published) if family.heads[task].has_classes else ()
-    return dataclasses.replace(made, classes=classes, settings=settings)
 
 
 def _task(family: Family, published: PublishedConfig) -> str:
