@@ -8,7 +8,7 @@ from typing import Any
 from lm.data.gguf_tokenizers import tokenizer_of_gguf
 from lm.data.published_tokenizers import read_tokenizer
 from lm.data.tokenizers import Tokenizer
-from lm.errors import UserError
+from lm.errors import UserError, naming
 from lm.files import read_json
 from lm.modules.config import ModelConfig
 from lm.pretrained.families import family_of_published
@@ -96,7 +96,9 @@ def open_published(source: str) -> PublishedModel:
         family_of_published(published)  # before weights and tokenizer: most models that fail are of another family
         tensors, tokenizer, sentences = open_tensors(path), read_tokenizer(path), read_sentence_encoding(path)
     family = family_of_published(published)
-    config = shape_as_stored(family, family.to_ours(published), tensors)
+    with naming(published.place):
+        shape = family.to_ours(published)
+    config = shape_as_stored(family, shape, tensors)
     if tokenizer.vocab_size > config.size_of_vocabulary:
         raise UserError(
             f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, and the model's embedding only "
@@ -117,6 +119,8 @@ def open_published(source: str) -> PublishedModel:
 def _task(family: Family, published: PublishedConfig) -> str:
     """The task of the head that the model's class has; "" for a class without one."""
     classes = published.values.get("architectures") or [""]
+    if not isinstance(classes, list):
+        raise UserError(f"{published.place}: architectures must be a list of class names, got {classes!r:.60}")
     # XLM-R has classes of its own, with RoBERTa's weights.
     name = str(classes[0]).replace("XLMRoberta", "Roberta").replace("Camembert", "Roberta")
     return next((task for task, head in family.heads.items() if head.model == name), "")

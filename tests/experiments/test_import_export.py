@@ -204,6 +204,8 @@ def pickled(folder):
         (with_config(n_layer=3), "lacks transformer.h.2."),
         (with_config(n_layer=1), "has weights that a GPT-2 model here does not use"),
         (with_config(n_head=3), "does not divide"),
+        (with_config(architectures=5), "config.json: architectures must be a list of class names, got 5"),
+        (with_config(layer_norm_epsilon=-1.0), "config.json: config.model.normalization_epsilon must be positive"),
         (with_config(n_embd="wide"), "n_embd must be a whole number"),
         (with_config(vocab_size=100), "the tokenizer has 257 tokens, and the model's embedding only 100"),
         (with_config(quantization_config={"bits": 4}), "weights quantized by quantization_config cannot be read"),
