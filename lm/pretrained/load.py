@@ -14,7 +14,7 @@ from lm.modules.config import ModelConfig
 from lm.pretrained.families import family_of_published
 from lm.pretrained.family import Family
 from lm.pretrained.gguf_files import read_gguf
-from lm.pretrained.hub import resolve
+from lm.pretrained.hub import KINDS, resolve
 from lm.pretrained.parameters import dropped_weights, parts_present, read_parameters, shape_as_stored
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.sentence_encoders import SentenceEncoding, read_sentence_encoding
@@ -70,7 +70,7 @@ class PublishedModel:
 
 def is_published(source: str) -> bool:
     """Whether a source names a published model: "hf:..." or "gguf:...", not the directory of a run."""
-    return source.startswith(("hf:", "gguf:"))
+    return source.startswith(KINDS)
 
 
 def open_published(source: str) -> PublishedModel:
