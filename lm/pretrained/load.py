@@ -88,11 +88,7 @@ def open_published(source: str) -> PublishedModel:
         published = PublishedConfig(file.config, str(path))
         tensors, tokenizer, sentences = file.tensors, tokenizer_of_gguf(file.tokenizer_metadata, str(path)), None
     else:
-        place = path / "config.json"
-        values = read_json(place)
-        if not isinstance(values, dict):
-            raise UserError(f"{place} must be a JSON object: it is damaged")
-        published = PublishedConfig(values, str(place))
+        published = _read_config(path)
         family_of_published(published)  # before weights and tokenizer: most models that fail are of another family
         tensors, tokenizer, sentences = open_tensors(path), read_tokenizer(path), read_sentence_encoding(path)
     family = family_of_published(published)
@@ -114,6 +110,23 @@ def open_published(source: str) -> PublishedModel:
     settings = published.group(OWN_KEY).group("task").values
     classes = _classes(published) if family.heads[task].has_classes else ()
     return dataclasses.replace(made, classes=classes, settings=settings)
+
+
+def _read_config(path: Path) -> PublishedConfig:
+    """The config.json of a directory.
+
+    Raises:
+      UserError: if it is missing, damaged, or that of a run.
+    """
+    place = path / "config.json"
+    if not place.exists():
+        raise UserError(f"{path} has no config.json: give the directory of a Hugging Face model, or gguf:FILE")
+    values = read_json(place)
+    if not isinstance(values, dict):
+        raise UserError(f"{place} must be a JSON object: it is damaged")
+    if "model_type" not in values and isinstance(values.get("model"), dict):
+        raise UserError(f"{path} is the directory of a run, not a published model: leave hf: out")
+    return PublishedConfig(values, str(place))
 
 
 def _task(family: Family, published: PublishedConfig) -> str:

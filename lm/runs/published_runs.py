@@ -14,6 +14,7 @@ from lm.modules.config import ModelConfig
 from lm.objectives.objective import ObjectiveConfig, PretrainingTask
 from lm.objectives.registry import make_task
 from lm.pretrained.load import OWN_KEY, PublishedModel, open_published
+from lm.pretrained.sentence_encoders import SentenceEncoding
 from lm.runs.config import FinetuneConfig, PretrainConfig, RunConfig
 from lm.runs.trained_run import TrainedRun
 from lm.tasks.registry import make_supervised_task
@@ -95,13 +96,21 @@ def _objective(published: PublishedModel) -> ObjectiveConfig:
     """The objective whose parts the model has."""
     if published.config.architecture == "decoder":
         return ObjectiveConfig()
+    if (sentences := published.sentences) is not None:
+        return ObjectiveConfig(
+            name="none", pooler="pooler" in published.parts, pooling=sentences.pooling, normalize=sentences.normalize
+        )
     has_marks = all(published.tokenizer.special_id(name) is not None for name in _MARKS)
     if "prediction_head" in published.parts and has_marks:
         whole = {"pooler", "next_sentence_head"} <= set(published.parts)
         return ObjectiveConfig(name="masked_next_sentence" if whole else "masked")
-    sentences = published.sentences
-    if sentences is None:
-        return ObjectiveConfig(name="none", pooler="pooler" in published.parts)
-    return ObjectiveConfig(
-        name="none", pooler="pooler" in published.parts, pooling=sentences.pooling, normalize=sentences.normalize
-    )
+    return ObjectiveConfig(name="none", pooler="pooler" in published.parts)
+
+
+def sentence_encoding(config: RunConfig) -> SentenceEncoding | None:
+    """How the model of a run makes vectors of sentences, where it differs from what any encoder does."""
+    if not isinstance(config, PretrainConfig) or config.objective.name != "none":
+        return None
+    objective = config.objective
+    found = SentenceEncoding(objective.pooling, objective.normalize, config.model.sequence_length)
+    return None if found == SentenceEncoding("mean", False, None) else found
