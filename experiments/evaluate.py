@@ -145,6 +145,11 @@ def evaluate(
     run_config = directory.load_config()
     if isinstance(run_config, PretrainConfig):
         config.check_for_text()
+        if run_config.imported_from:
+            raise UserError(
+                f"{directory.path} holds a published model, which has no validation text: train it further on a text, "
+                f"with experiments.pretrain --config.init_from={directory.path}, and evaluate that run"
+            )
         _check_own(config, directory, run_config, ("source", "validation_source"), "add --config.trust=True")
         return _evaluate_text(config, directory, load(directory.path, checkpoint))
     check_writable(directory.predictions, f"--workdir={directory.path}")

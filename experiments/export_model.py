@@ -25,6 +25,7 @@ from lm.modules.config import DTYPES
 from lm.pretrained.export import check_output, plan_export
 from lm.runs.config import FinetuneConfig
 from lm.runs.model_card import model_card
+from lm.runs.published_runs import sentence_encoding
 from lm.runs.trained_run import TrainedRun, load_run
 from lm.runs.work_directory import WorkDirectory
 from lm.tasks.sequence_to_sequence import SequenceToSequence
@@ -75,7 +76,8 @@ def export_model(
     check_output(output)
     exported = load_run(directory, checkpoint)
     task, classes = _head(exported)
-    plan = plan_export(exported.model_config, exported.params, task, classes, exported.config.imported_type)
+    sentences = sentence_encoding(exported.config)
+    plan = plan_export(exported.model_config, exported.params, task, classes, exported.config.imported_type, sentences)
     calibrators, left = usable_calibrators(directory, exported)
     card = model_card(exported, directory, output.absolute().name, calibrators)
     plan.write(output, exported.params, exported.tokenizer, config.dtype)

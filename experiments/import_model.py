@@ -18,7 +18,8 @@ from lm.console import Console
 from lm.errors import UserError
 from lm.models.parameter_paths import by_path
 from lm.modules.config import DTYPES, ModelConfig
-from lm.pretrained.load import is_published, open_published
+from lm.pretrained.hub import with_kind
+from lm.pretrained.load import open_published
 from lm.runs.checkpoints import Checkpoints
 from lm.runs.data_record import write_data_record
 from lm.runs.published_runs import published_config, published_run
@@ -58,14 +59,7 @@ def main(values: flags.FlagValues) -> None:
         raise UserError("--source is missing: name the directory or the .gguf file of a published model")
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory to make, such as --workdir=runs/smollm2")
-    import_model(source_of(values.source), WorkDirectory(Path(values.workdir)), values.config, Console(stderr=True))
-
-
-def source_of(text: str) -> str:
-    """The source with its kind: a path alone is that of a directory or of a GGUF file."""
-    if is_published(text):
-        return text
-    return f"gguf:{text}" if text.endswith(".gguf") else f"hf:{text}"
+    import_model(with_kind(values.source), WorkDirectory(Path(values.workdir)), values.config, Console(stderr=True))
 
 
 def import_model(source: str, directory: WorkDirectory, config: ImportConfig, console: Console) -> None:

@@ -27,6 +27,7 @@ from lm.data.rows import TARGETS, Input, clean_row, read_inputs
 from lm.errors import UserError
 from lm.files import json_value, written_atomically
 from lm.inference.load import load
+from lm.inference.model_in_use import ModelInUse
 from lm.inference.task_model import Predicted, TaskModel
 from lm.runs.config import FinetuneConfig
 from lm.tasks.registry import columns_of
@@ -87,7 +88,7 @@ def main(values: flags.FlagValues) -> None:
     model = load(values.workdir, values.checkpoint, values.calibrator)
     if not isinstance(model, TaskModel):
         raise UserError(
-            f"this run is {model.kind}, pretrained and not fine-tuned on a task: use experiments.generate, or "
+            f"this run is {model.kind}, pretrained and not fine-tuned on a task: use experiments.{_suited(model)}, or "
             "lm.load in Python"
         )
     if config.source:
@@ -105,6 +106,10 @@ def main(values: flags.FlagValues) -> None:
     where = f", in {output}" if output else ""
     unit = "prediction" if len(inputs) == 1 else "predictions"
     console.print(f"{len(inputs):,} {unit} of checkpoint {model.step}{used}{where}")
+
+
+def _suited(model: ModelInUse) -> str:
+    return "generate" if "generate" in model.uses else "embed"
 
 
 def inputs_of_source(config: PredictConfig, run_config: FinetuneConfig, console: Console) -> list[Input]:

@@ -137,6 +137,11 @@ def load_first(config: SelfTrainConfig) -> TrainedRun:
         found = load_run(WorkDirectory(Path(config.init_from)), "last")
     if not isinstance(found.config, PretrainConfig) or found.config.objective.name != "causal":
         raise UserError(f"config.init_from={config.init_from} is not a decoder pretrained to continue texts")
+    if found.config.imported_from:
+        raise UserError(
+            f"config.init_from={config.init_from} holds a published model, which has no real text to compare with: "
+            "train it further on a text with experiments.pretrain, and start from that run"
+        )
     return dataclasses.replace(found, config=dataclasses.replace(found.config, training=config.training))
 
 

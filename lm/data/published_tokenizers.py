@@ -17,7 +17,7 @@ from lm.data.published_backends import set_frame
 from lm.data.published_vocabularies import backend_of_vocabulary
 from lm.data.special_tokens import ROLES, SpecialTokens
 from lm.data.tokenizers import Tokenizer
-from lm.errors import UserError
+from lm.errors import UserError, naming
 from lm.files import read_json_object, read_text
 
 _TOKENIZER, _CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -45,7 +45,9 @@ def read_tokenizer(directory: Path) -> Tokenizer:
         content, name = backend.to_str(), str(directory)
     tokenizer = Tokenizer.from_content(content, name)
     values |= _ids(directory, model, values, {id_: token for token, id_ in tokenizer.vocabulary.items()})
-    return tokenizer.with_published(SpecialTokens.from_json(values, str(directory / _CONFIG)))
+    published = SpecialTokens.from_json(values, str(directory / _CONFIG))
+    with naming(directory):
+        return tokenizer.with_published(published)
 
 
 def export_tokenizer(tokenizer: Tokenizer, directory: Path, frame: Frame | None = None) -> None:
@@ -62,6 +64,9 @@ def export_tokenizer(tokenizer: Tokenizer, directory: Path, frame: Frame | None 
     published = tokenizer.published or _own_special_tokens(tokenizer)
     frame = tokenizer.frame or frame or Frame()
     backend = Backend.from_str(tokenizer.content)
+    # Some files ask for them, and padding would look like a part of the frame.
+    backend.no_truncation()
+    backend.no_padding()
     content = None
     if frame_of(backend) == frame:
         content = tokenizer.content

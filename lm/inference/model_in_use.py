@@ -135,7 +135,8 @@ class ModelInUse:
         texts = as_list(texts, "texts")
         config = self.config.model
         places = [f"text {number}" for number in range(1, len(texts) + 1)]
-        encoding = self.tokenizer, config, texts, None, truncate, places
+        instead = "use truncate=True, on the command line --truncate, to embed their beginnings"
+        encoding = self.tokenizer, config, texts, None, truncate, places, instead
         examples = text_encoding.encode_texts(*encoding).examples
         outputs = self._outputs(self._embed, examples, text_encoding.AXES, {})
         return np.stack([output["embedding"] for output in outputs]) if texts else np.zeros((0, config.width))

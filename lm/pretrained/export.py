@@ -18,6 +18,7 @@ from lm.pretrained.families import FAMILIES, published_form
 from lm.pretrained.family import Family
 from lm.pretrained.load import OWN_KEY
 from lm.pretrained.parameters import published_tensors
+from lm.pretrained.sentence_encoders import SentenceEncoding, write_sentence_encoding
 from lm.pretrained.tensors import write_safetensors
 from lm.tasks.text_encoding import Layout
 from lm.types import Params
@@ -33,6 +34,7 @@ class Export:
       config: the model's shape.
       parts: which of `Family.parts` it has.
       task: the task that its head is for, a key of `Family.heads`, or "".
+      sentences: how it makes vectors of sentences, or None.
     """
 
     family: Family
@@ -40,6 +42,7 @@ class Export:
     config: ModelConfig
     parts: tuple[str, ...]
     task: str = ""
+    sentences: SentenceEncoding | None = None
 
     def write(self, directory: Path, params: Params, tokenizer: Tokenizer, dtype: str = "") -> None:
         """Writes config.json, generation_config.json, the weights and the tokenizer's files; config.json comes last.
@@ -65,6 +68,8 @@ class Export:
             values = self.values | {"torch_dtype": dtype or self.config.parameter_dtype} | ids
             if self.config.architecture != "encoder" and not self.task:
                 write_json(directory / "generation_config.json", _generation(tokenizer, self.config.architecture))
+            if self.sentences is not None:
+                write_sentence_encoding(directory, self.sentences, self.config.width)
             write_json(directory / "config.json", values)
         except OSError as error:
             raise UserError(f"{directory} cannot be written: {error.strerror or error}") from error
@@ -76,6 +81,7 @@ def plan_export(
     task: Mapping[str, Any] | None = None,
     classes: tuple[str, ...] = (),
     model_type: str = "",
+    sentences: SentenceEncoding | None = None,
 ) -> Export:
     """How a model would be published.
 
@@ -85,6 +91,7 @@ def plan_export(
       task: settings of the task that its head was trained for, `name` among them; None for a model without.
       classes: names of the head's classes.
       model_type: of the family to try first.
+      sentences: how it makes vectors of sentences; None for a model that is for something else.
 
     Raises:
       UserError: if no family has such a model.
@@ -100,7 +107,7 @@ def plan_export(
             "label2id": {label: number for number, label in enumerate(classes)},
             OWN_KEY: {"task": dict(task)},
         }
-    return Export(family, values, config, parts, name)
+    return Export(family, values, config, parts, name, sentences)
 
 
 def check_output(directory: Path) -> None:

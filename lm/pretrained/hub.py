@@ -7,6 +7,9 @@ from typing import Any
 
 from lm.errors import UserError
 
+# What the name of a published model begins with.
+KINDS = ("hf:", "gguf:")
+
 # What a model needs; never code, nor files that run code when they are read.
 _FILES = (
     "config.json",
@@ -39,51 +42,63 @@ _REPOSITORY = re.compile(rf"(?P<name>(?:{_PART}/)?{_PART})(?:@(?P<revision>[\w.\
 _REPOSITORY_FILE = re.compile(rf"(?P<name>{_PART}/{_PART})/(?P<file>(?:{_PART}/)*{_PART}\.gguf)")
 
 
+def with_kind(source: str) -> str:
+    """The source with its kind in front of it: a path alone is that of a directory or of a GGUF file.
+
+    Raises:
+      UserError: if there is neither. A path alone is never looked for on the Hub.
+    """
+    if source.startswith(KINDS):
+        return source
+    path = Path(os.path.expanduser(source))
+    if not path.exists():
+        raise UserError(f"there is no directory or file {source!r}; for the Hugging Face Hub, write hf:owner/name")
+    return f"hf:{source}" if path.is_dir() else f"gguf:{source}"
+
+
 def resolve(source: str) -> Path:
     """The local directory or GGUF file of a model, downloaded if need be.
 
     Args:
-      source: `hf:DIR` or `gguf:FILE`; `hf:owner/name`, perhaps with `@revision`, or `gguf:owner/name/FILE.gguf` of the
-        Hub; or the path of a directory or file.
+      source: `hf:DIR` or `gguf:FILE`; or `hf:owner/name`, perhaps with `@revision`, or `gguf:owner/name/FILE.gguf` of
+        the Hub.
 
     Raises:
       UserError: if there is none, or it cannot be downloaded.
     """
-    kind, colon, place = source.partition(":")
-    if not colon or kind not in ("hf", "gguf"):
-        return _existing(source)
-    path = Path(os.path.expanduser(place))
-    if place and (path.is_dir() if kind == "hf" else path.is_file()):
+    kind, _, place = source.partition(":")
+    path, is_file = Path(os.path.expanduser(place)), kind == "gguf"
+    if place and (path.is_file() if is_file else path.is_dir()):
         return path
-    match = (_REPOSITORY if kind == "hf" else _REPOSITORY_FILE).fullmatch(place)
+    match = (_REPOSITORY_FILE if is_file else _REPOSITORY).fullmatch(place)
     if path.exists() or not match:
-        raise UserError(f"{source}: there is no {'directory' if kind == 'hf' else 'file'} {place!r}")
+        way_out = f"; for the file write gguf:{place}" if place.endswith(".gguf") and path.is_file() else ""
+        raise UserError(f"{source}: there is no {'file' if is_file else 'directory'} {place!r}{way_out}")
     return _downloaded(source, match)
-
-
-def _existing(source: str) -> Path:
-    path = Path(os.path.expanduser(source))
-    if not path.exists():
-        raise UserError(f"{source}: there is no such directory or file; for the Hugging Face Hub, write hf:owner/name")
-    return path
 
 
 def _downloaded(source: str, match: re.Match[str]) -> Path:
     """The directory or file that the Hub's library keeps in its cache."""
-    found = match.groupdict()
-    by_hand = f"hf download {found['name']} --local-dir DIR"
+    name, file, revision = (match.groupdict().get(key) for key in ("name", "file", "revision"))
+    by_hand = f"hf download {name} {f'{file} ' if file else ''}--local-dir DIR and give {_given(file)}"
     hub = _hub(source, by_hand)
     try:
-        if "file" in found:
-            return Path(hub.hf_hub_download(found["name"], found["file"]))
-        return Path(hub.snapshot_download(found["name"], revision=found["revision"], allow_patterns=list(_FILES)))
+        # One file too: unlike hf_hub_download, it does not try again for half a minute where there is no network.
+        folder = hub.snapshot_download(name, revision=revision, allow_patterns=[file] if file else list(_FILES))
     # Errors of the network come from the library that it uses, which has changed between versions.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"{source} is not here and cannot be downloaded ({reason}); where there is a network, run {by_hand}, "
-            "and give hf:DIR"
+            f"{source} is not here and cannot be downloaded ({reason}); where there is a network, run {by_hand}"
         ) from error
+    path = Path(folder, file or "")
+    if not path.exists():
+        raise UserError(f"{source}: {name} has no {file}: look at its files on the Hub")
+    return path
+
+
+def _given(file: str | None) -> str:
+    return f"gguf:DIR/{file}" if file else "hf:DIR"
 
 
 def _hub(source: str, by_hand: str) -> Any:
@@ -91,7 +106,6 @@ def _hub(source: str, by_hand: str) -> Any:
         import huggingface_hub
     except ImportError as error:
         raise UserError(
-            f"{source} is not here; to download it, pip install 'calibrated-lm[pretrained]', or run {by_hand} "
-            "and give hf:DIR"
+            f"{source} is not here; to download it, pip install 'calibrated-lm[pretrained]', or run {by_hand}"
         ) from error
     return huggingface_hub

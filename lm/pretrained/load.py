@@ -8,13 +8,13 @@ from typing import Any
 from lm.data.gguf_tokenizers import tokenizer_of_gguf
 from lm.data.published_tokenizers import read_tokenizer
 from lm.data.tokenizers import Tokenizer
-from lm.errors import UserError
+from lm.errors import UserError, naming
 from lm.files import read_json_object
 from lm.modules.config import ModelConfig
 from lm.pretrained.families import family_of_published
 from lm.pretrained.family import Family
 from lm.pretrained.gguf_files import read_gguf
-from lm.pretrained.hub import resolve
+from lm.pretrained.hub import KINDS, resolve
 from lm.pretrained.parameters import dropped_weights, parts_present, read_parameters, shape_as_stored
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.sentence_encoders import SentenceEncoding, read_sentence_encoding
@@ -70,7 +70,7 @@ class PublishedModel:
 
 def is_published(source: str) -> bool:
     """Whether a source names a published model: "hf:..." or "gguf:...", not the directory of a run."""
-    return source.startswith(("hf:", "gguf:"))
+    return source.startswith(KINDS)
 
 
 def open_published(source: str) -> PublishedModel:
@@ -91,11 +91,12 @@ def open_published(source: str) -> PublishedModel:
         family = family_of_published(published)
         tensors, tokenizer, sentences = file.tensors, tokenizer_of_gguf(file.tokenizer_metadata, str(path)), None
     else:
-        place = path / "config.json"
-        published = PublishedConfig(read_json_object(place), str(place))
+        published = _read_config(path)
         family = family_of_published(published)
         tensors, tokenizer, sentences = open_tensors(path), read_tokenizer(path), read_sentence_encoding(path)
-    config = shape_as_stored(family, family.to_ours(published), tensors)
+    with naming(published.place):
+        shape = family.to_ours(published)
+    config = shape_as_stored(family, shape, tensors)
     if tokenizer.vocab_size > config.size_of_vocabulary:
         raise UserError(
             f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, and the model's embedding only "
@@ -117,9 +118,26 @@ def open_published(source: str) -> PublishedModel:
     )
 
 
+def _read_config(path: Path) -> PublishedConfig:
+    """The config.json of a directory.
+
+    Raises:
+      UserError: if it is missing, damaged, or that of a run.
+    """
+    place = path / "config.json"
+    if not place.exists():
+        raise UserError(f"{path} has no config.json: give the directory of a Hugging Face model, or gguf:FILE")
+    values = read_json_object(place)
+    if "model_type" not in values and isinstance(values.get("model"), dict):
+        raise UserError(f"{path} is the directory of a run, not a published model: leave hf: out")
+    return PublishedConfig(values, str(place))
+
+
 def _task(family: Family, published: PublishedConfig) -> str:
     """The task of the head that the model's class has; "" for a class without one."""
     classes = published.values.get("architectures") or [""]
+    if not isinstance(classes, list):
+        raise UserError(f"{published.place}: architectures must be a list of class names, got {classes!r:.60}")
     # XLM-R has classes of its own, with RoBERTa's weights.
     name = str(classes[0]).replace("XLMRoberta", "Roberta").replace("Camembert", "Roberta")
     return next((task for task, head in family.heads.items() if head.model == name), "")

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from lm.errors import UserError
-from lm.files import is_plain_name, read_json, read_json_object
+from lm.files import is_plain_name, read_json, read_json_object, write_json
 from lm.pretrained.published_config import PublishedConfig
 
 _MODULES = "modules.json"
@@ -63,6 +63,36 @@ def read_sentence_encoding(path: Path) -> SentenceEncoding | None:
         normalize="Normalize" in kinds,
         sequence_length=_sequence_length(transformer / "sentence_bert_config.json"),
     )
+
+
+def write_sentence_encoding(path: Path, encoding: SentenceEncoding, width: int) -> None:
+    """Writes the settings as sentence-transformers does, with the keys that all its versions read.
+
+    Args:
+      path: an existing directory.
+      encoding: how vectors are made.
+      width: of the vectors.
+
+    Raises:
+      OSError: if they cannot be written.
+    """
+    kinds = ("Transformer", "Pooling", "Normalize") if encoding.normalize else ("Transformer", "Pooling")
+    modules = [
+        {
+            "idx": number,
+            "name": str(number),
+            "path": f"{number}_{kind}" if number else "",
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for number, kind in enumerate(kinds)
+    ]
+    chosen = next(theirs for theirs, ours in _POOLINGS.items() if ours == encoding.pooling)
+    flags = {flag: mode == chosen for flag, mode in _MODE_FLAGS.items()}
+    (path / modules[1]["path"]).mkdir(exist_ok=True)
+    write_json(path / modules[1]["path"] / "config.json", {"word_embedding_dimension": width, **flags})
+    lengths = {} if encoding.sequence_length is None else {"max_seq_length": encoding.sequence_length}
+    write_json(path / "sentence_bert_config.json", {**lengths, "do_lower_case": False})
+    write_json(path / _MODULES, modules)
 
 
 def _folder(path: Path, module: dict, place: Path) -> Path:

@@ -14,6 +14,7 @@ from lm.modules.config import ModelConfig
 from lm.objectives.objective import ObjectiveConfig, PretrainingTask
 from lm.objectives.registry import make_task
 from lm.pretrained.load import OWN_KEY, PublishedModel, open_published
+from lm.pretrained.sentence_encoders import SentenceEncoding
 from lm.runs.config import FinetuneConfig, PretrainConfig, RunConfig
 from lm.runs.trained_run import TrainedRun
 from lm.tasks.registry import make_supervised_task
@@ -106,3 +107,12 @@ def _objective(published: PublishedModel) -> ObjectiveConfig:
         is_whole = pooler and "next_sentence_head" in published.parts
         return ObjectiveConfig(name="masked_next_sentence" if is_whole else "masked")
     return ObjectiveConfig(name="none", pooler=pooler)
+
+
+def sentence_encoding(config: RunConfig) -> SentenceEncoding | None:
+    """How the model of a run makes vectors of sentences, where it differs from what any encoder does."""
+    if not isinstance(config, PretrainConfig) or config.objective.name != "none":
+        return None
+    objective = config.objective
+    found = SentenceEncoding(objective.pooling, objective.normalize, config.model.sequence_length)
+    return None if found == SentenceEncoding("mean", False, None) else found

@@ -22,7 +22,8 @@ def naming_source(init_from: str) -> Iterator[None]:
     except UserError as error:
         if not init_from:
             raise
-        raise UserError(f"config.init_from={init_from}: {error}".replace("--workdir=", "")) from error
+        reason = str(error).removeprefix("--workdir=")
+        raise UserError(f"config.init_from={init_from}: {reason}") from error
 
 
 def load_source(config: RunConfig) -> TrainedRun | None:

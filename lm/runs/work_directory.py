@@ -19,6 +19,7 @@ from lm.errors import UserError
 from lm.files import check_writable, file_digest, read_json, write_json
 from lm.locks import ProcessLock
 from lm.modules.config import EXECUTION
+from lm.pretrained.hub import KINDS
 from lm.runs.config import FREE_TO_CHANGE, FREE_TO_GROW, FinetuneConfig, PretrainConfig, RunConfig, stored_config
 
 AnyConfig = TypeVar("AnyConfig", bound=PretrainConfig | FinetuneConfig)
@@ -26,11 +27,20 @@ AnyConfig = TypeVar("AnyConfig", bound=PretrainConfig | FinetuneConfig)
 
 @dataclasses.dataclass(frozen=True)
 class WorkDirectory:
-    """The paths of a run. A leading `~` in `path` stands for the home directory."""
+    """The paths of a run. A leading `~` in `path` stands for the home directory.
+
+    Raises:
+      UserError: if the path is the name of a published model instead, such as hf:owner/name.
+    """
 
     path: Path
 
     def __post_init__(self):
+        if str(self.path).startswith(KINDS):
+            raise UserError(
+                f"{self.path} is a published model, and here the directory of a run is needed: make one with "
+                f"experiments.import_model --source={self.path} --workdir=DIRECTORY"
+            )
         object.__setattr__(self, "path", _expanded(self.path))
 
     @property
@@ -219,6 +229,8 @@ class WorkDirectory:
         values = read_json(self.config)
         if not isinstance(values, dict):
             raise UserError(f"{self.config} must be a JSON object with the keys of a config: it is damaged")
+        if "model_type" in values:
+            raise UserError(f"{self.path} holds a published model, not a run: to use it, write hf:{self.path}")
         return stored_config(values, prefix=str(self.config))
 
 

@@ -26,6 +26,7 @@ FIRST, SEPARATOR = "[CLS]", "[SEP]"
 # Arrays of an encoded text, each [T] int32: ids; 1 for every token, so that padding becomes 0; 0 for the first text
 # and 1 for the second.
 AXES = {"tokens": "T", "segments": "T", "types": "T"}
+_INSTEAD = "raise it, or set config.task.truncate=True to truncate them"
 
 
 def special_tokens(architecture: str) -> tuple[str, ...]:
@@ -95,6 +96,7 @@ def encode_texts(
     pairs: Sequence[str] | None,
     truncate: bool,
     places: Sequence[str],
+    instead: str = _INSTEAD,
 ) -> Encoded:
     """Encodes texts, or pairs of texts.
 
@@ -105,6 +107,7 @@ def encode_texts(
       pairs: the second texts, or None.
       truncate: whether to truncate texts that are too long at their end; in a pair, the longer text first.
       places: where each text comes from, for messages.
+      instead: what to do about texts that are too long, for messages.
 
     Returns:
       An example for each text, with arrays as in `AXES`.
@@ -117,7 +120,7 @@ def encode_texts(
     first_ids = tokenizer.encode_batch(texts)
     second_ids = [None] * len(first_ids) if pairs is None else tokenizer.encode_batch(pairs)
     lengths = [len(a) + len(b or ()) for a, b in zip(first_ids, second_ids, strict=True)]
-    cut = check_lengths(lengths, room, model, truncate, places)
+    cut = check_lengths(lengths, room, model, truncate, places, instead)
     examples = []
     for a, b in zip(first_ids, second_ids, strict=True):
         kept = room if b is None else longest_first(len(a), len(b), room)
@@ -130,7 +133,14 @@ def longest_first(first: int, second: int, room: int) -> int:
     return min(first, max(room - second, room - room // 2))
 
 
-def check_lengths(lengths: Sequence[int], room: int, model: ModelConfig, truncate: bool, places: Sequence[str]) -> int:
+def check_lengths(
+    lengths: Sequence[int],
+    room: int,
+    model: ModelConfig,
+    truncate: bool,
+    places: Sequence[str],
+    instead: str = _INSTEAD,
+) -> int:
     """Counts the texts that are too long, which only `truncate` allows.
 
     Raises:
@@ -143,7 +153,7 @@ def check_lengths(lengths: Sequence[int], room: int, model: ModelConfig, truncat
         raise UserError(
             f"{places[first]}: the text has {lengths[first] + special} tokens with the special ones, more than "
             f"{model.length_setting}={model.size_of_sequence} ({len(too_long)} of {len(lengths)} texts are too long, "
-            f"the longest has {needed}): raise it, or set config.task.truncate=True to truncate them"
+            f"the longest has {needed}): {instead}"
         )
     return len(too_long)
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tokenizers import Tokenizer as Backend
 
 from lm.data.chat import Chat
 from lm.data.config import TokenizerConfig
@@ -87,6 +88,23 @@ def test_what_is_exported_is_the_same_in_transformers(make, tmp_path):
     assert theirs.eos_token_id == tokenizer.role_id("eos")
 
 
+def test_padding_and_truncation_of_a_file_are_no_frame(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "copy").mkdir()
+    make_bert(tmp_path / "source")
+    export_tokenizer(read_tokenizer(tmp_path / "source"), tmp_path / "source")
+    backend = Backend.from_file(str(tmp_path / "source" / "tokenizer.json"))
+    backend.enable_padding(length=128)
+    backend.enable_truncation(2)
+    backend.save(str(tmp_path / "source" / "tokenizer.json"))
+    tokenizer = read_tokenizer(tmp_path / "source")
+    export_tokenizer(tokenizer, tmp_path / "copy")
+    again = read_tokenizer(tmp_path / "copy")
+    assert tokenizer.frame is not None
+    assert tokenizer.frame.before
+    assert (again.frame, again.digest) == (tokenizer.frame, tokenizer.digest)
+
+
 def test_chats_have_the_ids_of_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     (tmp_path / "copy").mkdir()
@@ -123,7 +141,11 @@ def test_one_of_our_own_is_exported_with_its_frame(tmp_path):
         ("merges.txt", "xx yy\n", "is damaged"),
         ("tokenizer.json", '{"model": {"type": "BPE", ', "is not a tokenizer.json"),
         ("tokenizer_config.json", '{"tokenizer_class": "FancyTokenizer"}', "FancyTokenizer.* is not among those"),
-        ("tokenizer_config.json", '{"tokenizer_class": "GPT2Tokenizer", "eos_token": "no"}', "eos_token .* 'no'"),
+        (
+            "tokenizer_config.json",
+            '{"tokenizer_class": "GPT2Tokenizer", "eos_token": "no"}',
+            "source: eos_token .* 'no'",
+        ),
         ("generation_config.json", '{"eos_token_id": 99999}', "eos_token_id=99999 is not an id of the tokenizer"),
         ("generation_config.json", '{"eos_token_id": "2"}', "eos_token_id must be a token id"),
         ("config.json", '["x"]', "config.json must be a JSON object"),
@@ -131,10 +153,12 @@ def test_one_of_our_own_is_exported_with_its_frame(tmp_path):
     ],
 )
 def test_damage_is_one_line(name, content, message, tmp_path):
-    make_gpt2(tmp_path)
-    (tmp_path / name).write_text(content)
+    folder = tmp_path / "source"
+    folder.mkdir()
+    make_gpt2(folder)
+    (folder / name).write_text(content)
     with pytest.raises(UserError, match=message) as caught:
-        read_tokenizer(tmp_path)
+        read_tokenizer(folder)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
 

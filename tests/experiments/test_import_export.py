@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import lm
-from experiments import calibrate, embed, export_model, finetune, import_model, predict
+from experiments import calibrate, embed, evaluate, export_model, finetune, import_model, predict
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.models.parameter_paths import by_path
+from lm.pretrained.sentence_encoders import SentenceEncoding, write_sentence_encoding
+from lm.pretrained.tensors import open_tensors, write_safetensors
 from tests.tiny import command_line, replace, run, tiny_config
 from tests.tiny_tasks import CONFIG
 
@@ -174,6 +176,26 @@ def test_texts_are_embedded(writer, tmp_path, capsys):
     assert "1.000" in capsys.readouterr().out
 
 
+def test_a_sentence_encoder_comes_back_as_one(classifier, tmp_path, capsys):
+    _, output = classifier
+    source = tmp_path / "source"
+    shutil.copytree(output, source, ignore=shutil.ignore_patterns("*.safetensors"))
+    tensors = open_tensors(output)
+    write_safetensors(source, ((name, tensors.read(name)) for name in tensors.shapes if "classifier" not in name))
+    with_config(architectures=["BertModel"])(source)
+    write_sentence_encoding(source, SentenceEncoding("first", True, 8), 16)
+    assert bring_in(source, tmp_path / "run") == 0
+    assert export(tmp_path / "run", tmp_path / "out") == 0
+    expected = lm.load(f"hf:{source}").embed(["the my cat"])
+    np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(lm.load(f"hf:{tmp_path / 'out'}").embed(["the my cat"]), expected)
+    flags = [f"--workdir=hf:{tmp_path / 'out'}", f"--text={'cat ' * 8}"]
+    assert command_line(embed.main, embed.define_flags, *flags) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "more than config.model.sequence_length=8" in error
+    assert "on the command line --truncate" in error
+
+
 def broken(folder, writer, change):
     """A copy of the export with something wrong."""
     copy = folder / "broken"
@@ -206,6 +228,8 @@ def pickled(folder):
         (with_config(n_layer=3), "lacks transformer.h.2."),
         (with_config(n_layer=1), "has weights that a GPT-2 model here does not use"),
         (with_config(n_head=3), "does not divide"),
+        (with_config(architectures=5), "config.json: architectures must be a list of class names, got 5"),
+        (with_config(layer_norm_epsilon=-1.0), "config.json: config.model.normalization_epsilon must be positive"),
         (with_config(n_embd="wide"), "n_embd must be a whole number"),
         (with_config(vocab_size=100), "the tokenizer has 257 tokens, and the model's embedding only 100"),
         (with_config(quantization_config={"bits": 4}), "weights quantized by quantization_config cannot be read"),
@@ -224,6 +248,28 @@ def test_a_damaged_model_is_refused_in_one_line(writer, tmp_path, capsys, change
     assert words in error
     assert "Traceback" not in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_published_model_and_a_run_are_told_apart(writer, here, tmp_path, capsys):
+    workdir, output = writer
+
+    def refused(main, define, *flags):
+        assert command_line(main, define, *flags) == 2
+        return " ".join(capsys.readouterr().err.split())
+
+    for module in (embed, evaluate, finetune):
+        flags = {finetune: (f"{CONFIG}:completion", f"--config.init_from={output}", "--workdir=tuned")}
+        given = flags.get(module, (f"--workdir={output}", *(["--text=a"] if module is embed else [])))
+        error = refused(module.main, module.define_flags, *given)
+        assert f"{output} holds a published model, not a run: to use it, write hf:{output}" in error
+    error = refused(evaluate.main, evaluate.define_flags, f"--workdir=hf:{output}")
+    assert f"experiments.import_model --source=hf:{output} --workdir=DIRECTORY" in error
+    error = refused(embed.main, embed.define_flags, f"--workdir=hf:{workdir}", "--text=a")
+    assert f"{workdir} is the directory of a run, not a published model: leave hf: out" in error
+    assert bring_in(output, tmp_path / "run") == 0
+    error = refused(evaluate.main, evaluate.define_flags, f"--workdir={tmp_path / 'run'}")
+    assert "holds a published model, which has no validation text" in error
+    assert not Path("tuned").exists()
 
 
 def test_nothing_is_overwritten(writer, tmp_path, capsys):

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from lm.errors import UserError
-from lm.pretrained.hub import resolve
+from lm.pretrained.hub import resolve, with_kind
 
 
 @pytest.fixture
@@ -19,13 +19,8 @@ def hub(monkeypatch, tmp_path):
         asked.append((name, revision, allow_patterns))
         return str(tmp_path)
 
-    def hf_hub_download(name, file):
-        asked.append((name, file))
-        return str(tmp_path / file)
-
     module = types.ModuleType("huggingface_hub")
     module.snapshot_download = snapshot_download
-    module.hf_hub_download = hf_hub_download
     module.asked = asked
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
     return module
@@ -40,8 +35,8 @@ def test_what_is_here_is_not_downloaded(hub, tmp_path, monkeypatch):
         ("hf:owner/name", directory),
         (f"hf:{directory}", directory),
         ("gguf:owner/name/a.gguf", file),
-        ("owner/name", directory),
-        (str(file), file),
+        (with_kind("owner/name"), directory),
+        (with_kind(str(file)), file),
     ):
         assert resolve(source).absolute() == expected
     assert not hub.asked
@@ -61,8 +56,12 @@ def test_a_name_is_downloaded(source, name, revision, hub, tmp_path):
 
 
 def test_one_file_is_downloaded(hub, tmp_path):
-    assert resolve("gguf:owner/name-GGUF/model.Q8_0.gguf") == tmp_path / "model.Q8_0.gguf"
-    assert hub.asked == [("owner/name-GGUF", "model.Q8_0.gguf")]
+    source = "gguf:owner/name-GGUF/model.Q8_0.gguf"
+    with pytest.raises(UserError, match=r"owner/name-GGUF has no model\.Q8_0\.gguf"):
+        resolve(source)
+    (tmp_path / "model.Q8_0.gguf").write_bytes(b"")
+    assert resolve(source) == tmp_path / "model.Q8_0.gguf"
+    assert hub.asked[-1] == ("owner/name-GGUF", None, ["model.Q8_0.gguf"])
 
 
 def test_only_weights_and_settings_are_downloaded(hub):
@@ -87,7 +86,7 @@ def test_a_path_that_does_not_exist_is_not_asked_for(source, hub):
 
 def test_a_path_without_hf_is_not_asked_for(hub):
     with pytest.raises(UserError, match="for the Hugging Face Hub, write hf:owner/name"):
-        resolve("owner/name")
+        with_kind("owner/name")
     assert not hub.asked
 
 
@@ -100,6 +99,14 @@ def test_without_a_network_one_line_says_what_to_do(error, hub):
     with pytest.raises(UserError, match="hf download owner/name --local-dir DIR") as caught:
         resolve("hf:owner/name")
     assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"hf download owner/name a\.gguf --local-dir DIR and give gguf:DIR/a\.gguf"):
+        resolve("gguf:owner/name/a.gguf")
+
+
+def test_a_file_that_is_taken_for_a_directory_is_named(tmp_path, hub):
+    (tmp_path / "a.gguf").write_bytes(b"")
+    with pytest.raises(UserError, match=r"for the file write gguf:.*a\.gguf"):
+        resolve(f"hf:{tmp_path / 'a.gguf'}")
 
 
 def test_without_the_package_one_line_says_what_to_do(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 import lm
 from lm.errors import UserError
-from lm.pretrained.sentence_encoders import SentenceEncoding, read_sentence_encoding
+from lm.pretrained.sentence_encoders import SentenceEncoding, read_sentence_encoding, write_sentence_encoding
 from tests.pretrained.reading import read
 
 OLD = "sentence_transformers.models."
@@ -45,6 +45,12 @@ def test_keys_of_new_versions(tmp_path):
 def test_the_flag_of_the_first_token(tmp_path):
     flags = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
     assert read_sentence_encoding(folder(tmp_path, pooling=flags)) == SentenceEncoding("first", True, None)
+
+
+@pytest.mark.parametrize("encoding", [SentenceEncoding("mean", True, 256), SentenceEncoding("first", False, None)])
+def test_settings_that_are_written_are_read(encoding, tmp_path):
+    write_sentence_encoding(tmp_path, encoding, 8)
+    assert read_sentence_encoding(tmp_path) == encoding
 
 
 def test_another_directory_has_none(tmp_path):
