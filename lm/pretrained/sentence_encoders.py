@@ -88,8 +88,9 @@ def write_sentence_encoding(path: Path, encoding: SentenceEncoding, width: int) 
     ]
     chosen = next(theirs for theirs, ours in _POOLINGS.items() if ours == encoding.pooling)
     flags = {flag: mode == chosen for flag, mode in _MODE_FLAGS.items()}
-    (path / modules[1]["path"]).mkdir(exist_ok=True)
-    write_json(path / modules[1]["path"] / "config.json", {"word_embedding_dimension": width, **flags})
+    folder = path / "1_Pooling"
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "config.json", {"word_embedding_dimension": width, **flags})
     lengths = {} if encoding.sequence_length is None else {"max_seq_length": encoding.sequence_length}
     write_json(path / "sentence_bert_config.json", {**lengths, "do_lower_case": False})
     write_json(path / _MODULES, modules)
