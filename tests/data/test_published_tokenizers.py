@@ -141,7 +141,11 @@ def test_one_of_our_own_is_exported_with_its_frame(tmp_path):
         ("merges.txt", "xx yy\n", "is damaged"),
         ("tokenizer.json", '{"model": {"type": "BPE", ', "is not a tokenizer.json"),
         ("tokenizer_config.json", '{"tokenizer_class": "FancyTokenizer"}', "FancyTokenizer.* is not among those"),
-        ("tokenizer_config.json", '{"tokenizer_class": "GPT2Tokenizer", "eos_token": "no"}', "source: eos_token .* 'no'"),
+        (
+            "tokenizer_config.json",
+            '{"tokenizer_class": "GPT2Tokenizer", "eos_token": "no"}',
+            "source: eos_token .* 'no'",
+        ),
         ("generation_config.json", '{"eos_token_id": 99999}', "eos_token_id=99999 is not an id of the tokenizer"),
         ("generation_config.json", '{"eos_token_id": "2"}', "eos_token_id must be a token id"),
         ("config.json", '["x"]', "config.json must be a JSON object"),

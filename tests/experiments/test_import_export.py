@@ -15,6 +15,8 @@ from lm.errors import UserError
 from lm.models.parameter_paths import by_path
 from lm.pretrained.sentence_encoders import SentenceEncoding, write_sentence_encoding
 from lm.pretrained.tensors import open_tensors, write_safetensors
+from lm.runs.config import FinetuneConfig
+from lm.runs.work_directory import WorkDirectory
 from tests.tiny import command_line, replace, run, tiny_config
 from tests.tiny_tasks import CONFIG
 
@@ -125,6 +127,23 @@ def test_a_classifier_travels_with_its_calibrator(classifier, tmp_path):
     flags = [f"--workdir={tmp_path / 'back'}", "--text=the my cat", f"--output={tmp_path / 'found.jsonl'}"]
     assert command_line(predict.main, predict.define_flags, *flags) == 0
     assert json.loads((tmp_path / "found.jsonl").read_text())["predicted"] == expected[0].label
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"problem_type": "multi_label_classification"}, "problem_type='multi_label_classification' is not supported"),
+        ({"id2label": {"0": "LABEL_0"}}, "a model with 1 label scores texts, which is not supported"),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label must give classes 0, 1, ... different names"),
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, r"classifier.bias is \(2,\), and config.json says \(3,\)"),
+    ],
+)
+def test_other_outputs_than_classes_are_refused(classifier, tmp_path, values, words):
+    _, output = classifier
+    shutil.copytree(output, tmp_path / "copy")
+    with_config(**values)(tmp_path / "copy")
+    with pytest.raises(UserError, match=words):
+        lm.load(f"hf:{tmp_path / 'copy'}")
 
 
 def test_the_card_says_what_was_trained_and_how_calibrated_it_is(classifier):
@@ -262,6 +281,8 @@ def test_a_published_model_and_a_run_are_told_apart(writer, here, tmp_path, caps
         assert f"{output} holds a published model, not a run: to use it, write hf:{output}" in error
     error = refused(evaluate.main, evaluate.define_flags, f"--workdir=hf:{output}")
     assert f"experiments.import_model --source=hf:{output} --workdir=DIRECTORY" in error
+    with pytest.raises(UserError, match="holds a published model, which has no rows: name some with --config.source"):
+        evaluate.rows_to_evaluate(evaluate.EvaluateConfig(), WorkDirectory(output), FinetuneConfig())
     error = refused(embed.main, embed.define_flags, f"--workdir=hf:{workdir}", "--text=a")
     assert f"{workdir} is the directory of a run, not a published model: leave hf: out" in error
     assert bring_in(output, tmp_path / "run") == 0
