@@ -281,7 +281,7 @@ def test_a_published_model_and_a_run_are_told_apart(writer, here, tmp_path, caps
         assert f"{output} holds a published model, not a run: to use it, write hf:{output}" in error
     error = refused(evaluate.main, evaluate.define_flags, f"--workdir=hf:{output}")
     assert f"experiments.import_model --source=hf:{output} --workdir=DIRECTORY" in error
-    with pytest.raises(UserError, match="holds a published model, which has no rows: name some with --config.source"):
+    with pytest.raises(UserError, match="holds a published model, which has no rows: name some with"):
         evaluate.rows_to_evaluate(evaluate.EvaluateConfig(), WorkDirectory(output), FinetuneConfig())
     error = refused(embed.main, embed.define_flags, f"--workdir=hf:{workdir}", "--text=a")
     assert f"{workdir} is the directory of a run, not a published model: leave hf: out" in error
