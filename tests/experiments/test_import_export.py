@@ -13,9 +13,11 @@ from experiments import calibrate, embed, evaluate, export_model, finetune, impo
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.models.parameter_paths import by_path
+from lm.modules.config import ModelConfig
 from lm.pretrained.sentence_encoders import SentenceEncoding, write_sentence_encoding
 from lm.pretrained.tensors import open_tensors, write_safetensors
-from lm.runs.config import FinetuneConfig
+from lm.runs.config import FinetuneConfig, PretrainConfig
+from lm.runs.sources import load_source, with_model_of_source
 from lm.runs.work_directory import WorkDirectory
 from tests.tiny import command_line, replace, run, tiny_config
 from tests.tiny_tasks import CONFIG
@@ -100,6 +102,26 @@ def test_layers_can_be_stacked_at_import(writer, tmp_path):
         scanned.log_probs(["the "], ["model"])[0].log_probs,
         rtol=1e-5,
     )
+
+
+@pytest.mark.parametrize("kind", [PretrainConfig, FinetuneConfig])
+def test_training_starts_with_the_shape_of_a_published_model(writer, tmp_path, kind):
+    workdir, output = writer
+    assert bring_in(output, tmp_path / "held") == 0
+    shape = lm.load(f"hf:{output}").config.model
+    own = ModelConfig(layers=4, dropout=0.3, dtype="bfloat16", sequence_length=8)
+    for source in (f"hf:{output}", str(tmp_path / "held")):
+        found = with_model_of_source(kind(init_from=source, model=own)).model
+        assert found == shape.executed_as(own)
+    config = with_model_of_source(kind(init_from=f"hf:{output}", model=ModelConfig(scan_layers=True)))
+    assert config.model.scan_layers
+    # The stacked parameters are the source's.
+    for path, leaf in by_path(load_source(config).params).items():
+        if path.startswith("decoder/layers/"):
+            alone = by_path(lm.load(workdir).params)[path.replace("layers", "layer_1")]
+            np.testing.assert_array_equal(leaf[1], alone)
+    from_run = kind(init_from=str(workdir), model=own)
+    assert (with_model_of_source(from_run) == from_run) == (kind is PretrainConfig)
 
 
 def test_a_published_model_is_fine_tuned_as_the_run_that_holds_it(writer, here, tmp_path):
