@@ -180,6 +180,8 @@ def rows_to_evaluate(
     if config.source:
         data = data.of_other_file(config.columns, config.delimiter, config.quoting, config.header)
         return read_source(config.source, "config.source", data, *columns), ()
+    if not data.train:
+        raise UserError(f"{directory.path} holds a published model, which has no rows: name some with --config.source")
     if split == "test" and not data.test:
         raise UserError("this run has no test rows: use --config.split=validation, or name rows with --config.source")
     splits = splits or read_examples(data, *columns)

@@ -6,7 +6,6 @@ The same command resumes a run that was stopped. When training ends the best che
 and the test rows: predictions/SPLIT.jsonl to read, SPLIT.metrics.json, and SPLIT.npz for experiments.calibrate.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from absl import flags
 from experiments.evaluate import EvaluateConfig, evaluate, show
 from experiments.pretrain import parse_profile
 from lm.command_line import define_config_file, overridden, run
-from lm.configuration import differences
 from lm.console import Console
 from lm.data.config import ExamplesConfig, check_overridden_sources
 from lm.data.example_batches import TrainExampleBatches
@@ -30,7 +28,7 @@ from lm.modules.config import ModelConfig
 from lm.runs.config import FinetuneConfig
 from lm.runs.data_record import check_data, write_data_record
 from lm.runs.host_memory import keep_freed_memory
-from lm.runs.sources import load_source, model_of_source, naming_source
+from lm.runs.sources import load_source, naming_source, print_shape, with_model_of_source
 from lm.runs.trained_run import TrainedRun
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
 from lm.tasks.registry import classes_of, columns_of, make_supervised_task, texts_of
@@ -120,7 +118,7 @@ def finetune(
         full_config, problem, partitioner, directory, console, on_evaluation=on_evaluation, profile=profile
     )
     if config.init_from:
-        print_shape(config, own_model, console)
+        print_shape(config, own_model, ModelConfig(architecture="encoder"), console)
     introduce(full_config, task, splits, batches, (train.cut, validation.cut), console)
     for note in notes:
         console.print(note)
@@ -153,27 +151,6 @@ def unknown_note(tokenizer: Tokenizer, texts: Sequence[str]) -> str:
         f"{unknown}, so the model cannot tell these texts apart: for text without spaces between words, or in few "
         "rows, set config.tokenizer.kind=bpe or unigram"
     )
-
-
-def with_model_of_source(config: FinetuneConfig) -> FinetuneConfig:
-    """With `init_from`, the config with the shape of that run's model, executed as this config says.
-
-    Raises:
-      UserError: if there is no such run.
-    """
-    if not config.init_from:
-        return config
-    with naming_source(config.init_from):
-        return dataclasses.replace(config, model=model_of_source(config.init_from).executed_as(config.model))
-
-
-def print_shape(config: FinetuneConfig, own_model: ModelConfig, console: Console) -> None:
-    """Prints how the shape of the source differs from the config's, if the config has one."""
-    changed = differences(own_model, config.model)
-    no_shape = ModelConfig(architecture=own_model.architecture).executed_as(own_model)
-    if changed and own_model != no_shape:
-        listed = ", ".join(f"{name} {new!r} (not {old!r})" for name, (old, new) in changed.items())
-        console.print(f"the model has the shape of {config.init_from}: {listed}")
 
 
 def choose_tokenizer(

@@ -22,12 +22,13 @@ from lm.inference.load import in_use
 from lm.inference.predictions import check_predictable, write_predictions
 from lm.inference.samples import check_samples, write_samples
 from lm.models.accounting import parameter_count
+from lm.modules.config import ModelConfig
 from lm.objectives.objective import PretrainingTask, TextProperties
 from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
 from lm.runs.data_record import check_data, write_data_record
 from lm.runs.host_memory import keep_freed_memory
-from lm.runs.sources import load_source
+from lm.runs.sources import load_source, print_shape, with_model_of_source
 from lm.runs.tensorboard import add_products
 from lm.runs.trained_run import TrainedRun, load_run
 from lm.runs.work_directory import WorkDirectory, with_vocabulary
@@ -88,6 +89,7 @@ def pretrain(
       UserError: if the config, the data or the directory is invalid; nothing is written then.
       TrainingError: if a loss is not finite.
     """
+    config, own_model = with_model_of_source(config), config.model
     directory.check(config)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
@@ -113,6 +115,8 @@ def pretrain(
     trainer = Trainer(
         full_config, problem, partitioner, directory, console, on_evaluation=on_evaluation, profile=profile
     )
+    if config.init_from:
+        print_shape(config, own_model, ModelConfig(), console)
     console.print("\n".join([*notes, introduction(full_config, corpus)]))
 
     def claim() -> None:

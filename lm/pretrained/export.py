@@ -101,12 +101,13 @@ def plan_export(
     name = task["name"] if task else ""
     family, values = published_form(config, present, model_type, name)
     parts = tuple(part for part in family.parts if part in present)
-    if task:
+    if classes:  # no labels at all would be no outputs, for transformers
         values = values | {
             "id2label": {str(number): label for number, label in enumerate(classes)},
             "label2id": {label: number for number, label in enumerate(classes)},
-            OWN_KEY: {"task": dict(task)},
         }
+    if task:
+        values = values | {OWN_KEY: {"task": dict(task)}}
     return Export(family, values, config, parts, name, sentences)
 
 

@@ -144,9 +144,22 @@ def _task(family: Family, published: PublishedConfig) -> str:
 
 
 def _classes(published: PublishedConfig) -> tuple[str, ...]:
-    """Names of the classes, by their numbers."""
+    """Names of the classes, by their numbers.
+
+    Raises:
+      UserError: if they are damaged, or the outputs are not the probabilities of classes that exclude each other.
+    """
+    # Scores of one or of several independent labels; what is not given are classes.
+    published.expect("problem_type", "single_label_classification")
     labels = published.group("id2label").values
+    if not labels:  # transformers leaves out names that are its own
+        labels = {str(number): f"LABEL_{number}" for number in range(published.integer("num_labels", 2))}
     names = [labels.get(str(number)) for number in range(len(labels))]
-    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise UserError(f"{published.place}: id2label must give classes 0, 1, ... different names")
+    if len(names) < 2:
+        raise UserError(
+            f"{published.place}: a model with {len(names) or 'no'} label scores texts, which is not supported, only "
+            "models with two classes or more"
+        )
     return tuple(str(name) for name in names)

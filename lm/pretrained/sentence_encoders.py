@@ -77,20 +77,15 @@ def write_sentence_encoding(path: Path, encoding: SentenceEncoding, width: int) 
       OSError: if they cannot be written.
     """
     kinds = ("Transformer", "Pooling", "Normalize") if encoding.normalize else ("Transformer", "Pooling")
+    folders = ["", *(f"{number}_{kind}" for number, kind in enumerate(kinds) if number)]
     modules = [
-        {
-            "idx": number,
-            "name": str(number),
-            "path": f"{number}_{kind}" if number else "",
-            "type": f"sentence_transformers.models.{kind}",
-        }
-        for number, kind in enumerate(kinds)
+        {"idx": number, "name": str(number), "path": folder, "type": f"sentence_transformers.models.{kind}"}
+        for number, (kind, folder) in enumerate(zip(kinds, folders, strict=True))
     ]
     chosen = next(theirs for theirs, ours in _POOLINGS.items() if ours == encoding.pooling)
     flags = {flag: mode == chosen for flag, mode in _MODE_FLAGS.items()}
-    folder = path / "1_Pooling"
-    folder.mkdir(exist_ok=True)
-    write_json(folder / "config.json", {"word_embedding_dimension": width, **flags})
+    (path / folders[1]).mkdir(exist_ok=True)
+    write_json(path / folders[1] / "config.json", {"word_embedding_dimension": width, **flags})
     lengths = {} if encoding.sequence_length is None else {"max_seq_length": encoding.sequence_length}
     write_json(path / "sentence_bert_config.json", {**lengths, "do_lower_case": False})
     write_json(path / _MODULES, modules)

@@ -213,7 +213,8 @@ class PretrainConfig:
     Attributes:
       seed: for the initial weights, the order of the data, and dropout.
       init_from: work directory of a pretraining run, or a published model (hf:DIRECTORY, hf:owner/name or gguf:FILE),
-        whose parameters and tokenizer to start from. Empty: start from scratch.
+        whose parameters and tokenizer to start from. A published model, imported or not, gives its shape too; `model`
+        then only says how to execute it. Empty: start from scratch.
       init_checkpoint: which of its checkpoints: "best", "last" or a step.
       model: the network.
       data: the text.

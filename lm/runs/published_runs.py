@@ -85,14 +85,16 @@ def load_published(source: str, execution: ModelConfig | None = None, mesh: Mesh
 
     Args:
       source: "hf:DIRECTORY", "hf:owner/name" or "gguf:FILE".
-      execution: how to compute, `parameter_dtype` among it; None: in float32.
+      execution: how to compute, `parameter_dtype` among it, and whether to stack the parameters of all layers; None: in
+        float32, unstacked.
       mesh: as for `published_run`.
 
     Raises:
       UserError: if it cannot be read.
     """
     published = open_published(source)
-    return published_run(published, published_config(source, published, execution), mesh)
+    scan_layers = execution is not None and execution.scan_layers
+    return published_run(published, published_config(source, published, execution, scan_layers), mesh)
 
 
 def _objective(published: PublishedModel) -> ObjectiveConfig:

@@ -1,17 +1,20 @@
 """The model that a run starts from: another run's, or a published one."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+from lm.configuration import differences
+from lm.console import Console
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
 from lm.pretrained.load import is_published, open_published
-from lm.runs.config import RunConfig
+from lm.runs.config import PretrainConfig, RunConfig
 from lm.runs.published_runs import load_published
 from lm.runs.trained_run import TrainedRun, load_run
-from lm.runs.work_directory import WorkDirectory, with_vocabulary
+from lm.runs.work_directory import AnyConfig, WorkDirectory, with_vocabulary
 
 
 @contextlib.contextmanager
@@ -42,13 +45,39 @@ def load_source(config: RunConfig) -> TrainedRun | None:
         return load_published(config.init_from, config.model)
 
 
-def model_of_source(init_from: str) -> ModelConfig:
-    """The shape of the source's model, without reading its parameters.
+def with_model_of_source(config: AnyConfig) -> AnyConfig:
+    """With `init_from`, the config with the shape of the source's model, executed as this config says.
+
+    A pretraining run that starts from another one says its shape itself, since it may differ in what parameters do not
+    show. The shape of a published model has dozens of settings and no other is right.
 
     Raises:
-      UserError: if it can't be read.
+      UserError: if the source cannot be read.
     """
-    if is_published(init_from):
-        return open_published(init_from).config
-    directory = WorkDirectory(Path(init_from))
-    return with_vocabulary(directory.load_config(), Tokenizer.load(directory.tokenizer)).model
+    if not config.init_from:
+        return config
+    with naming_source(config.init_from):
+        if is_published(config.init_from):
+            found = open_published(config.init_from).config.executed_as(config.model)
+            return dataclasses.replace(config, model=dataclasses.replace(found, scan_layers=config.model.scan_layers))
+        directory = WorkDirectory(Path(config.init_from))
+        theirs = directory.load_config()
+        if isinstance(config, PretrainConfig) and not theirs.imported_from:
+            return config
+        found = with_vocabulary(theirs, Tokenizer.load(directory.tokenizer)).model
+        return dataclasses.replace(config, model=found.executed_as(config.model))
+
+
+def print_shape(config: RunConfig, own: ModelConfig, default: ModelConfig, console: Console) -> None:
+    """Prints how the shape that comes from the source differs from the config's own.
+
+    Args:
+      config: with the shape of the source.
+      own: the shape before.
+      default: of a config that says nothing of the shape, which is not worth a line.
+      console: to print on.
+    """
+    changed = differences(own, config.model)
+    if changed and own != default.executed_as(own):
+        listed = ", ".join(f"{name} {new!r} (not {old!r})" for name, (old, new) in changed.items())
+        console.print(f"the model has the shape of {config.init_from}: {listed}")

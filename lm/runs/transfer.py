@@ -51,6 +51,7 @@ def transfer(fresh: Params, source: Params, name: str) -> Transfer:
     Raises:
       UserError: if parameters of the body have other shapes, or none match.
     """
+    _check_layout(fresh, source, name)
     theirs = {_without_body(path): (path, leaf) for path, leaf in by_path(source).items()}
     loaded, new, misfits, used = [], [], [], set()
     chosen = {}
@@ -72,6 +73,23 @@ def transfer(fresh: Params, source: Params, name: str) -> Transfer:
     left = tuple(path for path in by_path(source) if path not in used)
     params = jax.tree_util.tree_map_with_path(lambda path, _: chosen[path_name(path)], fresh)
     return Transfer(params, tuple(loaded), tuple(new), left)
+
+
+def _check_layout(fresh: Params, source: Params, name: str) -> None:
+    """Checks that both keep the parameters of layers alike, since paths tell them apart.
+
+    Raises:
+      UserError: if one of them has them stacked.
+    """
+    stacked, alone = (
+        [any(part in path for path in by_path(params)) for params in (fresh, source)]
+        for part in ("/layers/", "/layer_0/")
+    )
+    if stacked != stacked[::-1] and alone != alone[::-1]:
+        raise UserError(
+            f"config.init_from={name} has the parameters of its layers {'stacked' if stacked[1] else 'one by one'}: "
+            f"set config.model.scan_layers={stacked[1]}"
+        )
 
 
 def grouped(paths: tuple[str, ...]) -> list[str]:

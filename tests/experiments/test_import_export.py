@@ -13,8 +13,12 @@ from experiments import calibrate, embed, evaluate, export_model, finetune, impo
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.models.parameter_paths import by_path
+from lm.modules.config import ModelConfig
 from lm.pretrained.sentence_encoders import SentenceEncoding, write_sentence_encoding
 from lm.pretrained.tensors import open_tensors, write_safetensors
+from lm.runs.config import FinetuneConfig, PretrainConfig
+from lm.runs.sources import load_source, with_model_of_source
+from lm.runs.work_directory import WorkDirectory
 from tests.tiny import command_line, replace, run, tiny_config
 from tests.tiny_tasks import CONFIG
 
@@ -100,6 +104,26 @@ def test_layers_can_be_stacked_at_import(writer, tmp_path):
     )
 
 
+@pytest.mark.parametrize("kind", [PretrainConfig, FinetuneConfig])
+def test_training_starts_with_the_shape_of_a_published_model(writer, tmp_path, kind):
+    workdir, output = writer
+    assert bring_in(output, tmp_path / "held") == 0
+    shape = lm.load(f"hf:{output}").config.model
+    own = ModelConfig(layers=4, dropout=0.3, dtype="bfloat16", sequence_length=8)
+    for source in (f"hf:{output}", str(tmp_path / "held")):
+        found = with_model_of_source(kind(init_from=source, model=own)).model
+        assert found == shape.executed_as(own)
+    config = with_model_of_source(kind(init_from=f"hf:{output}", model=ModelConfig(scan_layers=True)))
+    assert config.model.scan_layers
+    # The stacked parameters are the source's.
+    for path, leaf in by_path(load_source(config).params).items():
+        if path.startswith("decoder/layers/"):
+            alone = by_path(lm.load(workdir).params)[path.replace("layers", "layer_1")]
+            np.testing.assert_array_equal(leaf[1], alone)
+    from_run = kind(init_from=str(workdir), model=own)
+    assert (with_model_of_source(from_run) == from_run) == (kind is PretrainConfig)
+
+
 def test_a_published_model_is_fine_tuned_as_the_run_that_holds_it(writer, here, tmp_path):
     _, output = writer
     assert bring_in(output, tmp_path / "held") == 0
@@ -127,6 +151,23 @@ def test_a_classifier_travels_with_its_calibrator(classifier, tmp_path):
     assert json.loads((tmp_path / "found.jsonl").read_text())["predicted"] == expected[0].label
     assert export(tmp_path / "back", tmp_path / "again") == 0
     assert f"The published model {output.name}, unchanged." in (tmp_path / "again" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"problem_type": "multi_label_classification"}, "problem_type='multi_label_classification' is not supported"),
+        ({"id2label": {"0": "LABEL_0"}}, "a model with 1 label scores texts, which is not supported"),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label must give classes 0, 1, ... different names"),
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, r"classifier.bias is \(2,\), and config.json says \(3,\)"),
+    ],
+)
+def test_other_outputs_than_classes_are_refused(classifier, tmp_path, values, words):
+    _, output = classifier
+    shutil.copytree(output, tmp_path / "copy")
+    with_config(**values)(tmp_path / "copy")
+    with pytest.raises(UserError, match=words):
+        lm.load(f"hf:{tmp_path / 'copy'}")
 
 
 def test_the_card_says_what_was_trained_and_how_calibrated_it_is(classifier):
@@ -264,6 +305,8 @@ def test_a_published_model_and_a_run_are_told_apart(writer, here, tmp_path, caps
         assert f"{output} holds a published model, not a run: to use it, write hf:{output}" in error
     error = refused(evaluate.main, evaluate.define_flags, f"--workdir=hf:{output}")
     assert f"experiments.import_model --source=hf:{output} --workdir=DIRECTORY" in error
+    with pytest.raises(UserError, match="holds a published model, which has no rows: name some with"):
+        evaluate.rows_to_evaluate(evaluate.EvaluateConfig(), WorkDirectory(output), FinetuneConfig())
     error = refused(embed.main, embed.define_flags, f"--workdir=hf:{workdir}", "--text=a")
     assert f"{workdir} is the directory of a run, not a published model: leave hf: out" in error
     assert bring_in(output, tmp_path / "run") == 0

@@ -1,5 +1,7 @@
 """Parameters from another run: those that fit are taken over, the rest is told, and a misfit is an error."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +35,14 @@ def by_path(params):
 
 
 PRETRAINED = filled(make_language_model(ENCODER), 0)
+
+
+def test_layers_that_are_kept_otherwise_are_not_left_out():
+    stacked = filled(make_language_model(dataclasses.replace(ENCODER, scan_layers=True)), 1)
+    with pytest.raises(UserError, match=r"its layers one by one: set config\.model\.scan_layers=False"):
+        transfer(stacked, PRETRAINED, "runs/bert")
+    with pytest.raises(UserError, match=r"its layers stacked: set config\.model\.scan_layers=True"):
+        transfer(PRETRAINED, stacked, "runs/bert")
 
 
 def test_a_pretrained_encoder_is_the_body_of_a_classifier():
