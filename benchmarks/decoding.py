@@ -122,8 +122,8 @@ def measured(ours: OurModel, theirs: TheirModel, prompts: np.ndarray, new: int, 
     """Times of turns, after one of each that does not count and must give equal tokens."""
     works = {
         "ours": lambda: ours.generate(prompts, new),
-        "theirs, 1 thread": lambda: theirs.generate(prompts, new, 1),
-        "theirs, 2 threads": lambda: theirs.generate(prompts, new, 2),
+        "1 thread": lambda: theirs.generate(prompts, new, 1),
+        "2 threads": lambda: theirs.generate(prompts, new, 2),
     }
     first = [work() for work in works.values()]
     agreement = np.mean([np.array_equal(first[0][row], first[1][row]) for row in range(len(prompts))])
@@ -146,7 +146,7 @@ def line(rows: int, new: int, times: dict[str, Times]) -> str:
     ratio = np.exp([logs.mean(), logs.mean() - error, logs.mean() + error])
     what = f"{rows} x {PROMPT} + {new}" if new > 1 else f"{rows} x {PROMPT}, reading"
     return (
-        f"{what:18} ours {rate(ours[1], tokens)}  transformers ({best[0][8:]}) {rate(best[1], tokens)}  "
+        f"{what:18} ours {rate(ours[1], tokens)}  transformers ({best[0]}) {rate(best[1], tokens)}  "
         f"ratio {ratio[0]:.2f} (95%: {ratio[1]:.2f} to {ratio[2]:.2f})"
     )
 

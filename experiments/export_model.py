@@ -101,7 +101,7 @@ def _head(exported: TrainedRun) -> tuple[dict[str, Any] | None, tuple[str, ...]]
 
 
 def usable_calibrators(directory: WorkDirectory, exported: TrainedRun) -> tuple[list[str], list[str]]:
-    """Names of the calibrators that were fitted to this model, the recommended one first, and why others stay."""
+    """Names of the calibrators that were fitted to this model, and why others stay."""
     usable, left = [], []
     for path in sorted(directory.calibration.glob("*.json")):
         if path.name in _REPORTS:

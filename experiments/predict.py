@@ -94,7 +94,8 @@ def main(values: flags.FlagValues) -> None:
     if config.source:
         inputs = inputs_of_source(config, model.config, console)
     else:
-        inputs = inputs_of_texts(values.text or lines_of_standard_input(), model.config)
+        texts = values.text or lines_of_standard_input("name rows with --config.source, give --text")
+        inputs = inputs_of_texts(texts, model.config)
     if note := unknown_note(model, inputs):
         console.print(note)
     # A bar would be drawn into results that appear on the same terminal.
@@ -191,14 +192,17 @@ def _checked_output(path: Path) -> Path:
     return path
 
 
-def lines_of_standard_input() -> list[str]:
+def lines_of_standard_input(instead: str = "give --text") -> list[str]:
     """The texts that are piped in.
+
+    Args:
+      instead: what else a user can do, for the message.
 
     Raises:
       UserError: if there are none.
     """
     if sys.stdin is None or sys.stdin.isatty():
-        raise UserError("nothing to predict: name rows with --config.source, give --text, or pipe in a text per line")
+        raise UserError(f"there are no texts: {instead}, or pipe in a text per line")
     lines = [decode(line, f"line {number} of standard input") for number, line in enumerate(sys.stdin.buffer, 1)]
     if not lines:
         raise UserError("standard input is empty: name rows with --config.source, or give --text")

@@ -22,7 +22,6 @@ from lm.inference.load import in_use
 from lm.inference.predictions import check_predictable, write_predictions
 from lm.inference.samples import check_samples, write_samples
 from lm.models.accounting import parameter_count
-from lm.modules.config import ModelConfig
 from lm.objectives.objective import PretrainingTask, TextProperties
 from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
@@ -116,7 +115,7 @@ def pretrain(
         full_config, problem, partitioner, directory, console, on_evaluation=on_evaluation, profile=profile
     )
     if config.init_from:
-        print_shape(config, own_model, ModelConfig(), console)
+        print_shape(config, own_model, console)
     console.print("\n".join([*notes, introduction(full_config, corpus)]))
 
     def claim() -> None:

@@ -137,6 +137,30 @@ def file_digest(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with its line breaks as they are.
+
+    Raises:
+      UserError: if the file cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Reads the object in a JSON file.
+
+    Raises:
+      UserError: if the file cannot be read or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must be a JSON object: it is damaged")
+    return value
+
+
 def read_json(path: Path) -> Any:
     """Reads the value in a JSON file.
 

@@ -37,14 +37,10 @@ class Chat:
     Attributes:
       tokenizer: of the model.
       template: in Jinja.
-      tools: what a model may call, as transformers describes it, or None.
-      variables: further variables of the template, such as {"enable_thinking": False}.
     """
 
     tokenizer: Tokenizer
     template: str
-    tools: Sequence[Mapping[str, Any]] | None = None
-    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Chat":
@@ -77,11 +73,6 @@ class Chat:
         control = self.tokenizer.control_tokens
         return [control.encode(text) for text in self._texts(conversations, add_generation_prompt)]
 
-    def text(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-        """The conversation as text, for display: what a message spells looks like the tokens here."""
-        (text,) = self._texts([messages], add_generation_prompt)
-        return self.tokenizer.control_tokens.shown(text)
-
     def _texts(self, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool) -> list[str]:
         """Each conversation with private characters for the special tokens that the template writes."""
         if not conversations:
@@ -95,8 +86,7 @@ class Chat:
         job = {
             "template": control.checked(self.template),
             "spellings": control.spellings,
-            "variables": self._special_variables() | _inert(self.variables, control, assembled),
-            "tools": _inert(self.tools, control, assembled),
+            "variables": self._special_variables(),
             "conversations": prepared,
             "add_generation_prompt": add_generation_prompt,
         }

@@ -34,7 +34,7 @@ def render(job: Mapping[str, Any]) -> list[str]:
     """The text of each conversation of a job, which has the keys that `lm.data.chat` writes."""
     environment = _environment()
     template = _compiled(environment, job["template"], job["spellings"])
-    common = job["variables"] | {"tools": job["tools"], "documents": None}
+    common = job["variables"] | {"tools": None, "documents": None}
     common |= {"add_generation_prompt": job["add_generation_prompt"]}
     return [_text(template, common | {"messages": messages}) for messages in job["conversations"]]
 

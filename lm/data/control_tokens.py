@@ -50,18 +50,9 @@ class ControlTokens:
             raise UserError(f"the text has the private character U+{ord(found[0]):X}, which has no meaning: remove it")
         return text
 
-    def spell(self, text: str) -> str:
-        """The text with private characters in place of the names of special tokens."""
-        return self._names.sub(lambda found: self.spellings[found[0]], text) if self.spellings else text
-
     def without_names(self, text: str) -> str:
         """The text with a line break in place of each name of a special token."""
         return self._names.sub("\n", text) if self.spellings else text
-
-    def shown(self, text: str) -> str:
-        """The text with names in place of private characters."""
-        names = {private: name for name, private in self.spellings.items()}
-        return self._private.sub(lambda found: names.get(found[0], ""), text)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text in which private characters stand for special tokens, and nothing else does."""

@@ -58,8 +58,14 @@ def frame_of(backend: Backend) -> Frame:
     return frame
 
 
-def with_ends(frame: Frame, bos: int | None, eos: int | None) -> Frame:
-    """The frame in which each text also has these tokens before and after it, where a frame has none there."""
+def with_bos_and_eos(frame: Frame, bos: int | None, eos: int | None) -> Frame:
+    """The frame in which each text also has these tokens before and after it, where the frame has none there.
+
+    Args:
+      frame: of the post-processor.
+      bos: id before each text; None: there is none.
+      eos: id after each text; None: there is none.
+    """
     start = () if bos is None or frame.before else (bos,)
     end = () if eos is None or frame.after else (eos,)
     between = (*end, *frame.between, *start)

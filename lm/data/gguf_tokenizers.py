@@ -9,9 +9,10 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from lm.data.frames import Frame
+from lm.data.frames import Frame, with_bos_and_eos
 from lm.data.published_backends import (
     CONTROL_PIECE,
+    ORDINARY_PIECE,
     SPLITTINGS,
     UNKNOWN_PIECE,
     USER_PIECE,
@@ -103,7 +104,7 @@ class _Metadata:
 
     def types(self, count: int) -> list[int]:
         has_types = _PREFIX + "token_type" in self._values
-        return self.list_of("token_type", int, count) if has_types else [1] * count
+        return self.list_of("token_type", int, count) if has_types else [ORDINARY_PIECE] * count
 
     def id_of(self, keys: tuple[str, ...], count: int) -> int | None:
         for key in keys:
@@ -213,8 +214,6 @@ def _frame(values: _Metadata, kind: str, roles: Mapping[str, int]) -> Frame:
         first, separator = roles["cls"], roles["sep"]
         return Frame((first,), (separator,), (separator,))
     by_default = kind == "llama" or (kind == "gpt2" and SPLITTINGS[values.text("pre", "default")].add_bos)
-    has_bos = values.flag("add_bos_token", by_default) and "bos" in roles
-    has_eos = values.flag("add_eos_token", kind == "t5") and "eos" in roles
-    bos = (roles["bos"],) if has_bos else ()
-    eos = (roles["eos"],) if has_eos else ()
-    return Frame(bos, eos + bos, eos, second_type=int(kind != "t5"), between_second=len(bos))
+    bos = roles.get("bos") if values.flag("add_bos_token", by_default) else None
+    eos = roles.get("eos") if values.flag("add_eos_token", kind == "t5") else None
+    return with_bos_and_eos(Frame(second_type=int(kind != "t5")), bos, eos)

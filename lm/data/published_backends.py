@@ -15,7 +15,7 @@ from lm.data.frames import Frame
 from lm.errors import UserError
 
 # What a piece is, as SentencePiece and GGUF number it.
-UNKNOWN_PIECE, CONTROL_PIECE, USER_PIECE, BYTE_PIECE = 2, 3, 4, 6
+ORDINARY_PIECE, UNKNOWN_PIECE, CONTROL_PIECE, USER_PIECE, BYTE_PIECE = 1, 2, 3, 4, 6
 
 _SPACE = "▁"
 _LONGEST_WORD = 100  # of WordPiece, in characters
@@ -92,7 +92,7 @@ class Pieces:
     Attributes:
       tokens: by id.
       scores: log-probabilities of a unigram model; of BPE, the higher the earlier a token is merged.
-      types: as numbered above; 1 is an ordinary piece.
+      types: as numbered above.
       is_bpe: whether it is BPE; otherwise unigram.
       charsmap: normalization of characters, in SentencePiece's own format; empty for none.
       space_prefix: whether a text gets a space before it.

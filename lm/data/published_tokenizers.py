@@ -18,7 +18,7 @@ from lm.data.published_vocabularies import backend_of_vocabulary
 from lm.data.special_tokens import ROLES, SpecialTokens
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError, naming
-from lm.files import read_json
+from lm.files import read_json_object, read_text
 
 _TOKENIZER, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _MOST_BYTES = 2**28
@@ -38,7 +38,7 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     values |= _template(directory)
     model = _object(directory / "config.json")
     if (directory / _TOKENIZER).exists():
-        content, name = _text(directory / _TOKENIZER), str(directory / _TOKENIZER)
+        content, name = read_text(directory / _TOKENIZER), str(directory / _TOKENIZER)
     else:
         backend, defaults = backend_of_vocabulary(directory, values, model.get("model_type"))
         values = defaults | {key: value for key, value in values.items() if value is not None}
@@ -81,8 +81,7 @@ def export_tokenizer(tokenizer: Tokenizer, directory: Path, frame: Frame | None 
 def _own_special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
     names = {id_: token for token, id_ in tokenizer.vocabulary.items()}
     roles = {"bos": tokenizer.end_of_text, "eos": tokenizer.end_of_text, "pad": tokenizer.end_of_text}
-    roles |= {"unk": tokenizer.special_id("[UNK]"), "mask": tokenizer.special_id("[MASK]")}
-    roles |= {"cls": tokenizer.special_id("[CLS]"), "sep": tokenizer.special_id("[SEP]")}
+    roles |= {role: tokenizer.special_id(f"[{role.upper()}]") for role in ("unk", "mask", "cls", "sep")}
     return SpecialTokens({role: names[id_] for role, id_ in roles.items() if id_ is not None})
 
 
@@ -125,7 +124,7 @@ def _named(ids: Any, name: str, names: Mapping[int, str]) -> list[str]:
 def _template(directory: Path) -> dict[str, str]:
     path = directory / "chat_template.jinja"
     if path.exists():
-        return {"chat_template": _text(path)}
+        return {"chat_template": read_text(path)}
     found = _object(directory / "chat_template.json").get("chat_template")
     return {} if found is None else {"chat_template": found}
 
@@ -136,15 +135,4 @@ def _object(path: Path) -> dict[str, Any]:
         return {}
     if path.stat().st_size > _MOST_BYTES:
         raise UserError(f"{path} has more than {_MOST_BYTES:,} bytes: it is not a file of settings")
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must be a JSON object")
-    return value
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"cannot read {path}: {reason}") from error
+    return read_json_object(path)

@@ -12,12 +12,23 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from lm.data.frames import Frame
-from lm.data.published_backends import SPLITTINGS, Pieces, byte_level, mark, of_pieces, set_frame, wordpiece
+from lm.data.frames import Frame, with_bos_and_eos
+from lm.data.published_backends import (
+    CONTROL_PIECE,
+    ORDINARY_PIECE,
+    SPLITTINGS,
+    UNKNOWN_PIECE,
+    Pieces,
+    byte_level,
+    mark,
+    of_pieces,
+    set_frame,
+    wordpiece,
+)
 from lm.data.sentencepiece_files import read_sentencepiece
 from lm.data.special_tokens import ROLES, spelling
 from lm.errors import UserError
-from lm.files import read_json
+from lm.files import read_json, read_text
 
 _Settings = Mapping[str, Any]
 _Made = tuple[Backend, dict[str, Any]]
@@ -106,7 +117,7 @@ class _Kind:
 
 def _bert(directory: Path, settings: _Settings) -> _Made:
     path = directory / "vocab.txt"
-    tokens = _read(path).rstrip("\n").split("\n")
+    tokens = read_text(path).rstrip("\n").split("\n")
     vocabulary = {token.rstrip("\r"): id_ for id_, token in enumerate(tokens)}
     unknown = _token(settings, "unk") or _BERT_ROLES["unk_token"]
     lowercase = settings.get("do_lower_case", True)
@@ -155,7 +166,7 @@ def _t5(directory: Path, settings: _Settings) -> _Made:
         raise UserError(f"{directory / 'tokenizer_config.json'}: extra_ids must be in [0, 10,000], got {count!r:.50}")
     sentinels = [f"<extra_id_{number}>" for number in reversed(range(count))]  # the first has the last id
     missing = [token for token in sentinels if token not in set(pieces.tokens)]
-    backend = of_pieces(_with_more(pieces, missing), str(path))
+    backend = of_pieces(_with_control_pieces(pieces, missing), str(path))
     mark(backend, missing, special=True)
     return backend, dict(_T5_ROLES)
 
@@ -165,14 +176,11 @@ def _xlm_roberta(directory: Path, settings: _Settings) -> _Made:
     path = _sentencepiece_file(directory)
     pieces = read_sentencepiece(path)
     first = ["<s>", "<pad>", "</s>", "<unk>"]
-    moved = Pieces(
-        [*first, *pieces.tokens[3:], "<mask>"],
-        [0.0] * 4 + [*pieces.scores[3:], 0.0],
-        [3, 3, 3, 2, *pieces.types[3:], 1],
-        pieces.is_bpe,
-        pieces.charsmap,
-        pieces.space_prefix,
-        pieces.squeeze_spaces,
+    moved = dataclasses.replace(
+        pieces,
+        tokens=[*first, *pieces.tokens[3:], "<mask>"],
+        scores=[0.0] * len(first) + [*pieces.scores[3:], 0.0],
+        types=[*[CONTROL_PIECE] * 3, UNKNOWN_PIECE, *pieces.types[3:], ORDINARY_PIECE],
     )
     backend = of_pieces(moved, str(path))
     backend.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=False, special=True)])
@@ -189,25 +197,26 @@ def _marian(directory: Path, settings: _Settings) -> _Made:
     scores = dict(zip(pieces.tokens, pieces.scores, strict=True))
     tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
     lowest = min(pieces.scores) - 100  # for pieces of the target, which no source should be split into
-    types = [{"<unk>": 2, "</s>": 3, "<pad>": 3}.get(token, 1) for token in tokens]
+    special = {"<unk>": UNKNOWN_PIECE, "</s>": CONTROL_PIECE, "<pad>": CONTROL_PIECE}
+    types = [special.get(token, ORDINARY_PIECE) for token in tokens]
     numbered = dataclasses.replace(
         pieces, tokens=tokens, scores=[scores.get(token, lowest) for token in tokens], types=types
     )
     return of_pieces(numbered, str(path)), dict(_T5_ROLES)
 
 
-def _nothing(ids: _Ids, settings: _Settings) -> Frame:
+def _no_frame(ids: _Ids, settings: _Settings) -> Frame:
     return Frame()
 
 
-def _starts(ids: _Ids, settings: _Settings) -> Frame:
-    bos = (ids["bos"],) if settings.get("add_bos_token", True) else ()
-    eos = (ids["eos"],) if settings.get("add_eos_token", False) else ()
-    return Frame(bos, eos + bos, eos, between_second=len(bos))
+def _llama_frame(ids: _Ids, settings: _Settings) -> Frame:
+    bos = ids["bos"] if settings.get("add_bos_token", True) else None
+    eos = ids["eos"] if settings.get("add_eos_token", False) else None
+    return with_bos_and_eos(Frame(), bos, eos)
 
 
-def _ends(ids: _Ids, settings: _Settings) -> Frame:
-    return Frame((), (ids["eos"],), (ids["eos"],), second_type=0)
+def _t5_frame(ids: _Ids, settings: _Settings) -> Frame:
+    return with_bos_and_eos(Frame(second_type=0), None, ids["eos"])
 
 
 # By the names of transformers' classes, in lower case and without "TokenizerFast" or "Tokenizer"; a model type that is
@@ -216,20 +225,20 @@ _KINDS = {
     "bert": _Kind(_bert, _bert_frame),
     "distilbert": _Kind(_bert, _bert_frame),
     "electra": _Kind(_bert, _bert_frame),
-    "gpt2": _Kind(_byte_level_of("gpt-2", _GPT2_ROLES), _nothing),
-    "qwen2": _Kind(_byte_level_of("qwen2", _QWEN2_ROLES), _nothing),
-    "qwen3": _Kind(_byte_level_of("qwen2", _QWEN2_ROLES), _nothing),
+    "gpt2": _Kind(_byte_level_of("gpt-2", _GPT2_ROLES), _no_frame),
+    "qwen2": _Kind(_byte_level_of("qwen2", _QWEN2_ROLES), _no_frame),
+    "qwen3": _Kind(_byte_level_of("qwen2", _QWEN2_ROLES), _no_frame),
     "roberta": _Kind(_roberta, _roberta_frame),
     "bart": _Kind(_roberta, _roberta_frame),
     "xlmroberta": _Kind(_xlm_roberta, _roberta_frame),
-    "t5": _Kind(_t5, _ends),
-    "mt5": _Kind(_t5, _ends),
-    "llama": _Kind(_sentencepiece(_LLAMA_ROLES), _starts),
-    "mistral": _Kind(_sentencepiece(_LLAMA_ROLES), _starts),
-    "gemma": _Kind(_sentencepiece(_GEMMA_ROLES), _starts),
-    "gemma2": _Kind(_sentencepiece(_GEMMA_ROLES), _starts),
-    "gemma3text": _Kind(_sentencepiece(_GEMMA_ROLES), _starts),
-    "marian": _Kind(_marian, _ends),
+    "t5": _Kind(_t5, _t5_frame),
+    "mt5": _Kind(_t5, _t5_frame),
+    "llama": _Kind(_sentencepiece(_LLAMA_ROLES), _llama_frame),
+    "mistral": _Kind(_sentencepiece(_LLAMA_ROLES), _llama_frame),
+    "gemma": _Kind(_sentencepiece(_GEMMA_ROLES), _llama_frame),
+    "gemma2": _Kind(_sentencepiece(_GEMMA_ROLES), _llama_frame),
+    "gemma3text": _Kind(_sentencepiece(_GEMMA_ROLES), _llama_frame),
+    "marian": _Kind(_marian, _t5_frame),
 }
 _FILES = ("vocab.txt", "vocab.json", "merges.txt", "source.spm", *_SENTENCEPIECE)
 
@@ -255,13 +264,13 @@ def _sentencepiece_file(directory: Path) -> Path:
     return found
 
 
-def _with_more(pieces: Pieces, tokens: list[str]) -> Pieces:
+def _with_control_pieces(pieces: Pieces, tokens: list[str]) -> Pieces:
     count = len(tokens)
     return dataclasses.replace(
         pieces,
         tokens=[*pieces.tokens, *tokens],
         scores=[*pieces.scores, *[0.0] * count],
-        types=[*pieces.types, *[3] * count],
+        types=[*pieces.types, *[CONTROL_PIECE] * count],
     )
 
 
@@ -304,15 +313,8 @@ def _vocabulary(path: Path) -> dict[str, int]:
 
 
 def _merges(path: Path) -> list[tuple[str, str]]:
-    lines = [line for line in _read(path).split("\n") if line and not line.startswith("#version")]
+    lines = [line for line in read_text(path).split("\n") if line and not line.startswith("#version")]
     pairs = [line.rstrip("\r").split(" ") for line in lines]
     if any(len(pair) != 2 for pair in pairs):
         raise UserError(f"{path} must have two tokens on each line: it is damaged")
     return [(left, right) for left, right in pairs]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error

@@ -17,11 +17,11 @@ from tokenizers import Tokenizer as Backend
 
 from lm.data.config import TokenizerConfig
 from lm.data.control_tokens import ControlTokens
-from lm.data.frames import Frame, frame_of, with_ends
+from lm.data.frames import Frame, frame_of, with_bos_and_eos
 from lm.data.special_tokens import ALIASES, END_OF_TEXT, SpecialTokens
 from lm.data.trained_backends import KINDS, DocumentsFactory
 from lm.errors import UserError
-from lm.files import read_json, write_atomically, write_json
+from lm.files import read_json, read_text, write_atomically, write_json
 
 # What other tokenizers call the token that ends a document, the likeliest first.
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>", "[SEP]")
@@ -129,7 +129,7 @@ class Tokenizer:
         """The special tokens that a published tokenizer puts around texts; None for one of our own."""
         if self.published is None:
             return None
-        return with_ends(
+        return with_bos_and_eos(
             frame_of(self._backend),
             self.role_id("bos") if self.published.add_bos else None,
             self.role_id("eos") if self.published.add_eos else None,
@@ -153,19 +153,6 @@ class Tokenizer:
     def control_tokens(self) -> ControlTokens:
         """How to encode text in which some special tokens are meant."""
         return ControlTokens(self._state, self._special)
-
-    def encode_pieces(self, pieces: Iterable[tuple[str, bool]]) -> list[int]:
-        """Token ids of a text that is given in pieces, encoded as one text.
-
-        Args:
-          pieces: each with whether the names of special tokens in it stand for these.
-
-        Raises:
-          UserError: if a piece has one of the private characters of `ControlTokens`.
-        """
-        control = self.control_tokens
-        checked = [(control.checked(piece), meant) for piece, meant in pieces]
-        return control.encode("".join(control.spell(piece) if meant else piece for piece, meant in checked))
 
     @functools.cached_property
     def vocabulary(self) -> dict[str, int]:
@@ -308,11 +295,7 @@ class Tokenizer:
         path = _file(path)
         beside = path.with_name(_SPECIAL_FILE)
         published = SpecialTokens.from_json(read_json(beside), str(beside)) if beside.exists() else None
-        try:
-            content = path.read_bytes().decode()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the tokenizer {path}: {error}") from error
-        return cls.from_content(content, str(path), end_of_text, published)
+        return cls.from_content(read_text(path), str(path), end_of_text, published)
 
     @classmethod
     def from_content(

@@ -45,7 +45,7 @@ class BeamSearchConfig:
 
     Attributes:
       beams: K, the number of open sequences; 1 is greedy.
-      max_new_tokens: T, the longest sequence, the end-of-text token included.
+      max_new_tokens: T, the longest sequence, the token that ends it included.
       length_penalty: sequences are ranked by log-probability / length to this power (Wu et al. 2016, simplified); 0: by
         log-probability alone, which favours short ones.
     """
@@ -190,13 +190,9 @@ def beam_search(
     step = scored(start.step, vocab_size, calibrator)
     wide = start.repeat(beams)
 
-    def unfinished(carry: tuple) -> Array:
-        return ~carry[1].all()
-
     def one_token(carry: tuple) -> tuple:
         n, done_B, open_sequences, finished, caches = carry
-        positions_B = positions_of(start.positions_B, n - 1, limits_B)
-        positions_R1 = jnp.repeat(positions_B, beams)[:, None]
+        positions_R1 = jnp.repeat(positions_of(start.positions_B, n - 1, limits_B), beams)[:, None]
         logits, caches = step(open_sequences.last_BK.reshape(-1, 1), positions_R1, caches)
         return extend(n, done_B, open_sequences, finished, caches, logits)
 
@@ -218,9 +214,14 @@ def beam_search(
     none_finished = _Finished(nothing, jnp.full(rows, -jnp.inf), jnp.zeros(rows, jnp.int32))
     empty = (jnp.zeros((), jnp.int32), jnp.zeros(rows, bool), _empty(nothing, beams), none_finished, wide.caches)
     first = extend(*empty, score(wide.logits_BV, vocab_size, calibrator))
-    _, _, open_sequences, finished, _ = jax.lax.while_loop(unfinished, one_token, first)
-    likeliest_B1 = jnp.zeros((rows, 1), jnp.int32)
-    cut = _decoded(open_sequences, likeliest_B1, limits_B, jnp.zeros(rows, bool))
+    _, _, open_sequences, finished, _ = jax.lax.while_loop(lambda carry: ~carry[1].all(), one_token, first)
+    return _best(open_sequences, finished, limits_B)
+
+
+def _best(open_sequences: _Sequences, finished: _Finished, limits_B: Array) -> Decoded:
+    """The best finished sequence of each row or, where there is none, the likeliest one, cut by the limit."""
+    likeliest_B1 = jnp.zeros((limits_B.size, 1), jnp.int32)
+    cut = _decoded(open_sequences, likeliest_B1, limits_B, jnp.zeros(limits_B.size, bool))
     return _where(finished.count_B > 0, finished.best, cut)
 
 

@@ -6,7 +6,6 @@ time, D model width, V vocabulary.
 
 import dataclasses
 import functools
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import flax.struct
@@ -24,6 +23,7 @@ from lm.decoding.step import (
     Scores,
     Writer,
     batches_of_like_length,
+    batches_of_like_shape,
     check_writer,
     pad,
     padded_length,
@@ -40,6 +40,10 @@ from lm.types import Params
 _MOST_LOGITS = 2**24
 # Maximum number of positions in the caches of a batch that starts from a shared prefix.
 _MOST_SLOTS = 2**14
+
+
+# What `score` does to logits: `vocab_size` and `calibrator`.
+_Rules = tuple[int | None, Calibrator | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +113,7 @@ def continuation_log_probs(
         raise ValueError(f"{len(prompts)} prompts, but {len(continuations)} continuations")
     check_writer(model, prompts, start)
     _check_lengths(model, prompts, continuations)
-    rules = (vocab_size, calibrator)
+    rules: _Rules = (vocab_size, calibrator)
     if isinstance(model, DecoderLM):
         batches = _of_decoder(model, params, prompts, continuations, rules, batch_size)
     else:
@@ -154,7 +158,7 @@ def _of_decoder(
     params: Params,
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
-    rules: tuple,
+    rules: _Rules,
     batch_size: int,
 ) -> Iterator[list[_OfPair]]:
     window = model.config.max_length
@@ -219,7 +223,7 @@ def _decoder_log_probs(
     row_Q: Array,
     first_Q: Array,
     targets_QC: Array,
-    rules: tuple,
+    rules: _Rules,
 ) -> _Found:
     """Log-probabilities of the targets, [Q, C]."""
     batch, length = read_BP.shape
@@ -241,24 +245,22 @@ def _of_encoder_decoder(
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
     start: int,
-    rules: tuple,
+    rules: _Rules,
     batch_size: int,
 ) -> Iterator[list[_OfPair]]:
     window = model.config.max_length
-    alike = defaultdict(list)
-    for pair, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
-        if len(continuation):
-            lengths = (padded_length(len(prompt), window, SHORTEST), padded_length(len(continuation), window))
-            alike[lengths].append(pair)
-    for pairs in alike.values():
-        for first in range(0, len(pairs), batch_size):
-            together = pairs[first : first + batch_size]
-            filler = [[0]] * (padded_length(len(together), batch_size) - len(together))
-            inputs_BP, lengths_B = pad([*(prompts[pair] for pair in together), *filler], window)
-            targets_BC, _ = pad([*(continuations[pair] for pair in together), *filler], window, 1)
-            arrays = (inputs_BP, lengths_B, targets_BC)
-            found = _encoder_decoder_log_probs(model, params, *arrays, start, rules)
-            yield _by_pair(together, continuations, found)
+    pairs = [pair for pair, continuation in enumerate(continuations) if len(continuation)]
+    shapes = [
+        (padded_length(len(prompts[pair]), window, SHORTEST), padded_length(len(continuations[pair]), window))
+        for pair in pairs
+    ]
+    for places in batches_of_like_shape(shapes, batch_size):
+        together = [pairs[place] for place in places]
+        filler = [[0]] * (padded_length(len(together), batch_size) - len(together))
+        inputs_BP, lengths_B = pad([*(prompts[pair] for pair in together), *filler], window)
+        targets_BC, _ = pad([*(continuations[pair] for pair in together), *filler], window, 1)
+        found = _encoder_decoder_log_probs(model, params, inputs_BP, lengths_B, targets_BC, start, rules)
+        yield _by_pair(together, continuations, found)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "start", "rules"))
@@ -269,7 +271,7 @@ def _encoder_decoder_log_probs(
     lengths_B: Array,
     targets_BC: Array,
     start: int,
-    rules: tuple,
+    rules: _Rules,
 ) -> _Found:
     """Log-probabilities of the targets, [B, C]."""
     variables = {"params": params}
@@ -281,7 +283,7 @@ def _encoder_decoder_log_probs(
     return _of_targets(model, params, hidden_BCD, targets_BC, rules)
 
 
-def _of_targets(model: Writer, params: Params, hidden_QCD: Array, targets_QC: Array, rules: tuple) -> _Found:
+def _of_targets(model: Writer, params: Params, hidden_QCD: Array, targets_QC: Array, rules: _Rules) -> _Found:
     """From the hidden states before targets; logits of all positions may not fit in memory at once."""
 
     def of_some(hidden_and_targets: tuple[Array, Array]) -> _Found:

@@ -7,7 +7,7 @@ or B times the beams), D model width, V vocabulary.
 import dataclasses
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 import flax.struct
@@ -318,9 +318,14 @@ def check_writer(model: Any, prompts: Sequence[Sequence[int]], start: int | None
 
 def batches_of_like_length(lengths: Sequence[int], longest: int, size: int) -> list[list[int]]:
     """Indices of rows whose lengths are padded alike, at most `size` together, in the order of the rows."""
+    return batches_of_like_shape([padded_length(length, longest, SHORTEST) for length in lengths], size)
+
+
+def batches_of_like_shape(shapes: Sequence[Hashable], size: int) -> list[list[int]]:
+    """Indices of rows with equal shapes, at most `size` together, in the order of the rows."""
     alike = defaultdict(list)
-    for number, length in enumerate(lengths):
-        alike[padded_length(length, longest, SHORTEST)].append(number)
+    for number, shape in enumerate(shapes):
+        alike[shape].append(number)
     return [numbers[first : first + size] for numbers in alike.values() for first in range(0, len(numbers), size)]
 
 

@@ -1,21 +1,12 @@
 """A conversation with a model, which reads only what is new in each turn."""
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator
 
+from lm.data.chat import Chat
 from lm.decoding.sample import Held
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.inference.language_models import LanguageModel
-
-Message = dict[str, str]
-
-
-class Template(Protocol):
-    """How messages become tokens, such as `lm.data.chat.Chat`."""
-
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
-        """The token ids of a conversation, up to where the reply begins."""
 
 
 class Conversation:
@@ -23,7 +14,7 @@ class Conversation:
 
     Args:
       model: a decoder.
-      template: how it was trained to read messages.
+      chat: how it was trained to read messages.
       how: the distribution of replies.
       system: what the model is told before the first message; "": nothing.
 
@@ -31,11 +22,11 @@ class Conversation:
       UserError: for a model that is not a decoder.
     """
 
-    def __init__(self, model: LanguageModel, template: Template, how: SamplingConfig, system: str = ""):
+    def __init__(self, model: LanguageModel, chat: Chat, how: SamplingConfig, system: str = ""):
         if not model.continues:
             raise UserError(f"this run is {model.kind} that does not continue text: a conversation needs a decoder")
-        self._model, self._template, self._how = model, template, how
-        self._first: list[Message] = [{"role": "system", "content": system}] if system else []
+        self._model, self._chat, self._how = model, chat, how
+        self._first: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
         self.reset()
 
     def reset(self) -> None:
@@ -50,7 +41,7 @@ class Conversation:
           UserError: if the conversation is too long for the model; the message is not part of it then.
         """
         messages = [*self.messages, {"role": "user", "content": message}]
-        tokens, longest = self._template.render(messages), self._model.config.model.max_length
+        tokens, longest = self._chat.render(messages), self._model.config.model.max_length
         if len(tokens) >= longest:
             raise UserError(
                 f"the conversation has {len(tokens)} tokens, and config.model.max_length={longest}: begin a new one "

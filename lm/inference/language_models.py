@@ -216,7 +216,7 @@ class LanguageModel(ModelInUse):
         return encode_marked(self.tokenizer, text, self._marks)
 
     def _text(self, continuation: Continuation) -> str:
-        """Without the end-of-text token."""
+        """Without the token that ends it."""
         return self._decode(continuation.tokens[: -1 if continuation.finished else None].tolist())
 
     def _written(self, prompt: str, continuation: Continuation, stop: Sequence[str] = ()) -> GeneratedText:

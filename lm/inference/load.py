@@ -13,6 +13,7 @@ from lm.inference.masked_language_model import MaskedLanguageModel
 from lm.inference.model_in_use import Encoder, ModelInUse
 from lm.inference.task_model import TaskModel
 from lm.modules.config import ModelConfig
+from lm.pretrained.hub import resolve
 from lm.pretrained.load import is_published
 from lm.runs.config import PretrainConfig
 from lm.runs.published_runs import load_published
@@ -67,8 +68,9 @@ def load(
     if is_published(source):
         if checkpoint != "best":
             raise UserError(f"{source} is a published model, which has no checkpoints: leave the checkpoint out")
-        fitted = find_calibrator(WorkDirectory(Path(source.partition(":")[2])), calibrator)
-        return in_use(load_published(source, ModelConfig(dtype=dtype, parameter_dtype=dtype), mesh), fitted, mesh)
+        run = load_published(source, ModelConfig(dtype=dtype, parameter_dtype=dtype), mesh)
+        fitted = None if calibrator is None else find_calibrator(WorkDirectory(resolve(source)), calibrator)
+        return in_use(run, fitted, mesh)
     if dtype != "float32":
         raise UserError(f"{source} is a run, whose config says in which dtype it is kept: leave dtype={dtype} out")
     work_directory = WorkDirectory(Path(directory))

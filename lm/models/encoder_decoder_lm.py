@@ -21,8 +21,8 @@ class EncoderDecoderLM(nn.Module):
     """Predicts each output token from the previous ones and from an input.
 
     A pure function of (parameters, inputs): `model.apply({"params": params}, inputs_BS, tokens_BT)`. Dropout is on when
-    `rngs={"dropout": key}` is passed. Both sides share the token
-    embedding and, unless the config separates them, the position table and the embedding norm.
+    `rngs={"dropout": key}` is passed. Both sides share the token embedding and, unless the config separates them, the
+    position table and the embedding norm.
 
     Attributes:
       config: its shape.

@@ -19,7 +19,7 @@ def layer_frequencies(config: ModelConfig, local: bool | Array) -> Array:
       config: with "rotary" positions.
       local: whether the layer has a window; an array where layers are scanned.
     """
-    everywhere_R = scaled_frequencies(config, config.rotary_base)
+    everywhere_R = scaled_frequencies(config)
     if config.local_rotary_base is None:
         return jnp.asarray(everywhere_R, jnp.float32)
     nearby_R = rotary_frequencies(config.local_rotary_base, config.rotary_width)
@@ -29,18 +29,18 @@ def layer_frequencies(config: ModelConfig, local: bool | Array) -> Array:
 
 
 def rotary_frequencies(base: float, width: int) -> np.ndarray:
-    """How far each of the `width / 2` pairs turns from one position to the next, in radians, fastest first."""
+    """How far each of the R = `width / 2` pairs turns from one position to the next, in radians, fastest first, [R]."""
     half = width // 2
     return base ** -(np.arange(half) / half)
 
 
-def scaled_frequencies(config: ModelConfig, base: float) -> np.ndarray:
-    """Frequencies by `config.rotary_scaling`, so that a model trained on short texts can read long ones.
+def scaled_frequencies(config: ModelConfig) -> np.ndarray:
+    """Frequencies, [R], by `config.rotary_scaling`, so that a model trained on short texts can read long ones.
 
     "linear" divides them all (Chen et al. 2023). "llama3" divides only those that turn seldom within the texts of
     training, keeps those that turn often, and interpolates between (Grattafiori et al. 2024, section 3.4.2).
     """
-    frequencies_R = rotary_frequencies(base, config.rotary_width)
+    frequencies_R = rotary_frequencies(config.rotary_base, config.rotary_width)
     if config.rotary_scaling == "none":
         return frequencies_R
     if config.rotary_scaling == "linear":

@@ -40,7 +40,7 @@ class ObjectiveConfig:
       name: "causal" (each token from those before it; GPT), "prefix" (the end of a text from its beginning, which is
         encoded in both directions), "masked" (hidden tokens from those around them; BERT, RoBERTa),
         "masked_next_sentence" (also whether one text follows another; BERT), "masked_sentence_order" (also which of two
-        texts came first; ALBERT), "span_corruption" (spans cut out of a text; T5) "denoising" (the text from a
+        texts came first; ALBERT), "span_corruption" (spans cut out of a text; T5), "denoising" (the text from a
         corrupted copy; BART), or "none" (nothing: an imported model that is only used and fine-tuned).
       label_smoothing: the probability mass of each target that is spread uniformly over the vocabulary (Szegedy et al.
         2016).

@@ -1,10 +1,10 @@
-"""Activations of feed-forward layers with two matrices, by the names that published configs give them."""
+"""Activations of feed-forward layers, by the names that published configs give them."""
 
 from collections.abc import Mapping
 
 from lm.modules.config import ModelConfig
 
-# Where several names mean the same, the first is written.
+# Of layers with two matrices. Where several names mean the same, the first is written.
 PLAIN_ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -14,6 +14,14 @@ PLAIN_ACTIVATIONS = {
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
+}
+# Of gated layers, with three matrices.
+GATED_ACTIVATIONS = {
+    "silu": "swiglu",
+    "swish": "swiglu",
+    "gelu_pytorch_tanh": "gated_gelu",
+    "gelu_new": "gated_gelu",
+    "gelu": "gated_gelu_exact",
 }
 
 

@@ -11,17 +11,14 @@ from lm.modules.config import ModelConfig
 from lm.pretrained.activations import PLAIN_ACTIVATIONS, published_name
 from lm.pretrained.family import Family
 from lm.pretrained.gemma import GEMMA
+from lm.pretrained.layers import FULL, LOCAL, count_of_layers, layer_types, windows
 from lm.pretrained.llama_like import (
-    FULL,
-    LOCAL,
     NO_SPECIAL_TOKENS,
+    UNUSED_FREQUENCIES,
     Defaults,
-    count_of_layers,
-    layer_types,
     llama_like,
     llama_like_family,
     llama_like_published,
-    windows,
 )
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.rotary import rotary_from_published, rotary_to_published
@@ -50,10 +47,9 @@ def _gpt2_to_ours(published: PublishedConfig) -> ModelConfig:
     )
 
 
-def _gpt2_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+def _gpt2_to_theirs(config: ModelConfig) -> dict[str, Any]:
     return {
         "model_type": "gpt2",
-        "architectures": ["GPT2LMHeadModel"],
         "vocab_size": config.vocab_size,
         "n_layer": config.layers,
         "n_embd": config.width,
@@ -108,10 +104,9 @@ def _neox_to_ours(published: PublishedConfig) -> ModelConfig:
     )
 
 
-def _neox_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+def _neox_to_theirs(config: ModelConfig) -> dict[str, Any]:
     return {
         "model_type": "gpt_neox",
-        "architectures": ["GPTNeoXForCausalLM"],
         "vocab_size": config.vocab_size,
         "num_hidden_layers": config.layers,
         "hidden_size": config.width,
@@ -154,8 +149,8 @@ def _llama_to_ours(published: PublishedConfig) -> ModelConfig:
     return llama_like(published, Defaults(), **rotary_from_published(published))
 
 
-def _llama_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
-    return llama_like_published(config, "llama", "LlamaForCausalLM")
+def _llama_to_theirs(config: ModelConfig) -> dict[str, Any]:
+    return llama_like_published(config, "llama")
 
 
 _MISTRAL = Defaults(kv_heads=8, feed_forward_width=14_336, max_length=131_072)
@@ -171,8 +166,8 @@ def _mistral_to_ours(published: PublishedConfig) -> ModelConfig:
     )
 
 
-def _mistral_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
-    return llama_like_published(config, "mistral", "MistralForCausalLM", sliding_window=config.attention_window)
+def _mistral_to_theirs(config: ModelConfig) -> dict[str, Any]:
+    return llama_like_published(config, "mistral", sliding_window=config.attention_window)
 
 
 _QWEN2 = Defaults(vocab_size=151_936, kv_heads=32, feed_forward_width=22_016, max_length=32_768)
@@ -202,8 +197,8 @@ def _qwen2_to_ours(published: PublishedConfig) -> ModelConfig:
     return llama_like(published, _QWEN2, attention_bias=True, **settings)
 
 
-def _qwen2_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
-    return llama_like_published(config, "qwen2", "Qwen2ForCausalLM", **_qwen_windows_published(config))
+def _qwen2_to_theirs(config: ModelConfig) -> dict[str, Any]:
+    return llama_like_published(config, "qwen2", **_qwen_windows_published(config))
 
 
 def _qwen3_to_ours(published: PublishedConfig) -> ModelConfig:
@@ -212,8 +207,8 @@ def _qwen3_to_ours(published: PublishedConfig) -> ModelConfig:
     return llama_like(published, _QWEN3, query_key_norm="head", **settings)
 
 
-def _qwen3_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
-    return llama_like_published(config, "qwen3", "Qwen3ForCausalLM", **_qwen_windows_published(config))
+def _qwen3_to_theirs(config: ModelConfig) -> dict[str, Any]:
+    return llama_like_published(config, "qwen3", **_qwen_windows_published(config))
 
 
 _OLMO2 = Defaults(vocab_size=50_304, epsilon=1e-5)
@@ -230,8 +225,8 @@ def _olmo2_to_ours(published: PublishedConfig) -> ModelConfig:
     )
 
 
-def _olmo2_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
-    return llama_like_published(config, "olmo2", "Olmo2ForCausalLM")
+def _olmo2_to_theirs(config: ModelConfig) -> dict[str, Any]:
+    return llama_like_published(config, "olmo2")
 
 
 _PHI3 = Defaults(vocab_size=32_064, width=3072, feed_forward_width=8192, max_length=4096, epsilon=1e-5)
@@ -247,11 +242,10 @@ def _phi3_to_ours(published: PublishedConfig) -> ModelConfig:
     )
 
 
-def _phi3_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+def _phi3_to_theirs(config: ModelConfig) -> dict[str, Any]:
     return llama_like_published(
         config,
         "phi3",
-        "Phi3ForCausalLM",
         sliding_window=config.attention_window,
         partial_rotary_factor=config.rotary_fraction,
         resid_pdrop=config.dropout,
@@ -259,7 +253,6 @@ def _phi3_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, An
 
 
 # Constants that older versions of transformers wrote.
-_FREQUENCIES = r"rotary_emb\.inv_freq$"
 _MASKS = r"\.(attn|attention)\.(masked_)?bias$"
 
 DECODERS = (
@@ -270,6 +263,7 @@ DECODERS = (
         to_ours=_gpt2_to_ours,
         to_theirs=_gpt2_to_theirs,
         rules=_gpt2_rules,
+        models={(): "GPT2LMHeadModel"},
         unused=(_MASKS,),
         copies={"lm_head.weight": "transformer.wte.weight"},
     ),
@@ -280,16 +274,19 @@ DECODERS = (
         to_ours=_neox_to_ours,
         to_theirs=_neox_to_theirs,
         rules=_neox_rules,
-        unused=(_MASKS, _FREQUENCIES),
+        models={(): "GPTNeoXForCausalLM"},
+        unused=(_MASKS, UNUSED_FREQUENCIES),
         copies={"embed_out.weight": "gpt_neox.embed_in.weight"},
         # Inside of transformers 5 it has this name.
         old_names={"embed_out.weight": "lm_head.weight"},
     ),
-    llama_like_family("Llama 1 to 3, TinyLlama, SmolLM2", "llama", _llama_to_ours, _llama_to_theirs),
-    llama_like_family("Mistral", "mistral", _mistral_to_ours, _mistral_to_theirs),
-    llama_like_family("Qwen2, Qwen2.5", "qwen2", _qwen2_to_ours, _qwen2_to_theirs),
-    llama_like_family("Qwen3", "qwen3", _qwen3_to_ours, _qwen3_to_theirs),
-    llama_like_family("OLMo2", "olmo2", _olmo2_to_ours, _olmo2_to_theirs),
-    llama_like_family("Phi-3", "phi3", _phi3_to_ours, _phi3_to_theirs, fused=True),
+    llama_like_family(
+        "Llama 1 to 3, TinyLlama, SmolLM2", "llama", "LlamaForCausalLM", _llama_to_ours, _llama_to_theirs
+    ),
+    llama_like_family("Mistral", "mistral", "MistralForCausalLM", _mistral_to_ours, _mistral_to_theirs),
+    llama_like_family("Qwen2, Qwen2.5", "qwen2", "Qwen2ForCausalLM", _qwen2_to_ours, _qwen2_to_theirs),
+    llama_like_family("Qwen3", "qwen3", "Qwen3ForCausalLM", _qwen3_to_ours, _qwen3_to_theirs),
+    llama_like_family("OLMo2", "olmo2", "Olmo2ForCausalLM", _olmo2_to_ours, _olmo2_to_theirs),
+    llama_like_family("Phi-3", "phi3", "Phi3ForCausalLM", _phi3_to_ours, _phi3_to_theirs, fused=True),
     *GEMMA,
 )

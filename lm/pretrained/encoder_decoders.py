@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from lm.modules.config import ModelConfig
+from lm.modules.feed_forward import GATED
 from lm.pretrained.activations import PLAIN_ACTIVATIONS, published_name
 from lm.pretrained.family import Family
-from lm.pretrained.llama_like import count_of_layers
+from lm.pretrained.layers import count_of_layers
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.rules import Arrays, Layout, Rule, key_value, linear, norm, query_key_value, same
 
@@ -29,10 +30,8 @@ def _t5_to_ours(published: PublishedConfig) -> ModelConfig:
     published.expect("is_decoder", False)
     published.expect("is_encoder_decoder", True)
     is_mt5 = published.values.get("model_type") == "mt5"
-    width, layers = (
-        published.integer("d_model", 512, least=1),
-        count_of_layers(published, 8 if is_mt5 else 6, "num_layers"),
-    )
+    width = published.integer("d_model", 512, least=1)
+    layers = count_of_layers(published, 8 if is_mt5 else 6, "num_layers")
     feed_forward = "gated-gelu" if is_mt5 else "relu"
     activation = published.choice("feed_forward_proj", _T5_ACTIVATIONS, feed_forward)
     feed_forward = published.values.get("feed_forward_proj") or feed_forward
@@ -70,11 +69,10 @@ def _decoder_layers(published: PublishedConfig, name: str, default: int, encoder
     return None if layers == encoder_layers else layers
 
 
-def _t5_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+def _t5_to_theirs(config: ModelConfig) -> dict[str, Any]:
     feed_forward = {ours: theirs for theirs, ours in _T5_ACTIVATIONS.items()}[config.activation]
     return {
         "model_type": "t5",
-        "architectures": ["T5ForConditionalGeneration"],
         "vocab_size": config.vocab_size,
         "num_layers": config.layers,
         "num_decoder_layers": config.decoder_layers or config.layers,
@@ -127,7 +125,7 @@ def _t5_layer(config: ModelConfig, ours: str, theirs: str, is_decoder: bool) -> 
     last = f"{theirs}.{2 if is_decoder else 1}"
     yield from norm(f"{ours}/feed_forward_norm", f"{last}.layer_norm", config)
     names = {"up": "wi", "down": "wo"}
-    if config.activation in ("gated_gelu", "swiglu"):
+    if config.activation in GATED:
         names = {"gate": "wi_0", "up": "wi_1", "down": "wo"}
     for name, theirs_name in names.items():
         yield from linear(f"{ours}/feed_forward/{name}", f"{last}.DenseReluDense.{theirs_name}", False)
@@ -144,7 +142,8 @@ def _like_bart(published: PublishedConfig, **others: Any) -> ModelConfig:
     feed_forward_width = published.integer("encoder_ffn_dim", 4096, least=1)
     published.expect("decoder_attention_heads", heads, default=16)
     published.expect("decoder_ffn_dim", feed_forward_width, default=4096)
-    width, layers = published.integer("d_model", 1024, least=1), count_of_layers(published, 12, "encoder_layers")
+    width = published.integer("d_model", 1024, least=1)
+    layers = count_of_layers(published, 12, "encoder_layers")
     published.divides("encoder_attention_heads", heads, "d_model", width)
     return ModelConfig(
         architecture="encoder_decoder",
@@ -208,14 +207,13 @@ def _as_bart(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _bart_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
-    return {"model_type": "bart", "architectures": ["BartForConditionalGeneration"], **_as_bart(config)}
+def _bart_to_theirs(config: ModelConfig) -> dict[str, Any]:
+    return {"model_type": "bart", **_as_bart(config)}
 
 
-def _marian_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+def _marian_to_theirs(config: ModelConfig) -> dict[str, Any]:
     return {
         "model_type": "marian",
-        "architectures": ["MarianMTModel"],
         **_as_bart(config),
         "share_encoder_decoder_embeddings": True,
         "decoder_vocab_size": config.vocab_size,
@@ -280,6 +278,7 @@ ENCODER_DECODERS = (
         to_ours=_t5_to_ours,
         to_theirs=_t5_to_theirs,
         rules=_t5_rules,
+        models={(): "T5ForConditionalGeneration"},
         copies=_shared_tables("shared.weight"),
         # The second was never used.
         unused=(r"^lm_head\.weight$", r"EncDecAttention\.relative_attention_bias\.weight$"),
@@ -291,6 +290,7 @@ ENCODER_DECODERS = (
         to_ours=_bart_to_ours,
         to_theirs=_bart_to_theirs,
         rules=_bart_rules,
+        models={(): "BartForConditionalGeneration"},
         copies=_shared_tables("model.shared.weight"),
         copies_if_untied=True,
         unused=(r"^lm_head\.weight$", r"^(model\.)?(encoder|decoder)\.version$"),
@@ -302,6 +302,7 @@ ENCODER_DECODERS = (
         to_ours=_marian_to_ours,
         to_theirs=_marian_to_theirs,
         rules=_bart_rules,
+        models={(): "MarianMTModel"},
         copies=_shared_tables("model.shared.weight"),
         copies_if_untied=True,
         unused=(r"^lm_head\.weight$", r"embed_positions\.weight$"),

@@ -8,13 +8,14 @@ from typing import Any
 
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
-from lm.pretrained.activations import PLAIN_ACTIVATIONS, published_name
+from lm.pretrained.activations import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS, published_name
 from lm.pretrained.family import Family, Head, Rules
-from lm.pretrained.llama_like import FULL, GATED_ACTIVATIONS, LOCAL, count_of_layers, layer_types
+from lm.pretrained.layers import FULL, LOCAL, count_of_layers, layer_types
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.rules import Rule, gate_and_up, linear, norm, query_key_value, same
 
-_LAYER_NORM = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+_POSITION_IDS = (r"embeddings\.position_ids$",)  # constants that older versions of transformers wrote
+_OLD_LAYER_NORM = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
 
 
 def _like_bert(published: PublishedConfig, **others: Any) -> ModelConfig:
@@ -53,10 +54,9 @@ def _check_is_encoder(published: PublishedConfig) -> None:
     published.expect("tie_word_embeddings", True)
 
 
-def _as_bert(config: ModelConfig, model_type: str, architecture: str) -> dict[str, Any]:
+def _as_bert(config: ModelConfig, model_type: str) -> dict[str, Any]:
     return {
         "model_type": model_type,
-        "architectures": [architecture],
         "vocab_size": config.vocab_size,
         "num_hidden_layers": config.layers,
         "hidden_size": config.width,
@@ -76,13 +76,8 @@ def _bert_to_ours(published: PublishedConfig) -> ModelConfig:
     return _like_bert(published, vocab_size=published.integer("vocab_size", 30_522, least=1))
 
 
-def _bert_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
-    architecture = "BertModel"
-    if "prediction_head" in parts:
-        architecture = "BertForPreTraining" if "next_sentence_head" in parts else "BertForMaskedLM"
-    elif "next_sentence_head" in parts:
-        architecture = "BertForNextSentencePrediction"
-    return _as_bert(config, "bert", architecture)
+def _bert_to_theirs(config: ModelConfig) -> dict[str, Any]:
+    return _as_bert(config, "bert")
 
 
 def _bert_body(prefix: str, config: ModelConfig) -> Iterator[Rule]:
@@ -102,15 +97,15 @@ def _bert_body(prefix: str, config: ModelConfig) -> Iterator[Rule]:
         yield from norm(f"{ours}/feed_forward_norm", f"{theirs}.output.LayerNorm", config)
 
 
-def _prediction_head(config: ModelConfig, dense: str, layer_norm: str, bias: str) -> Iterator[Rule]:
-    yield from linear("prediction_head/dense", dense, config.bias)
-    yield from norm("prediction_head/norm", layer_norm, config)
-    yield same("prediction_head/bias", bias)
+def _prediction_head(dense: str, layer_norm: str, bias: str) -> Rules:
+    """Of the head for hidden tokens, by the names of its tensors."""
 
+    def rules(config: ModelConfig) -> Iterator[Rule]:
+        yield from linear("prediction_head/dense", dense, config.bias)
+        yield from norm("prediction_head/norm", layer_norm, config)
+        yield same("prediction_head/bias", bias)
 
-def _bert_prediction_head(config: ModelConfig) -> Iterator[Rule]:
-    transform = "cls.predictions.transform"
-    yield from _prediction_head(config, f"{transform}.dense", f"{transform}.LayerNorm", "cls.predictions.bias")
+    return rules
 
 
 def _roberta_to_ours(published: PublishedConfig) -> ModelConfig:
@@ -130,11 +125,10 @@ def _roberta_to_ours(published: PublishedConfig) -> ModelConfig:
     )
 
 
-def _roberta_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+def _roberta_to_theirs(config: ModelConfig) -> dict[str, Any]:
     if not config.position_offset:
         raise KeyError("position_offset")
-    architecture = "RobertaForMaskedLM" if "prediction_head" in parts else "RobertaModel"
-    return _as_bert(config, "roberta", architecture) | {
+    return _as_bert(config, "roberta") | {
         "max_position_embeddings": config.max_length + config.position_offset,
         # transformers counts positions from it.
         "pad_token_id": config.position_offset - 1,
@@ -155,10 +149,9 @@ def _distilbert_to_ours(published: PublishedConfig) -> ModelConfig:
     )
 
 
-def _distilbert_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+def _distilbert_to_theirs(config: ModelConfig) -> dict[str, Any]:
     return {
         "model_type": "distilbert",
-        "architectures": ["DistilBertForMaskedLM" if "prediction_head" in parts else "DistilBertModel"],
         "vocab_size": config.vocab_size,
         "n_layers": config.layers,
         "dim": config.width,
@@ -201,9 +194,8 @@ def _electra_to_ours(published: PublishedConfig) -> ModelConfig:
     )
 
 
-def _electra_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
-    architecture = "ElectraForMaskedLM" if "prediction_head" in parts else "ElectraModel"
-    return _as_bert(config, "electra", architecture) | {"embedding_size": config.size_of_embedding}
+def _electra_to_theirs(config: ModelConfig) -> dict[str, Any]:
+    return _as_bert(config, "electra") | {"embedding_size": config.size_of_embedding}
 
 
 def _electra_rules(config: ModelConfig) -> Iterator[Rule]:
@@ -264,11 +256,10 @@ def _rotary_base(published: PublishedConfig, kind: str, name: str, default: floa
     return group.number("rope_theta", published.number(name, default))
 
 
-def _modernbert_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+def _modernbert_to_theirs(config: ModelConfig) -> dict[str, Any]:
     types = layer_types(config)
     values = {
         "model_type": "modernbert",
-        "architectures": ["ModernBertForMaskedLM" if "prediction_head" in parts else "ModernBertModel"],
         "vocab_size": config.vocab_size,
         "num_hidden_layers": config.layers,
         "hidden_size": config.width,
@@ -345,9 +336,17 @@ ENCODERS = (
         to_ours=_bert_to_ours,
         to_theirs=_bert_to_theirs,
         rules=lambda config: _bert_body("bert", config),
+        models={
+            ("prediction_head", "next_sentence_head"): "BertForPreTraining",
+            ("prediction_head",): "BertForMaskedLM",
+            ("next_sentence_head",): "BertForNextSentencePrediction",
+            (): "BertModel",
+        },
         parts={
             "pooler": lambda config: linear("pooler", "bert.pooler.dense", True),
-            "prediction_head": _bert_prediction_head,
+            "prediction_head": _prediction_head(
+                "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"
+            ),
             "next_sentence_head": lambda config: linear("next_sentence_head", "cls.seq_relationship", True),
         },
         heads=_heads("Bert", _bert_classification),
@@ -355,8 +354,8 @@ ENCODERS = (
             "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
             "cls.predictions.decoder.bias": "cls.predictions.bias",
         },
-        old_names=_LAYER_NORM,
-        unused=(r"embeddings\.position_ids$",),
+        old_names=_OLD_LAYER_NORM,
+        unused=_POSITION_IDS,
     ),
     Family(
         name="RoBERTa, XLM-R, CamemBERT",
@@ -365,19 +364,18 @@ ENCODERS = (
         to_ours=_roberta_to_ours,
         to_theirs=_roberta_to_theirs,
         rules=lambda config: _bert_body("roberta", config),
+        models={("prediction_head",): "RobertaForMaskedLM", (): "RobertaModel"},
         parts={
             "pooler": lambda config: linear("pooler", "roberta.pooler.dense", True),
-            "prediction_head": lambda config: _prediction_head(
-                config, "lm_head.dense", "lm_head.layer_norm", "lm_head.bias"
-            ),
+            "prediction_head": _prediction_head("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
         },
         heads=_heads("Roberta", _roberta_classification),
         copies={
             "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
             "lm_head.decoder.bias": "lm_head.bias",
         },
-        old_names=_LAYER_NORM,
-        unused=(r"embeddings\.position_ids$",),
+        old_names=_OLD_LAYER_NORM,
+        unused=_POSITION_IDS,
     ),
     Family(
         name="DistilBERT",
@@ -386,13 +384,12 @@ ENCODERS = (
         to_ours=_distilbert_to_ours,
         to_theirs=_distilbert_to_theirs,
         rules=_distilbert_rules,
+        models={("prediction_head",): "DistilBertForMaskedLM", (): "DistilBertModel"},
         parts={
-            "prediction_head": lambda config: _prediction_head(
-                config, "vocab_transform", "vocab_layer_norm", "vocab_projector.bias"
-            ),
+            "prediction_head": _prediction_head("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
         },
         copies={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
-        unused=(r"embeddings\.position_ids$",),
+        unused=_POSITION_IDS,
     ),
     Family(
         name="ELECTRA",
@@ -401,14 +398,15 @@ ENCODERS = (
         to_ours=_electra_to_ours,
         to_theirs=_electra_to_theirs,
         rules=_electra_rules,
+        models={("prediction_head",): "ElectraForMaskedLM", (): "ElectraModel"},
         parts={
-            "prediction_head": lambda config: _prediction_head(
-                config, "generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"
+            "prediction_head": _prediction_head(
+                "generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"
             ),
         },
         copies={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
-        old_names=_LAYER_NORM,
-        unused=(r"embeddings\.position_ids$",),
+        old_names=_OLD_LAYER_NORM,
+        unused=_POSITION_IDS,
         dropped=(r"^discriminator_predictions\.",),
     ),
     Family(
@@ -418,8 +416,9 @@ ENCODERS = (
         to_ours=_modernbert_to_ours,
         to_theirs=_modernbert_to_theirs,
         rules=_modernbert_rules,
+        models={("prediction_head",): "ModernBertForMaskedLM", (): "ModernBertModel"},
         parts={
-            "prediction_head": lambda config: _prediction_head(config, "head.dense", "head.norm", "decoder.bias"),
+            "prediction_head": _prediction_head("head.dense", "head.norm", "decoder.bias"),
         },
         copies={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
     ),

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
+import jax.numpy as jnp
 
 from lm.data.frames import Frame
 from lm.data.published_tokenizers import export_tokenizer
@@ -23,12 +22,6 @@ from lm.pretrained.sentence_encoders import SentenceEncoding, write_sentence_enc
 from lm.pretrained.tensors import write_safetensors
 from lm.tasks.text_encoding import Layout
 from lm.types import Params
-
-DTYPES: Mapping[str, Any] = {
-    "float32": np.float32,
-    "bfloat16": ml_dtypes.bfloat16,
-    "float16": np.float16,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +51,7 @@ class Export:
           directory: created if missing.
           params: of the model.
           tokenizer: its own.
-          dtype: of the weights, one of `DTYPES`; "": as they are.
+          dtype: of the weights, one of `lm.modules.config.DTYPES`; "": as they are.
 
         Raises:
           UserError: if they cannot be written.
@@ -66,7 +59,7 @@ class Export:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             export_tokenizer(tokenizer, directory, _frame(tokenizer, self.config.architecture))
-            target = DTYPES[dtype] if dtype else None
+            target = jnp.dtype(dtype) if dtype else None
             tensors = published_tensors(self.family, self.config, self.parts, params, target, self.task)
             write_safetensors(directory, tensors)
             ids = _special_ids(tokenizer, self.config.architecture)

@@ -54,7 +54,7 @@ def published_form(
     for family in sorted(families, key=lambda family: model_type not in family.model_types):
         parts = tuple(part for part in family.parts if part in present)
         try:
-            values = family.to_theirs(config, parts)
+            values = family.to_theirs(config)
             read = family.to_ours(PublishedConfig(values, "config.json"))
         except (UserError, KeyError):
             continue
@@ -62,12 +62,10 @@ def published_form(
         read = dataclasses.replace(read, output_bias=read.output_bias and config.output_bias)
         if _shape(read) != _shape(config) or len(parts) < len(present):
             continue
-        if not task:
-            return family, values
         alike.append(family.name)
         head = family.heads.get(task)
-        if head is not None and head.pools == ("pooler" in parts):
-            return family, values | {"architectures": [head.model]}
+        if not task or (head is not None and head.pools == ("pooler" in parts)):
+            return family, values | {"architectures": [family.model(parts, task)]}
     if alike:
         raise UserError(
             f"transformers has no {alike[0]} model with a head like that of config.task.name={task}: export the run "

@@ -37,9 +37,10 @@ class Family:
       model_types: values of `model_type` in config.json.
       prefix: before the names of a body's tensors if the model has a head, such as "model."; files may leave it out.
       to_ours: from config.json to our shape.
-      to_theirs: from our shape, and the names of the parts that the model has, to config.json. It may lose what the
-        family cannot express: what it writes is read again with `to_ours` and compared.
+      to_theirs: from our shape to config.json without `architectures`. It may lose what the family cannot express, so
+        what it writes is read again with `to_ours` and compared.
       rules: of the body, and of the output matrix of models that generate text.
+      models: names of transformers classes, by the parts that they are for; the first whose parts are all there counts.
       parts: rules of what a model may lack, by the name of our parameters, such as "pooler".
       heads: of tasks, by `config.task.name`.
       unused: regular expressions of tensors that hold nothing to import: constants, and copies of tied weights.
@@ -56,8 +57,9 @@ class Family:
     model_types: tuple[str, ...]
     prefix: str
     to_ours: Callable[[PublishedConfig], ModelConfig]
-    to_theirs: Callable[[ModelConfig, tuple[str, ...]], dict[str, Any]]
+    to_theirs: Callable[[ModelConfig], dict[str, Any]]
     rules: Rules
+    models: Mapping[tuple[str, ...], str]
     parts: Mapping[str, Rules] = dataclasses.field(default_factory=dict)
     heads: Mapping[str, Head] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
@@ -65,6 +67,12 @@ class Family:
     copies_if_untied: bool = False
     old_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+
+    def model(self, parts: Iterable[str] = (), task: str = "") -> str:
+        """The transformers class of a model that has these parts or, for a task, its head."""
+        if task:
+            return self.heads[task].model
+        return next(name for needed, name in self.models.items() if set(needed) <= set(parts))
 
     def all_rules(self, config: ModelConfig, parts: Iterable[str] = (), task: str = "") -> list[Rule]:
         """The rules of a model that has these parts or, for a task, its head."""

@@ -9,19 +9,15 @@ from typing import Any
 
 from lm.errors import UserError
 from lm.modules.config import ModelConfig
+from lm.pretrained.activations import GATED_ACTIVATIONS
 from lm.pretrained.family import Family
+from lm.pretrained.layers import FULL, LOCAL, count_of_layers, layer_types, windows
 from lm.pretrained.llama_like import (
-    FULL,
-    GATED_ACTIVATIONS,
-    LOCAL,
     Defaults,
-    count_of_layers,
-    layer_types,
     llama_like,
     llama_like_family,
     llama_like_published,
     llama_like_rules,
-    windows,
 )
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.rotary import rotary_from_published, rotary_group
@@ -38,40 +34,20 @@ _GEMMA = Defaults(
     max_length=8192,
     tie_embeddings=True,
 )
-_GEMMA2 = Defaults(
-    vocab_size=256_000,
-    layers=26,
-    width=2304,
-    heads=8,
-    kv_heads=4,
-    head_width=256,
-    feed_forward_width=9216,
-    max_length=8192,
-    tie_embeddings=True,
-)
-_GEMMA3 = Defaults(
-    vocab_size=262_208,
-    layers=26,
-    width=2304,
-    heads=8,
-    kv_heads=4,
-    head_width=256,
-    feed_forward_width=9216,
-    max_length=131_072,
-    tie_embeddings=True,
-)
+_GEMMA2 = dataclasses.replace(_GEMMA, layers=26, width=2304, heads=8, kv_heads=4, feed_forward_width=9216)
+_GEMMA3 = dataclasses.replace(_GEMMA2, vocab_size=262_208, max_length=131_072)
 _TANH = "gelu_pytorch_tanh"
 # Every sixth layer of Gemma 3 sees everything.
 _PATTERN = 6
 
 
-def _refuse(published: PublishedConfig) -> None:
+def _check_attention(published: PublishedConfig) -> None:
     published.expect("attention_bias", False)
     published.expect("use_bidirectional_attention", False)
 
 
 def _gemma_to_ours(published: PublishedConfig) -> ModelConfig:
-    _refuse(published)
+    _check_attention(published)
     for name in ("hidden_act", "hidden_activation"):
         # Published as "gelu", the first Gemma always was computed with its tanh form.
         published.choice(name, ("gelu", _TANH), _TANH)
@@ -85,12 +61,12 @@ def _gemma_to_ours(published: PublishedConfig) -> ModelConfig:
     )
 
 
-def _gemma_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
-    return llama_like_published(config, "gemma", "GemmaForCausalLM", hidden_act=_TANH, hidden_activation=_TANH)
+def _gemma_to_theirs(config: ModelConfig) -> dict[str, Any]:
+    return llama_like_published(config, "gemma", hidden_act=_TANH, hidden_activation=_TANH)
 
 
 def _with_norms_on_both_sides(published: PublishedConfig, defaults: Defaults, **settings: Any) -> ModelConfig:
-    _refuse(published)
+    _check_attention(published)
     return llama_like(
         published,
         defaults,
@@ -127,11 +103,10 @@ def _gemma2_to_ours(published: PublishedConfig) -> ModelConfig:
     )
 
 
-def _gemma2_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+def _gemma2_to_theirs(config: ModelConfig) -> dict[str, Any]:
     return llama_like_published(
         config,
         "gemma2",
-        "Gemma2ForCausalLM",
         activation="hidden_activation",
         query_pre_attn_scalar=_query_scalar(config),
         attn_logit_softcapping=config.attention_softcap,
@@ -171,12 +146,11 @@ def _gemma3_rotary(published: PublishedConfig, has_window: bool) -> dict[str, An
     return found | ({"local_rotary_base": local["rotary_base"]} if has_window else {})
 
 
-def _gemma3_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+def _gemma3_to_theirs(config: ModelConfig) -> dict[str, Any]:
     local_base = config.rotary_base if config.local_rotary_base is None else config.local_rotary_base
     return llama_like_published(
         config,
         "gemma3_text",
-        "Gemma3ForCausalLM",
         activation="hidden_activation",
         query_pre_attn_scalar=_query_scalar(config),
         final_logit_softcapping=config.logit_softcap,
@@ -201,7 +175,7 @@ def _whole_gemma3_to_ours(published: PublishedConfig) -> ModelConfig:
     return _gemma3_to_ours(text)
 
 
-def _whole_gemma3_to_theirs(config: ModelConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+def _whole_gemma3_to_theirs(config: ModelConfig) -> dict[str, Any]:
     raise UserError("Gemma 3 is written without the part that reads images: as gemma3_text")
 
 
@@ -211,16 +185,17 @@ def _whole_gemma3_rules(config: ModelConfig) -> Iterator[Rule]:
 
 
 GEMMA = (
-    llama_like_family("Gemma", "gemma", _gemma_to_ours, _gemma_to_theirs),
-    llama_like_family("Gemma 2", "gemma2", _gemma2_to_ours, _gemma2_to_theirs),
-    llama_like_family("Gemma 3", "gemma3_text", _gemma3_to_ours, _gemma3_to_theirs),
+    llama_like_family("Gemma", "gemma", "GemmaForCausalLM", _gemma_to_ours, _gemma_to_theirs),
+    llama_like_family("Gemma 2", "gemma2", "Gemma2ForCausalLM", _gemma2_to_ours, _gemma2_to_theirs),
+    llama_like_family("Gemma 3", "gemma3_text", "Gemma3ForCausalLM", _gemma3_to_ours, _gemma3_to_theirs),
     Family(
-        name="Gemma 3 that also reads images, of which the text part is read",
+        name="Gemma 3 (text part)",
         model_types=("gemma3",),
         prefix="language_model.",
         to_ours=_whole_gemma3_to_ours,
         to_theirs=_whole_gemma3_to_theirs,
         rules=_whole_gemma3_rules,
+        models={},  # it is not written
         copies={"language_model.lm_head.weight": "language_model.model.embed_tokens.weight"},
         dropped=(r"^(model\.)?(vision_tower|multi_modal_projector)\.",),
     ),

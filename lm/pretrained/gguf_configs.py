@@ -63,7 +63,7 @@ class Metadata:
             raise UserError(f"{self.path} has no matrix {tensor}: give the file of a whole model")
         return shape[0] if shape else default or 0
 
-    def refuse(self, what: str) -> UserError:
+    def unsupported(self, what: str) -> UserError:
         """What to raise for a model that is not supported."""
         return UserError(f"{self.path} has {what}, which is not supported: give another model")
 
@@ -90,7 +90,7 @@ def config_of(metadata: Metadata) -> Config:
             f"{metadata.path} is of type {metadata.values['general.type']!r:.50}, not a model: give the model's file"
         )
     if metadata.get("expert_count"):
-        raise metadata.refuse("a mixture of experts")
+        raise metadata.unsupported("a mixture of experts")
     return {**ARCHITECTURES[metadata.architecture](metadata), **_special_tokens(metadata)}
 
 
@@ -110,11 +110,11 @@ def _llama_like(metadata: Metadata, model_type: str, name: str, activation: str 
     key_value_heads = metadata.count("attention.head_count_kv", heads)
     if (width % heads and metadata.get("attention.key_length") is None) or heads % key_value_heads:
         raise UserError(
-            f"{metadata.path}: {heads} heads fit neither width {width} nor {key_value_heads} key-value heads"
+            f"{metadata.path}: {heads} heads do not fit width {width} and {key_value_heads} key-value heads"
         )
     head_width = metadata.count("attention.key_length", width // heads)
     if metadata.count("attention.value_length", head_width) != head_width:
-        raise metadata.refuse("values that are not as wide as keys")
+        raise metadata.unsupported("values that are not as wide as keys")
     return {
         "model_type": model_type,
         "architectures": [name],
@@ -148,7 +148,7 @@ def _rotary_scaling(metadata: Metadata, head_width: int) -> Config | None:
     if kind == "none" or (kind == "linear" and factor in (None, 0, 1)):
         return None
     if kind != "linear" or "rope_factors_long.weight" in metadata.shapes:
-        raise metadata.refuse(f"rotary positions of type {kind!r:.50}")
+        raise metadata.unsupported(f"rotary positions of type {kind!r:.50}")
     return {"rope_type": "linear", "factor": float(factor)}
 
 
@@ -170,7 +170,7 @@ def _llama3_scaling(metadata: Metadata, divisors: list[float], head_width: int) 
     wavelengths = 2 * np.pi * theta ** (np.arange(0, head_width, 2) / head_width)
     smooth = np.clip((original / wavelengths - low) / (high - low), 0, 1)
     if len(divisors) != len(smooth) or not np.allclose(divisors, 1 / ((1 - smooth) / factor + smooth), rtol=1e-4):
-        raise metadata.refuse("rotary frequencies (rope_freqs.weight) other than those of Llama 3.1 to 3.3")
+        raise metadata.unsupported("rotary frequencies (rope_freqs.weight) other than those of Llama 3.1 to 3.3")
     return {
         "rope_type": "llama3",
         "factor": factor,
@@ -183,7 +183,7 @@ def _llama3_scaling(metadata: Metadata, divisors: list[float], head_width: int) 
 def _llama(metadata: Metadata) -> Config:
     config = _llama_like(metadata, "llama", "LlamaForCausalLM")
     if metadata.count("rope.dimension_count", config["head_dim"]) != config["head_dim"]:
-        raise metadata.refuse("rotary positions on a part of each head")
+        raise metadata.unsupported("rotary positions on a part of each head")
     return {**config, "mlp_bias": "blk.0.ffn_down.bias" in metadata.shapes}
 
 
@@ -258,7 +258,7 @@ def _phi3(metadata: Metadata) -> Config:
     config = _llama_like(metadata, "phi3", "Phi3ForCausalLM")
     del config["attention_bias"]  # there are none
     if "rope_factors_long.weight" in metadata.shapes:
-        raise metadata.refuse("rotary positions of type 'longrope'")
+        raise metadata.unsupported("rotary positions of type 'longrope'")
     rotated = metadata.count("rope.dimension_count", config["head_dim"])
     return {
         **config,
@@ -269,7 +269,7 @@ def _phi3(metadata: Metadata) -> Config:
 
 def _olmo2(metadata: Metadata) -> Config:
     if metadata.get("attention.sliding_window"):
-        raise metadata.refuse("layers with a sliding window, as OLMo 3")
+        raise metadata.unsupported("layers with a sliding window, as OLMo 3")
     return _llama_like(metadata, "olmo2", "Olmo2ForCausalLM")
 
 

@@ -30,6 +30,8 @@ _FILES = (
     "sentencepiece.bpe.model",
     "source.spm",
     "target.spm",
+    # Of models that were exported here: their calibrators.
+    "calibration/*.json",
     # How sentence encoders make one vector of many.
     "modules.json",
     "sentence_bert_config.json",
@@ -83,7 +85,7 @@ def _downloaded(source: str, match: re.Match[str]) -> Path:
     try:
         # One file too: unlike hf_hub_download, it does not try again for half a minute where there is no network.
         folder = hub.snapshot_download(name, revision=revision, allow_patterns=[file] if file else list(_FILES))
-    # Errors of the network are those of the library below, which has changed.
+    # Errors of the network come from the library that it uses, which has changed between versions.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(

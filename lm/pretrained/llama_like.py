@@ -2,30 +2,22 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from lm.errors import UserError
 from lm.modules.config import ModelConfig
-from lm.pretrained.activations import published_name
+from lm.pretrained.activations import GATED_ACTIVATIONS, published_name
 from lm.pretrained.family import Family
+from lm.pretrained.layers import count_of_layers
 from lm.pretrained.published_config import PublishedConfig
 from lm.pretrained.rotary import rotary_to_published
 from lm.pretrained.rules import Rule, gate_and_up, linear, norm, query_key_value, same
 
-# Where several names mean the same, the first is written.
-GATED_ACTIVATIONS = {
-    "silu": "swiglu",
-    "swish": "swiglu",
-    "gelu_pytorch_tanh": "gated_gelu",
-    "gelu_new": "gated_gelu",
-    "gelu": "gated_gelu_exact",
-}
-
 # Otherwise transformers takes the ids of the family's first models, which a small vocabulary may not have.
 NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
-FULL, LOCAL = "full_attention", "sliding_attention"
+# Constants that older versions of transformers wrote.
+UNUSED_FREQUENCIES = r"rotary_emb\.inv_freq$"
 
 # Our norms and theirs, by where they are.
 _NORMS = {
@@ -79,18 +71,6 @@ def llama_like(published: PublishedConfig, defaults: Defaults, **settings: Any) 
     return ModelConfig(**_sizes(published, defaults) | common | settings)
 
 
-def count_of_layers(published: PublishedConfig, default: int, name: str = "num_hidden_layers") -> int:
-    """How many layers the model has.
-
-    Raises:
-      UserError: if it is not a number, or more than any model has: one rule for each would fill the memory.
-    """
-    layers = published.integer(name, default, least=1)
-    if layers > 10_000:
-        raise UserError(f"{published.place}: {name}={layers} is more than any model has")
-    return layers
-
-
 def _sizes(published: PublishedConfig, defaults: Defaults) -> dict[str, Any]:
     width = published.integer("hidden_size", defaults.width, least=1)
     heads = published.integer("num_attention_heads", defaults.heads, least=1)
@@ -110,47 +90,14 @@ def _sizes(published: PublishedConfig, defaults: Defaults) -> dict[str, Any]:
     }
 
 
-def windows(
-    published: PublishedConfig, default: int | None, layer_types: Sequence[str], has_window: bool = True
-) -> dict[str, Any]:
-    """Our settings of the layers that see a window only.
-
-    Args:
-      published: config.json, whose `sliding_window` and `layer_types` count.
-      default: the window, where config.json has none; null is no window.
-      layer_types: of each layer, where config.json has no such list.
-      has_window: whether the model uses its window.
-
-    Raises:
-      UserError: if a layer has a window and the model has not.
-    """
-    types = published.choices("layer_types", (FULL, LOCAL), layer_types, len(layer_types))
-    if LOCAL not in types:
-        return {}
-    window = published.integer("sliding_window", default, least=1, nullable=True)
-    if window is None or not has_window:
-        raise UserError(f"{published.place}: layer_types has {LOCAL}, and the model has no sliding_window")
-    return {
-        "attention_window": window,
-        "global_layers": tuple(number for number, kind in enumerate(types) if kind == FULL),
-    }
-
-
-def layer_types(config: ModelConfig) -> list[str]:
-    """What each layer sees, in their terms."""
-    has_window = config.attention_window is not None
-    return [LOCAL if has_window and number not in config.global_layers else FULL for number in range(config.layers)]
-
-
 def llama_like_published(
-    config: ModelConfig, model_type: str, architecture: str, activation: str = "hidden_act", **values: Any
+    config: ModelConfig, model_type: str, activation: str = "hidden_act", **values: Any
 ) -> dict[str, Any]:
     """The config.json of a model like Llama.
 
     Args:
       config: our shape.
       model_type: of the family.
-      architecture: the class of transformers.
       activation: the key of the activation function.
       **values: of config.json, in addition to those that all have in common.
 
@@ -159,7 +106,6 @@ def llama_like_published(
     """
     return {
         "model_type": model_type,
-        "architectures": [architecture],
         "vocab_size": config.vocab_size,
         "num_hidden_layers": config.layers,
         "hidden_size": config.width,
@@ -217,11 +163,21 @@ def _feed_forward_rules(ours: str, theirs: str, fused: bool) -> Iterator[Rule]:
 def llama_like_family(
     name: str,
     model_type: str,
+    model: str,
     to_ours: Callable[[PublishedConfig], ModelConfig],
-    to_theirs: Callable[[ModelConfig, tuple[str, ...]], dict[str, Any]],
+    to_theirs: Callable[[ModelConfig], dict[str, Any]],
     fused: bool = False,
 ) -> Family:
-    """An entry of the table of families for models like Llama. Arguments as of `Family` and `llama_like_rules`."""
+    """An entry of the table of families for models like Llama.
+
+    Args:
+      name: as of `Family`.
+      model_type: of config.json.
+      model: the class of transformers.
+      to_ours: as of `Family`.
+      to_theirs: as of `Family`.
+      fused: as of `llama_like_rules`.
+    """
     return Family(
         name=name,
         model_types=(model_type,),
@@ -229,7 +185,7 @@ def llama_like_family(
         to_ours=to_ours,
         to_theirs=to_theirs,
         rules=functools.partial(llama_like_rules, fused=fused),
-        # Older versions of transformers wrote these constants.
-        unused=(r"rotary_emb\.inv_freq$",),
+        models={(): model},
+        unused=(UNUSED_FREQUENCIES,),
         copies={"lm_head.weight": "model.embed_tokens.weight"},
     )

@@ -9,7 +9,7 @@ from lm.data.gguf_tokenizers import tokenizer_of_gguf
 from lm.data.published_tokenizers import read_tokenizer
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError, naming
-from lm.files import read_json
+from lm.files import read_json_object
 from lm.modules.config import ModelConfig
 from lm.pretrained.families import family_of_published
 from lm.pretrained.family import Family
@@ -50,10 +50,10 @@ class PublishedModel:
     parts: tuple[str, ...]
     tensors: Tensors
     tokenizer: Tokenizer
-    sentences: SentenceEncoding | None = None
-    task: str = ""
-    classes: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sentences: SentenceEncoding | None
+    task: str
+    classes: tuple[str, ...]
+    settings: Mapping[str, Any]
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -83,15 +83,17 @@ def open_published(source: str) -> PublishedModel:
       UserError: if a file is missing or damaged, or the model is of no known family.
     """
     path = resolve(source)
+    tensors: Tensors
+    # The family comes first: most models that cannot be read are of another one.
     if source.startswith("gguf:"):
         file = read_gguf(path)
         published = PublishedConfig(file.config, str(path))
+        family = family_of_published(published)
         tensors, tokenizer, sentences = file.tensors, tokenizer_of_gguf(file.tokenizer_metadata, str(path)), None
     else:
         published = _read_config(path)
-        family_of_published(published)  # before weights and tokenizer: most models that fail are of another family
+        family = family_of_published(published)
         tensors, tokenizer, sentences = open_tensors(path), read_tokenizer(path), read_sentence_encoding(path)
-    family = family_of_published(published)
     with naming(published.place):
         shape = family.to_ours(published)
     config = shape_as_stored(family, shape, tensors)
@@ -101,15 +103,19 @@ def open_published(source: str) -> PublishedModel:
             f"{config.size_of_vocabulary:,}: they are of different models"
         )
     task = _task(family, published)
-    parts = () if task else parts_present(family, config, tensors)
-    made = PublishedModel(
-        path, family, published.values["model_type"], config, parts, tensors, tokenizer, sentences, task
+    return PublishedModel(
+        path=path,
+        family=family,
+        model_type=published.values["model_type"],
+        config=config,
+        parts=() if task else parts_present(family, config, tensors),
+        tensors=tensors,
+        tokenizer=tokenizer,
+        sentences=sentences,
+        task=task,
+        classes=_classes(published) if task and family.heads[task].has_classes else (),
+        settings=published.group(OWN_KEY).group("task").values if task else {},
     )
-    if not task:
-        return made
-    settings = published.group(OWN_KEY).group("task").values
-    classes = _classes(published) if family.heads[task].has_classes else ()
-    return dataclasses.replace(made, classes=classes, settings=settings)
 
 
 def _read_config(path: Path) -> PublishedConfig:
@@ -121,9 +127,7 @@ def _read_config(path: Path) -> PublishedConfig:
     place = path / "config.json"
     if not place.exists():
         raise UserError(f"{path} has no config.json: give the directory of a Hugging Face model, or gguf:FILE")
-    values = read_json(place)
-    if not isinstance(values, dict):
-        raise UserError(f"{place} must be a JSON object: it is damaged")
+    values = read_json_object(place)
     if "model_type" not in values and isinstance(values.get("model"), dict):
         raise UserError(f"{path} is the directory of a run, not a published model: leave hf: out")
     return PublishedConfig(values, str(place))

@@ -120,9 +120,8 @@ def published_tensors(
       task: that the model has a head for, a key of `Family.heads`; "": none.
     """
     leaves = _without_body(params)
-    is_bare = (
-        config.architecture == "encoder" and not {"prediction_head", "next_sentence_head"} & set(parts) and not task
-    )
+    # The class of an encoder's body alone has names without the prefix; all other classes have a head.
+    is_bare = config.architecture == "encoder" and not task and family.model(parts) == family.models[()]
     copies = family.copies if family.copies_if_untied and not config.tie_embeddings else {}
     for rule in family.all_rules(config, parts, task):
         arrays = [_of_layer(leaves, path) for path in rule.ours]

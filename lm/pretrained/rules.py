@@ -129,8 +129,7 @@ def _grouped(
             ends = np.cumsum(heads)
             parts = [grouped[:, end - count : end].reshape(-1, *rest) for end, count in zip(ends, heads, strict=True)]
             if fused:
-                module = jax.numpy if isinstance(whole, jax.Array) else np
-                parts = [module.concatenate(parts)]
+                parts = [_concatenated(parts)]
             return [part if rows_first else part.T for part in parts]
 
         return Layout(join, split)
@@ -148,10 +147,15 @@ def gate_and_up(gate: str, up: str, theirs: str, bias: bool) -> Iterator[Rule]:
         return [arrays[0][:half].T, arrays[0][half:].T]
 
     def split(arrays: Arrays) -> Arrays:
-        module = jax.numpy if isinstance(arrays[0], jax.Array) else np
-        return [module.concatenate([array.T for array in arrays])]
+        return [_concatenated([array.T for array in arrays])]
 
     layout = Layout(join, split)
     yield Rule((f"{gate}/kernel", f"{up}/kernel"), (f"{theirs}.weight",), layout)
     if bias:
         yield Rule((f"{gate}/bias", f"{up}/bias"), (f"{theirs}.bias",), layout)
+
+
+def _concatenated(arrays: Arrays) -> Any:
+    """One array on the host or, where only shapes are asked for, one that JAX traces."""
+    module = jax.numpy if isinstance(arrays[0], jax.Array) else np
+    return module.concatenate(arrays)

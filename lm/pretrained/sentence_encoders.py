@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from lm.errors import UserError
-from lm.files import is_plain_name, read_json, write_json
+from lm.files import is_plain_name, read_json, read_json_object, write_json
 from lm.pretrained.published_config import PublishedConfig
 
 _MODULES = "modules.json"
@@ -101,10 +101,7 @@ def _folder(path: Path, module: dict, place: Path) -> Path:
 
 
 def _settings(place: Path) -> PublishedConfig:
-    values = read_json(place)
-    if not isinstance(values, dict):
-        raise UserError(f"{place} must be a JSON object: it is damaged")
-    return PublishedConfig(values, str(place))
+    return PublishedConfig(read_json_object(place), str(place))
 
 
 def _pooling(settings: PublishedConfig) -> str:

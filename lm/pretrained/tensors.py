@@ -265,12 +265,16 @@ def _by_old_transformers(argument: str) -> str:
     return f"convert it with transformers 4: from_pretrained(..., {argument}=True), then save_pretrained"
 
 
+def _by_its_writer(directory: Path) -> str:
+    return "read it with the program that wrote it, and write it with safetensors.torch.save_file"
+
+
 _CONVERSIONS = {
     ".gguf": lambda directory: f"give the file itself, as gguf:{directory}/NAME.gguf",
     ".bin": _by_transformers,
-    ".pt": lambda _: "read it with the program that wrote it, and write it with safetensors.torch.save_file",
-    ".pth": lambda _: "read it with the program that wrote it, and write it with safetensors.torch.save_file",
-    ".ckpt": lambda _: "read it with the program that wrote it, and write it with safetensors.torch.save_file",
+    ".pt": _by_its_writer,
+    ".pth": _by_its_writer,
+    ".ckpt": _by_its_writer,
     ".msgpack": lambda _: _by_old_transformers("from_flax"),
     ".h5": lambda _: _by_old_transformers("from_tf"),
 }

@@ -257,8 +257,8 @@ class FinetuneConfig:
     Attributes:
       seed: for the initial weights, the order of the data, and dropout.
       init_from: work directory of a run, or a published model (hf:DIRECTORY, hf:owner/name or gguf:FILE). Its
-        tokenizer and model shape are used; `model` then only says how to execute
-        it (`lm.modules.config.EXECUTION`). Empty: start from scratch.
+        tokenizer and model shape are used; `model` then only says how to execute it (`lm.modules.config.EXECUTION`).
+        Empty: start from scratch.
       init_checkpoint: which of its checkpoints: "best", "last" or a step.
       random_weights: with `init_from`, use its tokenizer and shape but not its parameters, to measure what they
         contribute.

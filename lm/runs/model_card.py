@@ -10,7 +10,8 @@ from typing import Any
 
 from lm.errors import UserError
 from lm.files import is_unchanged, read_json
-from lm.runs.config import FinetuneConfig, PretrainConfig, RunConfig
+from lm.pretrained.load import is_published
+from lm.runs.config import FinetuneConfig, RunConfig
 from lm.runs.data_record import recorded_data
 from lm.runs.trained_run import TrainedRun
 from lm.runs.work_directory import WorkDirectory
@@ -39,7 +40,7 @@ def model_card(run: TrainedRun, directory: WorkDirectory, name: str, calibrators
         _training(run, directory),
         _results(directory, run.step),
         _calibration(directory),
-        _use(run, calibrators),
+        _use(calibrators),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -54,16 +55,15 @@ def _front_matter(config: RunConfig) -> str:
 
 def base_model(config: RunConfig) -> str:
     """The published model that a run holds or started from: "owner/name", or a path; "" if there is none."""
-    source = (config.imported_from if isinstance(config, PretrainConfig) else "") or config.init_from
-    return source.partition(":")[2] if source.startswith(("hf:", "gguf:")) else ""
+    source = config.imported_from or config.init_from
+    return source.partition(":")[2] if is_published(source) else ""
 
 
 def _training(run: TrainedRun, directory: WorkDirectory) -> str:
     config = run.config
+    if config.imported_from:
+        return f"## Training\n\nThe published model {_without_folder(base_model(config))}, unchanged."
     lines = []
-    if isinstance(config, PretrainConfig) and config.imported_from:
-        lines.append(f"The published model {_without_folder(base_model(config))}, unchanged.")
-        return "\n".join(["## Training", "", *lines])
     if isinstance(config, FinetuneConfig):
         classes = f" ({', '.join(run.classes)})" if 0 < len(run.classes) <= 20 else ""
         lines.append(f"- task: {config.task.name.replace('_', ' ')}{classes}")
@@ -153,7 +153,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines]
 
 
-def _use(run: TrainedRun, calibrators: Sequence[str]) -> str:
+def _use(calibrators: Sequence[str]) -> str:
     chosen = f', calibrator="{calibrators[0]}"' if calibrators else ""
     lines = ["## Use", "", "```python", "import lm", "", f'model = lm.load("hf:DIRECTORY"{chosen})', "```"]
     if calibrators:

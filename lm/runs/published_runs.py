@@ -34,6 +34,9 @@ def published_config(
       published: opened from it.
       execution: how to compute; None: in float32.
       scan_layers: whether to stack the parameters of all layers.
+
+    Raises:
+      UserError: if `execution` asks for sequences that are too long for the model, or the task's settings are wrong.
     """
     model = published.config if execution is None else published.config.executed_as(execution)
     length = model.sequence_length or (published.sentences.sequence_length if published.sentences else None)
@@ -95,18 +98,17 @@ def load_published(source: str, execution: ModelConfig | None = None, mesh: Mesh
 
 
 def _objective(published: PublishedModel) -> ObjectiveConfig:
-    """The objective whose parts the model has."""
+    """The objective whose parts the model has; none for an encoder that is for vectors of sentences."""
     if published.config.architecture == "decoder":
         return ObjectiveConfig()
-    if (sentences := published.sentences) is not None:
-        return ObjectiveConfig(
-            name="none", pooler="pooler" in published.parts, pooling=sentences.pooling, normalize=sentences.normalize
-        )
+    sentences, pooler = published.sentences, "pooler" in published.parts
+    if sentences is not None:
+        return ObjectiveConfig(name="none", pooler=pooler, pooling=sentences.pooling, normalize=sentences.normalize)
     has_marks = all(published.tokenizer.special_id(name) is not None for name in _MARKS)
     if "prediction_head" in published.parts and has_marks:
-        whole = {"pooler", "next_sentence_head"} <= set(published.parts)
-        return ObjectiveConfig(name="masked_next_sentence" if whole else "masked")
-    return ObjectiveConfig(name="none", pooler="pooler" in published.parts)
+        is_whole = pooler and "next_sentence_head" in published.parts
+        return ObjectiveConfig(name="masked_next_sentence" if is_whole else "masked")
+    return ObjectiveConfig(name="none", pooler=pooler)
 
 
 def sentence_encoding(config: RunConfig) -> SentenceEncoding | None:

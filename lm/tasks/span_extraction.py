@@ -320,7 +320,7 @@ def _obstacle(answer: tuple[int, int] | None, starts: Sequence[int], size: int, 
 _OBSTACLES = {
     "no tokens": "have no tokens, so their windows count as having no answer: fix these rows",
     "no window": "fit into no window, so their windows count as having no answer: raise config.task.stride to at least "
-    "the number of tokens of the longest answer, or config.model.max_length (sequence_length, where that is set)",
+    "the number of tokens of the longest answer, or config.model.sequence_length (default: max_length)",
     "long": "have more tokens than config.task.max_answer_length, so they are never given: raise it",
 }
 

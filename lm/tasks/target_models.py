@@ -7,7 +7,8 @@ Axes: B batch, S source positions (of an encoder), T positions (of a decoder), D
                       or, if a target continues its source, without the <end> between the two
 
 A published tokenizer has its own tokens in these places: those around a text come around the source of an encoder and
-before that of a decoder, outputs start after its `start_of_output`, and only the <end> of a target is the same.
+before that of a decoder, outputs start after its `start_of_output`, and only the <end> of a target is the same. What a
+model writes ends at any of its tokenizer's `ends`.
 
 Weights are 1 where a target counts: at the target's tokens and its end-of-text token, but not at a decoder's source.
 """
@@ -125,7 +126,7 @@ class EncoderDecoderTargets:
         """By beam search."""
         source = (batch["inputs"], batch["input_segments"])
         start = encoder_decoder_start(self.model, params, *source, config.max_new_tokens, self._start)
-        return beam_search(start, config, (self.end_of_text,), limits_B=_limits(batch, config), vocab_size=vocab_size)
+        return beam_search(start, config, self.tokenizer.ends, limits_B=_limits(batch, config), vocab_size=vocab_size)
 
     @property
     def _start(self) -> int:
@@ -189,7 +190,7 @@ class DecoderTargets:
         prompts_BT, lengths_B = batch["tokens"], jnp.maximum(batch["source_length"], 1)
         capacity = prompts_BT.shape[1] + config.max_new_tokens
         start = decoder_start(self.model, params, prompts_BT, lengths_B, capacity)
-        return beam_search(start, config, (self.end_of_text,), limits_B=_limits(batch, config), vocab_size=vocab_size)
+        return beam_search(start, config, self.tokenizer.ends, limits_B=_limits(batch, config), vocab_size=vocab_size)
 
     @property
     def _special_tokens(self) -> int:

@@ -95,16 +95,15 @@ def test_frames_come_from_the_config_where_there_is_no_post_processor(tmp_path):
     assert Tokenizer.load(save(tmp_path, {"eos_token": "</s>"})).with_start([]) == [2]
 
 
-def test_pieces_are_one_text_in_which_only_meant_tokens_are_special(tmp_path):
+def test_only_private_characters_become_special_tokens(tmp_path):
     backend = Backend(models.BPE({"a": 0, "b": 1, "ab": 2, "<": 3, "e": 4, ">": 5, "<e>": 6}, merges=[("a", "b")]))
     backend.add_special_tokens(["<e>"])
-    tokenizer = Tokenizer.load(save(tmp_path, {"eos_token": "<e>"}, backend))
-    assert tokenizer.encode_pieces([("a", True), ("b", False)]) == [2]
-    assert tokenizer.encode_pieces([("<e>a", True), ("b<e>", False), ("<e>", True)]) == [6, 2, 3, 4, 5, 6]
-    assert tokenizer.encode_pieces([("<e", True), (">", False)]) == [3, 4, 5]
-    assert tokenizer.encode_pieces([]) == []
+    control = Tokenizer.load(save(tmp_path, {"eos_token": "<e>"}, backend)).control_tokens
+    assert control.encode("ab") == [2]
+    assert control.encode(f"{control.spellings['<e>']}ab<e>{control.spellings['<e>']}") == [6, 2, 3, 4, 5, 6]
+    assert control.encode("") == []
     with pytest.raises(UserError, match=r"private character U\+10FFFD"):
-        tokenizer.encode_pieces([(chr(0x10FFFD), False)])
+        control.checked(chr(0x10FFFD))
 
 
 @pytest.mark.parametrize(

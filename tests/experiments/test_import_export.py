@@ -149,6 +149,8 @@ def test_a_classifier_travels_with_its_calibrator(classifier, tmp_path):
     flags = [f"--workdir={tmp_path / 'back'}", "--text=the my cat", f"--output={tmp_path / 'found.jsonl'}"]
     assert command_line(predict.main, predict.define_flags, *flags) == 0
     assert json.loads((tmp_path / "found.jsonl").read_text())["predicted"] == expected[0].label
+    assert export(tmp_path / "back", tmp_path / "again") == 0
+    assert f"The published model {output.name}, unchanged." in (tmp_path / "again" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ REFUSED = {
     "text for a number": ({"llama.block_count": "two"}, "llama.block_count is not a positive number"),
     "zero heads": ({"llama.attention.head_count": 0}, "llama.attention.head_count is not a positive number"),
     "heads by layer": ({"llama.attention.head_count": [2, 3]}, "layers that differ are not supported"),
-    "odd heads": ({"llama.attention.head_count": 3}, "3 heads fit neither width"),
+    "odd heads": ({"llama.attention.head_count": 3}, "3 heads do not fit width"),
     "yarn": ({"llama.rope.scaling.type": "yarn"}, "rotary positions of type 'yarn'"),
     "wide values": ({"llama.attention.value_length": 4}, "values that are not as wide as keys"),
     "partial rotary": ({"llama.rope.dimension_count": 4}, "rotary positions on a part of each head"),

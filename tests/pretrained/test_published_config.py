@@ -9,7 +9,7 @@ from lm.models.accounting import parameter_count
 from lm.models.presets import PRESETS
 from lm.modules.config import ModelConfig
 from lm.pretrained.families import FAMILIES, family_of_published, published_form
-from lm.pretrained.llama_like import FULL, LOCAL
+from lm.pretrained.layers import FULL, LOCAL
 from lm.pretrained.published_config import PublishedConfig
 
 DECODERS = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "olmo2", "phi3", "gemma", "gemma2", "gemma3_text")

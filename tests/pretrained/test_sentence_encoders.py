@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import lm
 from lm.errors import UserError
 from lm.pretrained.sentence_encoders import SentenceEncoding, read_sentence_encoding, write_sentence_encoding
 from tests.pretrained.reading import read
@@ -110,3 +111,12 @@ def test_minilm_computes_the_same_as_in_transformers(minilm):
     seen = segments_BT > 0
     assert found.parts == ("pooler",)
     np.testing.assert_allclose(np.asarray(hidden_BTD)[seen], expected[seen], atol=1e-5)
+
+
+def test_minilm_finds_texts_as_similar_as_sentence_transformers_does(minilm):
+    texts = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
+    vectors_ND = lm.load(f"hf:{minilm}").embed(texts)
+    np.testing.assert_allclose(np.linalg.norm(vectors_ND, axis=1), 1, rtol=1e-6)
+    # The similarities in the documentation of sentence-transformers.
+    published_NN = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
+    np.testing.assert_allclose(vectors_ND @ vectors_ND.T, published_NN, atol=1e-4)

@@ -1,5 +1,7 @@
 """Published tokenizers in tasks: the ids and token types of transformers, and where targets start and end."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from lm.data.published_backends import set_frame
 from lm.data.published_tokenizers import read_tokenizer
 from lm.data.special_tokens import SpecialTokens
 from lm.data.tokenizers import Tokenizer
+from lm.decoding.beam_search import BeamSearchConfig
 from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
 from lm.modules.config import ModelConfig
@@ -83,3 +86,18 @@ def test_a_decoder_reads_what_the_tokenizer_puts_first(separate, between):
     longest = plain.target_room(3)
     assert len(plain.example([6] * 3, [7] * longest)["tokens"]) <= 8
     assert len(plain.example([], [7] * plain.target_room(0))["tokens"]) <= 8
+
+
+@pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
+@pytest.mark.parametrize(("end_tokens", "length"), [((), 3), (("b",), 1)])
+def test_what_a_model_writes_ends_at_each_end_token(architecture, end_tokens, length):
+    tokenizer = make(end_tokens=end_tokens)
+    config = ModelConfig(architecture, vocab_size=9, layers=1, width=8, heads=2, max_length=8, output_bias=True)
+    model = DecoderLM(config) if architecture == "decoder" else EncoderDecoderLM(config)
+    targets = target_model(model, tokenizer)
+    params = targets.init(jax.random.key(0))
+    likeliest = jax.nn.one_hot(tokenizer.vocabulary["b"], config.vocab_size)
+    example = targets.example([6], targets.target([7]))
+    batch = {name: jnp.asarray(array)[None] for name, array in example.items()} | {"row_weights": jnp.ones(1)}
+    written = targets.generate(params | {"output_bias": 100 * likeliest}, batch, BeamSearchConfig(1, 3), 9)
+    assert written.lengths_B.tolist() == [length]
