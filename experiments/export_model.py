@@ -19,7 +19,7 @@ from lm.calibration.calibrators import Fitted
 from lm.command_line import define_config, run
 from lm.console import Console
 from lm.errors import UserError
-from lm.files import write_atomically
+from lm.files import as_before_on_failure, write_atomically
 from lm.inference.load import in_use
 from lm.modules.config import DTYPES
 from lm.pretrained.export import check_output, plan_export
@@ -80,13 +80,14 @@ def export_model(
     plan = plan_export(exported.model_config, exported.params, task, classes, exported.config.imported_type, sentences)
     calibrators, left = usable_calibrators(directory, exported)
     card = model_card(exported, directory, output.absolute().name, calibrators)
-    plan.write(output, exported.params, exported.tokenizer, config.dtype)
-    if directory.calibration.is_dir():
-        (output / "calibration").mkdir(exist_ok=True)
-        for name in (*_REPORTS, *(f"{name}.json" for name in calibrators)):
-            if (directory.calibration / name).is_file():
-                shutil.copyfile(directory.calibration / name, output / "calibration" / name)
-    write_atomically(output / "README.md", card)
+    with as_before_on_failure(output):
+        plan.write(output, exported.params, exported.tokenizer, config.dtype)
+        if directory.calibration.is_dir():
+            (output / "calibration").mkdir(exist_ok=True)
+            for name in (*_REPORTS, *(f"{name}.json" for name in calibrators)):
+                if (directory.calibration / name).is_file():
+                    shutil.copyfile(directory.calibration / name, output / "calibration" / name)
+        write_atomically(output / "README.md", card)
     for note in left:
         console.print(f"(!) {note}")
     count = sum(leaf.size for leaf in jax.tree.leaves(exported.params))

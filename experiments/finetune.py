@@ -24,7 +24,6 @@ from lm.data.tokenizers import Tokenizer, train_tokenizer
 from lm.data.word_vectors import first_words
 from lm.errors import UserError
 from lm.files import check_writable
-from lm.modules.config import ModelConfig
 from lm.runs.config import FinetuneConfig
 from lm.runs.data_record import check_data, write_data_record
 from lm.runs.host_memory import keep_freed_memory
@@ -118,7 +117,7 @@ def finetune(
         full_config, problem, partitioner, directory, console, on_evaluation=on_evaluation, profile=profile
     )
     if config.init_from:
-        print_shape(config, own_model, ModelConfig(architecture="encoder"), console)
+        print_shape(config, own_model, console)
     introduce(full_config, task, splits, batches, (train.cut, validation.cut), console)
     for note in notes:
         console.print(note)

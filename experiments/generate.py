@@ -134,7 +134,7 @@ def answer(conversation: Conversation, message: str) -> None:
     except KeyboardInterrupt:
         pass
     except UserError as error:
-        print(f"(!) {error}", end="")
+        print(f"(!) {error}", end="", file=sys.stderr, flush=True)  # it is no reply
     finally:
         reply.close()  # what was printed is the reply
     print()

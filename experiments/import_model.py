@@ -16,6 +16,7 @@ from absl import flags
 from lm.command_line import define_config, run
 from lm.console import Console
 from lm.errors import UserError
+from lm.files import as_before_on_failure
 from lm.models.parameter_paths import by_path
 from lm.modules.config import DTYPES, ModelConfig
 from lm.pretrained.hub import with_kind
@@ -72,10 +73,10 @@ def import_model(source: str, directory: WorkDirectory, config: ImportConfig, co
     execution = dataclasses.replace(published.config, dtype=config.dtype, parameter_dtype=config.dtype)
     run_config = published_config(source, published, execution, config.scan_layers)
     directory.check(run_config)
-    if directory.checkpoints.exists():
-        raise UserError(f"{directory.path} already holds a model: use another --workdir")
+    if directory.path.is_dir() and any(path.name != directory.lock.name for path in directory.path.iterdir()):
+        raise UserError(f"{directory.path} is not empty: use another --workdir")
     found = published_run(published, run_config, console=console)
-    with directory.locked():
+    with directory.locked(), as_before_on_failure(directory.path):
         directory.claim(run_config, found.tokenizer, found.classes)
         write_data_record(directory, run_config, {})
         checkpoints = Checkpoints(directory.checkpoints, origin=directory.origin(found.config))

@@ -5,7 +5,7 @@ python -m experiments.pretrain --config=configs/quickstart.py --workdir=runs/qui
 The same command resumes a run that was stopped. Every config key can be changed: --config.training.steps=500.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -22,7 +22,6 @@ from lm.inference.load import in_use
 from lm.inference.predictions import check_predictable, write_predictions
 from lm.inference.samples import check_samples, write_samples
 from lm.models.accounting import parameter_count
-from lm.modules.config import ModelConfig
 from lm.objectives.objective import PretrainingTask, TextProperties
 from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
@@ -102,7 +101,10 @@ def pretrain(
         kept = Tokenizer.load(directory.tokenizer, config.tokenizer.end_of_text)
     else:
         kept = None
-    corpus = build_corpus(config.data, config.tokenizer, kept, special_tokens(config.objective))
+    needed = special_tokens(config.objective)
+    if kept is not None:
+        check_room(config, kept, needed)
+    corpus = build_corpus(config.data, config.tokenizer, kept, needed)
     full_config = with_vocabulary(config, corpus.tokenizer)
     text = TextProperties.of(corpus, full_config.model.vocab_size)
     task = make_task(config.objective, full_config.model, corpus.tokenizer, partitioner.mesh, text)
@@ -116,7 +118,7 @@ def pretrain(
         full_config, problem, partitioner, directory, console, on_evaluation=on_evaluation, profile=profile
     )
     if config.init_from:
-        print_shape(config, own_model, ModelConfig(), console)
+        print_shape(config, own_model, console)
     console.print("\n".join([*notes, introduction(full_config, corpus)]))
 
     def claim() -> None:
@@ -132,6 +134,22 @@ def pretrain(
         write_products(full_config, corpus, directory, console, results)
         console.print(next_command(directory), soft_wrap=True)
     return outcome
+
+
+def check_room(config: PretrainConfig, tokenizer: Tokenizer, needed: Sequence[str]) -> None:
+    """Checks that a model with a vocabulary of its own has rows for the special tokens that the objective adds.
+
+    Raises:
+      UserError: if not.
+    """
+    missing = [name for name in needed if tokenizer.special_id(name) is None]
+    rows = config.model.vocab_size
+    if config.init_from and missing and rows is not None and rows < tokenizer.vocab_size + len(missing):
+        raise UserError(
+            f"config.objective.name={config.objective.name} needs the special tokens {', '.join(missing[:5])}"
+            f"{', ...' if missing[5:] else ''}, for which the vocabulary of config.init_from={config.init_from} has no "
+            "room: choose another objective or model"
+        )
 
 
 def check_products(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 import time
 import uuid
@@ -84,6 +85,25 @@ def _remove_left_over(path: Path) -> None:
         with contextlib.suppress(OSError):  # another process may have removed it
             if time.time() - old.stat().st_mtime > _LEFT_OVER_SECONDS:
                 old.unlink()
+
+
+@contextlib.contextmanager
+def as_before_on_failure(folder: Path) -> Iterator[None]:
+    """Removes what was added to a folder, and the folder if it was missing, if anything fails inside."""
+    was_there = folder.is_dir()
+    before = set(folder.iterdir()) if was_there else set()
+    try:
+        yield
+    except BaseException:
+        for path in set(folder.iterdir()) - before if folder.is_dir() else ():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        if not was_there:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from lm.files import read_json, write_atomically, write_json, written_atomically
+from lm.files import as_before_on_failure, read_json, write_atomically, write_json, written_atomically
 from tests.tiny import files_below
 
 
@@ -25,6 +25,25 @@ def test_what_killed_writers_left_is_removed_at_the_next_write(name, tmp_path):
     write_atomically(path, "whole")
     assert files_below(tmp_path) == {name, *(other.name for other in others)}
     assert path.read_text() == "whole"
+
+
+@pytest.mark.parametrize("was_there", [True, False])
+def test_what_fails_leaves_a_folder_as_it_was(was_there, tmp_path):
+    folder = tmp_path / "folder"
+    if was_there:
+        folder.mkdir()
+        (folder / "mine").write_text("mine")
+
+    def fill():
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "part").write_text("partial")
+        (folder / "other").write_text("partial")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), as_before_on_failure(folder):
+        fill()
+    assert files_below(tmp_path) == ({"folder/mine"} if was_there else set())
+    assert folder.exists() == was_there
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):

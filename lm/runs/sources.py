@@ -68,16 +68,16 @@ def with_model_of_source(config: AnyConfig) -> AnyConfig:
         return dataclasses.replace(config, model=found.executed_as(config.model))
 
 
-def print_shape(config: RunConfig, own: ModelConfig, default: ModelConfig, console: Console) -> None:
-    """Prints how the shape that comes from the source differs from the config's own.
+def print_shape(config: RunConfig, own: ModelConfig, console: Console) -> None:
+    """Prints how the shape that comes from the source differs from the config's own, if that had one.
 
     Args:
       config: with the shape of the source.
-      own: the shape before.
-      default: of a config that says nothing of the shape, which is not worth a line.
+      own: the model before.
       console: to print on.
     """
     changed = differences(own, config.model)
-    if changed and own != default.executed_as(own):
+    no_shape = ModelConfig(architecture=own.architecture).executed_as(own)
+    if changed and own != no_shape:
         listed = ", ".join(f"{name} {new!r} (not {old!r})" for name, (old, new) in changed.items())
         console.print(f"the model has the shape of {config.init_from}: {listed}")

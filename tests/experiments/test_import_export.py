@@ -1,5 +1,7 @@
 """Models go out as Hugging Face directories and come back the same, with their calibrators."""
 
+import dataclasses
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -9,17 +11,18 @@ import numpy as np
 import pytest
 
 import lm
-from experiments import calibrate, embed, evaluate, export_model, finetune, import_model, predict
+from experiments import calibrate, embed, evaluate, export_model, finetune, import_model, predict, pretrain
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.models.parameter_paths import by_path
 from lm.modules.config import ModelConfig
 from lm.pretrained.sentence_encoders import SentenceEncoding, write_sentence_encoding
 from lm.pretrained.tensors import open_tensors, write_safetensors
+from lm.runs.checkpoints import Checkpoints
 from lm.runs.config import FinetuneConfig, PretrainConfig
 from lm.runs.sources import load_source, with_model_of_source
 from lm.runs.work_directory import WorkDirectory
-from tests.tiny import command_line, replace, run, tiny_config
+from tests.tiny import command_line, files_below, replace, run, tiny_config
 from tests.tiny_tasks import CONFIG
 
 GREEDY = SamplingConfig(max_new_tokens=6, temperature=0.0)
@@ -315,15 +318,41 @@ def test_a_published_model_and_a_run_are_told_apart(writer, here, tmp_path, caps
     assert not Path("tuned").exists()
 
 
+def test_an_objective_without_room_in_the_vocabulary_is_refused(writer):
+    _, output = writer
+    config = PretrainConfig(init_from=f"hf:{output}", model=ModelConfig(vocab_size=257))
+    tokenizer = lm.load(f"hf:{output}").tokenizer
+    with pytest.raises(UserError, match=r"needs the special tokens \[MASK\], for which the vocabulary .* has no room"):
+        pretrain.check_room(config, tokenizer, ["[MASK]"])
+    pretrain.check_room(dataclasses.replace(config, model=ModelConfig(vocab_size=258)), tokenizer, ["[MASK]"])
+
+
 def test_nothing_is_overwritten(writer, tmp_path, capsys):
     workdir, output = writer
     assert export(workdir, output) == 2
     assert "is not empty: name a new directory" in " ".join(capsys.readouterr().err.split())
     assert bring_in(output, tmp_path / "run") == 0
     assert bring_in(output, tmp_path / "run") == 2
-    assert "already holds a model: use another --workdir" in " ".join(capsys.readouterr().err.split())
+    assert "run is not empty: use another --workdir" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(UserError, match="holds a run with another config"):
         run(tiny_config(tmp_path, steps=2), tmp_path / "run")
+
+
+def test_what_is_interrupted_leaves_nothing(writer, tmp_path, monkeypatch, capsys):
+    _, output = writer
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    assert bring_in(output, tmp_path / "run") == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert files_below(tmp_path) <= {"run/training.lock"}
+    monkeypatch.undo()
+    assert bring_in(output, tmp_path / "run") == 0
+    monkeypatch.setattr(export_model, "write_atomically", full)
+    assert export(tmp_path / "run", tmp_path / "out") == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_no_family_has_is_refused_before_anything_is_written(tmp_path, capsys):
