@@ -2,7 +2,6 @@
 
 python -m experiments.embed --workdir=hf:~/models/all-MiniLM-L6-v2 --text="A quiet film." > vectors.jsonl
 python -m experiments.embed --workdir=runs/minilm --output=vectors.npz < texts.txt
-
 python -m experiments.embed --workdir=runs/minilm --similarity --text="A quiet film." --text="A calm movie."
 
 Texts come from --text or, one a line, from standard input. Without --output a JSON object with `text` and `embedding`

@@ -70,8 +70,9 @@ def import_model(source: str, directory: WorkDirectory, config: ImportConfig, co
       UserError: if the source cannot be read or the directory not be written; no run is left then.
     """
     published = open_published(source)
-    execution = dataclasses.replace(published.config, dtype=config.dtype, parameter_dtype=config.dtype)
-    run_config = published_config(source, published, execution, config.scan_layers)
+    dtypes = {"dtype": config.dtype, "parameter_dtype": config.dtype}
+    how = dataclasses.replace(published.config, **dtypes, scan_layers=config.scan_layers)
+    run_config = published_config(source, published, how)
     directory.check(run_config)
     if directory.path.is_dir() and any(path.name != directory.lock.name for path in directory.path.iterdir()):
         raise UserError(f"{directory.path} is not empty: use another --workdir")

@@ -60,11 +60,8 @@ class PublishedModel:
         """Weights of a head that has no counterpart here: the model is without it."""
         return dropped_weights(self.family, self.tensors)
 
-    def read(
-        self, like: Params, parts: tuple[str, ...] | None = None, advance: Callable[[], object] = lambda: None
-    ) -> Params:
-        """The parameters, of some parts or of all; see `lm.pretrained.parameters.read_parameters`."""
-        parts = self.parts if parts is None else parts
+    def read(self, like: Params, parts: tuple[str, ...], advance: Callable[[], object]) -> Params:
+        """The parameters, with some of the parts; see `lm.pretrained.parameters.read_parameters`."""
         return read_parameters(self.family, self.config, parts, self.tensors, like, self.task, advance)
 
 

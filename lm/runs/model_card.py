@@ -18,6 +18,7 @@ from lm.runs.work_directory import WorkDirectory
 from lm.statistics.units import shown
 
 SPLITS = ("validation", "test")
+_UNCALIBRATED = "none"  # as in comparison.json
 _METRICS = {"ece": "ECE", "nll": "NLL", "brier": "Brier score", "accuracy": "accuracy"}
 _PERCENT = ("ece", "accuracy")
 
@@ -40,7 +41,7 @@ def model_card(run: TrainedRun, directory: WorkDirectory, name: str, calibrators
         _training(run, directory),
         _results(directory, run.step),
         _calibration(directory),
-        _use(calibrators),
+        _use(calibrators, recommended(calibrators, directory)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -138,6 +139,16 @@ def _calibration(directory: WorkDirectory) -> str:
     return "\n".join(["## Calibration", "", about, "", *_table(heads, rows)])
 
 
+def recommended(calibrators: Sequence[str], directory: WorkDirectory) -> str:
+    """The calibrator with the lowest NLL of held-out items; "" if none lowers it, or nothing was measured."""
+    path = directory.calibration / "comparison.json"
+    methods = read_json(path)["methods"] if path.exists() else []
+    nll = {method["name"]: method["metrics"].get("nll", {}).get("value") for method in methods}
+    known = [name for name in (_UNCALIBRATED, *calibrators) if nll.get(name) is not None]
+    best = min(known, key=lambda name: nll[name], default=_UNCALIBRATED)
+    return "" if best == _UNCALIBRATED else best
+
+
 def _measured(name: str, entry: Mapping[str, Any]) -> str:
     def value(number: float) -> str:
         return f"{100 * number:.2f}%" if name in _PERCENT else f"{number:.4f}"
@@ -153,8 +164,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines]
 
 
-def _use(calibrators: Sequence[str]) -> str:
-    chosen = f', calibrator="{calibrators[0]}"' if calibrators else ""
+def _use(calibrators: Sequence[str], recommended: str) -> str:
+    chosen = f', calibrator="{recommended}"' if recommended else ""
     lines = ["## Use", "", "```python", "import lm", "", f'model = lm.load("hf:DIRECTORY"{chosen})', "```"]
     if calibrators:
         names = ", ".join(f"`calibration/{name}.json`" for name in calibrators)

@@ -24,23 +24,20 @@ from lm.tasks.supervised import SupervisedTask, TaskConfig
 _MARKS = ("[CLS]", "[SEP]", "[MASK]")
 
 
-def published_config(
-    source: str, published: PublishedModel, execution: ModelConfig | None = None, scan_layers: bool = False
-) -> RunConfig:
+def published_config(source: str, published: PublishedModel, how: ModelConfig = ModelConfig()) -> RunConfig:
     """The config of a run that holds a published model.
 
     Args:
       source: as for `open_published`.
       published: opened from it.
-      execution: how to compute; None: in float32.
-      scan_layers: whether to stack the parameters of all layers.
+      how: the model is computed, and whether the parameters of all layers are stacked.
 
     Raises:
-      UserError: if `execution` asks for sequences that are too long for the model, or the task's settings are wrong.
+      UserError: if `how` asks for sequences that are too long for the model, or the task's settings are wrong.
     """
-    model = published.config if execution is None else published.config.executed_as(execution)
+    model = published.config.executed_as(how)
     length = model.sequence_length or (published.sentences.sequence_length if published.sentences else None)
-    model = dataclasses.replace(model, scan_layers=scan_layers, sequence_length=length)
+    model = dataclasses.replace(model, scan_layers=how.scan_layers, sequence_length=length)
     if not published.task:
         return PretrainConfig(
             model=model, objective=_objective(published), imported_from=source, imported_type=published.model_type
@@ -80,21 +77,19 @@ def published_run(
     return TrainedRun(config, published.tokenizer, published.classes, task, params, step=0)
 
 
-def load_published(source: str, execution: ModelConfig | None = None, mesh: Mesh | None = None) -> TrainedRun:
+def load_published(source: str, how: ModelConfig = ModelConfig(), mesh: Mesh | None = None) -> TrainedRun:
     """A published model as a run.
 
     Args:
       source: "hf:DIRECTORY", "hf:owner/name" or "gguf:FILE".
-      execution: how to compute, `parameter_dtype` among it, and whether to stack the parameters of all layers; None: in
-        float32, unstacked.
+      how: as for `published_config`.
       mesh: as for `published_run`.
 
     Raises:
       UserError: if it cannot be read.
     """
     published = open_published(source)
-    scan_layers = execution is not None and execution.scan_layers
-    return published_run(published, published_config(source, published, execution, scan_layers), mesh)
+    return published_run(published, published_config(source, published, how), mesh)
 
 
 def _objective(published: PublishedModel) -> ObjectiveConfig:
