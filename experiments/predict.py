@@ -29,8 +29,6 @@ from lm.files import json_value, written_atomically
 from lm.inference.load import load
 from lm.inference.model_in_use import ModelInUse
 from lm.inference.task_model import Predicted, TaskModel
-from lm.runs.config import FinetuneConfig
-from lm.tasks.registry import columns_of
 
 _BATCHES_AT_ONCE = 8
 
@@ -60,7 +58,7 @@ class PredictConfig:
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
     define_config(values, PredictConfig)
-    flags.DEFINE_string("workdir", None, "Directory of a fine-tuned run.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Directory of a fine-tuned or prompted run.", flag_values=values)
     flags.DEFINE_multi_string("text", [], "A text; may be given several times.", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, last or a step.", flag_values=values)
     flags.DEFINE_string(
@@ -68,6 +66,9 @@ def define_flags(values: flags.FlagValues) -> None:
         None,
         "Name of a calibrator in the run's calibration/, such as temperature, or path of one.",
         flag_values=values,
+    )
+    flags.DEFINE_string(
+        "model", "", "For a prompted run: where the model is, if not where its prompt.json says.", flag_values=values
     )
     flags.DEFINE_string(
         "output", None, "File for the predictions, .jsonl or .csv; standard output if not given.", flag_values=values
@@ -85,17 +86,17 @@ def main(values: flags.FlagValues) -> None:
     if config.columns and not config.source:
         raise UserError("config.columns has no effect without config.source: leave it out")
     console = Console(stderr=True)
-    model = load(values.workdir, values.checkpoint, values.calibrator)
+    model = load(values.workdir, values.checkpoint, values.calibrator, model=values.model)
     if not isinstance(model, TaskModel):
         raise UserError(
             f"this run is {model.kind}, pretrained and not fine-tuned on a task: use experiments.{_suited(model)}, or "
             "lm.load in Python"
         )
     if config.source:
-        inputs = inputs_of_source(config, model.config, console)
+        inputs = inputs_of_source(config, model, console)
     else:
         texts = values.text or lines_of_standard_input("name rows with --config.source, give --text")
-        inputs = inputs_of_texts(texts, model.config)
+        inputs = inputs_of_texts(texts, model)
     if note := unknown_note(model, inputs):
         console.print(note)
     # A bar would be drawn into results that appear on the same terminal.
@@ -112,31 +113,28 @@ def _suited(model: ModelInUse) -> str:
     return "generate" if "generate" in model.uses else "embed"
 
 
-def inputs_of_source(config: PredictConfig, run_config: FinetuneConfig, console: Console) -> list[Input]:
+def inputs_of_source(config: PredictConfig, model: TaskModel, console: Console) -> list[Input]:
     """The rows of `config.source`; says which of their columns are ignored.
 
     Raises:
       UserError: if they cannot be read.
     """
-    data = run_config.data.of_other_file(config.columns, config.delimiter, config.quoting, config.header)
-    needed, possible = columns_of(run_config.task)
-    if run_config.task.pair is False:
-        possible = tuple(name for name in possible if name != "pair")
-    inputs = read_inputs(config.source, "config.source", data, needed, possible)
-    for name in needed:
+    data = model.data.of_other_file(config.columns, config.delimiter, config.quoting, config.header)
+    inputs = read_inputs(config.source, "config.source", data, *model.columns)
+    for name in model.columns.needed:
         column = data.column_names.get(name, name)
         if name in TARGETS and any(column in each.given for each in inputs):
             console.print(f"the column {column!r} is not used: experiments.evaluate compares predictions with it")
     return inputs
 
 
-def inputs_of_texts(texts: Sequence[str], run_config: FinetuneConfig) -> list[Input]:
+def inputs_of_texts(texts: Sequence[str], model: TaskModel) -> list[Input]:
     """Rows of texts, for a task that reads one text.
 
     Raises:
       UserError: for a task that reads several, or a text that is empty.
     """
-    names = [name for name in columns_of(run_config.task).needed if name not in TARGETS]
+    names = [name for name in model.columns.needed if name not in TARGETS]
     if len(names) > 1:
         raise UserError(
             f"this run reads {' and '.join(names)}: name a file that has these columns, as in "
@@ -147,7 +145,7 @@ def inputs_of_texts(texts: Sequence[str], run_config: FinetuneConfig) -> list[In
         if not text.strip():
             raise UserError(f"text {number} is empty: remove it")
         row = {names[0]: text.split() if names[0] == "words" else text}
-        inputs.append(Input(clean_row({**row, "place": f"text {number}"}, run_config.data.cleaning), row))
+        inputs.append(Input(clean_row({**row, "place": f"text {number}"}, model.data.cleaning), row))
     return inputs
 
 
@@ -166,7 +164,7 @@ def predictions(
     Raises:
       UserError: for a row that does not fit the task, or has a column that a prediction needs.
     """
-    size = _BATCHES_AT_ONCE * (model.config.training.evaluation_batch_size or model.config.training.batch_size)
+    size = _BATCHES_AT_ONCE * model.rows_per_batch
     names = {name for each in inputs for name in each.given}
     cut = 0
     with progress.progress("predicting", len(inputs)) as advance:

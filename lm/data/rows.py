@@ -2,6 +2,7 @@
 
 A row is a dict by the task's column names. The name determines what a column must hold:
 
+    options            list of two or more different str to choose from; `label` is one of them, its letter or number
     label, id          str, without white space around it; files may also hold an integer
     words, tags        lists of str, equally long
     answers            [{"text": str, "start": int}, ...], each found at its character in `context`; empty if there is
@@ -318,6 +319,13 @@ def _tags(value: Any, column: str, place: str) -> list[str]:
     return [_label(tag, column, place) for tag in _words(value, column, place, "names of tags")]
 
 
+def _options(value: Any, column: str, place: str) -> list[str]:
+    options = _words(value, column, place, "options")
+    if len(options) < 2 or len(set(options)) < len(options):
+        raise UserError(f"{place}: {column!r} must list two or more different options: fix or remove this row")
+    return options
+
+
 def _answers(value: Any, column: str, place: str) -> list[Row]:
     try:
         if isinstance(value, dict):
@@ -353,6 +361,7 @@ _CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
     "id": _label,
     "words": _words,
     "tags": _tags,
+    "options": _options,
     "answers": _answers,
 }
 

@@ -156,9 +156,16 @@ class LanguageModel(ModelInUse):
         if not prompts:
             return []
         read = self.prompt_tokens(prompts)
-        targets = self._target_tokens(prompts, read, continuations, finished)
+        return self.token_log_probs(read, self._target_tokens(prompts, read, continuations, finished))
+
+    def token_log_probs(
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[ScoredContinuation]:
+        """As `log_probs`, for the tokens that the model reads and writes."""
         size = self._batch_size(len(prompts))
-        return continuation_log_probs(self.model, self.params, read, targets, **self._vocabulary, batch_size=size)
+        return continuation_log_probs(
+            self.model, self.params, prompts, continuations, **self._vocabulary, batch_size=size
+        )
 
     @property
     def continues(self) -> bool:
@@ -182,7 +189,7 @@ class LanguageModel(ModelInUse):
                 raise UserError(
                     "an encoder-decoder reads an end-of-text token after its input; this tokenizer has none"
                 )
-            marked = [encode_marked(self.tokenizer, prompt, self._marks) for prompt in prompts]
+            marked = [encode_marked(self.tokenizer, prompt, self.marks) for prompt in prompts]
             return [self.tokenizer.with_frame(ids) for ids in marked]
         encoded = [self.tokenizer.with_start(ids) for ids in self.tokenizer.encode_batch(prompts)]
         if not all(encoded):
@@ -213,7 +220,7 @@ class LanguageModel(ModelInUse):
         whole = self.prompt_tokens([prompt + text])[0]
         if whole[: len(tokens)] == tokens:
             return whole[len(tokens) :]
-        return encode_marked(self.tokenizer, text, self._marks)
+        return encode_marked(self.tokenizer, text, self.marks)
 
     def _text(self, continuation: Continuation) -> str:
         """Without the token that ends it."""
@@ -248,7 +255,7 @@ class LanguageModel(ModelInUse):
 
     def _decode(self, tokens: Sequence[int]) -> str:
         """Special tokens that the model learned to generate stay."""
-        return self.tokenizer.decode(tokens, skip_special_tokens=not self._marks)
+        return self.tokenizer.decode(tokens, skip_special_tokens=not self.marks)
 
     @functools.cached_property
     def _unrolled(self) -> tuple[Any, Params]:
@@ -256,7 +263,7 @@ class LanguageModel(ModelInUse):
         return unrolled(self.model, self.params)
 
     @property
-    def _marks(self) -> tuple[str, ...]:
+    def marks(self) -> tuple[str, ...]:
         """Special tokens that texts may contain."""
         if not isinstance(self.config, PretrainConfig):
             return ()
@@ -316,7 +323,7 @@ class TaskLanguageModel(TaskModel, LanguageModel):
 
     def _continued(self, prompt: str, tokens: Sequence[int], text: str) -> list[int]:
         """In training a target is encoded by itself."""
-        return encode_marked(self.tokenizer, text, self._marks)
+        return encode_marked(self.tokenizer, text, self.marks)
 
     def prompt_tokens(self, prompts: Sequence[str]) -> list[list[int]]:
         """The token ids that the model reads for each prompt, which is cleaned like the run's rows.

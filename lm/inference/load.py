@@ -1,5 +1,6 @@
 """From a work directory, or a published model, to a model in use: the one place that checks which kind it is."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from lm.inference.classifiers import Classifier, QuestionAnswerer, Tagger
 from lm.inference.language_models import LanguageModel, TaskLanguageModel
 from lm.inference.masked_language_model import MaskedLanguageModel
 from lm.inference.model_in_use import Encoder, ModelInUse
+from lm.inference.prompted_classifier import PromptedClassifier
 from lm.inference.task_model import TaskModel
 from lm.modules.config import ModelConfig
 from lm.pretrained.hub import resolve
 from lm.pretrained.load import is_published
 from lm.runs.config import PretrainConfig
+from lm.runs.data_record import is_own
+from lm.runs.prompted_run import PromptedRun, load_prompted
 from lm.runs.published_runs import load_published
 from lm.runs.trained_run import TrainedRun, load_run
 from lm.runs.work_directory import WorkDirectory
@@ -45,6 +49,7 @@ def load(
     calibrator: str | os.PathLike | Fitted | None = None,
     mesh: Mesh | None = None,
     dtype: str = "float32",
+    model: str | os.PathLike = "",
 ) -> ModelInUse:
     """A trained model, ready for use.
 
@@ -55,11 +60,12 @@ def load(
         file, or a fitted calibrator.
       mesh: of devices, with axes `data`, `fsdp` and `tensor`, that share the parameters; None: one device holds them.
       dtype: in which a published model is kept and computed: "float32", "bfloat16" or "float16". A run has its own.
+      model: for a prompted run, where the model is that it prompts; empty: where its prompt.json says.
 
     Returns:
       Depending on the run: `LanguageModel` (decoders and encoder-decoders, pretrained or trained on a task),
-      `MaskedLanguageModel`, `Classifier`, `Tagger` or `QuestionAnswerer`; for other tasks a `TaskModel`; for an encoder
-      that only encodes texts an `Encoder`.
+      `MaskedLanguageModel`, `Classifier`, `Tagger`, `QuestionAnswerer` or `PromptedClassifier`; for other tasks a
+      `TaskModel`; for an encoder that only encodes texts an `Encoder`.
 
     Raises:
       UserError: if the model, the checkpoint or the calibrator cannot be read, or the calibrator is for another model.
@@ -74,8 +80,46 @@ def load(
     if dtype != "float32":
         raise UserError(f"{source} is a run, whose config says in which dtype it is kept: leave dtype={dtype} out")
     work_directory = WorkDirectory(Path(directory))
+    if work_directory.prompt.exists():
+        if checkpoint != "best":
+            raise UserError(f"{source} is a prompted run, whose prompt.json names the checkpoint: leave it out")
+        return _load_prompted(work_directory, calibrator, mesh, os.fspath(model))
+    if model:
+        raise UserError(f"{source} is not a prompted run: leave model={os.fspath(model)} out")
     fitted = find_calibrator(work_directory, calibrator)
     return in_use(load_run(work_directory, checkpoint, mesh=mesh), fitted, mesh)
+
+
+def _load_prompted(
+    directory: WorkDirectory, calibrator: str | os.PathLike | Fitted | None, mesh: Mesh | None, model: str
+) -> PromptedClassifier:
+    """The model of a prompted run, prompted as it says."""
+    run = load_prompted(directory)
+    if not model and not is_own(directory, run.config):
+        raise UserError(
+            f"{directory.path} was not made by you on this machine, and its prompt.json makes this command read "
+            f"{run.config.model}: if you want that, name the model yourself, with lm.load(..., model=...) or --model"
+        )
+    prompted = prompt_model(run, load(model or run.config.model, run.config.checkpoint, None, mesh, run.config.dtype))
+    if prompted.scorer.digest != run.model:
+        raise UserError(
+            f"{directory.path} prompts another model than {model or run.config.model} holds now: put the former one "
+            "back, or run experiments.prompt again"
+        )
+    return dataclasses.replace(prompted, calibrator=find_calibrator(directory, calibrator))
+
+
+def prompt_model(run: PromptedRun, model: ModelInUse) -> PromptedClassifier:
+    """A language model, prompted as a run says.
+
+    Raises:
+      UserError: for a model of another kind.
+    """
+    if not isinstance(model, LanguageModel | MaskedLanguageModel):
+        raise UserError(f"{run.config.model} is {model.kind}: only language models can be prompted")
+    return PromptedClassifier(
+        run=model.run, mesh=model.mesh, scorer=model, prompting=run.prompting, prompted_data=run.config.data
+    )
 
 
 def in_use(run: TrainedRun, calibrator: Fitted | None = None, mesh: Mesh | None = None) -> ModelInUse:

@@ -59,7 +59,7 @@ class MaskedLanguageModel(ModelInUse):
         """
         texts = as_list(texts, "texts")
         examples = [self._example(f"text {number}", text) for number, text in enumerate(texts, 1)]
-        outputs = self._outputs(self._logits, examples, text_encoding.AXES | {"places": "K"}, {})
+        outputs = self.outputs(self._logits, examples, text_encoding.AXES | {"places": "K"}, {})
         return [
             [self._filling(logits_V, top) for logits_V in output["logits"][: len(example["places"])]]
             for example, output in zip(examples, outputs, strict=True)
@@ -68,16 +68,25 @@ class MaskedLanguageModel(ModelInUse):
     def _example(self, place: str, text: str) -> Example:
         if not any(name in text for name in self._masks):
             raise UserError(f"{place} has no {' or '.join(self._masks)}: write one for each hidden token")
-        mask = self.tokenizer.special_id(_MASK)
-        if mask is None:
-            raise UserError(f"the tokenizer has no token like {_MASK}, so this model cannot fill texts: use another")
         layout = text_encoding.Layout.of(self.tokenizer, self.config.model.architecture)
         room = layout.room(self.config.model, pair=False)
         ids = encode_marked(self.tokenizer, text, self._masks)
         text_encoding.check_lengths([len(ids)], room, self.config.model, False, [place])
         example = layout.join(ids)
-        places = np.flatnonzero(example["tokens"] == mask)
+        places = np.flatnonzero(example["tokens"] == self.mask)
         return example | {"places": places.astype(np.int32)}
+
+    @property
+    def mask(self) -> int:
+        """The token that hides another.
+
+        Raises:
+          UserError: if the tokenizer has none.
+        """
+        found = self.tokenizer.special_id(_MASK)
+        if found is None:
+            raise UserError(f"the tokenizer has no token like {_MASK}, so this model cannot fill texts: use another")
+        return found
 
     @property
     def _masks(self) -> tuple[str, ...]:

@@ -138,7 +138,7 @@ class ModelInUse:
         instead = "use truncate=True, on the command line --truncate, to embed their beginnings"
         encoding = self.tokenizer, config, texts, None, truncate, places, instead
         examples = text_encoding.encode_texts(*encoding).examples
-        outputs = self._outputs(self._embed, examples, text_encoding.AXES, {})
+        outputs = self.outputs(self._embed, examples, text_encoding.AXES, {})
         return np.stack([output["embedding"] for output in outputs]) if texts else np.zeros((0, config.width))
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
@@ -204,7 +204,7 @@ class ModelInUse:
         """Compiles a function of (parameters, batch) with replicated results."""
         return jax.jit(step, out_shardings=None if self.mesh is None else NamedSharding(self.mesh, P()))
 
-    def _outputs(
+    def outputs(
         self,
         step: Step,
         examples: Sequence[Example],

@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 from lm.calibration.predictions import Predictions
 from lm.console import QUIET, Console
+from lm.data.config import ExamplesConfig
 from lm.data.rows import clean_row
 from lm.errors import UserError
 from lm.inference.examples import make_prediction_step, with_calibrator
 from lm.inference.model_in_use import ModelInUse, Step, as_list
-from lm.tasks.supervised import Encoded, Example, Results, Row
+from lm.runs.config import FinetuneConfig
+from lm.tasks.registry import columns_of
+from lm.tasks.supervised import Columns, Encoded, Example, Results, Row
 
 
 class Measured(NamedTuple):
@@ -31,6 +34,28 @@ class Predicted(NamedTuple):
 
 class TaskModel(ModelInUse):
     """Its task is a `SupervisedTask`."""
+
+    @property
+    def data(self) -> ExamplesConfig:
+        """How the rows of the run were read."""
+        return self._finetuning.data
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of rows."""
+        task = self._finetuning.task
+        needed, possible = columns_of(task)
+        return Columns(needed, tuple(name for name in possible if name != "pair" or task.pair))
+
+    @property
+    def _finetuning(self) -> FinetuneConfig:
+        assert isinstance(self.config, FinetuneConfig)  # as it was trained on rows
+        return self.config
+
+    @property
+    def rows_per_batch(self) -> int:
+        """How many rows go through the model at once."""
+        return self.config.training.evaluation_batch_size or self.config.training.batch_size
 
     def predict_rows(self, rows: Sequence[Row], truncate: bool | None = None) -> Predicted:
         """Predictions for rows, which need no labels, tags, answers or targets.
@@ -74,7 +99,7 @@ class TaskModel(ModelInUse):
 
     def _predicted(self, encoded: Encoded, batch_size: int = 0, console: Console = QUIET) -> list[dict[str, Any]]:
         axes, padding = self.task.axes, self.task.padding
-        return self._outputs(self._predict, encoded.examples, axes, padding, batch_size, console)
+        return self.outputs(self._predict, encoded.examples, axes, padding, batch_size, console)
 
     @functools.cached_property
     def _predict(self) -> Step:
@@ -104,5 +129,5 @@ class TaskModel(ModelInUse):
             for number, row in enumerate(rows, 1):
                 if name != "words" and not isinstance(row[name], str):
                     raise UserError(f"{kind} {number} must be text, got {type(row[name]).__name__}")
-        cleaning = self.config.data.cleaning
+        cleaning = self.data.cleaning
         return [clean_row({**row, "place": f"{kind} {number}"}, cleaning) for number, row in enumerate(rows, 1)]

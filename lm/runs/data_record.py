@@ -21,7 +21,10 @@ from lm.data.store import TokenStore
 from lm.errors import UserError
 from lm.files import cache_directory, read_json, write_json, written_atomically
 from lm.runs.config import PretrainConfig, RunConfig
+from lm.runs.prompted_run import PromptedRunConfig
 from lm.runs.work_directory import WorkDirectory
+
+AnyRun = RunConfig | PromptedRunConfig
 
 _KEY_BYTES = 32
 # Splits that training never sees; results on them may be renewed.
@@ -89,7 +92,7 @@ def check_data(
     Raises:
       UserError: if the run, or the one that it is compared with, was trained on other data.
     """
-    if not directory.config.exists():
+    if not directory.config.exists() and not directory.prompt.exists():
         if compared_with is not None:
             _check_comparable(compared_with, found)
         return []
@@ -138,9 +141,10 @@ def _changes_in_training(changed: Mapping[str, str]) -> list[str]:
 
 
 def _other_data(directory: WorkDirectory, how: str) -> UserError:
+    trained = f", where config.init_from={directory.path} would begin with this run's parameters"
     return UserError(
         f"{directory.path} holds a run on other data: since it began, {how}. Put the former data back, or use another "
-        f"--workdir, where config.init_from={directory.path} would begin with this run's parameters"
+        f"--workdir{trained if directory.config.exists() else ''}"
     )
 
 
@@ -156,7 +160,7 @@ def recorded_data(directory: WorkDirectory) -> Fingerprints:
         raise _damaged(directory) from error
 
 
-def write_data_record(directory: WorkDirectory, config: RunConfig, found: Fingerprints) -> None:
+def write_data_record(directory: WorkDirectory, config: AnyRun, found: Fingerprints) -> None:
     """Writes data.json, for a run whose data the user named on the command line or in a config file."""
     splits = {name: dataclasses.asdict(each) for name, each in found.items()}
     record = {"splits": splits, "signature": _signature(config)}
@@ -164,7 +168,7 @@ def write_data_record(directory: WorkDirectory, config: RunConfig, found: Finger
         write_json(directory.data, record)
 
 
-def check_own(directory: WorkDirectory, config: RunConfig, reads: Sequence[str], instead: str) -> None:
+def check_own(directory: WorkDirectory, config: AnyRun, reads: Sequence[str], instead: str) -> None:
     """Checks that this user named the data of a run, before it is read.
 
     Args:
@@ -192,7 +196,7 @@ def check_own(directory: WorkDirectory, config: RunConfig, reads: Sequence[str],
     )
 
 
-def check_inside(directory: WorkDirectory, config: RunConfig, folder: Path, instead: str = "") -> None:
+def check_inside(directory: WorkDirectory, config: AnyRun, folder: Path, instead: str = "") -> None:
     """Checks that no link would lead what is written to a folder out of a run that may come from someone else.
 
     Args:
@@ -209,7 +213,7 @@ def check_inside(directory: WorkDirectory, config: RunConfig, folder: Path, inst
         raise UserError(f"{folder} leads to {target}: remove the link{instead}")
 
 
-def is_own(directory: WorkDirectory, config: RunConfig) -> bool:
+def is_own(directory: WorkDirectory, config: AnyRun) -> bool:
     """Whether this user trained the run, or resumed it, with this data on this machine."""
     signature, expected = _read(directory).get("signature"), _signature(config)
     return isinstance(signature, str) and expected is not None and hmac.compare_digest(signature, expected)
@@ -228,12 +232,15 @@ def _damaged(directory: WorkDirectory) -> UserError:
     return UserError(f"{directory.data} is damaged: delete it if you know that the data is the run's own")
 
 
-def _signature(config: RunConfig) -> str | None:
+def _signature(config: AnyRun) -> str | None:
     """A proof that the owner of the key named this data; None where no key can be kept."""
     key = _key(cache_directory() / "signing_key")
     if key is None:
         return None
-    named = json.dumps([type(config).__name__, dataclasses.asdict(config.data)], sort_keys=True)
+    reads = [type(config).__name__, dataclasses.asdict(config.data)]
+    if isinstance(config, PromptedRunConfig):
+        reads.append(config.model)
+    named = json.dumps(reads, sort_keys=True)
     return hmac.new(key, named.encode(), "sha256").hexdigest()
 
 

@@ -49,6 +49,11 @@ class WorkDirectory:
         return self.path / "config.json"
 
     @property
+    def prompt(self) -> Path:
+        """How a model is prompted, JSON; only of a prompted run, which has no config."""
+        return self.path / "prompt.json"
+
+    @property
     def tokenizer(self) -> Path:
         """The tokenizer, in the format of the `tokenizers` library."""
         return self.path / "tokenizer.json"

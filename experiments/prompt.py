@@ -1,0 +1,206 @@
+"""Prompts a language model to classify rows, and measures how well, and how sure of itself, it does.
+
+python -m experiments.prompt --config=prompt:sst2 --config.model=gguf:FILE --workdir=runs/prompted_sst2
+python -m experiments.prompt --config=prompt --config.model=runs/smollm2 --config.data.train=csv:train.csv \\
+    --config.data.test=csv:test.csv --config.prompt.item="Mail: {text}\\nKind:" --workdir=runs/prompted_mails
+python -m experiments.calibrate --config=calibrate_prompt --workdir=runs/prompted_sst2
+python -m experiments.predict --workdir=runs/prompted_sst2 --calibrator=shift_temperature_bias --text="A quiet film."
+
+Validation rows, to fit calibrators to, and test rows are scored: predictions/SPLIT.npz, SPLIT.jsonl and
+SPLIT.metrics.json. A run that was stopped goes on where it was.
+"""
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from experiments.evaluate import show
+from lm.command_line import define_config_file, overridden, run
+from lm.console import QUIET, Console
+from lm.data.config import check_overridden_sources
+from lm.data.rows import Row, Splits, read_examples
+from lm.errors import UserError
+from lm.files import check_writable
+from lm.inference.load import load, prompt_model
+from lm.inference.prompted_classifier import LabelScores, PromptedClassifier
+from lm.prompting.prompts import Prompting, columns_of, domain_texts
+from lm.prompting.shots import choose_shots
+from lm.prompting.templates import LETTERS
+from lm.runs.data_record import check_data, write_data_record
+from lm.runs.prompted_run import PromptedRun, PromptedRunConfig
+from lm.runs.results import Evaluation, write_results
+from lm.runs.work_directory import WorkDirectory
+from lm.training.finetuning import row_fingerprints
+
+_AT_ONCE = 128  # rows that are scored, and written, together
+_LITTLE_MASS = 0.1
+_SCORED = ("log_probs", "label_mass", "cut")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command line."""
+    define_config_file(values, PromptedRunConfig)
+    flags.DEFINE_string("workdir", None, "Directory for the results.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Prompts and prints."""
+    if not values.workdir:
+        raise UserError("--workdir is missing: name a directory for the results")
+    check_overridden_sources(values.config.data, overridden(values))
+    directory = WorkDirectory(Path(values.workdir))
+    for found in prompt(values.config, directory, Console(stderr=True)):
+        show(found, Console())
+    workdir = shlex.quote(str(directory.path))
+    Console(stderr=True).print(
+        f"everything is in {directory.path}\nnext: python -m experiments.calibrate --config=calibrate_prompt "
+        f"--workdir={workdir}",
+        soft_wrap=True,
+    )
+
+
+def prompt(config: PromptedRunConfig, directory: WorkDirectory, console: Console = QUIET) -> list[Evaluation]:
+    """Scores the validation and the test rows, writes the results, and returns them.
+
+    Args:
+      config: of the run.
+      directory: of the run.
+      console: for progress.
+
+    Raises:
+      UserError: if the config, the rows, the model or the directory is invalid; nothing is written then.
+    """
+    if not config.model:
+        raise UserError("config.model is empty: name a run's directory, hf:DIRECTORY or gguf:FILE")
+    check_writable(directory.path, f"--workdir={directory.path}")
+    columns = columns_of(config.prompt, config.own_options)
+    splits = _some(read_examples(config.data, *columns), config)
+    classes = _classes(config, splits)
+    shots = choose_shots(splits.train, () if config.own_options else classes, config.prompt)
+    prompting = Prompting(config.prompt, classes, config.own_options, tuple(shots))
+    scorer = load(config.model, config.checkpoint, dtype=config.dtype)
+    prompted = PromptedRun(config, prompting, scorer.digest)
+    prompted.check(directory)
+    data = row_fingerprints(splits)
+    notes = check_data(directory, data)
+    model = prompt_model(prompted, scorer)
+    parts = {name: rows for name in ("validation", "test") if (rows := getattr(splits, name))}
+    for rows in parts.values():
+        model.check(rows)
+    for line in (*notes, *_introduction(model, splits, parts)):
+        console.print(line)
+    with directory.locked():
+        prompted.save(directory)
+        write_data_record(directory, config, data)
+        return [_evaluate(model, name, rows, splits.train, config, directory, console) for name, rows in parts.items()]
+
+
+def _evaluate(
+    model: PromptedClassifier,
+    name: str,
+    rows: Sequence[Row],
+    train: Sequence[Row],
+    config: PromptedRunConfig,
+    directory: WorkDirectory,
+    console: Console,
+) -> Evaluation:
+    scores = _scored(model, rows, directory.path / "scores" / f"{name}.jsonl", f"scoring {name} rows", console)
+    measured = model.measured(rows, scores)
+    mass = float(scores.mass_N.mean())
+    notes = measured.notes
+    if mass < _LITTLE_MASS:
+        notes += (f"the answers have {mass:.1%} of the probability after the prompt: the model expects other text",)
+    results = measured.results
+    if not config.own_options:  # the constants are of classes
+        predictions = dataclasses.replace(results.predictions, priors=_priors(model, train, config))
+        results = dataclasses.replace(results, predictions=predictions)
+    return write_results(results, directory, name, 1000, model.step, measured.cut, notes)
+
+
+def _priors(model: PromptedClassifier, train: Sequence[Row], config: PromptedRunConfig) -> dict[str, np.ndarray]:
+    """Logits of the same prompt without content, of random words of the training rows, and of its premise alone."""
+    texts = [row[name] for row in train for name in model.prompting.template.columns]
+    random = domain_texts(texts, config.domain_texts, config.row_seed)
+    return {
+        "content_free": model.prior(config.content_free),
+        "domain": model.prior(random),
+        "premise": model.premise(),
+    }
+
+
+def _scored(model: PromptedClassifier, rows: Sequence[Row], path: Path, doing: str, console: Console) -> LabelScores:
+    """The scores of rows; those that a file holds are not computed again, and others are added to it."""
+    path.parent.mkdir(exist_ok=True)
+    known = _known(path, rows)
+    with console.progress(doing, len(rows)) as advance, open(path, "a", encoding="utf-8") as file:
+        advance(len(known))
+        for first in range(len(known), len(rows), _AT_ONCE):
+            found = model.score(rows[first : first + _AT_ONCE])
+            part = [
+                {"place": row["place"], "log_probs": logits_C.tolist(), "label_mass": float(mass), "cut": bool(cut)}
+                for row, logits_C, mass, cut in zip(rows[first:], *found, strict=False)
+            ]
+            file.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in part)
+            file.flush()
+            known += part
+            advance(len(part))
+    return LabelScores(
+        np.array([each["log_probs"] for each in known], np.float32),
+        np.array([each["label_mass"] for each in known]),
+        np.array([each["cut"] for each in known]),
+    )
+
+
+def _known(path: Path, rows: Sequence[Row]) -> list[dict]:
+    """What a run that was stopped has scored. Its last line may be half a line: it is removed."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    found = []
+    for row, line in zip(rows, lines, strict=False):
+        try:
+            each = json.loads(line)
+            sound = line.endswith(b"\n") and each["place"] == row["place"] and set(_SCORED) < set(each)
+        except (ValueError, KeyError, TypeError):
+            sound = False
+        if not sound:
+            break
+        found.append(each)
+    if len(found) < len(lines):
+        with open(path, "r+b") as file:
+            file.truncate(sum(map(len, lines[: len(found)])))
+    return found
+
+
+def _some(splits: Splits, config: PromptedRunConfig) -> Splits:
+    """The rows to score, drawn from their split in its order."""
+
+    def some(rows: list[Row], count: int) -> list[Row]:
+        order = np.random.default_rng(config.row_seed).permutation(len(rows))
+        return [rows[place] for place in sorted(order[: count or None])]
+
+    return Splits(splits.train, some(splits.validation, config.validation_rows), some(splits.test, config.test_rows))
+
+
+def _classes(config: PromptedRunConfig, splits: Splits) -> tuple[str, ...]:
+    rows = [row for part in splits for row in part]
+    if config.own_options:
+        return LETTERS[: max(len(row["options"]) for row in rows)]
+    return config.classes or tuple(sorted({row["label"] for row in splits.train}))
+
+
+def _introduction(model: PromptedClassifier, splits: Splits, parts: dict[str, list[Row]]) -> list[str]:
+    """What is about to be asked, with an example."""
+    rows = next(iter(parts.values()))
+    counts = ", ".join(f"{len(rows):,} {name} rows" for name, rows in parts.items())
+    return [
+        f"{len(model.prompting.shots)} shots of {len(splits.train):,} training rows; {counts}",
+        f"the first prompt, which ends at |, and its answers:\n{model.shown(rows[0])}",
+    ]
+
+
+if __name__ == "__main__":
+    run(main, define_flags, __doc__.strip())

@@ -1,0 +1,1 @@
+"""From rows to prompts: templates, label words, and examples that come first."""
