@@ -3,8 +3,8 @@
     fitted = fit("temperature", logits, labels)
     calibrated_NC = fitted.apply(other_logits)
 
-Each entry is a pair of functions, `fit(items) -> parameters` and `apply(parameters, logits) -> logits`, and says what
-its parameters may be. One-vs-rest calibrators return log-probabilities, which are logits too.
+Each entry is a `Calibrator`: a pair of functions, `fit(items) -> parameters` and `apply(parameters, logits) -> logits`,
+which says what its parameters may be. One-vs-rest calibrators return log-probabilities, which are logits too.
 
 Axes: N items, C classes.
 """
@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,71 +24,25 @@ from jax import Array
 
 from lm.calibration import affine, one_vs_rest
 from lm.calibration import parameters as specs
+from lm.calibration.affine_calibrators import (
+    MATRIX,
+    affine_calibrator,
+    off_diagonal_and_intercept,
+    penalized_calibrator,
+    ridge,
+    structured,
+)
+from lm.calibration.calibrator import FEWEST, Calibrator, FitItems
 from lm.calibration.inputs import ArrayLike, InputError, checked_labels, checked_logits, checked_weights
-from lm.calibration.logits import Logits, map_chunks, rows, take, whole
-from lm.calibration.outcomes import outcomes
+from lm.calibration.logits import Logits, map_chunks, rows, whole
+from lm.calibration.outcomes import mean_nll, outcomes
 from lm.calibration.parameters import Numbers, Parameters, Spec
 from lm.calibration.temperature import fit_temperature
 from lm.errors import UserError
 from lm.files import is_unchanged, read_json, with_digest, write_atomically
 from lm.types import AnyArray
 
-FEWEST = 5  # items of a class, for parameters of its own
 _TOLERANCE = 1e-6  # relative, of a loss in float32
-
-
-class FitItems(NamedTuple):
-    """Items to fit to.
-
-    Attributes:
-      logits: [N, C], or factors.
-      labels_N: the true classes.
-      weights_N: how much each counts, with mean 1.
-      is_rare_C: classes with fewer than `FEWEST` items: too few for parameters of their own.
-    """
-
-    logits: Logits
-    labels_N: Array
-    weights_N: np.ndarray
-    is_rare_C: np.ndarray
-
-    def take(self, index_N: np.ndarray) -> "FitItems":
-        """Some of them, with the same rare classes."""
-        weights_N = self.weights_N[index_N]
-        logits, labels_N = take(self.logits, index_N), self.labels_N[index_N]
-        return FitItems(logits, labels_N, weights_N / weights_N.mean(), self.is_rare_C)
-
-
-def _always_sound(parameters: Parameters) -> None:
-    """Nothing to check beyond each parameter by itself."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibrator:
-    """A calibration method.
-
-    Attributes:
-      label: name in tables.
-      fit: from items to parameters: arrays, numbers, lists of arrays. The optional entries `converged` and `at_bound`
-        describe how the fit ended.
-      apply: from parameters and logits to logits.
-      spec: what each parameter may be.
-      summary: one line about the parameters.
-      by_class: whether classes have parameters of their own.
-      takes_zeros: whether it can be fitted to labels with probability 0.
-      takes_weights: whether items can count differently.
-      check: raises ValueError for parameters that do not go together.
-    """
-
-    label: str
-    fit: Callable[[FitItems], Parameters]
-    apply: Callable[[Parameters, Logits], Logits]
-    spec: Spec
-    summary: Callable[[Parameters], str] = lambda parameters: ""
-    by_class: bool = True
-    takes_zeros: bool = False
-    takes_weights: bool = True
-    check: Callable[[Parameters], None] = _always_sound
 
 
 # --- temperature and its ensemble ---
@@ -144,68 +98,6 @@ def _check_shares(parameters: Parameters) -> None:
         raise ValueError("weights must sum to 1")
 
 
-# --- affine maps ---
-
-
-def _fit_affine(items: FitItems, **how: Any) -> Parameters:
-    found = affine.fit_affine(*items, **how)
-    return {
-        "scale": np.asarray(found.scale),
-        "bias": np.asarray(found.bias),
-        "reach": np.float32(found.reach),
-        "converged": bool(found.converged),
-        "at_bound": bool(found.at_bound) and how.get("start") != "identity",
-    }
-
-
-def _apply_affine(parameters: Parameters, logits: Logits) -> Logits:
-    reach = parameters.get("reach", affine.EVERYTHING)
-    return affine.apply_affine(parameters["scale"], parameters["bias"], reach, logits)
-
-
-def _structured(weights: affine.Weights, items: int, strength: Array) -> Array:
-    """Shrinks to temperature scaling, more so with more parameters per item (Berta et al. 2025, with rho = tau = 1)."""
-    classes = weights["bias"].shape[0]
-    total = strength * classes / items * (jnp.square(weights["bias"]).sum() + jnp.square(weights["diagonal"]).sum())
-    if "off_diagonal" in weights:
-        off_diagonal = affine.without_diagonal(weights["off_diagonal"])
-        total += strength * classes * (classes - 1) / items * jnp.square(off_diagonal).sum()
-    return total
-
-
-def _off_diagonal_and_intercept(weights: affine.Weights, items: int, strength: Array) -> Array:
-    """ODIR (Kull et al. 2019, section 4): mean squares of the off-diagonal entries and of the biases."""
-    classes = weights["bias"].shape[0]
-    off_diagonal = jnp.square(affine.without_diagonal(weights["off_diagonal"])).sum() / (classes * (classes - 1))
-    return strength * (off_diagonal + jnp.square(weights["bias"]).mean())
-
-
-def _ridge(weights: affine.Weights, items: int, strength: Array) -> Array:
-    """The squared distance from temperature scaling."""
-    squares = (affine.without_diagonal(weights["off_diagonal"]), weights["diagonal"], weights["bias"])
-    return strength * sum(jnp.square(part).sum() for part in squares)
-
-
-_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-_MATRIX = ("diagonal", "off_diagonal", "bias")
-
-
-def _fit_penalized(items: FitItems, *, penalty: Callable) -> Parameters:
-    """A matrix with a penalty whose strength is chosen on every fifth item, held out from the fit."""
-    is_held_out_N = np.arange(len(items.labels_N)) % 5 == 4
-    if not items.weights_N[is_held_out_N].any() or not items.weights_N[~is_held_out_N].any():
-        raise InputError("its strength is chosen on every fifth item, so it needs at least 5 items")
-    kept, held_out = items.take(~is_held_out_N), items.take(is_held_out_N)
-
-    def held_out_nll(strength: float) -> float:
-        parameters = _fit_affine(kept, free=_MATRIX, penalty=penalty, strength=strength)
-        return _mean_nll(_apply_affine(parameters, held_out.logits), held_out.labels_N, held_out.weights_N)
-
-    strength = min(_STRENGTHS, key=held_out_nll)
-    fitted = _fit_affine(items, free=_MATRIX, penalty=penalty, strength=strength)
-    return {**fitted, "strength": strength}
-
-
 def _fit_scaling_binning(items: FitItems) -> Parameters:
     parameters = _fit_temperature(items)
     scaled_NC = whole(_apply_temperature(parameters, items.logits))
@@ -225,23 +117,9 @@ def _ensemble_summary(parameters: Parameters) -> str:
     return f"{_temperature_summary(parameters)}; shares of scaled, unscaled, uniform: {shares}"
 
 
-def _strength_summary(parameters: Parameters) -> str:
-    return f"strength {parameters['strength']:g}"
-
-
-def _affine(label: str, spec: Spec, **how: Any) -> Calibrator:
-    return Calibrator(label, functools.partial(_fit_affine, **how), _apply_affine, spec)
-
-
-def _penalized(label: str, penalty: Callable) -> Calibrator:
-    fit_matrix = functools.partial(_fit_penalized, penalty=penalty)
-    spec = {**specs.MATRIX, "strength": specs.POSITIVE}
-    return Calibrator(label, fit_matrix, _apply_affine, spec, _strength_summary)
-
-
 def _one_vs_rest(label: str, fit_classes: Callable, apply: Callable, spec: Spec, **more: Any) -> Calibrator:
     def fit_items(items: FitItems) -> Parameters:
-        return fit_classes(whole(items.logits), *items[1:])
+        return fit_classes(whole(items.logits), items.labels_N, items.weights_N, items.is_rare_C)
 
     def apply_whole(parameters: Parameters, logits: Logits) -> Array:
         return apply(parameters, whole(logits))
@@ -258,14 +136,16 @@ CALIBRATORS: dict[str, Calibrator] = {
     "temperature": Calibrator(
         "Temperature", _fit_temperature, _apply_temperature, specs.TEMPERATURE, _temperature_summary, by_class=False
     ),
-    "bias": _affine("Bias only", specs.ONE_SCALE, free=("bias",), start="identity"),
-    "temperature_bias": _affine("Temperature with bias", specs.ONE_SCALE, free=("log_scale", "bias")),
-    "vector": _affine("Vector", specs.VECTOR, free=("diagonal", "bias")),
-    "matrix": _affine("Matrix", specs.MATRIX, free=_MATRIX),
-    "matrix_odir": _penalized("Matrix, ODIR", _off_diagonal_and_intercept),
-    "matrix_ridge": _penalized("Matrix, ridge", _ridge),
-    "structured_vector": _affine("Structured vector", specs.VECTOR, free=("diagonal", "bias"), penalty=_structured),
-    "structured_matrix": _affine("Structured matrix", specs.MATRIX, free=_MATRIX, penalty=_structured),
+    "bias": affine_calibrator("Bias only", specs.ONE_SCALE, free=("bias",), start="identity"),
+    "temperature_bias": affine_calibrator("Temperature with bias", specs.ONE_SCALE, free=("log_scale", "bias")),
+    "vector": affine_calibrator("Vector", specs.VECTOR, free=("diagonal", "bias")),
+    "matrix": affine_calibrator("Matrix", specs.MATRIX, free=MATRIX),
+    "matrix_odir": penalized_calibrator("Matrix, ODIR", off_diagonal_and_intercept),
+    "matrix_ridge": penalized_calibrator("Matrix, ridge", ridge),
+    "structured_vector": affine_calibrator(
+        "Structured vector", specs.VECTOR, free=("diagonal", "bias"), penalty=structured
+    ),
+    "structured_matrix": affine_calibrator("Structured matrix", specs.MATRIX, free=MATRIX, penalty=structured),
     "platt": _one_vs_rest("Platt", one_vs_rest.fit_platt, one_vs_rest.apply_platt, specs.PLATT),
     "beta": _one_vs_rest("Beta", one_vs_rest.fit_beta, one_vs_rest.apply_beta, specs.BETA),
     "isotonic": _one_vs_rest(
@@ -474,7 +354,7 @@ def fit(name: str, logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | No
         classes=classes,
         items=items,
         nll_before=float(np.mean(weights_N * before_N, dtype=np.float64)),
-        nll_after=_mean_nll(calibrator.apply(parameters, logits), labels_N, weights_N),
+        nll_after=mean_nll(calibrator.apply(parameters, logits), labels_N, weights_N),
         converged=bool(parameters.get("converged", True)),
         at_bound=bool(parameters.get("at_bound", False)),
     )
@@ -493,8 +373,3 @@ def labels_ruled_out(logits: Logits, labels_N: AnyArray, nll_N: np.ndarray) -> n
     infinite = np.flatnonzero(np.isinf(nll_N))
     is_out = [bool(rows(logits, item, 1)[0, labels_N[item]] == -jnp.inf) for item in infinite.tolist()]
     return infinite[np.array(is_out, bool)]
-
-
-def _mean_nll(logits: Logits, labels_N: AnyArray, weights_N: np.ndarray) -> float:
-    nll_N = np.asarray(outcomes(labels_N, logits=logits).nll_N)
-    return float(np.mean(np.where(weights_N > 0, weights_N * nll_N, 0), dtype=np.float64))

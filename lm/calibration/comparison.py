@@ -12,7 +12,8 @@ import numpy as np
 
 from lm.calibration import errors, scores
 from lm.calibration.binning import Binning, BinTotals, bin_totals, equal_mass
-from lm.calibration.calibrators import CALIBRATORS, FEWEST, TAKE_ZEROS, Fitted, LabelsRuledOut, fit, rare_classes
+from lm.calibration.calibrator import FEWEST
+from lm.calibration.calibrators import CALIBRATORS, TAKE_ZEROS, Fitted, LabelsRuledOut, fit, rare_classes
 from lm.calibration.inputs import InputError
 from lm.calibration.logits import Logits, whole
 from lm.calibration.metrics import METRICS, Metric

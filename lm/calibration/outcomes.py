@@ -88,6 +88,12 @@ def _checked(labels: ArrayLike, logits: Logits, fields: tuple[str, ...], is_norm
     return on_host
 
 
+def mean_nll(logits: Logits, labels_N: AnyArray, weights_N: np.ndarray) -> float:
+    """The mean negative log-likelihood, by weights with mean 1; that of items with weight 0 may be infinite."""
+    nll_N = np.asarray(outcomes(labels_N, logits=logits).nll_N)
+    return float(np.mean(np.where(weights_N > 0, weights_N * nll_N, 0), dtype=np.float64))
+
+
 @jax.jit(static_argnames=("normalized", "fields"))
 def _outcomes(logits: Logits, labels_N: Array, normalized: bool, fields: tuple[str, ...]) -> tuple[Array, ...]:
     def of_chunk(logits_NC: Array, labels_N: Array) -> tuple[Array, ...]:

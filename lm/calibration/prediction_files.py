@@ -32,12 +32,19 @@ _PACKED = 200  # times that a compressed array may be smaller in the file than i
 _SMALL = 2**26  # bytes below which it may be smaller still
 
 
-def read_arrays(path: Path, known: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+def read_arrays(
+    path: Path, known: Collection[str], besides: Collection[str] = ()
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Reads the arrays with known names.
 
     A table (csv, tsv, jsonl, parquet, or a list of objects in json) has a row for each item, and columns `label`, `id`,
     `cluster`, `weight`, and the scores: a list for each item in `probabilities` (or `logits`, `log_probs`), a number in
     `probability` for class 1 of two, or columns such as `probability_cat`, `probability_dog` that name the classes.
+
+    Args:
+      path: of the file.
+      known: names of arrays.
+      besides: names of arrays that are not of the items, for which only npz files have a place.
 
     Returns:
       The arrays, and the names of what was not used.
@@ -51,7 +58,7 @@ def read_arrays(path: Path, known: Collection[str]) -> tuple[dict[str, np.ndarra
     if reader is None:
         raise UserError(f"{path}: predictions are read from files that end in {', '.join(_READERS)}")
     try:
-        arrays, unused = reader(path, known)
+        arrays, unused = reader(path, (*known, *besides) if reader is _read_npz else known)
         # Bytes are how C and HDF5 hold text.
         return {name: np.char.decode(a, "utf-8") if a.dtype.kind == "S" else a for name, a in arrays.items()}, unused
     except UserError as error:

@@ -1,9 +1,10 @@
 """Predictions as a file: the input of calibration, from any model.
 
-Axes: N items, C classes, D hidden width.
+Axes: N items, C classes, D hidden width, K inputs of a prior, M items without labels.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lm.calibration.inputs import (
 from lm.calibration.logits import FactoredLogits, Logits, take, whole
 from lm.calibration.outcomes import Outcomes, outcomes
 from lm.calibration.prediction_files import SCORES, read_arrays
+from lm.calibration.priors import PRIORS, array_of, checked_priors, checked_scores
 from lm.errors import UserError
 from lm.files import written_atomically
 
@@ -31,6 +33,7 @@ JUDGEMENTS = ("wrong", "right")
 # One value each; a model of the user's own may leave them out.
 _ORIGIN = {"checkpoint": np.integer, "model": np.str_}
 _ARRAYS = (*SCORES, "hidden", "output", "labels", "ids", "clusters", "class_names", "weights", *_ORIGIN)
+_BESIDES = ("unlabelled", *map(array_of, PRIORS))  # of other inputs than the items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,11 @@ class Predictions:
     items dependent), `weights` [N] and `class_names` [C]. Scores [N] or [N, 1] are those of class 1 of two.
     Predictions of a run also say which model made them: `checkpoint`, its step, and `model`, a digest of its
     parameters. `lm.calibration.prediction_files` says how the same is written as csv, json and others.
+
+    Those of a prompted model may also hold, in npz files only, the log-probabilities of the labels for other inputs in
+    the same prompt: `prior_content_free`, `prior_domain` and `prior_premise` [K, C] for the inputs that
+    `lm.calibration.priors.PRIORS` names, and `unlabelled` [M, C] for items whose labels nobody knows. Calibrators that
+    need no labels are fitted to them.
 
     Two classes named "wrong" and "right" are no choice between them: they judge an answer that was given, such as the
     span that answers a question. Its confidence is the probability of "right", however low.
@@ -57,6 +65,8 @@ class Predictions:
       model: digest of that checkpoint's parameters, or None.
       weights_N: how much each item counts, or None if all count the same.
       unused: what a file held besides, by name.
+      priors: log-probabilities of the labels for the inputs of each prior, [K, C], by its name.
+      unlabelled_MC: log-probabilities of the labels for items without labels, or None.
     """
 
     logits: np.ndarray | FactoredLogits
@@ -68,6 +78,8 @@ class Predictions:
     model: str | None = None
     weights_N: np.ndarray | None = None
     unused: tuple[str, ...] = ()
+    priors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    unlabelled_MC: np.ndarray | None = None
 
     def __post_init__(self):
         logits = _on_host(checked_logits(logits=self.logits))
@@ -78,7 +90,10 @@ class Predictions:
             "ids_N": checked_names(self.ids_N, items, "ids"),
             "clusters_N": checked_names(self.clusters_N, items, "clusters"),
             "weights_N": checked_weights(self.weights_N, items),
+            "priors": checked_priors(self.priors, classes),
         }
+        if self.unlabelled_MC is not None:
+            checked["unlabelled_MC"] = checked_scores(self.unlabelled_MC, classes, "unlabelled")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         if self.class_names is not None:
@@ -105,7 +120,7 @@ class Predictions:
         return found._replace(confidence_N=right_N, correct_N=self.labels_N.astype(np.float32))
 
     def select(self, index_N: np.ndarray) -> "Predictions":
-        """A subset of the items, by mask or by index."""
+        """A subset of the items, by mask or by index; what is of other inputs stays."""
         chosen = {
             name: values[index_N]
             for name in ("labels_N", "ids_N", "clusters_N", "weights_N")
@@ -130,6 +145,9 @@ class Predictions:
         for name in ("ids", "clusters", "weights"):
             if (values := getattr(self, f"{name}_N")) is not None:
                 arrays[name] = values
+        arrays |= {array_of(name): values for name, values in self.priors.items()}
+        if self.unlabelled_MC is not None:
+            arrays["unlabelled"] = self.unlabelled_MC
         if self.class_names is not None:
             arrays["class_names"] = np.array(self.class_names)
         arrays |= {name: np.array(of) for name in _ORIGIN if (of := getattr(self, name)) is not None}
@@ -149,7 +167,7 @@ class Predictions:
           UserError: if it is missing or of another kind, holds pickled objects, lacks an array, or arrays do not match.
         """
         path = Path(path)
-        arrays, unused = read_arrays(path, _ARRAYS)
+        arrays, unused = read_arrays(path, _ARRAYS, _BESIDES)
         try:
             return cls._from_arrays(arrays, normalize, tuple(unused))
         except ValueError as error:
@@ -170,6 +188,8 @@ class Predictions:
             class_names=class_names,
             weights_N=arrays.get("weights"),
             unused=unused,
+            priors={name: arrays[array_of(name)] for name in PRIORS if array_of(name) in arrays},
+            unlabelled_MC=arrays.get("unlabelled"),
             **{name: _one_value(arrays[name], name) for name in _ORIGIN if name in arrays},
         )
 

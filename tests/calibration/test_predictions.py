@@ -77,6 +77,30 @@ def test_probabilities_and_log_probs_are_logits_by_name(dtype, tmp_path):
     )
 
 
+def test_scores_of_other_inputs_stay_with_every_part(tmp_path):
+    priors = {"content_free": changed(LOGITS[:3], (0, 1), -np.inf), "premise": LOGITS[:1].astype(np.float64)}
+    whole = Predictions(LOGITS, LABELS, np.arange(N), priors=priors, unlabelled_MC=LOGITS[5:])
+    whole.save(tmp_path / "a.npz")
+    loaded = Predictions.load(tmp_path / "a.npz")
+    assert "unlabelled" not in loaded.unused
+    for part in (loaded, *split(loaded, 0.5, seed=0)):
+        assert list(part.priors) == ["content_free", "premise"]
+        for name, values in part.priors.items():
+            np.testing.assert_array_equal(values, priors[name])
+            assert values.dtype == np.float32
+        np.testing.assert_array_equal(part.unlabelled_MC, LOGITS[5:])
+    without = Predictions(LOGITS, LABELS)
+    assert (dict(without.priors), without.unlabelled_MC) == ({}, None)
+    with pytest.raises(UserError, match="unknown prior 'context'; known are content_free, domain, premise"):
+        Predictions(LOGITS, LABELS, priors={"context": LOGITS})
+
+
+def test_tables_have_no_place_for_other_inputs(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("label,probability,unlabelled,prior_domain\n0,0.3,x,y\n1,0.6,x,y\n")
+    assert Predictions.load(path).unused == ("unlabelled", "prior_domain")
+
+
 BAD = {
     "no labels": ({"logits": LOGITS}, "the array `labels` is missing; found logits"),
     "nothing": ({}, "the array `labels` is missing; found none"),
@@ -124,6 +148,20 @@ BAD = {
         {"labels": LABELS, "probabilities": changed(PROBABILITIES, 3, [1.1, -0.1, 0])},
         "probabilities of item 3 is -0.1",
     ),
+    "a prior with NaN": (
+        {**GOOD, "prior_domain": changed(LOGITS, (2, 1), np.nan)},
+        "prior_domain of input 2 has NaN, +inf or no finite value (1 in all)",
+    ),
+    "a prior of an input that allows nothing": (
+        {**GOOD, "prior_content_free": changed(LOGITS, 4, -np.inf)},
+        "prior_content_free of input 4 has NaN",
+    ),
+    "a prior too large for float32": ({**GOOD, "unlabelled": changed(LOGITS.astype(float), (0, 1), 1e300)}, "+inf"),
+    "a prior of one row": ({**GOOD, "prior_premise": LOGITS[0]}, "prior_premise must be floating-point log-prob"),
+    "a prior without rows": ({**GOOD, "prior_premise": LOGITS[:0]}, "one row for each input, not float32 (0, 3)"),
+    "a prior of whole numbers": ({**GOOD, "prior_premise": LOGITS.astype(int)}, "not int64 (12, 3)"),
+    "a prior of text": ({**GOOD, "prior_premise": LOGITS.astype(str)}, "prior_premise must hold numbers"),
+    "fewer classes without labels": ({**GOOD, "unlabelled": LOGITS[:, :2]}, "unlabelled must be floating-point"),
     "objects": ({**GOOD, "ids": np.array([{}] * N, dtype=object)}, "plain arrays"),
     "objects for logits": ({**GOOD, "logits": np.array([[1, None]] * N, dtype=object)}, "plain arrays"),
 }
