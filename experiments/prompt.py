@@ -27,7 +27,8 @@ from lm.data.rows import Row, Splits, read_examples
 from lm.errors import UserError
 from lm.files import check_writable
 from lm.inference.load import load, prompt_model
-from lm.inference.prompted_classifier import LabelScores, PromptedClassifier
+from lm.inference.prompted_classifier import PromptedClassifier
+from lm.prompting.answer_scores import AnswerScores
 from lm.prompting.prompts import Prompting, columns_of, domain_texts
 from lm.prompting.shots import choose_shots
 from lm.prompting.templates import LETTERS
@@ -39,7 +40,6 @@ from lm.training.finetuning import row_fingerprints
 
 _AT_ONCE = 128  # rows that are scored, and written, together
 _LITTLE_MASS = 0.1
-_SCORED = ("log_probs", "label_mass", "cut")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -109,7 +109,8 @@ def _evaluate(
     directory: WorkDirectory,
     console: Console,
 ) -> Evaluation:
-    scores = _scored(model, rows, directory.path / "scores" / f"{name}.jsonl", f"scoring {name} rows", console)
+    path = directory.path / "scores" / f"{name}.jsonl"
+    scores = model.label_scores(_scored(model, rows, path, f"scoring {name} rows", console))
     measured = model.measured(rows, scores)
     mass = float(scores.mass_N.mean())
     notes = measured.notes
@@ -133,42 +134,38 @@ def _priors(model: PromptedClassifier, train: Sequence[Row], config: PromptedRun
     }
 
 
-def _scored(model: PromptedClassifier, rows: Sequence[Row], path: Path, doing: str, console: Console) -> LabelScores:
+def _scored(
+    model: PromptedClassifier, rows: Sequence[Row], path: Path, doing: str, console: Console
+) -> list[AnswerScores]:
     """The scores of rows; those that a file holds are not computed again, and others are added to it."""
     path.parent.mkdir(exist_ok=True)
     known = _known(path, rows)
     with console.progress(doing, len(rows)) as advance, open(path, "a", encoding="utf-8") as file:
         advance(len(known))
         for first in range(len(known), len(rows), _AT_ONCE):
-            found = model.score(rows[first : first + _AT_ONCE])
-            part = [
-                {"place": row["place"], "log_probs": logits_C.tolist(), "label_mass": float(mass), "cut": bool(cut)}
-                for row, logits_C, mass, cut in zip(rows[first:], *found, strict=False)
-            ]
-            file.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in part)
+            part = rows[first : first + _AT_ONCE]
+            found = model.answer_scores(part)
+            for row, scores in zip(part, found, strict=True):
+                record = {"place": row["place"], **dataclasses.asdict(scores)}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
             file.flush()
-            known += part
+            known += found
             advance(len(part))
-    return LabelScores(
-        np.array([each["log_probs"] for each in known], np.float32),
-        np.array([each["label_mass"] for each in known]),
-        np.array([each["cut"] for each in known]),
-    )
+    return known
 
 
-def _known(path: Path, rows: Sequence[Row]) -> list[dict]:
+def _known(path: Path, rows: Sequence[Row]) -> list[AnswerScores]:
     """What a run that was stopped has scored. Its last line may be half a line: it is removed."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    found = []
+    found: list[AnswerScores] = []
     for row, line in zip(rows, lines, strict=False):
         try:
-            each = json.loads(line)
-            sound = line.endswith(b"\n") and each["place"] == row["place"] and set(_SCORED) < set(each)
-        except (ValueError, KeyError, TypeError):
-            sound = False
-        if not sound:
+            record = json.loads(line)
+            if record.pop("place") != row["place"] or not line.endswith(b"\n"):
+                break
+            found.append(AnswerScores.from_json(record, str(path)))
+        except (ValueError, KeyError, TypeError, AttributeError, UserError):
             break
-        found.append(each)
     if len(found) < len(lines):
         with open(path, "r+b") as file:
             file.truncate(sum(map(len, lines[: len(found)])))

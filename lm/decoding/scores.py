@@ -1,12 +1,14 @@
 """Log-probabilities of given continuations, such as the answer options of a question.
 
-Axes: B rows, P positions of what the model reads, Q pairs, C continuation positions, N positions in all, R of them at a
-time, D model width, V vocabulary.
+Axes: B rows, P positions of what the model reads, C continuation positions, U places whose next token is scored, R of
+them at a time, K tokens that are scored at a place, D model width, V vocabulary.
 """
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -68,6 +70,57 @@ class _Found:
 
     log_probs: Scores
     likeliest: Array
+
+
+# One pair's index and what was found for it.
+_OfPair = tuple[int, _Found]
+
+
+class _Places(NamedTuple):
+    """Where the tokens of continuations are scored. The options of a question share places.
+
+    Attributes:
+      row_U: the row of each place.
+      position_U: its position in the row.
+      targets_UK: tokens to score there.
+      of_pairs: for each pair the indices of its tokens in `targets_UK`.
+    """
+
+    row_U: np.ndarray
+    position_U: np.ndarray
+    targets_UK: np.ndarray
+    of_pairs: dict[int, list[tuple[int, int]]]
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[Row], shared: int, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> "_Places":
+        """The places in a batch of rows, which are read without their first `shared` tokens."""
+        targets: dict[tuple[int, int], list[int]] = {}
+        of_pairs: dict[int, list[tuple[tuple[int, int], int]]] = {}
+        for number, row in enumerate(rows):
+            for pair in row.pairs:
+                of_pairs[pair] = []
+                for position, token in enumerate(continuations[pair], len(prompts[pair]) - 1 - shared):
+                    here = targets.setdefault((number, position), [])
+                    if token not in here:
+                        here.append(token)
+                    of_pairs[pair].append(((number, position), here.index(token)))
+        numbers = {place: number for number, place in enumerate(targets)}
+        row_U, position_U = np.zeros((2, padded_length(len(targets), 2 * len(targets))), np.int32)
+        row_U[: len(targets)], position_U[: len(targets)] = np.array(list(targets), np.int32).T
+        most = max(map(len, targets.values()))
+        targets_UK = np.zeros((len(row_U), padded_length(most, 2 * most)), np.int32)
+        for number, tokens in enumerate(targets.values()):
+            targets_UK[number, : len(tokens)] = tokens
+        indices = {pair: [(numbers[place], k) for place, k in found] for pair, found in of_pairs.items()}
+        return cls(row_U, position_U, targets_UK, indices)
+
+    def by_pair(self, found: _Found) -> list[_OfPair]:
+        """Each pair's part of arrays [U, K], on the host."""
+        found = jax.device_get(found)
+        indices = {pair: tuple(np.array(places).T) for pair, places in self.of_pairs.items()}
+        return [(pair, jax.tree.map(operator.itemgetter(at), found)) for pair, at in indices.items()]
 
 
 def continuation_log_probs(
@@ -149,10 +202,6 @@ def _check_lengths(model: Writer, prompts: Sequence[Sequence[int]], continuation
             )
 
 
-# One pair's index and what was found for it.
-_OfPair = tuple[int, _Found]
-
-
 def _of_decoder(
     model: DecoderLM,
     params: Params,
@@ -175,9 +224,12 @@ def _of_decoder(
             size = max(1, min(size, _MOST_SLOTS // (caches.length + longest)))
         for numbers in batches_of_like_length(lengths, window, size):
             batch = [group.rows[number] for number in numbers]
-            arrays = _arrays(batch, group.shared, prompts, continuations, window, size)
+            filler = [[0]] * (padded_length(len(batch), size) - len(batch))
+            read_BP, _ = pad([*(row.tokens[group.shared :] for row in batch), *filler], window)
+            places = _Places.of(batch, group.shared, prompts, continuations)
+            arrays = (read_BP, places.row_U, places.position_U, places.targets_UK)
             found = _decoder_log_probs(model, params, caches, np.int32(group.shared), *arrays, rules)
-            yield _by_pair([pair for row in batch for pair in row.pairs], continuations, found)
+            yield places.by_pair(found)
 
 
 def _shared_caches(model: DecoderLM, params: Params, group: Group) -> Caches | None:
@@ -193,26 +245,6 @@ def _prefix_caches(model: DecoderLM, params: Params, tokens_1P: Array, length_1:
     return prefill(model, params, tokens_1P, length_1, caches)[1]
 
 
-def _arrays(
-    rows: Sequence[Row],
-    shared: int,
-    prompts: Sequence[Sequence[int]],
-    continuations: Sequence[Sequence[int]],
-    window: int,
-    batch_size: int,
-) -> tuple[np.ndarray, ...]:
-    """What is read [B, P], and of each pair its row [Q], the place before its first target [Q] and targets [Q, C]."""
-    # Rows and pairs of one token fill the batch, to limit compiled sizes.
-    filler = [[0]] * (padded_length(len(rows), batch_size) - len(rows))
-    read_BP, _ = pad([*(row.tokens[shared:] for row in rows), *filler], window)
-    of_pairs = [(number, pair) for number, row in enumerate(rows) for pair in row.pairs]
-    fillers = padded_length(len(of_pairs), 2 * len(of_pairs)) - len(of_pairs)
-    row_Q = np.array([number for number, _ in of_pairs] + [0] * fillers, np.int32)
-    first_Q = np.array([len(prompts[pair]) - 1 - shared for _, pair in of_pairs] + [0] * fillers, np.int32)
-    targets_QC, _ = pad([*(continuations[pair] for _, pair in of_pairs), *[[0]] * fillers], window, 1)
-    return read_BP, row_Q, first_Q, targets_QC
-
-
 @functools.partial(jax.jit, static_argnames=("model", "rules"))
 def _decoder_log_probs(
     model: DecoderLM,
@@ -220,12 +252,12 @@ def _decoder_log_probs(
     caches: Caches | None,
     shared: Array,
     read_BP: Array,
-    row_Q: Array,
-    first_Q: Array,
-    targets_QC: Array,
+    row_U: Array,
+    position_U: Array,
+    targets_UK: Array,
     rules: _Rules,
 ) -> _Found:
-    """Log-probabilities of the targets, [Q, C]."""
+    """Log-probabilities of the targets, [U, K]."""
     batch, length = read_BP.shape
     # Padding comes last, where no token sees it.
     if caches is None:
@@ -235,8 +267,7 @@ def _decoder_log_probs(
         positions_BP = jnp.broadcast_to(shared + jnp.arange(length), read_BP.shape)
         arrays = (read_BP, positions_BP, caches)
         hidden_BPD, _ = model.apply({"params": params}, *arrays, method=DecoderLM.hidden_with_cache)
-    places_QC = jnp.minimum(first_Q[:, None] + jnp.arange(targets_QC.shape[1])[None, :], length - 1)
-    return _of_targets(model, params, hidden_BPD[row_Q[:, None], places_QC], targets_QC, rules)
+    return _of_targets(model, params, hidden_BPD[row_U, position_U], targets_UK, rules)
 
 
 def _of_encoder_decoder(
@@ -259,8 +290,14 @@ def _of_encoder_decoder(
         filler = [[0]] * (padded_length(len(together), batch_size) - len(together))
         inputs_BP, lengths_B = pad([*(prompts[pair] for pair in together), *filler], window)
         targets_BC, _ = pad([*(continuations[pair] for pair in together), *filler], window, 1)
-        found = _encoder_decoder_log_probs(model, params, inputs_BP, lengths_B, targets_BC, start, rules)
-        yield _by_pair(together, continuations, found)
+        found_BC = jax.device_get(
+            _encoder_decoder_log_probs(model, params, inputs_BP, lengths_B, targets_BC, start, rules)
+        )
+        counts = [len(continuations[pair]) for pair in together]
+        yield [
+            (pair, jax.tree.map(lambda array_BC, row=row, count=count: array_BC[row, :count], found_BC))
+            for row, (pair, count) in enumerate(zip(together, counts, strict=True))
+        ]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "start", "rules"))
@@ -280,33 +317,27 @@ def _encoder_decoder_log_probs(
     starts_B1 = jnp.full((inputs_BP.shape[0], 1), start, jnp.int32)
     fed_BC = jnp.concatenate([starts_B1, targets_BC[:, :-1]], axis=1)
     hidden_BCD = model.apply(variables, memory_BPD, segments_BP, fed_BC, method=EncoderDecoderLM.decode)
-    return _of_targets(model, params, hidden_BCD, targets_BC, rules)
+    hidden_UD = hidden_BCD.reshape(targets_BC.size, -1)
+    found_UK = _of_targets(model, params, hidden_UD, targets_BC.reshape(-1, 1), rules)
+    return jax.tree.map(lambda values: values.reshape(targets_BC.shape), found_UK)
 
 
-def _of_targets(model: Writer, params: Params, hidden_QCD: Array, targets_QC: Array, rules: _Rules) -> _Found:
+def _of_targets(model: Writer, params: Params, hidden_UD: Array, targets_UK: Array, rules: _Rules) -> _Found:
     """From the hidden states before targets; logits of all positions may not fit in memory at once."""
 
     def of_some(hidden_and_targets: tuple[Array, Array]) -> _Found:
-        hidden_RD, targets_R = hidden_and_targets
+        hidden_RD, targets_RK = hidden_and_targets
         logits_RV = model.apply({"params": params}, hidden_RD[:, None], method="logits")[:, 0]
         scores = score(logits_RV, *rules)
-        return _Found(scores.log_probs_of(targets_R), scores.deciding.argmax(axis=-1) == targets_R)
+        log_probs = jax.vmap(scores.log_probs_of, in_axes=1, out_axes=1)(targets_RK)
+        return _Found(log_probs, scores.deciding.argmax(axis=-1)[:, None] == targets_RK)
 
-    positions = targets_QC.size
-    at_a_time = max(1, min(positions, _MOST_LOGITS // model.config.size_of_vocabulary))
-    padding = -positions % at_a_time
-    hidden_ND = jnp.pad(hidden_QCD.reshape(positions, -1), ((0, padding), (0, 0)))
-    targets_N = jnp.pad(targets_QC.reshape(-1), (0, padding))
-    chunks = (hidden_ND.reshape(-1, at_a_time, hidden_ND.shape[-1]), targets_N.reshape(-1, at_a_time))
+    places, tokens = targets_UK.shape
+    at_a_time = max(1, min(places, _MOST_LOGITS // model.config.size_of_vocabulary))
+    padding = ((0, -places % at_a_time), (0, 0))
+    chunks = (
+        jnp.pad(hidden_UD, padding).reshape(-1, at_a_time, hidden_UD.shape[-1]),
+        jnp.pad(targets_UK, padding).reshape(-1, at_a_time, tokens),
+    )
     found = jax.lax.map(of_some, chunks)
-    return jax.tree.map(lambda values: values.reshape(-1)[:positions].reshape(targets_QC.shape), found)
-
-
-def _by_pair(pairs: Sequence[int], continuations: Sequence[Sequence[int]], found: _Found) -> list[_OfPair]:
-    """Each pair's part of the arrays [Q, C], on the host."""
-    found = jax.device_get(found)
-    counts = [len(continuations[pair]) for pair in pairs]
-    return [
-        (pair, jax.tree.map(lambda array_QC, place=place, count=count: array_QC[place, :count], found))
-        for place, (pair, count) in enumerate(zip(pairs, counts, strict=True))
-    ]
+    return jax.tree.map(lambda values: values.reshape(-1, tokens)[:places], found)

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy import special
@@ -20,12 +20,13 @@ from scipy import special
 from lm.console import QUIET, Console
 from lm.data.config import ExamplesConfig
 from lm.errors import UserError
-from lm.inference.answer_scores import AnswerScorer, EncodedPrompt, scorer_of
+from lm.inference.answer_scorers import AnswerScorer, EncodedPrompt, scorer_of
 from lm.inference.classifiers import Classification
 from lm.inference.language_models import LanguageModel
 from lm.inference.masked_language_model import MaskedLanguageModel
 from lm.inference.task_model import Measured, Predicted, TaskModel
 from lm.models.decoder_lm import DecoderLM
+from lm.prompting.answer_scores import AnswerScores, LabelScores, label_scores
 from lm.prompting.prompts import Prompt, Prompting, columns_of
 from lm.statistics.metrics import SHARE, mean_metric
 from lm.tasks.sequence_classification import classification_results
@@ -34,20 +35,6 @@ from lm.tasks.supervised import Columns, Row
 Scorer = LanguageModel | MaskedLanguageModel
 
 CONTENT_FREE = ("N/A", "[MASK]", "")  # Zhao et al. 2021
-
-
-class LabelScores(NamedTuple):
-    """What a model makes of the answers to each prompt.
-
-    Attributes:
-      logits_NC: log-probabilities of the classes, normalized over them, float32; -inf for what is no option.
-      mass_N: the probability that the text goes on with one of the answers.
-      is_cut_N: which rows were cut to fit.
-    """
-
-    logits_NC: np.ndarray
-    mass_N: np.ndarray
-    is_cut_N: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +129,17 @@ class PromptedClassifier(TaskModel):
         return Measured(results, int(scores.is_cut_N.sum()))
 
     def score(self, rows: Sequence[Row], truncate: bool | None = None, console: Console = QUIET) -> LabelScores:
-        """The model's own scores of rows, without a calibrator.
+        """The model's own scores of the classes, without a calibrator. Arguments and errors as for `answer_scores`."""
+        return self.label_scores(self.answer_scores(rows, truncate, console))
+
+    def label_scores(self, answers: Sequence[AnswerScores]) -> LabelScores:
+        """The scores of the classes, from those of answers."""
+        return label_scores(answers, len(self.classes), self.prompting.config.score)
+
+    def answer_scores(
+        self, rows: Sequence[Row], truncate: bool | None = None, console: Console = QUIET
+    ) -> list[AnswerScores]:
+        """The model's own scores of the answers to each row.
 
         Args:
           rows: with the template's columns.
@@ -154,7 +151,20 @@ class PromptedClassifier(TaskModel):
         """
         truncate = self.prompting.config.truncate if truncate is None else truncate
         prompts, is_cut_N = self._read(rows, truncate)
-        return self._scores(prompts, self._premises(rows), console)._replace(is_cut_N=is_cut_N)
+        premises = self._scorer.log_probs(self._premises(rows), QUIET)
+        scored = self._scorer.log_probs(prompts, console)
+        return [
+            AnswerScores(
+                tuple(log_probs.tolist()),
+                tuple(map(len, prompt.answers)),
+                prompt.bytes,
+                prompt.classes,
+                # One premise serves all rows that have the same answers.
+                tuple(premises[number % len(premises)].tolist()) if premises else (),
+                bool(is_cut),
+            )
+            for number, (prompt, log_probs, is_cut) in enumerate(zip(prompts, scored, is_cut_N, strict=True))
+        ]
 
     def check(self, rows: Sequence[Row]) -> None:
         """Checks that rows can be scored, without scoring them.
@@ -178,35 +188,14 @@ class PromptedClassifier(TaskModel):
     def prior(self, texts: Sequence[str]) -> np.ndarray:
         """Logits of prompts whose row is one of these texts, [K, C]."""
         rows = [{**dict.fromkeys(self.prompting.template.columns, text), "place": repr(text)} for text in texts]
-        return self._scores(self._read(rows, truncate=True)[0], self._premises(rows), QUIET).logits_NC
+        return self.score(rows, truncate=True).logits_NC
 
     def premise(self) -> np.ndarray:
-        """Logits of the answers after the premise alone, [1, C]."""
-        row = dict.fromkeys(self.prompting.template.columns, "")
-        return self._scores(self._scorer.encode([self.prompting.premise(row)]), [], QUIET).logits_NC
-
-    def _scores(
-        self, prompts: Sequence[EncodedPrompt], premises: Sequence[EncodedPrompt], console: Console
-    ) -> LabelScores:
-        """Scores of prompts; `premises` are the premise of each, or one of all, where the score needs them."""
-        answers = self._scorer.log_probs(prompts, console)
-        befores = self._scorer.log_probs(premises, QUIET) if premises else []
-        scores_NC, mass_N = np.full((len(prompts), len(self.classes)), -np.inf), np.zeros(len(prompts))
-        for row, (prompt, log_p) in enumerate(zip(prompts, answers, strict=True)):
-            mass_N[row] = min(np.exp(log_p).sum(), 1.0)
-            score = self._normalized(prompt, log_p, befores[row % len(befores)] if befores else None)
-            np.logaddexp.at(scores_NC[row], list(prompt.classes), score)
-        return LabelScores(
-            special.log_softmax(scores_NC, axis=1).astype(np.float32), mass_N, np.zeros(len(prompts), bool)
-        )
-
-    def _normalized(self, prompt: EncodedPrompt, log_p: np.ndarray, before: np.ndarray | None) -> np.ndarray:
-        score = self.prompting.config.score
-        if score == "mean":
-            return log_p / np.array([len(answer) for answer in prompt.answers])
-        if score == "bytes":
-            return log_p / np.array(prompt.bytes)
-        return log_p if before is None else log_p - before
+        """Logits of the classes after the premise alone, [1, C]."""
+        (prompt,) = self._scorer.encode([self.prompting.premise(dict.fromkeys(self.prompting.template.columns, ""))])
+        (log_probs,) = self._scorer.log_probs([prompt], QUIET)
+        answers = AnswerScores(tuple(log_probs), tuple(map(len, prompt.answers)), prompt.bytes, prompt.classes)
+        return label_scores([answers], len(self.classes)).logits_NC
 
     def _premises(self, rows: Sequence[Row]) -> list[EncodedPrompt]:
         if self.prompting.config.score != "pmi":
