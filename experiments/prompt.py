@@ -27,6 +27,7 @@ from lm.data.rows import Row, Splits, read_examples
 from lm.errors import UserError
 from lm.files import check_writable
 from lm.inference.load import load, prompt_model
+from lm.inference.model_in_use import ModelInUse
 from lm.inference.prompted_classifier import PromptedClassifier
 from lm.prompting.answer_scores import AnswerScores
 from lm.prompting.prompts import Prompting, columns_of, domain_texts
@@ -53,37 +54,38 @@ def main(values: flags.FlagValues) -> None:
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the results")
     check_overridden_sources(values.config.data, overridden(values))
-    directory = WorkDirectory(Path(values.workdir))
-    for found in prompt(values.config, directory, Console(stderr=True)):
+    directory, console = WorkDirectory(Path(values.workdir)), Console(stderr=True)
+    for found in prompt(values.config, directory, console):
         show(found, Console())
     workdir = shlex.quote(str(directory.path))
-    Console(stderr=True).print(
+    console.print(
         f"everything is in {directory.path}\nnext: python -m experiments.calibrate --config=calibrate_prompt "
         f"--workdir={workdir}",
         soft_wrap=True,
     )
 
 
-def prompt(config: PromptedRunConfig, directory: WorkDirectory, console: Console = QUIET) -> list[Evaluation]:
+def prompt(
+    config: PromptedRunConfig, directory: WorkDirectory, console: Console = QUIET, scorer: ModelInUse | None = None
+) -> list[Evaluation]:
     """Scores the validation and the test rows, writes the results, and returns them.
 
     Args:
       config: of the run.
       directory: of the run.
       console: for progress.
+      scorer: the model, if it was already loaded.
 
     Raises:
       UserError: if the config, the rows, the model or the directory is invalid; nothing is written then.
     """
-    if not config.model:
-        raise UserError("config.model is empty: name a run's directory, hf:DIRECTORY or gguf:FILE")
     check_writable(directory.path, f"--workdir={directory.path}")
     columns = columns_of(config.prompt, config.own_options)
     splits = _some(read_examples(config.data, *columns), config)
     classes = _classes(config, splits)
-    shots = choose_shots(splits.train, () if config.own_options else classes, config.prompt)
+    shots = choose_shots(splits.train, () if config.own_options else classes, config.prompt, config.seed)
     prompting = Prompting(config.prompt, classes, config.own_options, tuple(shots))
-    scorer = load(config.model, config.checkpoint, dtype=config.dtype)
+    scorer = scorer or load_scorer(config)
     prompted = PromptedRun(config, prompting, scorer.digest)
     prompted.check(directory)
     data = row_fingerprints(splits)
@@ -98,6 +100,20 @@ def prompt(config: PromptedRunConfig, directory: WorkDirectory, console: Console
         prompted.save(directory)
         write_data_record(directory, config, data)
         return [_evaluate(model, name, rows, splits.train, config, directory, console) for name, rows in parts.items()]
+
+
+def load_scorer(config: PromptedRunConfig) -> ModelInUse:
+    """The model to prompt.
+
+    Raises:
+      UserError: if it cannot be loaded.
+    """
+    if not config.model:
+        raise UserError("config.model is empty: name a run's directory, hf:DIRECTORY or gguf:FILE")
+    try:
+        return load(config.model, config.checkpoint, dtype=config.dtype)
+    except UserError as error:
+        raise UserError(f"config.model={config.model}: {error}") from error
 
 
 def _evaluate(
@@ -126,7 +142,7 @@ def _evaluate(
 def _priors(model: PromptedClassifier, train: Sequence[Row], config: PromptedRunConfig) -> dict[str, np.ndarray]:
     """Logits of the same prompt without content, of random words of the training rows, and of its premise alone."""
     texts = [row[name] for row in train for name in model.prompting.template.columns]
-    random = domain_texts(texts, config.domain_texts, config.row_seed)
+    random = domain_texts(texts, config.domain_texts, config.seed)
     return {
         "content_free": model.prior(config.content_free),
         "domain": model.prior(random),
@@ -176,7 +192,7 @@ def _some(splits: Splits, config: PromptedRunConfig) -> Splits:
     """The rows to score, drawn from their split in its order."""
 
     def some(rows: list[Row], count: int) -> list[Row]:
-        order = np.random.default_rng(config.row_seed).permutation(len(rows))
+        order = np.random.default_rng(config.data.split_seed).permutation(len(rows))
         return [rows[place] for place in sorted(order[: count or None])]
 
     return Splits(splits.train, some(splits.validation, config.validation_rows), some(splits.test, config.test_rows))

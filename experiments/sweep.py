@@ -1,4 +1,4 @@
-"""Searches for the config values that train the best model.
+"""Searches for the config values that train the best model, or prompt it best.
 
 python -m experiments.sweep --config=configs/sweep_quickstart.py --workdir=runs/sweep
 
@@ -8,24 +8,28 @@ reported. The directory holds table.csv, sweep.json, the figure sweep.png (and .
 """
 
 import dataclasses
+import functools
 import math
 import re
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from absl import flags
 
 from experiments.finetune import finetune
 from experiments.pretrain import pretrain
+from experiments.prompt import load_scorer, prompt
 from lm.command_line import define_config_file, run
 from lm.config_files import load_config
 from lm.configuration import check_seed, differences
 from lm.console import Console
 from lm.data.config import check_overridden_sources
 from lm.errors import TrainingError, UserError
-from lm.files import read_json, write_atomically, write_json
+from lm.files import check_writable, read_json, write_atomically, write_json
+from lm.inference.model_in_use import ModelInUse
 from lm.runs.config import (
     FREE_TO_CHANGE,
     FinetuneConfig,
@@ -34,6 +38,7 @@ from lm.runs.config import (
     RunConfig,
     SamplesConfig,
 )
+from lm.runs.prompted_run import PromptedRunConfig
 from lm.runs.work_directory import WorkDirectory
 from lm.statistics.directions import BETTER, is_lower_better
 from lm.sweeps.report import Row, as_csv, as_table, command, conclusion, rows_of, save_picture
@@ -53,8 +58,23 @@ from lm.sweeps.study import (
 )
 from lm.training.loop import Outcome
 
+AnyConfig = RunConfig | PromptedRunConfig
 OnMetrics = Callable[[int, dict[str, float]], None]
-TrainRun = Callable[[RunConfig, WorkDirectory, Console, OnMetrics | None], Outcome]
+
+
+class Finished(NamedTuple):
+    """The part of a training run's `Outcome` that a search needs.
+
+    Attributes:
+      validation: metrics of the last evaluation.
+      stopped_by: the signal that stopped the run.
+    """
+
+    validation: Metrics
+    stopped_by: signal.Signals | None = None
+
+
+TrainRun = Callable[[AnyConfig, WorkDirectory, Console, OnMetrics | None], Outcome | Finished]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +82,12 @@ class SweepConfig:
     """A search for config values.
 
     Attributes:
-      base: the config file that every run starts from, FILE.py[:arguments], of `experiments.pretrain` or
-        `experiments.finetune`.
+      base: the config file that every run starts from, FILE.py[:arguments], of `experiments.pretrain`,
+        `experiments.finetune` or `experiments.prompt`.
       parameters: the values to vary: "KEY=LOW..HIGH", "KEY=LOW..HIGH log" or "KEY=A,B,C".
       method: "bayes" (the tree-structured Parzen estimator), "random" or "grid" (every combination of lists).
       trials: number of points, for "bayes" and "random". It can be raised later to continue a sweep.
-      metric: validation metric at the end of training. Empty: `training.best_metric` of the base.
+      metric: validation metric at the end of training. Empty: `training.best_metric` of the base; of prompts, "loss".
       seeds: every point is trained with each seed and judged by the mean.
       folds: for fine-tuning, number of cross-validation folds that every point is trained on; 0: as in the base.
       pruning: "none", "median" or "hyperband": stop a point's first run early if it does worse than others.
@@ -106,6 +126,9 @@ class SweepConfig:
         return [Repetition(seed, fold) for fold in (range(self.folds) if self.folds else [None]) for seed in self.seeds]
 
 
+_EXPERIMENTS = {PretrainConfig: "pretrain", FinetuneConfig: "finetune", PromptedRunConfig: "prompt"}
+
+
 class Stopped(Exception):
     """A signal arrived; the current run has saved its state."""
 
@@ -142,14 +165,25 @@ def main(values: flags.FlagValues) -> int:
 
 
 def train_run(
-    config: RunConfig, directory: WorkDirectory, console: Console, on_evaluation: OnMetrics | None
-) -> Outcome:
-    """One run of `experiments.finetune` or `experiments.pretrain`, on the data that the sweep began with."""
+    config: AnyConfig, directory: WorkDirectory, console: Console, on_evaluation: OnMetrics | None
+) -> Outcome | Finished:
+    """One run of the experiment that the config is for, on the data that the sweep began with."""
+    if isinstance(config, PromptedRunConfig):
+        found = prompt(config, directory, console, _scorer(config.model, config.checkpoint, config.dtype))
+        if found[0].split != "validation":
+            raise UserError("a sweep chooses by validation rows: set config.data.validation or validation_fraction")
+        return Finished({name: figure.value for name, figure in found[0].metrics.items()})
     other = _run_on_the_same_data(config, directory)
     if isinstance(config, FinetuneConfig):
         return finetune(config, directory, console, on_evaluation=on_evaluation, compared_with=other)
     quick = dataclasses.replace(config, predictions=PredictionsConfig(tokens=0), samples=SamplesConfig(prompts=()))
     return pretrain(quick, directory, console, on_evaluation=on_evaluation, compared_with=other)
+
+
+@functools.lru_cache(maxsize=1)
+def _scorer(model: str, checkpoint: str, dtype: str) -> ModelInUse:
+    """The model to prompt, loaded once for all runs of a process."""
+    return load_scorer(PromptedRunConfig(model=model, checkpoint=checkpoint, dtype=dtype))
 
 
 def _run_on_the_same_data(config: RunConfig, directory: WorkDirectory) -> WorkDirectory | None:
@@ -202,24 +236,24 @@ def sweep(
     return report(config, base, study, directory, results or console)
 
 
-def read_base(config: SweepConfig) -> RunConfig:
+def read_base(config: SweepConfig) -> AnyConfig:
     """The config that every run starts from; its keys show which experiment it is for.
 
     Raises:
       UserError: if it is for neither experiment, or has no folds although the sweep needs them.
     """
     try:
-        base = load_config(config.base, (PretrainConfig, FinetuneConfig))
+        base = load_config(config.base, (PretrainConfig, FinetuneConfig, PromptedRunConfig))
     except UserError as error:
         raise UserError(f"config.base={config.base}: {error}") from error
     if config.folds:
         if not isinstance(base, FinetuneConfig):
-            raise UserError("config.folds is for fine-tuning; pretraining has no rows to split into folds: set it to 0")
+            raise UserError("config.folds is for fine-tuning: set it to 0")
         with_values(base, {"data.folds": config.folds})
     return base
 
 
-def make_search(config: SweepConfig, base: RunConfig) -> Search:
+def make_search(config: SweepConfig, base: AnyConfig) -> Search:
     """The search of a config.
 
     Raises:
@@ -233,7 +267,12 @@ def make_search(config: SweepConfig, base: RunConfig) -> Search:
     check_overridden_sources(base.data, [parameter.key for parameter in space], "in config.parameters")
     if config.method == "grid":
         grid(space)
-    training, metric = base.training, config.metric or base.training.best_metric
+    prompts = isinstance(base, PromptedRunConfig)
+    if prompts and config.pruning != "none":
+        raise UserError(
+            f"config.pruning={config.pruning} is for training, which evaluates again and again: leave it out"
+        )
+    metric = config.metric or ("loss" if prompts else base.training.best_metric)
     return Search(
         space,
         config.method,
@@ -241,21 +280,25 @@ def make_search(config: SweepConfig, base: RunConfig) -> Search:
         metric,
         minimize=is_lower_better(metric, "config.metric" if config.metric else "config.training.best_metric"),
         pruning=config.pruning,
-        evaluations=getattr(base, "epochs", 0) or math.ceil(training.steps / training.evaluate_every),
+        evaluations=1 if prompts else _evaluations(base),
         seed=config.seed,
     )
 
 
-def claim(config: SweepConfig, base: RunConfig, directory: Path) -> None:
+def _evaluations(base: RunConfig) -> int:
+    return getattr(base, "epochs", 0) or math.ceil(base.training.steps / base.training.evaluate_every)
+
+
+def claim(config: SweepConfig, base: AnyConfig, directory: Path) -> None:
     """Creates the directory, or checks that the sweep in it has this config.
 
     Raises:
       UserError: if it has another config, or the directory cannot be written.
     """
     work_directory, path = WorkDirectory(directory), directory / "sweep_config.json"
-    if work_directory.config.exists():
+    if work_directory.config.exists() or work_directory.prompt.exists():
         raise UserError(f"--workdir={directory} holds a run: use another directory for the sweep")
-    work_directory.check(base)
+    check_writable(directory, f"--workdir={directory}")
     asked = {"config": dataclasses.asdict(config), "base": dataclasses.asdict(base)}
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
@@ -272,7 +315,7 @@ def claim(config: SweepConfig, base: RunConfig, directory: Path) -> None:
 class Runs:
     """The runs of a sweep, each in a directory below trials/ named after its values, seed and fold."""
 
-    def __init__(self, base: RunConfig, search: Search, folds: int, directory: Path, console: Console, train: TrainRun):
+    def __init__(self, base: AnyConfig, search: Search, folds: int, directory: Path, console: Console, train: TrainRun):
         """Does not train yet."""
         self._base, self._search, self._folds, self._directory = base, search, folds, directory
         self._console, self._train = console, train
@@ -310,7 +353,7 @@ class Runs:
             return None
         return lambda step, metrics: on_evaluation(step, self._without_prefix(metrics)[self._search.metric])
 
-    def _config(self, values: Values, repetition: Repetition) -> RunConfig:
+    def _config(self, values: Values, repetition: Repetition) -> AnyConfig:
         folds = {} if repetition.fold is None else {"data.folds": self._folds, "data.fold": repetition.fold}
         return with_values(self._base, {**values, "seed": repetition.seed, **folds})
 
@@ -327,14 +370,14 @@ def is_about(message: str, space: Sequence[Parameter]) -> bool:
     return any(re.search(rf"config\.{re.escape(parameter.key)}\b", message) for parameter in space)
 
 
-def report(config: SweepConfig, base: RunConfig, study: Study, directory: Path, console: Console) -> list[Row]:
+def report(config: SweepConfig, base: AnyConfig, study: Study, directory: Path, console: Console) -> list[Row]:
     """Writes table.csv, sweep.json and the figure, and prints the best point.
 
     Raises:
       TrainingError: if every trial failed.
     """
     rows, search = rows_of(study, config.repetitions), study.search
-    experiment = "finetune" if isinstance(base, FinetuneConfig) else "pretrain"
+    experiment = _EXPERIMENTS[type(base)]
     best = rows[0] if rows and rows[0].state == "complete" else None
     again = command(experiment, config.base, best.values) if best else None
     found = {

@@ -14,6 +14,7 @@ ROOMS = (
     "lm.runs",
     "lm.pretrained",
     "lm.objectives",
+    "lm.prompting",
     "lm.tasks",
     "lm.decoding",
     "lm.models",

@@ -26,10 +26,9 @@ class PromptConfig:
         item needs one.
       letters: answers are the letters of {options} instead.
       chat: write the prompt with the model's chat template: rows are the user's messages, answers the model's.
-      shots: number of rows with answers that come first, drawn from the training rows.
+      shots: number of rows with answers that come first, drawn from the training rows; fewer are a subset of more.
       balanced: whether shots are drawn from each class in turn; otherwise from all rows.
       order: of the shots: "random", "by_class" (all of the first class first) or "as_drawn".
-      draw_seed: for drawing them; fewer are a subset of more.
       order_seed: for their order.
       score: of an answer: "sum" (its log-probability), "mean" (per token), "bytes" (per byte of UTF-8) or "pmi" (minus
         its log-probability after `premise` alone; Holtzman et al. 2021).
@@ -48,7 +47,6 @@ class PromptConfig:
     shots: int = 0
     balanced: bool = True
     order: str = "random"
-    draw_seed: int = 0
     order_seed: int = 0
     score: str = "sum"
     premise: str = ""
@@ -63,7 +61,6 @@ class PromptConfig:
             raise UserError(f"config.prompt.shots must not be negative, got {self.shots}")
         if isinstance(self.answers, str):
             raise UserError(f"config.prompt.answers must be a tuple, got {self.answers!r}: add a trailing comma")
-        check_seed("config.prompt.draw_seed", self.draw_seed)
         check_seed("config.prompt.order_seed", self.order_seed)
         if self.letters and self.answers:
             raise UserError("config.prompt.letters makes letters the answers: leave config.prompt.answers empty")

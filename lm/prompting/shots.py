@@ -9,20 +9,21 @@ from lm.prompting.config import PromptConfig
 from lm.tasks.supervised import Row
 
 
-def choose_shots(rows: Sequence[Row], classes: Sequence[str], config: PromptConfig) -> list[Row]:
+def choose_shots(rows: Sequence[Row], classes: Sequence[str], config: PromptConfig, seed: int) -> list[Row]:
     """The shots in their order.
 
     Args:
       rows: training rows with a `label`, one of the classes.
       classes: names; empty: rows have options of their own.
       config: how many and how.
+      seed: for drawing them.
 
     Raises:
       UserError: if there are too few rows.
     """
     if config.shots > len(rows):
         raise UserError(f"config.prompt.shots={config.shots}, but there are {len(rows)} training rows: use fewer")
-    drawn = _drawn(rows, classes, config)[: config.shots]
+    drawn = _drawn(rows, classes, config, seed)[: config.shots]
     if config.order == "by_class" and classes:
         return sorted(drawn, key=lambda row: classes.index(row["label"]))
     if config.order == "random":
@@ -30,13 +31,13 @@ def choose_shots(rows: Sequence[Row], classes: Sequence[str], config: PromptConf
     return drawn
 
 
-def _drawn(rows: Sequence[Row], classes: Sequence[str], config: PromptConfig) -> list[Row]:
+def _drawn(rows: Sequence[Row], classes: Sequence[str], config: PromptConfig, seed: int) -> list[Row]:
     """All rows in the order in which they are drawn, so that fewer are a subset of more."""
-    shuffled = [rows[place] for place in np.random.default_rng(config.draw_seed).permutation(len(rows))]
+    shuffled = [rows[place] for place in np.random.default_rng(seed).permutation(len(rows))]
     if not (config.balanced and classes):
         return shuffled
     # Which class comes first in every turn is drawn too: a single shot is not always of the first class.
-    rank = np.random.default_rng([config.draw_seed, 1]).permutation(len(classes))
+    rank = np.random.default_rng([seed, 1]).permutation(len(classes))
     turns = [0] * len(classes)
     keys = []
     for row in shuffled:

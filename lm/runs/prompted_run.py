@@ -20,6 +20,7 @@ class PromptedRunConfig:
     """A model, prompted to classify rows.
 
     Attributes:
+      seed: for drawing shots, and random words.
       model: work directory of a run, or a published model (hf:DIRECTORY, hf:owner/name or gguf:FILE).
       checkpoint: of a run: "best", "last" or a step.
       dtype: of a published model: "float32", "bfloat16" or "float16".
@@ -27,14 +28,14 @@ class PromptedRunConfig:
       prompt: how rows become prompts.
       own_options: whether rows have a column `options` with the answers to choose from.
       classes: names of the classes in their order. Empty: those of the training rows, sorted.
-      validation_rows: how many validation rows to score, drawn at random; 0: all.
+      validation_rows: how many validation rows to score, drawn with `data.split_seed`; 0: all.
       test_rows: how many test rows; 0: all.
-      row_seed: for drawing them.
       content_free: texts without content, for contextual calibration (Zhao et al. 2021).
       domain_texts: number of texts of random words of the training rows, for domain-context calibration (Fei et al.
         2023); 0: none.
     """
 
+    seed: int = 0
     model: str = ""
     checkpoint: str = "best"
     dtype: str = "float32"
@@ -44,7 +45,6 @@ class PromptedRunConfig:
     classes: tuple[str, ...] = ()
     validation_rows: int = 256
     test_rows: int = 0
-    row_seed: int = 0
     content_free: tuple[str, ...] = ("N/A", "[MASK]", "")
     domain_texts: int = 16
 
@@ -52,7 +52,7 @@ class PromptedRunConfig:
         for name in ("validation_rows", "test_rows", "domain_texts"):
             if getattr(self, name) < 0:
                 raise UserError(f"config.{name} must not be negative, got {getattr(self, name)}")
-        check_seed("config.row_seed", self.row_seed)
+        check_seed("config.seed", self.seed)
         if isinstance(self.content_free, str):
             raise UserError(f"config.content_free must be a tuple, got {self.content_free!r}: add a trailing comma")
         if self.own_options and self.classes:

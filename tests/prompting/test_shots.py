@@ -13,19 +13,19 @@ CLASSES = ("a", "b", "c")
 ROWS = [{"text": str(number), "label": CLASSES[min(number % 7, 2)]} for number in range(40)]
 
 
-def chosen(rows=ROWS, **how):
-    return choose_shots(rows, CLASSES, PromptConfig(**how))
+def chosen(seed=0, **how):
+    return choose_shots(ROWS, CLASSES, PromptConfig(**how), seed)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_balanced_shots_have_each_class_as_often(seed):
     for count in range(10):
-        labels = collections.Counter(row["label"] for row in chosen(shots=count, draw_seed=seed))
+        labels = collections.Counter(row["label"] for row in chosen(shots=count, seed=seed))
         assert max(labels.values(), default=0) - min((labels[name] for name in CLASSES), default=0) <= 1
 
 
 def test_a_single_shot_is_not_always_of_the_same_class():
-    assert len({chosen(shots=1, draw_seed=seed)[0]["label"] for seed in range(20)}) == 3
+    assert len({chosen(shots=1, seed=seed)[0]["label"] for seed in range(20)}) == 3
 
 
 @pytest.mark.parametrize("balanced", [True, False])
