@@ -19,6 +19,7 @@ from lm.errors import UserError
 from lm.models.accounting import parameter_count
 from lm.modules.config import TRANSFORMERS
 from lm.runs.config import FinetuneConfig, PretrainConfig
+from lm.runs.prompted_run import PromptedRunConfig
 from lm.runs.work_directory import WorkDirectory
 from lm.tasks.registry import TASKS
 from tests.tiny import run, tiny_config
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "shakespeare_char": ("cpu", "cpu_best", "gpu"),
     "lstm_sst2": ("random", "vectors"),
+    "prompt": (None, "sst2", "ag_news", "trec"),
     "published_encoder": ("sst2", "trec", "ag_news", "ag_news_all"),
     "sick_nli": ("random", "vectors"),
     "trec": ("random", "vectors"),
@@ -36,6 +38,7 @@ SETTINGS = {
 # Of the other experiments; all the rest are of experiments.pretrain.
 KINDS = {
     "calibrate": CalibrateConfig,
+    "calibrate_prompt": CalibrateConfig,
     "calibrate_quickstart": CalibrateConfig,
     "guo2017": Guo2017Config,
     "self_training": SelfTrainConfig,
@@ -49,6 +52,7 @@ KINDS = {
     "multi30k_translation": FinetuneConfig,
     "published_decoder": FinetuneConfig,
     "published_encoder": FinetuneConfig,
+    "prompt": PromptedRunConfig,
     "sick_nli": FinetuneConfig,
     "sst2": FinetuneConfig,
     "trec": FinetuneConfig,
