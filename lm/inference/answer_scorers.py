@@ -141,11 +141,9 @@ class WritingScorer:
         before, whole = tokenizer.encode_batch([end, end + text])
         if whole[: len(before)] == before:
             return whole[len(before) :]
-        alone = tokenizer.encode(text)
         raise UserError(
-            f"after {end[-12:]!r} the answer {text!r} changes the tokens of the prompt (by itself it has "
-            f"{len(alone)}): end config.prompt.item without white space before the answer, and begin the answers with "
-            "it, as in '1= Positive'"
+            f"after {end[-12:]!r} the answer {text!r} changes the tokens of the prompt: end config.prompt.item without "
+            "white space before the answer, and begin the answers with it, as in '1= Positive'"
         )
 
 
@@ -168,9 +166,7 @@ class FillingScorer:
         """As `AnswerScorer` says."""
         _ = self.model.mask
         if any(prompt.messages for prompt in prompts):
-            raise UserError(
-                f"config.prompt.chat: this run is {self.model.kind}, which has no conversations: leave it out"
-            )
+            raise UserError(f"config.prompt.chat: {self.model.kind} has no conversations: leave it out")
         found = []
         for prompt in prompts:
             # White space before a hidden token belongs to it.

@@ -89,6 +89,23 @@ class PromptedClassifier(TaskModel):
         """The columns of rows."""
         return columns_of(self.prompting.config, self.prompting.own_options)
 
+    def predict(self, texts: Sequence[str], truncate: bool | None = None) -> list[PromptedClassification]:
+        """The class of each text, where the template has one column.
+
+        Args:
+          texts: as in the column.
+          truncate: cut texts that are too long; None: as the prompt's config says.
+
+        Raises:
+          UserError: for a text that is too long, and a template with several columns.
+        """
+        names = columns_of(self.prompting.config, self.prompting.own_options).needed[:-1]
+        if len(names) > 1:
+            raise UserError(
+                f"the prompt has the columns {', '.join(names)}: use predict_rows, with rows that have them"
+            )
+        return self.predict_rows(self._rows("text", **{names[0]: texts}), truncate).predictions
+
     def predict_rows(self, rows: Sequence[Row], truncate: bool | None = None) -> Predicted:
         """`PromptedClassification`s of rows."""
         scores = self.score(rows, truncate)

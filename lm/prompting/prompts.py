@@ -95,7 +95,8 @@ class Prompting:
 
     def premise(self, row: Row) -> Prompt:
         """What is left of a prompt without its row, and the row's answers."""
-        text = self.config.premise or self._fill(row)[0].rstrip("\n").rpartition("\n")[2]
+        empty = {**row, **dict.fromkeys(self.template.columns, "")}
+        text = self.config.premise or self._fill(empty)[0].rstrip("\n").rpartition("\n")[2]
         messages = ({"role": "user", "content": text},) if self.config.chat else ()
         return Prompt("" if messages else text, "", messages, self.prompt(row).answers)
 

@@ -163,7 +163,6 @@ def test_predictions_are_made_on_the_command_line(done, tmp_path, capsys):
         (["--config.prompt.item={question}:"], "has no column 'question'"),
         (["--config.prompt.answers=('animal= Tier','colour= Tierchen')"], "begins"),
         (["--config.prompt.shots=40"], "there are 20 training rows"),
-        (["--config.prompt.item={text}: "], "white space before the answer"),
         (["--config.prompt.chat=True"], "no chat_template"),
     ],
 )

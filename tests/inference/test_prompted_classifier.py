@@ -33,23 +33,26 @@ OBJECTIVES = {"decoder": "causal", "encoder": "masked", "encoder_decoder": "deno
 ITEM = {"decoder": "{text}:", "encoder": "{text} was {answer}, I say", "encoder_decoder": "{text}:"}
 
 
+TEXTS = ["so so dull a film that I saw twice it x y z was bad good great , I say : 1 2 3"] * 3
+
+
+def random_model(architecture, **tokenizer):
+    objective = ObjectiveConfig(name=OBJECTIVES[architecture])
+    tokenizer = train_tokenizer(TokenizerConfig(**tokenizer), TEXTS).with_special_tokens(special_tokens(objective))
+    shape = ModelConfig(
+        architecture=architecture, layers=2, width=16, heads=2, max_length=120, vocab_size=tokenizer.vocab_size + 3
+    )
+    task = make_task(objective, shape, tokenizer, None)
+    params = jax.tree.map(lambda leaf: 3 * leaf, task.init(jax.random.key(1)))
+    run = TrainedRun(PretrainConfig(model=shape, objective=objective), tokenizer, (), task, params, 0)
+    return in_use(run)
+
+
 @pytest.fixture(scope="module")
 def models():
     """A random model of each architecture, with a tokenizer of whole words, or of bytes for the decoder."""
-    made = {}
-    texts = ["so so dull a film that I saw twice it x y z was bad good great , I say : 1 2 3"] * 3
-    for architecture, name in OBJECTIVES.items():
-        objective = ObjectiveConfig(name=name)
-        kind = TokenizerConfig(kind="bytes" if architecture == "decoder" else "words", vocab_size=60)
-        tokenizer = train_tokenizer(kind, texts).with_special_tokens(special_tokens(objective))
-        shape = ModelConfig(
-            architecture=architecture, layers=2, width=16, heads=2, max_length=120, vocab_size=tokenizer.vocab_size + 3
-        )
-        task = make_task(objective, shape, tokenizer, None)
-        params = jax.tree.map(lambda leaf: 3 * leaf, task.init(jax.random.key(1)))
-        run = TrainedRun(PretrainConfig(model=shape, objective=objective), tokenizer, (), task, params, 0)
-        made[architecture] = in_use(run)
-    return made
+    kinds = {"decoder": "bytes", "encoder": "words", "encoder_decoder": "words"}
+    return {architecture: random_model(architecture, kind=kind, vocab_size=60) for architecture, kind in kinds.items()}
 
 
 def prompted(model, shots=SHOTS, classes=CLASSES, own_options=False, **config):
@@ -165,6 +168,14 @@ def test_answers_that_do_not_exclude_each_other_are_refused(models, answers, sai
         prompted(models["decoder"], answers=answers).check(ROWS)
 
 
+def test_white_space_that_belongs_to_the_answer_is_refused_in_the_prompt():
+    model = random_model("decoder", kind="bpe", vocab_size=300)
+    prompted(model, item="{text} was").check(ROWS)
+    said = r"after 'so so was ' the answer 'I' changes the tokens of the prompt.*without white space before the answer"
+    with pytest.raises(UserError, match=said):
+        prompted(model, (), item="{text} was ", answers=("bad=I", "good=good")).check(ROWS)
+
+
 def test_an_answer_may_begin_another_where_its_end_counts(models):
     prompted(models["encoder_decoder"], answers=("bad=a", "good=a film")).check(ROWS)
     prompted(models["encoder"], answers=("bad=a", "good=a film")).check(ROWS)
@@ -176,7 +187,7 @@ def test_answers_without_tokens_are_refused(models):
 
 
 def test_an_encoder_has_no_chat(models):
-    with pytest.raises(UserError, match=r"config.prompt.chat: a masked language model has no conversations"):
+    with pytest.raises(UserError, match=r"config\.prompt\.chat: a masked language model has no conversations"):
         prompted(models["encoder"], chat=True).check(ROWS)
 
 
