@@ -27,7 +27,7 @@ Weights = dict[str, Array]
 
 _MOST_STEPS = 500
 _PRECISION = 1e-5  # of the gradient's largest entry; the objective is in nats
-_RULED_OUT = 1000.0  # nats below the highest class, at the fitted temperature
+RULED_OUT = 1000.0  # nats below the highest class, at the fitted temperature
 EVERYTHING = 1e38  # a reach that leaves out -inf alone
 
 
@@ -89,7 +89,7 @@ def _fit_affine(
 ) -> AffineFit:
     items, classes = logits.shape
     first = fit_temperature(logits, labels_N, weights_N)
-    reach = jnp.minimum(_RULED_OUT * jnp.maximum(first.temperature, first.scale), EVERYTHING)
+    reach = jnp.minimum(RULED_OUT * jnp.maximum(first.temperature, first.scale), EVERYTHING)
     if isinstance(logits, FactoredLogits):
         reach = jnp.float32(EVERYTHING)  # no product of factors marks a class as impossible
     inverse_temperature = 1 / first.temperature if start == "temperature" else jnp.float32(1)
@@ -165,7 +165,7 @@ def _map(scale: Array, bias: Array, reach: Array | float, logits_NC: Array) -> A
         mapped_NC = jnp.matmul(differences_NC, scale.T, precision="highest")
     mapped_NC = mapped_NC + jnp.atleast_2d(bias)
     highest_N1 = jnp.where(is_possible_NC, mapped_NC, -jnp.inf).max(axis=-1, keepdims=True)
-    return jnp.where(is_possible_NC, mapped_NC, highest_N1 + gaps_NC * (_RULED_OUT / reach))
+    return jnp.where(is_possible_NC, mapped_NC, highest_N1 + gaps_NC * (RULED_OUT / reach))
 
 
 def without_diagonal(matrix_CC: Array) -> Array:

@@ -3,6 +3,8 @@
     fitted = fit("temperature", logits, labels)
     calibrated_NC = fitted.apply(other_logits)
 
+Calibrators of prompted models need no labels, or few: `fit("shift", logits)`.
+
 Each entry is a `Calibrator`: a pair of functions, `fit(items) -> parameters` and `apply(parameters, logits) -> logits`,
 which says what its parameters may be. One-vs-rest calibrators return log-probabilities, which are logits too.
 
@@ -13,7 +15,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lm.calibration import affine, one_vs_rest
+from lm.calibration import affine, label_priors, one_vs_rest
 from lm.calibration import parameters as specs
 from lm.calibration.affine_calibrators import (
     MATRIX,
@@ -32,11 +34,15 @@ from lm.calibration.affine_calibrators import (
     ridge,
     structured,
 )
-from lm.calibration.calibrator import FEWEST, Calibrator, FitItems
+from lm.calibration.calibrator import FEWEST, Calibrator, FitItems, UnlabelledItems
+from lm.calibration.few_labels import after_shift, near_the_shift
 from lm.calibration.inputs import ArrayLike, InputError, checked_labels, checked_logits, checked_weights
-from lm.calibration.logits import Logits, map_chunks, rows, whole
+from lm.calibration.label_priors import DIFFERENCE, RATIO, label_free, with_prior
+from lm.calibration.logits import FactoredLogits, Logits, map_chunks, rows, whole
 from lm.calibration.outcomes import mean_nll, outcomes
 from lm.calibration.parameters import Numbers, Parameters, Spec
+from lm.calibration.priors import checked_priors, checked_scores
+from lm.calibration.prototypes import PROTOTYPES, apply_prototypes, check_roots, fit_prototypes
 from lm.calibration.temperature import fit_temperature
 from lm.errors import UserError
 from lm.files import is_unchanged, read_json, with_digest, write_atomically
@@ -176,6 +182,47 @@ CALIBRATORS: dict[str, Calibrator] = {
         by_class=False,
         check=_check_shares,
     ),
+    # Of prompted models, without labels: `shift` is what to try first.
+    "shift": label_free("Shift", label_priors.mean_log_probability),
+    "batch_probabilities": label_free("Batch, mean probability", label_priors.log_mean_probability),
+    "contextual": with_prior("Contextual", "content_free"),
+    "domain_context": with_prior("Domain context", "domain"),
+    "pmi": with_prior("PMI, domain premise", "premise"),
+    "prototypical": Calibrator(
+        "Prototypical",
+        fit_prototypes,
+        apply_prototypes,
+        PROTOTYPES,
+        by_class=False,
+        sees_labels=False,
+        check=check_roots,
+    ),
+    # The same as published, through links that miscalibrate.
+    "contextual_ratio": with_prior("Contextual, published link softmax(p / prior)", "content_free", **RATIO),
+    "contextual_difference": with_prior("Contextual, published link softmax(p - prior)", "content_free", **DIFFERENCE),
+    "domain_context_ratio": with_prior("Domain context, published link softmax(p / prior)", "domain", **RATIO),
+    "domain_context_difference": with_prior(
+        "Domain context, published link softmax(p - prior)", "domain", **DIFFERENCE
+    ),
+    "batch_difference": label_free(
+        "Batch, published link softmax(p - mean p)", label_priors.log_mean_probability, **DIFFERENCE
+    ),
+    # The same with few labels.
+    "shift_temperature_bias": after_shift(
+        "Shift, temperature, bias",
+        specs.ONE_SCALE,
+        every_class=True,
+        free=("log_scale", "bias"),
+        start="identity",
+        penalty=near_the_shift,
+    ),
+    "shift_structured_vector": after_shift(
+        "Shift, structured vector",
+        specs.VECTOR,
+        every_class=False,
+        free=("diagonal", "bias"),
+        penalty=structured,
+    ),
 }
 
 
@@ -204,7 +251,8 @@ class Fitted:
       parameters: result of `fit`.
       classes: C.
       items: number of items fitted on.
-      nll_before: their mean negative log-likelihood before calibration, in nats.
+      nll_before: their mean negative log-likelihood before calibration, in nats, or after the shift that a fit to few
+        labels starts from; None for one that sees no labels.
       nll_after: the same after calibration.
       converged: whether the fit converged.
       at_bound: whether a parameter hit its search bound, so that the data do not determine its value.
@@ -216,8 +264,8 @@ class Fitted:
     parameters: Parameters
     classes: int
     items: int
-    nll_before: float
-    nll_after: float
+    nll_before: float | None
+    nll_after: float | None
     converged: bool
     at_bound: bool
     checkpoint: int | None = None
@@ -225,7 +273,9 @@ class Fitted:
 
     @property
     def accepted(self) -> bool:
-        """Whether the calibrator is used: not if it increases the loss that it was fitted to minimize."""
+        """Whether the calibrator is used: not if it increases the loss that it was fitted to minimize, if any."""
+        if self.nll_before is None or self.nll_after is None:
+            return True
         return bool(self.nll_after <= self.nll_before * (1 + _TOLERANCE) + _TOLERANCE / 10)
 
     def apply(self, logits: ArrayLike) -> Logits:
@@ -251,7 +301,7 @@ class Fitted:
         """Writes JSON."""
         path = Path(path)
         record = {**dataclasses.asdict(self), "parameters": jax.tree.map(_to_json, self.parameters)}
-        if math.isinf(self.nll_before):
+        if self.nll_before == math.inf:
             record["nll_before"] = None
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(with_digest(record), allow_nan=False) + "\n")
@@ -272,7 +322,7 @@ class Fitted:
         if isinstance(record, dict):
             if "digest" in record and not is_unchanged(record):
                 raise UserError(f"{path} was changed since experiments.calibrate wrote it: fit it again")
-            if record.get("nll_before", 0) is None:  # JSON has no infinity
+            if record.get("nll_before", 0) is None and record.get("nll_after") is not None:  # JSON has no infinity
                 record["nll_before"] = math.inf
         try:
             return cls._from_json(record)
@@ -287,8 +337,13 @@ class Fitted:
         name = record.get("name")
         if not isinstance(name, str) or name not in CALIBRATORS:
             raise ValueError(f"unknown calibrator {_shortened(name)}; known are {', '.join(CALIBRATORS)}")
-        facts = specs.read_parameters({key: record[key] for key in record if key in _FACTS}, _FACTS, classes=0)
         calibrator = CALIBRATORS[name]
+        known = {**_FACTS, **(_LOSSES if calibrator.sees_labels else {})}
+        facts = specs.read_parameters({key: record[key] for key in record if key in known}, known, classes=0)
+        if not calibrator.sees_labels:
+            if any(record.get(loss, 0) is not None for loss in _LOSSES):
+                raise ValueError(f"{name} sees no labels, so its {' and '.join(_LOSSES)} must be null")
+            facts |= dict.fromkeys(_LOSSES)
         parameters = specs.read_parameters(record.get("parameters"), calibrator.spec, facts["classes"])
         calibrator.check(parameters)
         if parameters.get("items", facts["items"]) != facts["items"]:
@@ -303,10 +358,12 @@ _ORIGIN = ("checkpoint", "model")
 _FACTS: Spec = {
     "classes": Numbers(low=2, high=2**31 - 1, kind="integer"),
     "items": Numbers(low=1, high=2**53, kind="integer"),
-    "nll_before": Numbers(low=0.0, high=math.inf, kind="double"),
-    "nll_after": Numbers(low=0.0, kind="double"),
     "converged": Numbers(kind="bool"),
     "at_bound": Numbers(kind="bool"),
+}
+_LOSSES: Spec = {
+    "nll_before": Numbers(low=0.0, high=math.inf, kind="double"),
+    "nll_after": Numbers(low=0.0, kind="double"),
 }
 TAKE_ZEROS = tuple(name for name, calibrator in CALIBRATORS.items() if calibrator.takes_zeros)
 
@@ -320,41 +377,84 @@ def _to_json(value: Any) -> Any:
     return np.asarray(value).tolist() if isinstance(value, (np.ndarray, np.generic, Array)) else value
 
 
-def fit(name: str, logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> Fitted:
+def fit(
+    name: str,
+    logits: ArrayLike,
+    labels: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    *,
+    priors: Mapping[str, ArrayLike] | None = None,
+    unlabelled: ArrayLike | None = None,
+) -> Fitted:
     """Fits a calibrator.
 
     Args:
       name: key in `CALIBRATORS`.
       logits: [N, C], or factors, as `checked_logits` takes them.
-      labels: the true classes, [N].
+      labels: the true classes, [N]. A calibrator that needs none never sees them.
       weights: how much each item counts, [N], from 0; None: all the same.
+      priors: log-probabilities of the labels for other inputs, [K, C] each, by names of `lm.calibration.priors.PRIORS`.
+      unlabelled: log-probabilities of the labels for more items, whose labels nobody knows, [M, C].
 
     Raises:
       InputError: for an unknown name, for arrays that are something else, for weights that the calibrator cannot use,
-        or if a label has probability 0 and the calibrator keeps it there.
+        for labels or a prior that it lacks, or if a label has probability 0 and the calibrator keeps it there.
     """
     if name not in CALIBRATORS:
         raise InputError(f"unknown calibrator {name!r}; known are {', '.join(CALIBRATORS)}")
     calibrator = CALIBRATORS[name]
     logits = checked_logits(logits=logits)
-    items, classes = logits.shape
-    labels_N = jnp.asarray(checked_labels(labels, (items, classes)))
     if weights is not None and not calibrator.takes_weights:
         raise InputError(f"{calibrator.label} cannot be fitted with weights: leave them out, or choose another")
-    given_N = checked_weights(weights, items)
-    weights_N = np.ones(items) if given_N is None else given_N / given_N.mean()
+    given_N = checked_weights(weights, logits.shape[0])
+    weights_N = np.ones(logits.shape[0]) if given_N is None else given_N / given_N.mean()
+    everything = _unlabelled_items(logits, weights_N, priors, unlabelled)
+    if not calibrator.sees_labels:
+        return _fitted(name, logits, calibrator.fit(everything), None, None)
+    if labels is None:
+        needing_none = [known for known, one in CALIBRATORS.items() if not one.sees_labels]
+        raise InputError(f"{name} needs labels; without any, fit {', '.join(needing_none)}")
+    return _fit_to_labels(name, logits, checked_labels(labels, logits.shape), weights_N, everything)
+
+
+def _unlabelled_items(
+    logits: Logits, weights_N: np.ndarray, priors: Mapping[str, ArrayLike] | None, unlabelled: ArrayLike | None
+) -> UnlabelledItems:
+    priors = checked_priors(priors, logits.shape[1])
+    if unlabelled is None:
+        return UnlabelledItems(logits, weights_N, priors)
+    if isinstance(logits, FactoredLogits):
+        raise InputError("unlabelled items cannot be added to factors: leave them out, or give logits [N, C]")
+    more_MC = checked_scores(unlabelled, logits.shape[1], "unlabelled")
+    return UnlabelledItems(
+        np.concatenate([np.asarray(logits, np.float32), more_MC]), np.append(weights_N, np.ones(len(more_MC))), priors
+    )
+
+
+def _fit_to_labels(
+    name: str, logits: Logits, labels: AnyArray, weights_N: np.ndarray, unlabelled: UnlabelledItems
+) -> Fitted:
+    calibrator, labels_N = CALIBRATORS[name], jnp.asarray(labels)
     before_N = np.where(weights_N > 0, outcomes(labels_N, logits=logits).nll_N, 0)
     if not calibrator.takes_zeros and (ruled_out := labels_ruled_out(logits, labels_N, before_N)).size:
         raise LabelsRuledOut(name, ruled_out)
-    is_rare_C = np.bincount(np.asarray(labels_N)[weights_N > 0], minlength=classes) < FEWEST
-    parameters = calibrator.fit(FitItems(logits, labels_N, weights_N, is_rare_C))
+    is_rare_C = np.bincount(np.asarray(labels_N)[weights_N > 0], minlength=logits.shape[1]) < FEWEST
+    parameters = calibrator.fit(FitItems(logits, labels_N, weights_N, is_rare_C, unlabelled))
+    before = float(np.mean(weights_N * before_N, dtype=np.float64))
+    if calibrator.start is not None:
+        before = mean_nll(calibrator.start(parameters, logits), labels_N, weights_N)
+    after = mean_nll(calibrator.apply(parameters, logits), labels_N, weights_N)
+    return _fitted(name, logits, parameters, before, after)
+
+
+def _fitted(name: str, logits: Logits, parameters: Parameters, before: float | None, after: float | None) -> Fitted:
     return Fitted(
         name=name,
         parameters=parameters,
-        classes=classes,
-        items=items,
-        nll_before=float(np.mean(weights_N * before_N, dtype=np.float64)),
-        nll_after=mean_nll(calibrator.apply(parameters, logits), labels_N, weights_N),
+        classes=logits.shape[1],
+        items=logits.shape[0],
+        nll_before=before,
+        nll_after=after,
         converged=bool(parameters.get("converged", True)),
         at_bound=bool(parameters.get("at_bound", False)),
     )

@@ -114,7 +114,9 @@ def compare(
 
 def _fit(name: str, part: Predictions) -> Fitted:
     try:
-        fitted = fit(name, part.logits, part.labels_N, part.weights_N)
+        fitted = fit(
+            name, part.logits, part.labels_N, part.weights_N, priors=part.priors, unlabelled=part.unlabelled_MC
+        )
     except LabelsRuledOut as error:
         item = error.items_M[0]
         which = f"item {item} of those for fitting" if part.ids_N is None else f"the item with id {part.ids_N[item]}"
