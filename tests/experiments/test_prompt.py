@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import lm
-from experiments import predict, prompt
+from experiments import predict, prompt, sweep
+from experiments.sweep import SweepConfig
 from lm.calibration.predictions import Predictions
+from lm.console import Console
 from lm.data.config import ExamplesConfig
 from lm.errors import UserError
 from lm.inference.prompted_classifier import PromptedClassifier
@@ -153,6 +155,29 @@ def test_predictions_are_made_on_the_command_line(done, tmp_path, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert status == 0
     assert [set(line) >= {"text", "predicted", "label_mass"} for line in lines] == [True, True]
+
+
+def test_a_sweep_searches_prompts_by_their_validation_rows(folder, tmp_path):
+    (tmp_path / "base.py").write_text(
+        "from lm.configuration import to_config_dict\n"
+        "from tests.experiments.test_prompt import config_in\n"
+        f"def get_config(): return to_config_dict(config_in(__import__('pathlib').Path({str(folder)!r})))\n"
+    )
+    config = SweepConfig(
+        str(tmp_path / "base.py"),
+        ("prompt.shots=0,2", "prompt.order_seed=0,1"),
+        "grid",
+        seeds=(0, 1),
+        metric="accuracy",
+    )
+    rows = sweep.sweep(config, tmp_path / "sweep", Console(quiet=True))
+    assert [row.state for row in rows] == ["complete"] * 4
+    paths = sorted((tmp_path / "sweep" / "trials").iterdir())
+    assert len(paths) == 8
+    drawn = {path.name: json.loads((path / "prompt.json").read_text())["shots"] for path in paths}
+    assert sorted(map(len, drawn.values())) == [0] * 4 + [2] * 4
+    with pytest.raises(UserError, match=r"config\.pruning=median is for training"):
+        sweep.sweep(replace(config, pruning="median"), tmp_path / "pruned", Console(quiet=True))
 
 
 @pytest.mark.parametrize(
