@@ -43,7 +43,7 @@ from lm.statistics.units import shown, shown_change
 from lm.tasks.supervised import TaskConfig
 
 _BINNING = Binning(15)
-_OF_MODEL = ("predicted", "confidence", "probabilities")  # what records of the same row may differ in
+_OF_MODEL = ("predicted", "confidence", "probabilities", "label_mass")  # what records of the same row may differ in
 _SIGNIFICANT, _POWER = 0.05, 0.8
 
 Record = Mapping[str, Any]

@@ -134,8 +134,10 @@ class PromptedClassifier(TaskModel):
         results = classification_results(named, logits_NC, self.classes)
         assert results.predictions is not None
         mass = mean_metric(scores.mass_N, better="higher", limits=SHARE)
+        columns = ("place", *self.prompting.template.columns)
         records = [
-            {**record, "label_mass": float(each)} for record, each in zip(results.records, scores.mass_N, strict=True)
+            {**{name: row[name] for name in columns}, **record, "label_mass": float(each)}
+            for row, record, each in zip(rows, results.records, scores.mass_N, strict=True)
         ]
         results = dataclasses.replace(
             results,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lm
-from experiments import predict, prompt, sweep
+from experiments import compare, predict, prompt, sweep
 from experiments.sweep import SweepConfig
 from lm.calibration.predictions import Predictions
 from lm.console import Console
@@ -101,6 +101,17 @@ def test_a_stopped_run_goes_on_where_it_was(done, folder, monkeypatch):
     assert (resumed.path / "scores" / "test.jsonl").read_bytes() == whole
     theirs, ours = (Predictions.load(each.predictions / "test.npz") for each in (directory, resumed))
     np.testing.assert_allclose(ours.logits, theirs.logits, atol=1e-5)
+
+
+def test_two_prompts_are_compared_on_the_same_rows(done, folder):
+    directory, evaluations = done
+    other = WorkDirectory(folder / "no shots")
+    config = config_in(folder)
+    (_, found) = prompt.prompt(replace(config, prompt={"shots": 0}), other)
+    compared = compare.compare([str(directory.path)], [str(other.path)])
+    for name in ("accuracy", "loss"):
+        expected = found.metrics[name].value - evaluations[1].metrics[name].value
+        assert compared[name].difference.value == pytest.approx(expected, abs=1e-6)
 
 
 def test_another_run_is_refused_in_the_same_directory(done, folder):
