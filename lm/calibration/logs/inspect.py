@@ -133,7 +133,8 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """A name for the place and what is needed of each sample, not its messages and events."""
     needed = ("id", "epoch", "choices", "target", "output", "scores", "metadata", "store", "error")
     for place, record in json_members(path, "samples/") if path.suffix == ".eval" else _of_json(path):
-        if not isinstance(record, dict) or not {"id", "epoch"} <= record.keys():
+        names = isinstance(record, dict) and isinstance(record.get("id"), int | str)
+        if not names or not isinstance(record.get("epoch"), int):
             raise UserError(f"{place} is not a sample with id and epoch: it is not a log of Inspect")
         yield place, {name: record[name] for name in needed if name in record}
 
