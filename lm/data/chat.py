@@ -71,10 +71,16 @@ class Chat:
     ) -> list[list[int]]:
         """Token ids of each conversation, as in `render`; faster than one by one."""
         control = self.tokenizer.control_tokens
-        return [control.encode(text) for text in self._texts(conversations, add_generation_prompt)]
+        return [control.encode(text) for text in self.texts(conversations, add_generation_prompt)]
 
-    def _texts(self, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool) -> list[str]:
-        """Each conversation with private characters for the special tokens that the template writes."""
+    def texts(self, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool = True) -> list[str]:
+        """Each conversation with private characters for the special tokens that the template writes.
+
+        `tokenizer.control_tokens` encodes such a text, also with more text after it.
+
+        Raises:
+          UserError: as `render` does.
+        """
         if not conversations:
             return []
         control = self.tokenizer.control_tokens

@@ -84,10 +84,14 @@ class LanguageModel(ModelInUse):
           UserError: for a prompt that the model cannot read.
         """
         prompts = as_list(prompts, "prompts")
-        return self._generated(prompts, self.prompt_tokens(prompts), how or self.search)
+        return self.generate_tokens(prompts, self.prompt_tokens(prompts), how or self.search)
 
-    def _generated(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]], how: How) -> list[GeneratedText]:
-        """A text for each prompt, which the model reads as `tokens`, or several with `how.samples`."""
+    def generate_tokens(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]], how: How) -> list[GeneratedText]:
+        """As `generate`, for prompts that the model reads as `tokens`.
+
+        Raises:
+          UserError: for a prompt that is too long for an encoder-decoder.
+        """
         if not isinstance(how, SamplingConfig):
             found = search(*self._unrolled, tokens, how, **self._vocabulary)
             return [self._written(prompt, each) for prompt, each in zip(prompts, found, strict=True)]
@@ -155,17 +159,36 @@ class LanguageModel(ModelInUse):
             )
         if not prompts:
             return []
-        read = self.prompt_tokens(prompts)
-        return self.token_log_probs(read, self._target_tokens(prompts, read, continuations, finished))
+        return self.token_log_probs(*self.pair_tokens(prompts, continuations, finished))
 
     def token_log_probs(
-        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], batch_size: int = 0
     ) -> list[ScoredContinuation]:
-        """As `log_probs`, for the tokens that the model reads and writes."""
-        size = self._batch_size(len(prompts))
+        """As `log_probs`, for the tokens that the model reads and those of the continuations.
+
+        Args:
+          prompts: token ids, as `prompt_tokens` gives them.
+          continuations: equally many lists of token ids.
+          batch_size: rows in a forward pass; 0: as in the run.
+
+        Raises:
+          UserError: for a pair that is too long for the model.
+        """
+        size = batch_size or self._batch_size(max(1, len(prompts)))
         return continuation_log_probs(
             self.model, self.params, prompts, continuations, **self._vocabulary, batch_size=size
         )
+
+    def pair_tokens(
+        self, prompts: Sequence[str], continuations: Sequence[str | Sequence[int]], finished: bool = False
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """The token ids that the model reads for each prompt, and those of its continuation, as `log_probs` has them.
+
+        Raises:
+          UserError: for a prompt that it cannot read.
+        """
+        read = self.prompt_tokens(prompts)
+        return read, self._target_tokens(prompts, read, continuations, finished)
 
     @property
     def continues(self) -> bool:
@@ -308,7 +331,7 @@ class TaskLanguageModel(TaskModel, LanguageModel):
         size = self.config.training.evaluation_batch_size or self.config.training.batch_size
         prompts = task.prompts(rows)
         for first in range(0, len(rows), size):
-            found += self._generated(texts[first : first + size], prompts[first : first + size], self.search)
+            found += self.generate_tokens(texts[first : first + size], prompts[first : first + size], self.search)
         return Predicted(found, len(task.long_sources(rows)))
 
     @property
