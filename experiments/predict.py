@@ -22,6 +22,7 @@ from absl import flags
 
 from lm.command_line import define_config, run
 from lm.console import QUIET, Console
+from lm.data.config import ExamplesConfig
 from lm.data.files import decode
 from lm.data.rows import TARGETS, Input, clean_row, read_inputs
 from lm.errors import UserError
@@ -29,6 +30,7 @@ from lm.files import json_value, written_atomically
 from lm.inference.load import load
 from lm.inference.model_in_use import ModelInUse
 from lm.inference.task_model import Predicted, TaskModel
+from lm.tasks.supervised import Columns
 
 _BATCHES_AT_ONCE = 8
 
@@ -93,7 +95,7 @@ def main(values: flags.FlagValues) -> None:
             "lm.load in Python"
         )
     if config.source:
-        inputs = inputs_of_source(config, model, console)
+        inputs = inputs_of_source(config, model.data, model.columns, console)
     else:
         texts = values.text or lines_of_standard_input("name rows with --config.source, give --text")
         inputs = inputs_of_texts(texts, model)
@@ -113,15 +115,21 @@ def _suited(model: ModelInUse) -> str:
     return "generate" if "generate" in model.uses else "embed"
 
 
-def inputs_of_source(config: PredictConfig, model: TaskModel, console: Console) -> list[Input]:
+def inputs_of_source(config: PredictConfig, own: ExamplesConfig, columns: Columns, console: Console) -> list[Input]:
     """The rows of `config.source`; says which of their columns are ignored.
+
+    Args:
+      config: names them.
+      own: how the run's own rows were read.
+      columns: of rows.
+      console: to print on.
 
     Raises:
       UserError: if they cannot be read.
     """
-    data = model.data.of_other_file(config.columns, config.delimiter, config.quoting, config.header)
-    inputs = read_inputs(config.source, "config.source", data, *model.columns)
-    for name in model.columns.needed:
+    data = own.of_other_file(config.columns, config.delimiter, config.quoting, config.header)
+    inputs = read_inputs(config.source, "config.source", data, *columns)
+    for name in columns.needed:
         column = data.column_names.get(name, name)
         if name in TARGETS and any(column in each.given for each in inputs):
             console.print(f"the column {column!r} is not used: experiments.evaluate compares predictions with it")

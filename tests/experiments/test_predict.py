@@ -16,7 +16,7 @@ from lm.console import Console
 from lm.data.config import ExamplesConfig
 from lm.data.rows import Input
 from lm.errors import UserError
-from lm.runs.config import FinetuneConfig
+from lm.tasks.supervised import Columns
 from tests.tiny import command_line, files_below
 from tests.tiny_tasks import rows_of, write_rows
 
@@ -28,6 +28,8 @@ TARGETS = {
     "sequence_to_sequence": "target",
     "completion": "completion",
 }
+
+COLUMNS = Columns(("text", "label"))
 
 
 def predict_with(workdir, *flags):
@@ -137,20 +139,20 @@ def test_a_mistake_is_one_line_and_writes_nothing(rows, flags, message, finetune
     ],
 )
 def test_a_file_may_be_written_in_another_way_than_the_run_s_own(content, values, tmp_path):
-    run = FinetuneConfig(data=ExamplesConfig(train="csv:own.csv", delimiter=";", header=("label", "text")))
+    own = ExamplesConfig(train="csv:own.csv", delimiter=";", header=("label", "text"))
     (tmp_path / "new.csv").write_text(content, encoding="utf-8")
     config = PredictConfig(source=f"csv:{tmp_path}/new.csv", **values)
-    (one,) = inputs_of_source(config, run, Console(quiet=True))
+    (one,) = inputs_of_source(config, own, COLUMNS, Console(quiet=True))
     assert one.row["text"] == "good, or bad"
 
 
 def test_what_a_file_lacks_is_named_with_the_setting_for_it(tmp_path):
-    run = FinetuneConfig(data=ExamplesConfig(train="csv:own.csv", header=("label", "text")))
+    own = ExamplesConfig(train="csv:own.csv", header=("label", "text"))
     (tmp_path / "new.csv").write_text("good\n", encoding="utf-8")
     with pytest.raises(
         UserError, match=r"has 1 values, the header 2: .* name the columns of this file in config.header"
     ):
-        inputs_of_source(PredictConfig(source=f"csv:{tmp_path}/new.csv"), run, Console(quiet=True))
+        inputs_of_source(PredictConfig(source=f"csv:{tmp_path}/new.csv"), own, COLUMNS, Console(quiet=True))
 
 
 def test_texts_of_another_language_are_named(finetuned, here, capsys):
