@@ -33,7 +33,7 @@ DATA = {
     "ag_news_all": ExamplesConfig(train=f"{FOLDER}/ag_news/train.jsonl", test=f"{FOLDER}/ag_news/test.jsonl"),
 }
 # Few rows need more passes.
-EPOCHS = {"sst2": 2, "trec": 4, "ag_news": 6, "ag_news_all": 2}
+EPOCHS = {"sst2": 2, "trec": 3, "ag_news": 6, "ag_news_all": 2}
 
 
 def get_config(name: str = "sst2") -> ConfigDict:
