@@ -13,7 +13,7 @@ SPLIT.metrics.json. A run that was stopped goes on where it was.
 import dataclasses
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from lm.console import QUIET, Console
 from lm.data.config import check_overridden_sources
 from lm.data.rows import Row, Splits, read_examples
 from lm.errors import UserError
-from lm.files import check_writable
+from lm.files import check_writable, is_unchanged, with_digest
 from lm.inference.load import load, prompt_model
 from lm.inference.model_in_use import ModelInUse
 from lm.inference.prompted_classifier import PromptedClassifier
@@ -99,7 +99,8 @@ def prompt(
     with directory.locked():
         prompted.save(directory)
         write_data_record(directory, config, data)
-        return [_evaluate(model, name, rows, splits.train, config, directory, console) for name, rows in parts.items()]
+        priors = {} if config.own_options else _priors(model, splits.train, config)  # the constants are of classes
+        return [_evaluate(model, name, rows, priors, directory, console) for name, rows in parts.items()]
 
 
 def load_scorer(config: PromptedRunConfig) -> ModelInUse:
@@ -120,8 +121,7 @@ def _evaluate(
     model: PromptedClassifier,
     name: str,
     rows: Sequence[Row],
-    train: Sequence[Row],
-    config: PromptedRunConfig,
+    priors: Mapping[str, np.ndarray],
     directory: WorkDirectory,
     console: Console,
 ) -> Evaluation:
@@ -132,22 +132,19 @@ def _evaluate(
     notes = measured.notes
     if mass < _LITTLE_MASS:
         notes += (f"the answers have {mass:.1%} of the probability after the prompt: the model expects other text",)
-    results = measured.results
-    if not config.own_options:  # the constants are of classes
-        predictions = dataclasses.replace(results.predictions, priors=_priors(model, train, config))
-        results = dataclasses.replace(results, predictions=predictions)
+    predictions = dataclasses.replace(measured.results.predictions, priors=priors)
+    results = dataclasses.replace(measured.results, predictions=predictions)
     return write_results(results, directory, name, 1000, model.step, measured.cut, notes)
 
 
 def _priors(model: PromptedClassifier, train: Sequence[Row], config: PromptedRunConfig) -> dict[str, np.ndarray]:
     """Logits of the same prompt without content, of random words of the training rows, and of its premise alone."""
     texts = [row[name] for row in train for name in model.prompting.template.columns]
-    random = domain_texts(texts, config.domain_texts, config.seed)
-    return {
-        "content_free": model.prior(config.content_free),
-        "domain": model.prior(random),
-        "premise": model.premise(),
+    inputs = {
+        "content_free": config.content_free,
+        "domain": domain_texts(texts, config.domain_texts, config.seed),
     }
+    return {name: model.prior(some) for name, some in inputs.items() if some} | {"premise": model.premise()}
 
 
 def _scored(
@@ -162,7 +159,7 @@ def _scored(
             part = rows[first : first + _AT_ONCE]
             found = model.answer_scores(part)
             for row, scores in zip(part, found, strict=True):
-                record = {"place": row["place"], **dataclasses.asdict(scores)}
+                record = with_digest({"place": row["place"], **dataclasses.asdict(scores)})
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
             file.flush()
             known += found
@@ -171,14 +168,15 @@ def _scored(
 
 
 def _known(path: Path, rows: Sequence[Row]) -> list[AnswerScores]:
-    """What a run that was stopped has scored. Its last line may be half a line: it is removed."""
+    """What a run that was stopped has scored, up to a line that is not whole; this and what follows is removed."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     found: list[AnswerScores] = []
     for row, line in zip(rows, lines, strict=False):
         try:
             record = json.loads(line)
-            if record.pop("place") != row["place"] or not line.endswith(b"\n"):
+            if record["place"] != row["place"] or not (is_unchanged(record) and line.endswith(b"\n")):
                 break
+            del record["place"], record["digest"]
             found.append(AnswerScores.from_json(record, str(path)))
         except (ValueError, KeyError, TypeError, AttributeError, UserError):
             break

@@ -244,15 +244,11 @@ class PromptedClassifier(TaskModel):
             text = row[longest][:characters].rstrip()
             return self._scorer.encode([self.prompting.prompt({**row, longest: text})])[0]
 
-        kept = (
-            bisect.bisect_right(
-                range(len(row[longest])), self._scorer.room, key=lambda characters: encoded(characters).length
-            )
-            - 1
-        )
-        if kept < 0:
+        # More characters are never fewer tokens, but for a few at the end.
+        fitting = bisect.bisect_right(range(len(row[longest])), self._scorer.room, key=lambda n: encoded(n).length)
+        if not fitting:
             raise self._too_long(row, encoded(0))
-        return encoded(kept)
+        return encoded(fitting - 1)
 
     def _too_long(self, row: Row, prompt: EncodedPrompt) -> UserError:
         instead = "use fewer shots" if self.prompting.shots else "shorten it"

@@ -88,7 +88,8 @@ def test_a_stopped_run_goes_on_where_it_was(done, folder, monkeypatch):
     prompt.prompt(config_in(folder), resumed)
     whole = (resumed.path / "scores" / "test.jsonl").read_bytes()
     first = b"".join(whole.splitlines(keepends=True)[:8])
-    (resumed.path / "scores" / "test.jsonl").write_bytes(first + b'{"place": "half a li')
+    changed = whole.splitlines(keepends=True)[8].replace(b'"log_probs": [-', b'"log_probs": [-1')
+    (resumed.path / "scores" / "test.jsonl").write_bytes(first + changed + b'{"place": "half a li')
     shutil.rmtree(resumed.predictions)
     scored = []
     score = PromptedClassifier.answer_scores
