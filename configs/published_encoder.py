@@ -7,7 +7,11 @@ python -m experiments.calibrate --config=configs/calibrate.py --workdir=runs/min
 Data: as configs/sst2.py (sst2), configs/trec.py (trec) and configs/ag_news.py (ag_news: 500 rows to train on;
 ag_news_all: all 6,000).
 
-Not measured yet.
+Measured with all-MiniLM-L6-v2 on two shared CPU cores (mean and standard error of seeds 0, 1, 2; after a temperature
+fitted to the validation rows; noise floors in brackets): sst2, 8 minutes: test accuracy 88.6 ± 0.3%, ECE 5.0 ± 0.6%
+(1.1), after 3.0 ± 0.4% (1.5). trec, 7 minutes: 96.6 ± 0.3%, ECE 1.8 ± 0.5% (1.5), after 1.9 ± 0.1% (1.5). ag_news, 4
+minutes: 86.2 ± 0.5%, ECE 3.2 ± 0.9% (1.6), after 4.4 ± 0.6% (1.6). ag_news_all: not measured yet. A logistic regression
+on the frozen encoder has 81.8% on sst2 and 86.6% on trec.
 """
 
 from ml_collections import ConfigDict
