@@ -150,6 +150,8 @@ def read_run(directory: str, split: str) -> Run:
     arrays, lines, figures = (folder / f"{split}{suffix}" for suffix in (".npz", ".jsonl", ".metrics.json"))
     if not run_directory.path.is_dir():
         raise UserError(f"{directory} does not exist: train a run there, or name another")
+    if not arrays.is_file() and run_directory.prompt.exists():
+        raise UserError(f"{arrays} does not exist: run the command of experiments.prompt that made {directory} again")
     if not arrays.is_file() and not lines.is_file():
         raise UserError(
             f"{arrays} does not exist: run experiments.evaluate --workdir={directory} --config.split={split}"

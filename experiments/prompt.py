@@ -2,7 +2,7 @@
 
 python -m experiments.prompt --config=prompt:sst2 --config.model=gguf:FILE --workdir=runs/prompted_sst2
 python -m experiments.prompt --config=prompt --config.model=runs/smollm2 --config.data.train=csv:train.csv \\
-    --config.data.test=csv:test.csv --config.prompt.item="Mail: {text}\\nKind:" --workdir=runs/prompted_mails
+    --config.data.test=csv:test.csv --config.prompt.item=$'Mail: {text}\\nKind:' --workdir=runs/prompted_mails
 python -m experiments.calibrate --config=calibrate_prompt --workdir=runs/prompted_sst2
 python -m experiments.predict --workdir=runs/prompted_sst2 --calibrator=shift_temperature_bias --text="A quiet film."
 
@@ -13,6 +13,7 @@ SPLIT.metrics.json. A run that was stopped goes on where it was.
 import dataclasses
 import json
 import shlex
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,11 +33,12 @@ from lm.inference.prompted_classifier import PromptedClassifier
 from lm.prompting.answer_scores import AnswerScores
 from lm.prompting.prompts import Prompting, columns_of, domain_texts
 from lm.prompting.shots import choose_shots
-from lm.prompting.templates import LETTERS
+from lm.prompting.templates import LETTERS, Template
 from lm.runs.data_record import check_data, write_data_record
 from lm.runs.prompted_run import PromptedRun, PromptedRunConfig
 from lm.runs.results import Evaluation, write_results
 from lm.runs.work_directory import WorkDirectory
+from lm.tasks.supervised import Columns
 from lm.training.finetuning import row_fingerprints
 
 _AT_ONCE = 128  # rows that are scored, and written, together
@@ -49,13 +51,18 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Directory for the results.", flag_values=values)
 
 
-def main(values: flags.FlagValues) -> None:
-    """Prompts and prints."""
+def main(values: flags.FlagValues) -> int:
+    """Prompts and prints; returns the exit status."""
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the results")
     check_overridden_sources(values.config.data, overridden(values))
     directory, console = WorkDirectory(Path(values.workdir)), Console(stderr=True)
-    for found in prompt(values.config, directory, console):
+    try:
+        evaluations = prompt(values.config, directory, console)
+    except KeyboardInterrupt:
+        console.print("stopped; run the same command to continue")
+        return 128 + signal.SIGINT
+    for found in evaluations:
         show(found, Console())
     workdir = shlex.quote(str(directory.path))
     console.print(
@@ -63,6 +70,7 @@ def main(values: flags.FlagValues) -> None:
         f"--workdir={workdir}",
         soft_wrap=True,
     )
+    return 0
 
 
 def prompt(
@@ -81,7 +89,7 @@ def prompt(
     """
     check_writable(directory.path, f"--workdir={directory.path}")
     columns = columns_of(config.prompt, config.own_options)
-    splits = _some(read_examples(config.data, *columns), config)
+    splits = _some(_read(config, columns), config)
     classes = _classes(config, splits)
     shots = choose_shots(splits.train, () if config.own_options else classes, config.prompt, config.seed)
     prompting = Prompting(config.prompt, classes, config.own_options, tuple(shots))
@@ -103,6 +111,15 @@ def prompt(
         return [_evaluate(model, name, rows, priors, directory, console) for name, rows in parts.items()]
 
 
+def _read(config: PromptedRunConfig, columns: Columns) -> Splits:
+    try:
+        return read_examples(config.data, *columns)
+    except UserError as error:
+        if any(f"has no column {name!r}" in str(error) for name in Template(config.prompt.item).columns):
+            raise UserError(f"{error}; config.prompt.item={config.prompt.item!r} asks for it") from error
+        raise
+
+
 def load_scorer(config: PromptedRunConfig) -> ModelInUse:
     """The model to prompt.
 
@@ -114,7 +131,7 @@ def load_scorer(config: PromptedRunConfig) -> ModelInUse:
     try:
         return load(config.model, config.checkpoint, dtype=config.dtype)
     except UserError as error:
-        raise UserError(f"config.model={config.model}: {error}") from error
+        raise UserError(f"config.model={config.model}: {str(error).removeprefix('--workdir=')}") from error
 
 
 def _evaluate(
@@ -131,7 +148,10 @@ def _evaluate(
     mass = float(scores.mass_N.mean())
     notes = measured.notes
     if mass < _LITTLE_MASS:
-        notes += (f"the answers have {mass:.1%} of the probability after the prompt: the model expects other text",)
+        notes += (
+            f"the answers have {mass:.1%} of the probability after the prompt, so the model expects other text: try "
+            "shots, an instruction, or other answers",
+        )
     predictions = dataclasses.replace(measured.results.predictions, priors=priors)
     results = dataclasses.replace(measured.results, predictions=predictions)
     return write_results(results, directory, name, 1000, model.step, measured.cut, notes)
@@ -153,6 +173,8 @@ def _scored(
     """The scores of rows; those that a file holds are not computed again, and others are added to it."""
     path.parent.mkdir(exist_ok=True)
     known = _known(path, rows)
+    if known:
+        console.print(f"{doing}: {len(known):,} of {len(rows):,} are scored already")
     with console.progress(doing, len(rows)) as advance, open(path, "a", encoding="utf-8") as file:
         advance(len(known))
         for first in range(len(known), len(rows), _AT_ONCE):

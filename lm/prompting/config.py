@@ -64,6 +64,12 @@ class PromptConfig:
         check_seed("config.prompt.order_seed", self.order_seed)
         if self.letters and self.answers:
             raise UserError("config.prompt.letters makes letters the answers: leave config.prompt.answers empty")
+        for name in ("instruction", "item", "separator", "premise", "answers"):
+            if "\\n" in "".join(getattr(self, name)):
+                raise UserError(
+                    f"config.prompt.{name} has a backslash and an n where a line break is meant: in a shell, write "
+                    "$'...\\n...'"
+                )
         self.words()
 
     def words(self) -> dict[str, tuple[str, ...]]:

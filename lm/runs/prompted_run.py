@@ -86,7 +86,9 @@ class PromptedRun:
         changed = differences(_record(load_prompted(directory)), _record(self))
         if changed:
             listed = "; ".join(f"{name} was {old!r:.60}, is {new!r:.60}" for name, (old, new) in changed.items())
-            raise UserError(f"{directory.path} holds another prompted run ({listed}): use another --workdir")
+            raise UserError(
+                f"{directory.path} holds another prompted run ({listed}): delete it, or use another --workdir"
+            )
 
     def save(self, directory: WorkDirectory) -> None:
         """Writes prompt.json.

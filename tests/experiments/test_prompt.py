@@ -197,7 +197,8 @@ def test_a_sweep_searches_prompts_by_their_validation_rows(folder, tmp_path):
     [
         (["--config.model="], "config.model is empty"),
         (["--config.prompt.item=Kind:"], "no place for a row"),
-        (["--config.prompt.item={question}:"], "has no column 'question'"),
+        (["--config.prompt.item={question}:"], "config.prompt.item='{question}:' asks for it"),
+        (["--config.model=runs/nowhere"], "config.model=runs/nowhere: runs/nowhere has no run"),
         (["--config.prompt.answers=('animal= Tier','colour= Tierchen')"], "begins"),
         (["--config.prompt.shots=40"], "there are 20 training rows"),
         (["--config.prompt.chat=True"], "no chat_template"),

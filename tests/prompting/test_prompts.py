@@ -98,6 +98,8 @@ def test_the_digest_changes_with_everything_that_is_read():
         ({"answers": ("bad",)}, "pairs such as"),
         ({"answers": ("bad= |x",)}, "pairs such as"),
         ({"answers": ("bad=a", "bad=b")}, "twice"),
+        ({"item": "{text}\\nMood:"}, r"config.prompt.item has a backslash and an n"),
+        ({"answers": ("bad=a\\n",)}, r"config.prompt.answers has a backslash and an n"),
         ({"letters": True}, "needs {options}"),
         ({"letters": True, "answers": ("bad=x",)}, "leave config.prompt.answers empty"),
         ({"score": "max"}, "config.prompt.score must be one of"),
