@@ -60,7 +60,7 @@ def rows_to_read(sequences: Sequence[Sequence[int]], firsts: Sequence[int]) -> l
 
 
 def groups_with_shared_prefix(rows: Sequence[Row]) -> list[Group]:
-    """Rows that share at least half of what their first ones share, and not less than is worth a cache.
+    """Rows that share at least half of what their first ones share, and not less than is worth a cache; and the others.
 
     Args:
       rows: sorted by their tokens. The states that they need are not among those that are shared.
@@ -77,7 +77,9 @@ def groups_with_shared_prefix(rows: Sequence[Row]) -> list[Group]:
                 group.shared = shared
                 continue
         groups.append(Group([row]))
-    return groups
+    # Rows that share nothing can still be read side by side.
+    alone = [group.rows[0] for group in groups if not group.shared]
+    return [*(group for group in groups if group.shared), *([Group(alone)] if alone else ())]
 
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:
