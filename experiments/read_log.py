@@ -1,6 +1,6 @@
 """Turns logs of lm-evaluation-harness or Inspect into predictions, to measure and calibrate.
 
-python -m experiments.read_log --source=results/mine/samples_hellaswag_DATE.jsonl --output=hellaswag.npz
+python -m experiments.read_log --source=results/runs__mine/samples_hellaswag_DATE.jsonl --output=hellaswag.npz
 python -m experiments.read_log --source=logs/mmlu.eval --confidence=answer --output=mmlu.npz
 python -m experiments.calibrate --config=configs/calibrate.py --config.predictions=mmlu.npz --workdir=runs/mmlu
 

@@ -33,7 +33,7 @@ except ImportError as error:
     raise UserError(f"lm-evaluation-harness is not here ({error}): pip install -e '.[harness]'") from error
 
 # Between two updates of the progress bar, and of the harness's cache of results.
-_PAIRS_AT_A_TIME, _TEXTS_AT_A_TIME = 512, 64
+_PAIRS_AT_A_TIME, _TEXTS_AT_A_TIME = 256, 64
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 # What the harness calls a request: the texts, the context's tokens and those of its continuation.
