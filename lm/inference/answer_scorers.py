@@ -116,8 +116,9 @@ class WritingScorer:
         with console.progress("scoring", len(prompts)) as advance:
             for first in range(0, len(prompts), _AT_ONCE):
                 part = prompts[first : first + _AT_ONCE]
-                pairs = [(prompt.tokens, answer) for prompt in part for answer in prompt.answers]
-                scored = iter(self.model.token_log_probs(*zip(*pairs, strict=True)))
+                read = [prompt.tokens for prompt in part for _ in prompt.answers]
+                answers = [answer for prompt in part for answer in prompt.answers]
+                scored = iter(self.model.token_log_probs(read, answers))
                 found += [np.array([next(scored).total_log_prob for _ in prompt.answers]) for prompt in part]
                 advance(len(part))
         return found
