@@ -1,6 +1,6 @@
 """Calibration of a prompted model: without labels, with a few, and as published.
 
-python -m experiments.calibrate --config=calibrate_prompt --workdir=runs/prompted_sst2
+python -m experiments.calibrate --config=configs/calibrate_prompt.py --workdir=runs/prompted_sst2
 
 The predictions are those of experiments.prompt: calibrators are fitted to the validation rows (those that need no
 labels do not see them) and tested on the test rows. docs/prompting.md says what each one does.

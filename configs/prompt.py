@@ -1,7 +1,7 @@
 """Prompting a language model to classify: sentiment, topics of news, kinds of question, or rows of your own.
 
-python -m experiments.prompt --config=prompt:sst2 --config.model=gguf:FILE --workdir=runs/prompted_sst2
-python -m experiments.calibrate --config=calibrate_prompt --workdir=runs/prompted_sst2
+python -m experiments.prompt --config=configs/prompt.py:sst2 --config.model=gguf:FILE --workdir=runs/prompted_sst2
+python -m experiments.calibrate --config=configs/calibrate_prompt.py --workdir=runs/prompted_sst2
 
 Data: as configs/sst2.py (sst2), configs/ag_news.py (ag_news) and configs/trec.py (trec). Without a name: your own rows
 with `text` and `label`, as docs/your_data.md says; set config.data.train, config.data.test and config.prompt.item.

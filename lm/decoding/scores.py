@@ -29,6 +29,7 @@ from lm.decoding.step import (
     check_writer,
     pad,
     padded_length,
+    padded_positions,
     prefill,
     score,
 )
@@ -264,7 +265,8 @@ def _decoder_log_probs(
         hidden_BPD = model.apply({"params": params}, read_BP, method=DecoderLM.hidden)
     else:
         caches = caches.take_rows(jnp.zeros(batch, jnp.int32)).with_length(caches.length + length)
-        positions_BP = jnp.broadcast_to(shared + jnp.arange(length), read_BP.shape)
+        positions_P = padded_positions(shared, length, model.config.max_length)
+        positions_BP = jnp.broadcast_to(positions_P, read_BP.shape)
         arrays = (read_BP, positions_BP, caches)
         hidden_BPD, _ = model.apply({"params": params}, *arrays, method=DecoderLM.hidden_with_cache)
     return _of_targets(model, params, hidden_BPD[row_U, position_U], targets_UK, rules)

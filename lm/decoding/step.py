@@ -196,7 +196,7 @@ def prefill(
         last_BD, caches = carry
         begin = number * chunk
         tokens_BC = jax.lax.dynamic_slice_in_dim(tokens_BP, begin, chunk, axis=1)
-        positions_BC = jnp.broadcast_to(first + begin + jnp.arange(chunk), (batch, chunk))
+        positions_BC = jnp.broadcast_to(padded_positions(first + begin, chunk, model.config.max_length), (batch, chunk))
         arrays = (tokens_BC, positions_BC, caches)
         hidden_BCD, caches = model.apply({"params": params}, *arrays, method=DecoderLM.hidden_with_cache)
         places_B = lengths_B - 1 - begin
@@ -339,6 +339,14 @@ def pad(rows: Sequence[Sequence[int]], longest: int, shortest: int = SHORTEST) -
     for row, tokens in enumerate(rows):
         tokens_BP[row, : len(tokens)] = tokens
     return tokens_BP, lengths_B
+
+
+def padded_positions(first: Array | int, count: int, longest: int) -> Array:
+    """Positions from `first` on, [count]; those of padding stay below `longest`.
+
+    Beyond its table a learned position is NaN, which reaches other tokens though they give it no weight.
+    """
+    return jnp.minimum(first + jnp.arange(count), longest - 1)
 
 
 def padded_length(length: int, longest: int, shortest: int = 1) -> int:

@@ -25,7 +25,11 @@ LONG = 48  # a window with room for prefixes that are worth sharing
 def long_model(name):
     """A model with a longer window, and its parameters."""
     model = MODELS[name].clone(config=dataclasses.replace(MODELS[name].config, max_length=LONG))
-    return model, params_of(name)
+    params = dict(params_of(name))
+    if name == "learned":
+        table = params["position_embedding"]["embedding"]
+        params["position_embedding"] = {"embedding": np.resize(table, (LONG, table.shape[1]))}
+    return model, params
 
 
 def random_prompts(*lengths):
@@ -163,9 +167,11 @@ def test_rows_that_begin_alike_are_read_once():
     assert [(group.shared, len(group.rows)) for group in needed_early] == [(0, 3)]
 
 
-def test_scores_with_a_shared_beginning_equal_those_of_each_pair_alone():
-    model, params = long_model("rotary")
-    head, (*tails, other) = random_prompts(17)[0], random_prompts(1, 4, 9, 22)
+@pytest.mark.parametrize("name", ["rotary", "learned"])
+def test_scores_with_a_shared_beginning_equal_those_of_each_pair_alone(name):
+    """Up to the window's end, which padding exceeds."""
+    model, params = long_model(name)
+    head, (*tails, other) = random_prompts(17)[0], random_prompts(1, 4, 9, 28, 22)
     prompts = [[*head, *tail] for tail in tails for _ in range(3)] + [other]
     continuations = [[1], [2, 3], [4, 5, 6]] * len(tails) + [[9, 9]]
     found = continuation_log_probs(model, params, prompts, continuations, vocab_size=VOCAB)
@@ -177,6 +183,7 @@ def test_scores_with_a_shared_beginning_equal_those_of_each_pair_alone():
         logits = logits[len(prompt) - 1 : len(prompt) + len(tokens) - 1, :VOCAB]
         expected = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.array(tokens)[:, None], axis=1)[:, 0]
         np.testing.assert_allclose(one.log_probs, expected, rtol=1e-4, atol=1e-4)
+        assert np.isfinite(one.log_probs).all()
         assert one.greedy == (np.asarray(logits).argmax(axis=1) == tokens).all()
         assert one.total_log_prob == pytest.approx(expected.sum(), rel=1e-4)
 

@@ -147,6 +147,7 @@ def test_a_row_that_is_too_long_is_cut_where_that_is_allowed(models):
         model.score([long])
     scores = model.score([ROWS[0], long], truncate=True)
     assert scores.is_cut_N.tolist() == [False, True]
+    assert np.isfinite(scores.logits_NC).all()
     # As much is kept as fits: the answer needs five tokens, and its last is not read.
     room = 121 - len(model.scorer.prompt_tokens([model.prompting.prompt({**long, "text": ""}).before])[0]) - 5
     kept = {**long, "text": long["text"][:room].rstrip()}
