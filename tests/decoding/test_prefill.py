@@ -102,6 +102,7 @@ def test_what_is_held_is_not_read_again():
     np.testing.assert_array_equal(reply.tokens, expected.tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rotary", "t5"])
 def test_stacked_layers_write_what_unrolled_ones_write(name):
     config = dataclasses.replace(MODELS[name].config, scan_layers=True, layers=2)

@@ -128,6 +128,7 @@ def test_training_starts_with_the_shape_of_a_published_model(writer, tmp_path, k
     assert (with_model_of_source(from_run) == from_run) == (kind is PretrainConfig)
 
 
+@pytest.mark.slow
 def test_a_published_model_is_fine_tuned_as_the_run_that_holds_it(writer, here, tmp_path):
     _, output = writer
     assert bring_in(output, tmp_path / "held") == 0

@@ -169,6 +169,7 @@ def test_predictions_are_made_on_the_command_line(done, tmp_path, capsys):
     assert [set(line) >= {"text", "predicted", "label_mass"} for line in lines] == [True, True]
 
 
+@pytest.mark.slow
 def test_a_sweep_searches_prompts_by_their_validation_rows(folder, tmp_path):
     (tmp_path / "base.py").write_text(
         "from lm.configuration import to_config_dict\n"
