@@ -2,7 +2,7 @@
 
 Each subtracts the mean log-probability of items without their labels, as `shift` does, then fits an affine map that a
 penalty holds near that: with few labels it stays there, with many it goes where they say. A shift alone leaves the
-model under-confident, because it moves items towards even odds; a temperature after it mends that.
+model underconfident, because it moves items towards even odds; the temperature after it corrects this.
 
 Such a fit is accepted if it does not raise the loss that the shift leaves. A few labels that happen to be those that
 the prompt prefers are no reason to keep the preference.

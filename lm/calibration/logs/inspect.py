@@ -104,7 +104,7 @@ def _notes(predictions: Predictions) -> list[str]:
     if not certain:
         return []
     measure = '--config.calibrators="()"'
-    return [f"{certain} items are certain and wrong, which no calibrator can mend: measure them with {measure}"]
+    return [f"{certain} items are certain and wrong, which no calibrator can correct: measure them with {measure}"]
 
 
 # --- samples ---
