@@ -22,6 +22,7 @@ import dataclasses
 import io
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -39,13 +40,14 @@ from lm.calibration.inputs import InputError
 from lm.calibration.predictions import Predictions, split
 from lm.calibration.report.diagrams import save_pictures
 from lm.calibration.report.page import report_html
-from lm.calibration.report.wording import format_interval, format_p, format_value, verdict
+from lm.calibration.report.wording import format_interval, format_p, format_value, suggested, verdict
 from lm.calibration.results import Comparison, Entry, Settings, to_json
 from lm.command_line import define_config_file, run
 from lm.configuration import check_seed
 from lm.console import Console, printable
 from lm.errors import UserError
 from lm.files import check_writable, json_value, write_atomically, write_json
+from lm.runs.config import PretrainConfig
 from lm.runs.data_record import check_inside
 from lm.runs.tensorboard import add_products
 from lm.runs.work_directory import WorkDirectory, names_of_runs
@@ -116,9 +118,22 @@ def main(values: flags.FlagValues) -> None:
             console.print(f"{name} ({number} of {len(values.workdir)})")
         comparisons[name] = calibrate(config, WorkDirectory(Path(name)), console)
         show(comparisons[name], Console())
-        console.print(f"report: {WorkDirectory(Path(name)).calibration / 'report.html'}")
+        directory = WorkDirectory(Path(name))
+        console.print(f"report: {directory.calibration / 'report.html'}")
+        if command := next_command(directory, suggested(comparisons[name])):
+            console.print(command, soft_wrap=True)
     if len(comparisons) > 1 and config.calibrators:
         Console().print(summary_table(comparisons, config.calibrators[0]))
+
+
+def next_command(directory: WorkDirectory, calibrator: str) -> str:
+    """A command that uses a calibrator with the run's model; empty without a calibrator or a run."""
+    if not calibrator or not (directory.config.exists() or directory.prompt.exists()):
+        return ""
+    writes = directory.config.exists() and isinstance(directory.load_config(), PretrainConfig)
+    job, given = ("generate", "--prompt=TEXT") if writes else ("predict", "--config.source=FILE")
+    workdir = shlex.quote(str(directory.path))
+    return f"next: python -m experiments.{job} --workdir={workdir} --calibrator={calibrator} {given}"
 
 
 def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Console) -> Comparison:
@@ -160,7 +175,7 @@ def calibrate(config: CalibrateConfig, directory: WorkDirectory, console: Consol
             pictures = [each.name for each in save_pictures(comparison, folder)]
             for name, calibrator in fitted.items():
                 calibrator.save(folder / f"{name}.json")
-            write_json(folder / "comparison.json", to_json(comparison))
+            write_json(folder / "comparison.json", to_json(comparison) | {"suggested": suggested(comparison)})
             write_atomically(folder / "table.csv", as_csv(comparison))
             write_atomically(folder / "report.html", report_html(comparison))
     if directory.tensorboard.exists():

@@ -63,8 +63,10 @@ def _default(field: dataclasses.Field) -> str:
         return ""
     value = field.default
     if isinstance(value, tuple):
-        value = ",".join(map(str, value)) if value not in ((), ("",)) else repr(value)
-    return f" (default: {value!r})" if value == "" else f" (default: {value})"
+        value = ",".join(map(str, value)) if value and "" not in value else repr(value)
+    elif isinstance(value, str) and (value == "" or "\n" in value):
+        value = repr(value)
+    return f" (default: {value})"
 
 
 def _first_line(cls: type) -> str:

@@ -10,6 +10,7 @@ from experiments.sweep import SweepConfig
 from lm.config_help import attributes, describe, type_name
 from lm.overrides import leaves
 from lm.runs.config import FinetuneConfig, OptimizerConfig, PretrainConfig
+from lm.runs.prompted_run import PromptedRunConfig
 
 KINDS = (
     PretrainConfig,
@@ -19,6 +20,7 @@ KINDS = (
     Guo2017Config,
     SelfTrainConfig,
     SweepConfig,
+    PromptedRunConfig,
 )
 
 
@@ -28,6 +30,7 @@ def test_every_key_is_described(kind):
     for name, hint in leaves(kind):
         place = next(n for n, line in enumerate(lines) if line.startswith(f"  --config.{name}: {type_name(hint)}"))
         assert lines[place + 1].startswith("      "), name
+        assert lines[place].count("(default") == lines[place].endswith(")"), name
 
 
 def test_a_description_over_two_lines_is_joined():

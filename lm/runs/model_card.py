@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError
-from lm.files import is_unchanged, read_json
+from lm.files import is_unchanged, read_json, read_json_object
 from lm.pretrained.load import is_published
 from lm.runs.config import FinetuneConfig, RunConfig
 from lm.runs.data_record import recorded_data
@@ -18,7 +18,6 @@ from lm.runs.work_directory import WorkDirectory
 from lm.statistics.units import shown
 
 SPLITS = ("validation", "test")
-_UNCALIBRATED = "none"  # as in comparison.json
 _METRICS = {"ece": "ECE", "nll": "NLL", "brier": "Brier score", "accuracy": "accuracy"}
 _PERCENT = ("ece", "accuracy")
 
@@ -41,7 +40,7 @@ def model_card(run: TrainedRun, directory: WorkDirectory, name: str, calibrators
         _training(run, directory),
         _results(directory, run.step),
         _calibration(directory),
-        _use(calibrators, recommended(calibrators, directory)),
+        _use(calibrators, suggested_calibrator(calibrators, directory)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -139,14 +138,11 @@ def _calibration(directory: WorkDirectory) -> str:
     return "\n".join(["## Calibration", "", about, "", *_table(heads, rows)])
 
 
-def recommended(calibrators: Sequence[str], directory: WorkDirectory) -> str:
-    """The calibrator with the lowest NLL of held-out items; "" if none lowers it, or nothing was measured."""
+def suggested_calibrator(calibrators: Sequence[str], directory: WorkDirectory) -> str:
+    """The calibrator that `experiments.calibrate` suggested, if it travels; "" otherwise."""
     path = directory.calibration / "comparison.json"
-    methods = read_json(path)["methods"] if path.exists() else []
-    nll = {method["name"]: method["metrics"].get("nll", {}).get("value") for method in methods}
-    known = [name for name in (_UNCALIBRATED, *calibrators) if nll.get(name) is not None]
-    best = min(known, key=lambda name: nll[name], default=_UNCALIBRATED)
-    return "" if best == _UNCALIBRATED else best
+    name = read_json_object(path).get("suggested", "") if path.exists() else ""
+    return name if name in calibrators else ""
 
 
 def _measured(name: str, entry: Mapping[str, Any]) -> str:
@@ -164,8 +160,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines]
 
 
-def _use(calibrators: Sequence[str], recommended: str) -> str:
-    chosen = f', calibrator="{recommended}"' if recommended else ""
+def _use(calibrators: Sequence[str], suggested: str) -> str:
+    chosen = f', calibrator="{suggested}"' if suggested else ""
     lines = ["## Use", "", "```python", "import lm", "", f'model = lm.load("hf:DIRECTORY"{chosen})', "```"]
     if calibrators:
         names = ", ".join(f"`calibration/{name}.json`" for name in calibrators)

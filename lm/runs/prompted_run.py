@@ -11,8 +11,9 @@ from lm.data.config import ExamplesConfig
 from lm.errors import UserError
 from lm.files import is_unchanged, json_value, read_json_object, with_digest, write_json
 from lm.prompting.config import PromptConfig
-from lm.prompting.prompts import Prompting
+from lm.prompting.prompts import OPTIONS, Prompting, columns_of
 from lm.runs.work_directory import WorkDirectory
+from lm.tasks.supervised import Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +113,22 @@ def load_prompted(directory: WorkDirectory) -> PromptedRun:
     record = read_json_object(directory.prompt)
     if not is_unchanged(record):
         raise UserError(f"{directory.prompt} was changed since experiments.prompt wrote it: prompt the model again")
-    config = from_config_dict(PromptedRunConfig, record["config"], str(directory.prompt))
-    prompting = Prompting(config.prompt, tuple(record["classes"]), config.own_options, tuple(record["shots"]))
-    return PromptedRun(config, prompting, record["model"])
+    try:
+        config = from_config_dict(PromptedRunConfig, record["config"], str(directory.prompt))
+        shots = tuple(_shot(shot, config) for shot in record["shots"])
+        prompting = Prompting(config.prompt, tuple(map(str, record["classes"])), config.own_options, shots)
+        return PromptedRun(config, prompting, str(record["model"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{directory.prompt} is damaged: prompt the model again") from error
+
+
+def _shot(values: dict[str, Any], config: PromptedRunConfig) -> Row:
+    """A row with all columns of the template, texts but for the options."""
+    for name in columns_of(config.prompt, config.own_options).needed:
+        kind = list if name == OPTIONS else str
+        if not isinstance(values[name], kind):
+            raise TypeError(name)
+    return values
 
 
 def _record(run: PromptedRun) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from lm.pretrained.sentence_encoders import SentenceEncoding, write_sentence_enc
 from lm.pretrained.tensors import open_tensors, write_safetensors
 from lm.runs.checkpoints import Checkpoints
 from lm.runs.config import FinetuneConfig, PretrainConfig
-from lm.runs.model_card import recommended
+from lm.runs.model_card import suggested_calibrator
 from lm.runs.sources import load_source, with_model_of_source
 from lm.runs.work_directory import WorkDirectory
 from tests.tiny import command_line, files_below, replace, run, tiny_config
@@ -193,14 +193,11 @@ def test_the_card_says_what_was_trained_and_how_calibrated_it_is(classifier):
     assert str(Path.home()) not in card
 
 
-@pytest.mark.parametrize(("before", "chosen"), [(10.0, "vector"), (0.0, "")])
-def test_the_card_suggests_the_calibrator_with_the_lowest_nll_if_any_lowers_it(tmp_path, before, chosen):
-    nll = {"none": before, "temperature": 2.0, "vector": 1.0, "isotonic": 0.5}
-    methods = [{"name": name, "metrics": {"nll": {"value": value}}} for name, value in nll.items()]
+@pytest.mark.parametrize(("suggested", "chosen"), [("vector", "vector"), ("isotonic", ""), ("", "")])
+def test_the_card_suggests_a_calibrator_if_it_travels(tmp_path, suggested, chosen):
     (tmp_path / "calibration").mkdir()
-    (tmp_path / "calibration" / "comparison.json").write_text(json.dumps({"methods": methods}))
-    # What does not travel is not suggested.
-    assert recommended(["temperature", "vector"], WorkDirectory(tmp_path)) == chosen
+    (tmp_path / "calibration" / "comparison.json").write_text(json.dumps({"suggested": suggested}))
+    assert suggested_calibrator(["temperature", "vector"], WorkDirectory(tmp_path)) == chosen
 
 
 def test_a_calibrator_of_another_model_stays_behind(classifier, tmp_path, capsys):

@@ -13,6 +13,7 @@ from lm.calibration.predictions import Predictions
 from lm.console import Console
 from lm.data.config import ExamplesConfig
 from lm.errors import UserError
+from lm.files import with_digest
 from lm.inference.prompted_classifier import PromptedClassifier
 from lm.prompting.config import PromptConfig
 from lm.runs.prompted_run import PromptedRunConfig
@@ -157,6 +158,18 @@ def test_a_changed_prompt_is_refused(done, tmp_path):
     (copy / "prompt.json").write_text(text.replace("{text}:", "{text}?"))
     with pytest.raises(UserError, match=r"prompt\.json was changed"):
         lm.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("shots", [{"text": 1, "label": "animal"}]), ("shots", [{}]), ("classes", 3), ("config", None)]
+)
+def test_a_damaged_prompt_is_one_line_whatever_its_digest(done, tmp_path, name, value):
+    directory, _ = done
+    record = json.loads(directory.prompt.read_text()) | {name: value}
+    del record["digest"]
+    (tmp_path / "prompt.json").write_text(json.dumps(with_digest(record)))
+    with pytest.raises(UserError, match=r"prompt\.json is damaged"):
+        lm.load(tmp_path)
 
 
 def test_predictions_are_made_on_the_command_line(done, tmp_path, capsys):

@@ -138,6 +138,12 @@ def verdict(comparison: Comparison) -> Verdict:
     return Verdict(_before(before, metrics, level), after, tuple(filter(None, notes)), best)
 
 
+def suggested(comparison: Comparison) -> str:
+    """The name of the verdict's best calibrator if its NLL is lower than without one; "" otherwise."""
+    best, before = verdict(comparison).best, comparison.uncalibrated.entry("nll").value
+    return best.name if best is not None and best.entry("nll").value < before else ""
+
+
 def _before(method: Method, metrics: Mapping[str, Metric], level: float) -> str:
     accuracy, confidence = method.entry("accuracy").value, method.entry("confidence").value
     sentences = []

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from lm.calibration.noise_floor import Floor
-from lm.calibration.report.wording import change_of, format_p, format_value, verdict, with_unit
+from lm.calibration.report.wording import change_of, format_p, format_value, suggested, verdict, with_unit
 from lm.statistics.comparisons import Difference
 from lm.statistics.intervals import Interval
 from tests.calibration.comparison_examples import changed, comparison, difference, only, with_method
@@ -79,6 +79,14 @@ def test_improved_and_calibrated():
     )
     assert "NLL falls from 2.4010 nats to 2.3450 nats" in notes(comparison())
     assert "Accuracy is unchanged at 70.0%." in said.notes
+
+
+def test_a_calibrator_is_suggested_if_it_lowers_the_loss():
+    assert suggested(comparison()) == "temperature"
+    worse = changed("temperature", nll={"value": 3.0, "difference": difference(0.6, 0.0005)})
+    alone = dataclasses.replace(worse, methods=worse.methods[:2])
+    assert verdict(alone).best.name == "temperature"
+    assert suggested(alone) == suggested(only("none")) == ""
 
 
 def test_improved_but_not_calibrated():
