@@ -248,7 +248,7 @@ def read_base(config: SweepConfig) -> AnyConfig:
         raise UserError(f"config.base={config.base}: {error}") from error
     if config.folds:
         if not isinstance(base, FinetuneConfig):
-            raise UserError("config.folds is for fine-tuning: set it to 0")
+            raise UserError("config.folds is for fine-tuning, which alone trains on rows that can be split: set it to 0")
         with_values(base, {"data.folds": config.folds})
     return base
 
@@ -269,9 +269,7 @@ def make_search(config: SweepConfig, base: AnyConfig) -> Search:
         grid(space)
     prompts = isinstance(base, PromptedRunConfig)
     if prompts and config.pruning != "none":
-        raise UserError(
-            f"config.pruning={config.pruning} is for training, which evaluates again and again: leave it out"
-        )
+        raise UserError(f"config.pruning={config.pruning} is for training; a prompt is evaluated once: leave it out")
     metric = config.metric or ("loss" if prompts else base.training.best_metric)
     return Search(
         space,

@@ -72,6 +72,8 @@ def load(
     """
     source = os.fspath(directory)
     if is_published(source):
+        if model:
+            raise UserError(f"{source} is not a prompted run: leave model={os.fspath(model)} out")
         if checkpoint != "best":
             raise UserError(f"{source} is a published model, which has no checkpoints: leave the checkpoint out")
         run = load_published(source, ModelConfig(dtype=dtype, parameter_dtype=dtype), mesh)

@@ -146,8 +146,9 @@ def test_another_model_is_refused(done, folder):
     run(replace(tiny_config(folder / "more", steps=1), model={"layers": 1, "max_length": 64}), folder / "other")
     with pytest.raises(UserError, match="prompts another model than"):
         lm.load(directory.path, model=folder / "other")
-    with pytest.raises(UserError, match="is not a prompted run"):
-        lm.load(folder / "model", model=folder / "other")
+    for source in (folder / "model", f"hf:{folder / 'model'}"):
+        with pytest.raises(UserError, match="is not a prompted run"):
+            lm.load(source, model=folder / "other")
 
 
 def test_a_changed_prompt_is_refused(done, tmp_path):
