@@ -248,7 +248,7 @@ def read_base(config: SweepConfig) -> AnyConfig:
         raise UserError(f"config.base={config.base}: {error}") from error
     if config.folds:
         if not isinstance(base, FinetuneConfig):
-            raise UserError("config.folds is for fine-tuning, which alone trains on rows that can be split: set it to 0")
+            raise UserError("config.folds is for fine-tuning, which alone has rows that can be split: set it to 0")
         with_values(base, {"data.folds": config.folds})
     return base
 
