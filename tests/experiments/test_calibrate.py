@@ -46,7 +46,10 @@ def test_overconfidence_is_corrected_and_all_files_are_written(calibrated):
     comparison, folder = calibrated
     written = {path.name for path in (folder / "run" / "calibration").iterdir()}
     assert written >= {"report.html", "comparison.json", "table.csv", "temperature.json", "isotonic.json", "ece.png"}
-    assert json.loads((folder / "run" / "calibration" / "comparison.json").read_text()) == to_json(comparison)
+    assert json.loads((folder / "run" / "calibration" / "comparison.json").read_text()) == {
+        **to_json(comparison),
+        "suggested": "temperature",
+    }
     before, after = comparison.uncalibrated.entry("ece"), comparison.method("temperature").entry("ece")
     assert after.difference.p < 0.05
     assert after.value < before.value / 2
