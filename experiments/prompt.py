@@ -11,10 +11,10 @@ SPLIT.metrics.json. A run that was stopped goes on where it was.
 """
 
 import dataclasses
-import json
+import functools
 import shlex
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,13 @@ from lm.console import QUIET, Console
 from lm.data.config import check_overridden_sources
 from lm.data.rows import Row, Splits, read_examples
 from lm.errors import UserError
-from lm.files import check_writable, is_unchanged, with_digest
+from lm.files import check_writable
 from lm.inference.load import load, prompt_model
 from lm.inference.model_in_use import ModelInUse
 from lm.inference.prompted_classifier import PromptedClassifier
 from lm.prompting.answer_scores import AnswerScores
 from lm.prompting.prompts import Prompting, columns_of, domain_texts
+from lm.prompting.score_files import add_scores, continue_scores
 from lm.prompting.shots import choose_shots
 from lm.prompting.templates import LETTERS, Template
 from lm.runs.data_record import check_data, write_data_record
@@ -43,6 +44,8 @@ from lm.training.finetuning import row_fingerprints
 
 _AT_ONCE = 128  # rows that are scored, and written, together
 _LITTLE_MASS = 0.1
+
+Score = Callable[[Sequence[Row]], list[AnswerScores]]
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -107,7 +110,8 @@ def prompt(
     with directory.locked():
         prompted.save(directory)
         write_data_record(directory, config, data)
-        priors = {} if config.own_options else _priors(model, splits.train, config)  # the constants are of classes
+        # Priors are of classes, which rows with options of their own do not have.
+        priors = {} if config.own_options else _priors(model, splits.train, config, directory, console)
         return [_evaluate(model, name, rows, priors, directory, console) for name, rows in parts.items()]
 
 
@@ -142,8 +146,9 @@ def _evaluate(
     directory: WorkDirectory,
     console: Console,
 ) -> Evaluation:
-    path = directory.path / "scores" / f"{name}.jsonl"
-    scores = model.label_scores(_scored(model, rows, path, f"scoring {name} rows", console))
+    scores = model.label_scores(
+        _scored(model.answer_scores, rows, directory.scores(name), console, f"scoring {name} rows")
+    )
     measured = model.measured(rows, scores)
     mass = float(scores.mass_N.mean())
     notes = measured.notes
@@ -157,55 +162,48 @@ def _evaluate(
     return write_results(results, directory, name, 1000, model.step, measured.cut, notes)
 
 
-def _priors(model: PromptedClassifier, train: Sequence[Row], config: PromptedRunConfig) -> dict[str, np.ndarray]:
+def _priors(
+    model: PromptedClassifier,
+    train: Sequence[Row],
+    config: PromptedRunConfig,
+    directory: WorkDirectory,
+    console: Console,
+) -> dict[str, np.ndarray]:
     """Logits of the same prompt without content, of random words of the training rows, and of its premise alone."""
     texts = [row[name] for row in train for name in model.prompting.template.columns]
     inputs = {
         "content_free": config.content_free,
         "domain": domain_texts(texts, config.domain_texts, config.seed),
     }
-    return {name: model.prior(some) for name, some in inputs.items() if some} | {"premise": model.premise()}
+    as_rows: dict[str, tuple[list[Row], Score]] = {
+        name: (model.rows_of_texts(some), functools.partial(model.answer_scores, truncate=True))
+        for name, some in inputs.items()
+        if some
+    }
+    as_rows["premise"] = (model.rows_of_texts([""]), model.premise_scores)
+    return {
+        name: model.label_scores(_scored(score, rows, directory.scores(f"prior_{name}"), console)).logits_NC
+        for name, (rows, score) in as_rows.items()
+    }
 
 
 def _scored(
-    model: PromptedClassifier, rows: Sequence[Row], path: Path, doing: str, console: Console
+    score: Score, rows: Sequence[Row], path: Path, console: Console, doing: str = "scoring priors"
 ) -> list[AnswerScores]:
     """The scores of rows; those that a file holds are not computed again, and others are added to it."""
     path.parent.mkdir(exist_ok=True)
-    known = _known(path, rows)
-    if known:
+    known = continue_scores(path, rows)
+    if known and len(rows) > 1:
         console.print(f"{doing}: {len(known):,} of {len(rows):,} are scored already")
     with console.progress(doing, len(rows)) as advance, open(path, "a", encoding="utf-8") as file:
         advance(len(known))
         for first in range(len(known), len(rows), _AT_ONCE):
             part = rows[first : first + _AT_ONCE]
-            found = model.answer_scores(part)
-            for row, scores in zip(part, found, strict=True):
-                record = with_digest({"place": row["place"], **dataclasses.asdict(scores)})
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            file.flush()
+            found = score(part)
+            add_scores(file, part, found)
             known += found
             advance(len(part))
     return known
-
-
-def _known(path: Path, rows: Sequence[Row]) -> list[AnswerScores]:
-    """What a run that was stopped has scored, up to a line that is not whole; this and what follows is removed."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    found: list[AnswerScores] = []
-    for row, line in zip(rows, lines, strict=False):
-        try:
-            record = json.loads(line)
-            if record["place"] != row["place"] or not (is_unchanged(record) and line.endswith(b"\n")):
-                break
-            del record["place"], record["digest"]
-            found.append(AnswerScores.from_json(record, str(path)))
-        except (ValueError, KeyError, TypeError, AttributeError, UserError):
-            break
-    if len(found) < len(lines):
-        with open(path, "r+b") as file:
-            file.truncate(sum(map(len, lines[: len(found)])))
-    return found
 
 
 def _some(splits: Splits, config: PromptedRunConfig) -> Splits:

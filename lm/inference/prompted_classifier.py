@@ -204,17 +204,23 @@ class PromptedClassifier(TaskModel):
         answers = " ".join(repr(answer) for _, answer in prompt.numbered_answers)
         return f"{text}|{prompt.after if isinstance(self.scorer, MaskedLanguageModel) else ''}\n{answers}"
 
-    def prior(self, texts: Sequence[str]) -> np.ndarray:
-        """Logits of prompts whose row is one of these texts, [K, C]."""
-        rows = [{**dict.fromkeys(self.prompting.template.columns, text), "place": repr(text)} for text in texts]
-        return self.score(rows, truncate=True).logits_NC
+    def rows_of_texts(self, texts: Sequence[str]) -> list[Row]:
+        """Rows that have each text in all columns, for priors."""
+        return [{**dict.fromkeys(self.prompting.template.columns, text), "place": repr(text)} for text in texts]
 
-    def premise(self) -> np.ndarray:
-        """Logits of the classes after the premise alone, [1, C]."""
-        (prompt,) = self._scorer.encode([self.prompting.premise(dict.fromkeys(self.prompting.template.columns, ""))])
-        (log_probs,) = self._scorer.log_probs([prompt], QUIET)
-        answers = AnswerScores(tuple(log_probs), tuple(map(len, prompt.answers)), prompt.bytes, prompt.classes)
-        return label_scores([answers], len(self.classes)).logits_NC
+    def premise_scores(self, rows: Sequence[Row]) -> list[AnswerScores]:
+        """Scores of the answers after the premise alone, whatever the template's columns hold."""
+        prompts = self._scorer.encode([self.prompting.premise(row) for row in rows])
+        return [
+            AnswerScores(
+                tuple(log_probs.tolist()),
+                tuple(map(len, prompt.answers)),
+                prompt.bytes,
+                prompt.classes,
+                tuple(log_probs.tolist()),
+            )
+            for prompt, log_probs in zip(prompts, self._scorer.log_probs(prompts, QUIET), strict=True)
+        ]
 
     def _premises(self, rows: Sequence[Row]) -> list[EncodedPrompt]:
         if self.prompting.config.score != "pmi":

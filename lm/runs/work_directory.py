@@ -2,6 +2,7 @@
 
 config.json  data.json  tokenizer.json  tokenizer_config.json  classes.json  checkpoints/  metrics.jsonl  speed.jsonl
 tensorboard/  samples.txt  predictions/  calibration/  starts.jsonl  training.lock
+prompt.json  scores/
 """
 
 import contextlib
@@ -97,6 +98,10 @@ class WorkDirectory:
     def profile(self) -> Path:
         """What `--profile` recorded, for TensorBoard or XProf."""
         return self.path / "profile"
+
+    def scores(self, name: str) -> Path:
+        """File of a prompted model's scores of answers, to the rows of a split or to the texts of a prior."""
+        return self.path / "scores" / f"{name}.jsonl"
 
     @property
     def predictions(self) -> Path:

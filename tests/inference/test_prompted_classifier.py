@@ -202,14 +202,14 @@ def test_an_encoder_has_no_chat(models):
         prompted(models["encoder"], chat=True).check(ROWS)
 
 
-def test_priors_are_scores_of_the_same_prompt(models):
+def test_the_premise_is_scored_without_the_row(models):
     model = prompted(models["decoder"])
-    prior = model.prior(["N/A", ""])
-    rows = [{"text": text, "place": ""} for text in ("N/A", "")]
-    np.testing.assert_allclose(prior, model.score(rows).logits_NC, atol=2e-5)
+    (scores,) = model.premise_scores(model.rows_of_texts([""]))
     premise = model.prompting.premise(ROWS[0])
-    expected = special.log_softmax([whole_pass(model.scorer, premise, word) for word in (" bad", " good")])
-    np.testing.assert_allclose(model.premise()[0], expected, atol=2e-5)
+    expected = [whole_pass(model.scorer, premise, word) for word in (" bad", " good")]
+    np.testing.assert_allclose(scores.log_probs, expected, atol=2e-5)
+    # What is measured relative to the premise has nothing left of it.
+    np.testing.assert_array_equal(scores.normalized("pmi"), [0, 0])
 
 
 def test_results_hold_the_label_mass(models):
