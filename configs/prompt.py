@@ -1,10 +1,14 @@
-"""Prompting a language model to classify: sentiment, topics of news, kinds of question, or rows of your own.
+"""Prompting a language model to classify: sentiment, topics, kinds of question, entailment, or rows of your own.
 
 python -m experiments.prompt --config=configs/prompt.py:sst2 --config.model=gguf:FILE --workdir=runs/prompted_sst2
 python -m experiments.calibrate --config=configs/calibrate_prompt.py --workdir=runs/prompted_sst2
 
-Data: as configs/sst2.py (sst2), configs/ag_news.py (ag_news) and configs/trec.py (trec). Without a name: your own rows
-with `text` and `label`, as docs/your_data.md says; set config.data.train, config.data.test and config.prompt.item.
+Settings: sst2 and sst5 (sentiment of films, two and five classes), ag_news, trec, sick (entailment), and reviews
+(sentiment, calibrated on Yelp's and tested on Amazon's). Data: the folders of these names in LM_DATA_DIR, for reviews
+uci_sentences; columns `text` and `label`, of sick `premise`, `hypothesis` and `label`.
+
+Without a name: your own rows with `text` and `label`, as docs/your_data.md says; set config.data.train,
+config.data.test and config.prompt.item.
 
 Not measured yet.
 """
@@ -31,7 +35,11 @@ CONFIGS = {
     ),
     "ag_news": PromptedRunConfig(
         data=ExamplesConfig(train=f"{FOLDER}/ag_news/train.jsonl", test=f"{FOLDER}/ag_news/test.jsonl"),
-        prompt=PromptConfig(item="Article: {text}\nTopic:", answers=("Sci/Tech= Technology",), truncate=True),
+        prompt=PromptConfig(
+            item="Article: {text}\nTopic:",
+            answers=("Business= Business", "Sci/Tech= Technology", "Sports= Sports", "World= World"),
+            truncate=True,
+        ),
         test_rows=500,
     ),
     "trec": PromptedRunConfig(
@@ -48,6 +56,39 @@ CONFIGS = {
                 "NUM= Number",
             ),
         ),
+    ),
+    "sick": PromptedRunConfig(
+        data=ExamplesConfig(
+            train=f"{FOLDER}/sick/train.jsonl",
+            validation=f"{FOLDER}/sick/trial.jsonl",
+            test=f"{FOLDER}/sick/test.jsonl",
+        ),
+        prompt=PromptConfig(
+            item="{premise}\nQuestion: {hypothesis}. True, False or Neither?\nAnswer:",
+            answers=("entailment= True", "contradiction= False", "neutral= Neither"),
+        ),
+        test_rows=500,
+    ),
+    "sst5": PromptedRunConfig(
+        data=ExamplesConfig(
+            train=f"{FOLDER}/sst5/train.jsonl",
+            validation=f"{FOLDER}/sst5/validation.jsonl",
+            test=f"{FOLDER}/sst5/test.jsonl",
+        ),
+        prompt=PromptConfig(
+            item="Review: {text}\nSentiment:",
+            answers=("0= Very negative", "1= Negative", "2= Neutral", "3= Positive", "4= Very positive"),
+        ),
+        test_rows=500,
+    ),
+    "reviews": PromptedRunConfig(
+        data=ExamplesConfig(
+            train=f"{FOLDER}/uci_sentences/yelp.jsonl",
+            test=f"{FOLDER}/uci_sentences/amazon.jsonl",
+            validation_fraction=0.3,
+        ),
+        prompt=PromptConfig(item="Review: {text}\nSentiment:", answers=("0= Negative", "1= Positive")),
+        test_rows=500,
     ),
 }
 

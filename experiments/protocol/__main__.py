@@ -1,0 +1,64 @@
+"""Compares calibrations of a prompted model under many protocols, and counts the conclusions that the protocol decides.
+
+python -m experiments.protocol --config=configs/protocol.py --config.model=gguf:FILE --workdir=runs/protocol
+
+Each setting (a data set, a number of shots, a draw, an order, text or letters) is a run of experiments.prompt in the
+work directory's folder `runs`. The tables are computed from the scores: protocol.md, .csv, .json and .png, and
+label_efficiency.md, .csv and .png. A run that was stopped goes on where it was.
+"""
+
+import signal
+from pathlib import Path
+
+from absl import flags
+
+from experiments.prompt import load_scorer, prompt
+from experiments.protocol.settings import ProtocolConfig, Setting, settings_of
+from lm.command_line import define_config_file, run
+from lm.console import Console
+from lm.errors import UserError
+from lm.inference.model_in_use import ModelInUse
+from lm.runs.prompted_run import load_prompted
+from lm.runs.work_directory import WorkDirectory
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command line."""
+    define_config_file(values, ProtocolConfig)
+    flags.DEFINE_string("workdir", None, "Directory for the runs and the tables.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> int:
+    """Scores, and writes the tables; returns the exit status."""
+    if not values.workdir:
+        raise UserError("--workdir is missing: name a directory for the results, such as --workdir=runs/protocol")
+    console = Console(stderr=True)
+    try:
+        score(values.config, Path(values.workdir), console)
+    except KeyboardInterrupt:
+        console.print("stopped; run the same command to continue")
+        return 128 + signal.SIGINT
+    return 0
+
+
+def score(config: ProtocolConfig, directory: Path, console: Console) -> dict[Setting, WorkDirectory]:
+    """Prompts the model in every setting, where that was not done yet; returns the runs.
+
+    Raises:
+      UserError: as `experiments.prompt.prompt`.
+    """
+    runs = {setting: WorkDirectory(directory / "runs" / setting.name) for setting in settings_of(config)}
+    scorer: ModelInUse | None = None
+    for number, (setting, run_directory) in enumerate(runs.items(), start=1):
+        wanted = setting.config(config)
+        # The results of the test rows are written last.
+        if (run_directory.predictions / "test.metrics.json").exists() and load_prompted(run_directory).config == wanted:
+            continue
+        scorer = scorer or load_scorer(wanted)
+        console.print(f"{number} of {len(runs)}: {setting.name}")
+        prompt(wanted, run_directory, console, scorer)
+    return runs
+
+
+if __name__ == "__main__":
+    run(main, define_flags, __doc__.strip())
