@@ -27,7 +27,7 @@ from lm.data.config import check_overridden_sources
 from lm.data.rows import Row, Splits, read_examples
 from lm.errors import UserError
 from lm.files import check_writable
-from lm.inference.load import load, prompt_model
+from lm.inference.load import load_scorer, prompt_model
 from lm.inference.model_in_use import ModelInUse
 from lm.inference.prompted_classifier import PromptedClassifier
 from lm.prompting.answer_scores import AnswerScores
@@ -96,7 +96,7 @@ def prompt(
     classes = _classes(config, splits)
     shots = choose_shots(splits.train, () if config.own_options else classes, config.prompt, config.seed)
     prompting = Prompting(config.prompt, classes, config.own_options, tuple(shots))
-    scorer = scorer or load_scorer(config)
+    scorer = scorer or scorer_of(config)
     prompted = PromptedRun(config, prompting, scorer.digest)
     prompted.check(directory)
     data = row_fingerprints(splits)
@@ -124,7 +124,7 @@ def _read(config: PromptedRunConfig, columns: Columns) -> Splits:
         raise
 
 
-def load_scorer(config: PromptedRunConfig) -> ModelInUse:
+def scorer_of(config: PromptedRunConfig) -> ModelInUse:
     """The model to prompt.
 
     Raises:
@@ -133,7 +133,7 @@ def load_scorer(config: PromptedRunConfig) -> ModelInUse:
     if not config.model:
         raise UserError("config.model is empty: name a run's directory, hf:DIRECTORY or gguf:FILE")
     try:
-        return load(config.model, config.checkpoint, dtype=config.dtype)
+        return load_scorer(config)
     except UserError as error:
         raise UserError(f"config.model={config.model}: {str(error).removeprefix('--workdir=')}") from error
 

@@ -21,7 +21,7 @@ from absl import flags
 
 from experiments.finetune import finetune
 from experiments.pretrain import pretrain
-from experiments.prompt import load_scorer, prompt
+from experiments.prompt import prompt, scorer_of
 from lm.command_line import define_config_file, run
 from lm.config_files import load_config
 from lm.configuration import check_seed, differences
@@ -183,7 +183,7 @@ def train_run(
 @functools.lru_cache(maxsize=1)
 def _scorer(model: str, checkpoint: str, dtype: str) -> ModelInUse:
     """The model to prompt, loaded once for all runs of a process."""
-    return load_scorer(PromptedRunConfig(model=model, checkpoint=checkpoint, dtype=dtype))
+    return scorer_of(PromptedRunConfig(model=model, checkpoint=checkpoint, dtype=dtype))
 
 
 def _run_on_the_same_data(config: RunConfig, directory: WorkDirectory) -> WorkDirectory | None:

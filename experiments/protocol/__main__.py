@@ -12,10 +12,13 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.prompt import load_scorer, prompt
+from experiments.prompt import prompt, scorer_of
+from experiments.protocol.cells import Cells
+from experiments.protocol.conclusions import changes_of
 from experiments.protocol.settings import ProtocolConfig, Setting, settings_of
+from experiments.protocol.tables import all_flips, all_rows, write_tables
 from lm.command_line import define_config_file, run
-from lm.console import Console
+from lm.console import QUIET, Console
 from lm.errors import UserError
 from lm.inference.model_in_use import ModelInUse
 from lm.runs.prompted_run import load_prompted
@@ -34,11 +37,27 @@ def main(values: flags.FlagValues) -> int:
         raise UserError("--workdir is missing: name a directory for the results, such as --workdir=runs/protocol")
     console = Console(stderr=True)
     try:
-        score(values.config, Path(values.workdir), console)
+        text = protocol(values.config, Path(values.workdir), console)
     except KeyboardInterrupt:
         console.print("stopped; run the same command to continue")
         return 128 + signal.SIGINT
+    print(text, end="")
+    console.print(f"everything is in {values.workdir}", soft_wrap=True)
     return 0
+
+
+def protocol(config: ProtocolConfig, directory: Path, console: Console = QUIET) -> str:
+    """Scores what was not scored yet, writes the tables and returns them as Markdown.
+
+    Raises:
+      UserError: as `experiments.prompt.prompt`.
+    """
+    cells = Cells(score(config, directory, console))
+    with console.progress("measuring settings", len(cells.runs)) as advance:
+        rows = all_rows(config, cells, lambda: advance(1))
+    with console.progress("comparing protocols", len(changes_of(config, list(cells.runs)))) as advance:
+        found = all_flips(config, cells, lambda: advance(1))
+    return write_tables(config, rows, found, list(dict.fromkeys(cells.notes)), directory)
 
 
 def score(config: ProtocolConfig, directory: Path, console: Console) -> dict[Setting, WorkDirectory]:
@@ -54,7 +73,7 @@ def score(config: ProtocolConfig, directory: Path, console: Console) -> dict[Set
         # The results of the test rows are written last.
         if (run_directory.predictions / "test.metrics.json").exists() and load_prompted(run_directory).config == wanted:
             continue
-        scorer = scorer or load_scorer(wanted)
+        scorer = scorer or scorer_of(wanted)
         console.print(f"{number} of {len(runs)}: {setting.name}")
         prompt(wanted, run_directory, console, scorer)
     return runs

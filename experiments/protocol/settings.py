@@ -26,7 +26,7 @@ class ProtocolConfig:
       reviews: likewise.
       data_sets: the sets to use.
       shots: numbers of shots, each drawn with seed 0.
-      main_shots: the number of shots with several draws and orders, and with letters besides none.
+      main_shots: the number of shots with several draws and orders, and with letters.
       seeds: draws of the main number of shots, from 0.
       orders: orders of its first draw, from 0.
       resamples: of items, for intervals, floors and paired tests.
@@ -43,7 +43,7 @@ class ProtocolConfig:
     checkpoint: str = "best"
     dtype: str = "float32"
     data_sets: tuple[str, ...] = ("sst2", "ag_news", "trec", "sick", "sst5", "reviews")
-    shots: tuple[int, ...] = (0, 1, 4, 8)
+    shots: tuple[int, ...] = (0, 4, 8, 1)
     main_shots: int = 4
     seeds: int = 3
     orders: int = 2
@@ -103,7 +103,7 @@ def settings_of(config: ProtocolConfig) -> list[Setting]:
     """All settings, the main ones first, so that a run that is stopped has something of every data set."""
     main = config.main_shots
     prompts = [{"shots": 0}, *({"shots": main, "seed": seed} for seed in range(config.seeds))]
-    prompts += [{"shots": main, "form": "letters"}, {"shots": 0, "form": "letters"}]
+    prompts += [{"shots": main, "form": "letters"}]
     prompts += [{"shots": main, "order": order} for order in range(config.orders)]
     prompts += [{"shots": shots} for shots in config.shots]
     return list(dict.fromkeys(Setting(name, **prompt) for prompt in prompts for name in config.data_sets))

@@ -24,13 +24,13 @@ from lm.decoding.step import (
     Calibrator,
     Scores,
     Writer,
-    batches_of_like_length,
     batches_of_like_shape,
     check_writer,
     pad,
     padded_length,
     padded_positions,
     prefill,
+    rounded_length,
     score,
 )
 from lm.errors import UserError
@@ -139,7 +139,7 @@ def continuation_log_probs(
 
     For a continuation that `generate` produces within `max_length`, this returns the same log-probabilities. A decoder
     reads each prompt once for all its continuations of one token, and the longest common beginning of similar prompts
-    once for all of them. What has a similar length shares a batch.
+    once for all of them. Rows of similar length share a batch.
 
     Args:
       model: the network.
@@ -219,14 +219,16 @@ def _of_decoder(
         row.pairs = [pairs[place] for place in row.pairs]
     for group in groups_with_shared_prefix(rows):
         caches, size = _shared_caches(model, params, group), batch_size
-        lengths = [len(row.tokens) - group.shared for row in group.rows]
+        # Rows of similar length come together, so that every batch is full and has little padding.
+        in_order = sorted(group.rows, key=lambda row: len(row.tokens))
         if caches is not None:
-            longest = padded_length(max(lengths), window, SHORTEST)
+            longest = rounded_length(len(in_order[-1].tokens) - group.shared, window)
             size = max(1, min(size, _MOST_SLOTS // (caches.length + longest)))
-        for numbers in batches_of_like_length(lengths, window, size):
-            batch = [group.rows[number] for number in numbers]
+        for first in range(0, len(in_order), size):
+            batch = in_order[first : first + size]
+            length = rounded_length(len(batch[-1].tokens) - group.shared, window)
             filler = [[0]] * (padded_length(len(batch), size) - len(batch))
-            read_BP, _ = pad([*(row.tokens[group.shared :] for row in batch), *filler], window)
+            read_BP, _ = pad([*(row.tokens[group.shared :] for row in batch), *filler], length, length)
             places = _Places.of(batch, group.shared, prompts, continuations)
             arrays = (read_BP, places.row_U, places.position_U, places.targets_UK)
             found = _decoder_log_probs(model, params, caches, np.int32(group.shared), *arrays, rules)
@@ -236,7 +238,8 @@ def _of_decoder(
 def _shared_caches(model: DecoderLM, params: Params, group: Group) -> Caches | None:
     if not group.shared:
         return None
-    tokens_1P, length_1 = pad([group.rows[0].tokens[: group.shared]], model.config.max_length)
+    length = rounded_length(group.shared, model.config.max_length)
+    tokens_1P, length_1 = pad([group.rows[0].tokens[: group.shared]], length, length)
     return _prefix_caches(model, params, tokens_1P, length_1)
 
 

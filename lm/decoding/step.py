@@ -354,6 +354,12 @@ def padded_length(length: int, longest: int, shortest: int = 1) -> int:
     return min(max(1 << (length - 1).bit_length(), shortest), longest)
 
 
+def rounded_length(length: int, longest: int) -> int:
+    """The next of four lengths to an octave, all multiples of 8, up to `longest`: less padding than `padded_length`."""
+    step = max(SHORTEST, (1 << (length - 1).bit_length()) // 8)
+    return min(-(-length // step) * step, longest)
+
+
 def step_of(model: Writer, params: Params) -> Step:
     """A model that has read its prompts, one token at a time."""
     variables = {"params": params}

@@ -19,7 +19,7 @@ from lm.pretrained.hub import resolve
 from lm.pretrained.load import is_published
 from lm.runs.config import PretrainConfig
 from lm.runs.data_record import is_own
-from lm.runs.prompted_run import PromptedRun, load_prompted
+from lm.runs.prompted_run import PromptedRun, PromptedRunConfig, load_prompted
 from lm.runs.published_runs import load_published
 from lm.runs.trained_run import TrainedRun, load_run
 from lm.runs.work_directory import WorkDirectory
@@ -50,6 +50,7 @@ def load(
     mesh: Mesh | None = None,
     dtype: str = "float32",
     model: str | os.PathLike = "",
+    scan_layers: bool = False,
 ) -> ModelInUse:
     """A trained model, ready for use.
 
@@ -61,6 +62,8 @@ def load(
       mesh: of devices, with axes `data`, `fsdp` and `tensor`, that share the parameters; None: one device holds them.
       dtype: in which a published model is kept and computed: "float32", "bfloat16" or "float16". A run has its own.
       model: for a prompted run, where the model is that it prompts; empty: where its prompt.json says.
+      scan_layers: of a published model: keep the parameters of all layers stacked, so that each shape compiles several
+        times faster. A run has its own way.
 
     Returns:
       Depending on the run: `LanguageModel` (decoders and encoder-decoders, pretrained or trained on a task),
@@ -76,7 +79,7 @@ def load(
             raise UserError(f"{source} is not a prompted run: leave model={os.fspath(model)} out")
         if checkpoint != "best":
             raise UserError(f"{source} is a published model, which has no checkpoints: leave the checkpoint out")
-        run = load_published(source, ModelConfig(dtype=dtype, parameter_dtype=dtype), mesh)
+        run = load_published(source, ModelConfig(dtype=dtype, parameter_dtype=dtype, scan_layers=scan_layers), mesh)
         fitted = None if calibrator is None else find_calibrator(WorkDirectory(resolve(source)), calibrator)
         return in_use(run, fitted, mesh)
     if dtype != "float32":
@@ -102,13 +105,27 @@ def _load_prompted(
             f"{directory.path} was not made by you on this machine, and its prompt.json makes this command read "
             f"{run.config.model}: if you want that, name the model yourself, with lm.load(..., model=...) or --model"
         )
-    prompted = prompt_model(run, load(model or run.config.model, run.config.checkpoint, None, mesh, run.config.dtype))
+    prompted = prompt_model(run, load_scorer(run.config, model, mesh))
     if prompted.scorer.digest != run.model:
         raise UserError(
             f"{directory.path} prompts another model than {model or run.config.model} holds now: put the former one "
             "back, or run experiments.prompt again"
         )
     return dataclasses.replace(prompted, calibrator=find_calibrator(directory, calibrator))
+
+
+def load_scorer(config: PromptedRunConfig, model: str | os.PathLike = "", mesh: Mesh | None = None) -> ModelInUse:
+    """The model that a run prompts. Its layers are stacked where it can choose: rows of many lengths are compiled.
+
+    Args:
+      config: of the run.
+      model: where the model is; empty: where the config says.
+      mesh: of devices.
+
+    Raises:
+      UserError: if it cannot be loaded.
+    """
+    return load(model or config.model, config.checkpoint, mesh=mesh, dtype=config.dtype, scan_layers=True)
 
 
 def prompt_model(run: PromptedRun, model: ModelInUse) -> PromptedClassifier:
