@@ -97,7 +97,7 @@ def parse(define: Callable[[flags.FlagValues], None], argv: Sequence[str], usage
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
     if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
+        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value, values with spaces in quotes")
     if (config := _config_flag(values)) is not None:
         config.value = config.load(overrides)
     elif overrides:

@@ -15,6 +15,7 @@ from absl import flags
 from experiments.prompt import prompt, scorer_of
 from experiments.protocol.cells import Cells
 from experiments.protocol.conclusions import changes_of
+from experiments.protocol.label_efficiency import main_settings, points, write_label_efficiency
 from experiments.protocol.settings import ProtocolConfig, Setting, settings_of
 from experiments.protocol.tables import all_flips, all_rows, write_tables
 from lm.command_line import define_config_file, run
@@ -57,7 +58,10 @@ def protocol(config: ProtocolConfig, directory: Path, console: Console = QUIET) 
         rows = all_rows(config, cells, lambda: advance(1))
     with console.progress("comparing protocols", len(changes_of(config, list(cells.runs)))) as advance:
         found = all_flips(config, cells, lambda: advance(1))
-    return write_tables(config, rows, found, list(dict.fromkeys(cells.notes)), directory)
+    with console.progress("counting labels", len(main_settings(config, cells))) as advance:
+        efficiency = points(config, cells, lambda: advance(1))
+    text = write_tables(config, rows, found, list(dict.fromkeys(cells.notes)), directory)
+    return f"{text}\n{write_label_efficiency(efficiency, directory)}"
 
 
 def score(config: ProtocolConfig, directory: Path, console: Console) -> dict[Setting, WorkDirectory]:
