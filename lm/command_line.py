@@ -97,7 +97,9 @@ def parse(define: Callable[[flags.FlagValues], None], argv: Sequence[str], usage
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
     if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value, values with spaces in quotes")
+        raise UserError(
+            f"unexpected argument {rest[1]!r}: flags are written --name=value, values with spaces in quotes"
+        )
     if (config := _config_flag(values)) is not None:
         config.value = config.load(overrides)
     elif overrides:
@@ -174,7 +176,9 @@ def _help(values: flags.FlagValues, argv: Sequence[str]) -> str:
         text = " ".join(f"--{name}: {flag.help}{default}".split())
         lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent=" " * 6)
     if (config := _config_flag(values)) is not None:
-        lines += ["", describe(config.kinds[0])]
+        config.value = next((each.removeprefix("--config=") for each in argv if each.startswith("--config=")), None)
+        chosen = config.load({}) if config.value else None
+        lines += ["", describe(config.kinds[0] if chosen is None else type(chosen), chosen)]
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import generate, pretrain
+from experiments import generate, pretrain, prompt
 from tests.tiny import command_line, files_below, write_corpus
 
 CONFIG = "--config=configs/quickstart.py"
@@ -221,6 +221,13 @@ def test_help_says_what_each_flag_does(experiment, capsys):
     assert "--workdir: " in text
     assert "--config: " in text
     assert all(len(line) <= 120 for line in text.splitlines())
+
+
+def test_help_shows_what_a_config_file_has_instead_of_the_defaults(capsys):
+    assert command_line(prompt.main, prompt.define_flags, "--help", "--config=prompt:trec") == 0
+    text = capsys.readouterr().out
+    assert "--config.prompt.item: text (default: '{text}\\n'; here: 'Question: {text}\\nAnswer type:')\n" in text
+    assert "--config.seed: integer (default: 0)\n" in text
 
 
 def test_help_lists_the_keys_of_the_config(capsys):

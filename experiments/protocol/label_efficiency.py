@@ -101,16 +101,15 @@ def _wanted(most: int) -> Iterator[tuple[str, int]]:
 def _applied(method: str, items: int, fit_part: Predictions, test_part: Predictions, seed: int) -> Predictions | None:
     """The test items after a method that was fitted to some items; those that see labels may use the others without."""
     order_N = np.random.default_rng(seed).permutation(len(fit_part))
-    chosen, others = (fit_part.select(np.sort(part_N)) for part_N in np.split(order_N, [items or len(order_N)]))
-    sees_labels = CALIBRATORS[method].sees_labels
+    chosen_N, others_N = np.split(order_N, [items or len(order_N)])
+    chosen, logits_NC = fit_part.select(np.sort(chosen_N)), np.asarray(fit_part.logits)
+    how: dict[str, Any] = {"priors": fit_part.priors}
+    if CALIBRATORS[method].sees_labels:
+        how["labels"] = chosen.labels_N
+        if others_N.size:
+            how["unlabelled"] = logits_NC[others_N]
     try:
-        fitted = fit(
-            method,
-            chosen.logits,
-            chosen.labels_N if sees_labels else None,
-            priors=fit_part.priors,
-            unlabelled=others.logits if sees_labels and len(others) else None,
-        )
+        fitted = fit(method, chosen.logits, **how)
     except InputError:
         return None
     return dataclasses.replace(test_part, logits=np.asarray(fitted.apply(test_part.logits)))
