@@ -87,7 +87,7 @@ def compiled(objective):
     text = TextProperties.of(corpus, tokenizer_for(objective).vocab_size)
     task = make_task(objective, toy_model(objective).config, tokenizer_for(objective), text=text)
     gradient = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
-    return task, jax.jit(task.evaluate), gradient, task.init(jax.random.key(0))
+    return task, jax.jit(task.evaluate), gradient, jax.jit(task.init)(jax.random.key(0))
 
 
 def test_sums_add_up_and_padding_counts_nowhere(objective, compiled):
