@@ -51,6 +51,7 @@ def test_a_user_without_a_name_has_a_cache_too(tmp_path):
     assert set(tmp_path.rglob("*-cache")) > kept
 
 
+@pytest.mark.slow
 def test_what_the_user_set_stays(tmp_path):
     theirs = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "theirs"), "LM_CACHE_DIR": str(tmp_path / "ours")}
     assert run(**theirs) == "None"

@@ -43,7 +43,7 @@ BINNED = {"ece", "ece_equal_mass", "smooth_ece", "ks", "mce", "rms", "rms_debias
 UNBINNED = {"nll", "brier", "accuracy", "confidence", "entropy", "auroc", "aurc"}
 
 
-@pytest.mark.parametrize("clusters", [False, True])
+@pytest.mark.parametrize("clusters", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_method_has_every_metric(clusters):
     comparison, fitted = compared(clusters)
     assert list(fitted) == list(NAMES)

@@ -108,7 +108,7 @@ def test_layers_can_be_stacked_at_import(writer, tmp_path):
     )
 
 
-@pytest.mark.parametrize("kind", [PretrainConfig, FinetuneConfig])
+@pytest.mark.parametrize("kind", [pytest.param(PretrainConfig, marks=pytest.mark.slow), FinetuneConfig])
 def test_training_starts_with_the_shape_of_a_published_model(writer, tmp_path, kind):
     workdir, output = writer
     assert bring_in(output, tmp_path / "held") == 0

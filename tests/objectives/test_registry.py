@@ -17,7 +17,13 @@ from tests.objectives.toy_corpus import corpus_for, tokenizer_for, toy_model, to
 B = 16
 
 
-@pytest.fixture(scope="module", params=OBJECTIVES)
+# Each objective compiles a model of its own: of two that share most of their code one is quick.
+_SLOW = ("masked", "span_corruption")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name in _SLOW)) for name in OBJECTIVES]
+)
 def objective(request):
     return ObjectiveConfig(name=request.param, sentinels=10)
 
