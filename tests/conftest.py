@@ -5,6 +5,7 @@ Fine-tuning runs at toy size are here too, each made once, through the command l
 
 import contextlib
 import faulthandler
+import gc
 import os
 import sys
 import tempfile
@@ -17,6 +18,7 @@ _flags = " --xla_force_host_platform_device_count=8"
 _flags += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if version("jaxlib") < "0.11":  # later versions exit at a flag that they don't know
     _flags += " --xla_cpu_use_fusion_emitters=false"  # slower to compile than what they replace
+    _flags += " --xla_cpu_parallel_codegen_split_count=1"  # tiny programs are not worth splitting among threads
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA has a thread for each core, and a reduction over eight devices blocks eight: with fewer, two that run at once wait
@@ -35,6 +37,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Traces and compiled programs are millions of objects that stay; looking through all of them seldom finds garbage.
+gc.set_threshold(20_000, 20, 50)
 
 
 _SECONDS_A_TEST_MAY_TAKE = 400.0

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import jax, jax.numpy as jnp
 from lm.compilation import keep_compiled_programs
@@ -41,6 +43,7 @@ def test_programs_are_kept_below_the_cache_directory(tmp_path):
     assert set(tmp_path.rglob("*-cache")) == kept, "the second process compiled again"
 
 
+@pytest.mark.slow
 def test_a_user_without_a_name_has_a_cache_too(tmp_path):
     run(LM_CACHE_DIR=str(tmp_path))
     kept = set(tmp_path.rglob("*-cache"))
@@ -48,6 +51,7 @@ def test_a_user_without_a_name_has_a_cache_too(tmp_path):
     assert set(tmp_path.rglob("*-cache")) > kept
 
 
+@pytest.mark.slow
 def test_what_the_user_set_stays(tmp_path):
     theirs = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "theirs"), "LM_CACHE_DIR": str(tmp_path / "ours")}
     assert run(**theirs) == "None"

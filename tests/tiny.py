@@ -48,8 +48,11 @@ def write_corpus(folder: Path, documents: int = 40) -> str:
     return f"text:{folder}/*.txt"
 
 
-def tiny_config(folder: Path, **training) -> PretrainConfig:
-    """A run of 6 steps on a corpus below `folder`; keyword arguments change `TrainingConfig`."""
+def tiny_config(folder: Path, prompts: tuple[str, ...] = ("the",), **training) -> PretrainConfig:
+    """A run of 6 steps on a corpus below `folder`; keyword arguments change `TrainingConfig`.
+
+    Each of `prompts` is continued at the end; without any, nothing is compiled for that.
+    """
     source = write_corpus(folder / "corpus")
     values = {"steps": 6, "batch_size": 8, "evaluate_every": 3, "checkpoint_every": 2, "log_every": 2, **training}
     return PretrainConfig(
@@ -59,7 +62,7 @@ def tiny_config(folder: Path, **training) -> PretrainConfig:
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2, ema_decay=0.5),
         training=TrainingConfig(**values),
         partitioning=PartitioningConfig(strategy="jit", data=8),
-        samples=SamplesConfig(prompts=("the",), sampling=SamplingConfig(max_new_tokens=4)),
+        samples=SamplesConfig(prompts=prompts, sampling=SamplingConfig(max_new_tokens=4)),
     )
 
 

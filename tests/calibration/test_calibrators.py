@@ -174,7 +174,7 @@ def test_the_order_of_items_means_nothing(name):
 )
 def test_weights_count_items_as_often(name):
     logits, labels = data("over-confident")
-    weights = np.random.default_rng(0).integers(1, 4, size=N)
+    weights = np.random.default_rng(0).multinomial(N, np.full(N, 1 / N))  # as many again: nothing compiles again
     index = np.repeat(np.arange(N), weights)
     repeated = fit(name, logits[index], labels[index])
     weighted, scaled = (fit(name, logits, labels, factor * weights) for factor in (1, 1e-3))
@@ -239,13 +239,15 @@ def fitted_with_absent_options(name):
 )
 def test_a_class_that_the_items_lack_does_not_become_impossible(name, seen):
     rng = np.random.default_rng(3)
-    logits = rng.normal(scale=1.5, size=(2 * N, C))
+    logits = rng.normal(scale=1.5, size=(3 * N, C))
     labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
-    fit_items = np.flatnonzero(labels[:N] != C - 1)
-    fit_items = np.append(fit_items, np.flatnonzero(labels[:N] == C - 1)[:seen])
+    # As many as elsewhere, so that nothing compiles again.
+    fit_items = np.flatnonzero(labels[: 2 * N] != C - 1)[: N - seen]
+    fit_items = np.append(fit_items, np.flatnonzero(labels[: 2 * N] == C - 1)[:seen])
+    assert fit_items.size == N
     logits = (2 * logits).astype(np.float32)
     fitted = fit(name, logits[fit_items], labels[fit_items])
-    later = slice(N, 2 * N)
+    later = slice(2 * N, 3 * N)
     before, after = (
         outcomes(labels[later], logits=x).nll_N.mean() for x in (logits[later], fitted.apply(logits[later]))
     )
@@ -270,8 +272,8 @@ def test_rare_classes_have_the_mean_of_the_others():
 @pytest.mark.parametrize("name", TAKE_ZEROS)
 def test_maps_of_one_class_are_fitted_to_exact_zeros(name):
     rng = np.random.default_rng(0)
-    votes = rng.multinomial(10, [0.5, 0.3, 0.2], size=300) / 10
-    labels = (rng.random(300)[:, None] > np.cumsum(0.8 * votes + 0.2 / 3, axis=1)).sum(axis=1).clip(0, 2)
+    votes = rng.multinomial(10, [0.4, 0.3, 0.2, 0.1], size=N) / 10
+    labels = (rng.random(N)[:, None] > np.cumsum(0.8 * votes + 0.2 / C, axis=1)).sum(axis=1).clip(0, C - 1)
     with np.errstate(divide="ignore"):
         logits = np.log(votes).astype(np.float32)
     assert np.isinf(outcomes(labels, logits=logits).nll_N).any()

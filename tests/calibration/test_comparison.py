@@ -75,7 +75,7 @@ def test_every_method_has_every_metric(clusters):
 
 
 def test_a_comparison_is_searched_by_name():
-    comparison, _ = compared()
+    comparison, _ = compared(False)
     assert comparison.method("none") is comparison.uncalibrated
     assert comparison.metric("nll").label == "NLL"
     with pytest.raises(KeyError):
@@ -86,7 +86,7 @@ def test_a_comparison_is_searched_by_name():
 
 
 def test_json_holds_every_number_under_its_name():
-    comparison, _ = compared(clusters=True)
+    comparison, _ = compared(True)
     held = to_json(comparison)
     assert json.loads(json.dumps(held, allow_nan=False)) == held
     assert list(held) == ["title", "source", "items", "settings", "metrics", "methods", "notes"]
@@ -116,7 +116,7 @@ def test_json_holds_every_number_under_its_name():
 
 
 def test_values_are_those_of_the_metrics():
-    comparison, fitted = compared()
+    comparison, fitted = compared(False)
     _, test_part = parts()
     for method in comparison.methods:
         name = method.name
@@ -149,7 +149,7 @@ def test_values_are_those_of_the_metrics():
 
 
 def test_bins_and_risk_coverage_are_those_of_the_items():
-    comparison, _ = compared()
+    comparison, _ = compared(False)
     for method in comparison.methods:
         rows = method.bins
         count = sum(row.count for row in rows)
@@ -183,14 +183,14 @@ def test_overconfidence_is_detected_and_corrected(clusters):
 
 
 def test_temperature_changes_neither_accuracy_nor_the_order_of_methods():
-    before, after = (compared()[0].method(name).entry("accuracy") for name in ("none", "temperature"))
+    before, after = (compared(False)[0].method(name).entry("accuracy") for name in ("none", "temperature"))
     assert after.value == before.value
     assert after.difference == Difference(0, 0, 0, 1)
 
 
 def test_the_same_seed_gives_the_same_numbers():
     again, _ = compare(*parts(), ("temperature",), SETTINGS, title="a title", source="predictions.npz")
-    assert again.methods == compared()[0].methods[:2]  # independent of the other methods
+    assert again.methods == compared(False)[0].methods[:2]  # independent of the other methods
     other, _ = compare(*parts(), (), dataclasses.replace(SETTINGS, seed=6))
     one, another = again.uncalibrated, other.uncalibrated
     assert one.entry("ece").value == another.entry("ece").value
@@ -229,7 +229,7 @@ def test_clusters_widen_intervals():
     in_clusters = dataclasses.replace(fit_part, clusters_N=fit_part.ids_N)
     with_clusters = compare(in_clusters, copied, (), SETTINGS)[0].uncalibrated
     without = compare(fit_part, dataclasses.replace(copied, clusters_N=None), (), SETTINGS)[0].uncalibrated
-    once = compared()[0].uncalibrated
+    once = compared(False)[0].uncalibrated
     for name in ("nll", "accuracy", "ece", "signed_gap", "ks", "auroc", "classwise_ece"):
         intervals = [method.entry(name).interval for method in (with_clusters, without, once)]
         widths = [interval.high - interval.low for interval in intervals]
@@ -306,7 +306,7 @@ def test_progress_is_reported_for_each_method():
 
 
 def test_calibrators_see_only_the_fit_part():
-    _, fitted = compared()
+    _, fitted = compared(False)
     fit_part, _ = parts()
     alone = fit("temperature", fit_part.logits, fit_part.labels_N)
     assert fitted["temperature"].parameters == alone.parameters

@@ -106,6 +106,7 @@ def test_with_clusters_the_size_holds_and_without_them_it_would_not():
         assert without[name] > 0.15, name
 
 
+@pytest.mark.slow
 def test_the_test_does_not_reject_more_where_some_bins_hold_a_single_item():
     """There the largest gap takes few values, so the test may only reject less."""
 

@@ -242,8 +242,12 @@ def test_the_search_stops_when_nothing_can_overtake():
         logits = jnp.where(jnp.arange(VOCAB)[None, :] == END, 3.0, jnp.zeros((tokens_R1.shape[0], 1)))
         return logits, caches
 
-    start = begin(certain_end, State(jnp.zeros((2, 1))), jnp.zeros(2, jnp.int32))
-    decoded = beam_search(start, BeamSearchConfig(2, 50, 0.0), END)
+    @jax.jit
+    def find():
+        start = begin(certain_end, State(jnp.zeros((2, 1))), jnp.zeros(2, jnp.int32))
+        return beam_search(start, BeamSearchConfig(2, 50, 0.0), END)
+
+    decoded = find()
     jax.effects_barrier()
     np.testing.assert_array_equal(decoded.lengths_B, 1)
     assert len(calls) == 1

@@ -53,7 +53,7 @@ def test_reading_in_chunks_equals_reading_at_once(chunk):
             np.testing.assert_allclose(one[row, :, :length], other[row, :, :length], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["rotary", "t5"])
+@pytest.mark.parametrize("name", ["rotary", pytest.param("t5", marks=pytest.mark.slow)])
 def test_samples_of_one_reading_are_those_of_a_prompt_that_is_given_again(name):
     model, params, rules = MODELS[name], params_of(name), {"ends": (END,), "start": END, "vocab_size": VOCAB}
     together = generate(model, params, PROMPTS, dataclasses.replace(SAMPLING, samples=3), **rules)
@@ -107,7 +107,7 @@ def test_what_is_held_is_not_read_again():
 def test_stacked_layers_write_what_unrolled_ones_write(name):
     config = dataclasses.replace(MODELS[name].config, scan_layers=True, layers=2)
     stacked, nothing = MODELS[name].clone(config=config), jnp.zeros((1, 1), jnp.int32)
-    params = stacked.init(jax.random.key(2), *([nothing] * (2 if name == "t5" else 1)))["params"]
+    params = jax.jit(stacked.init)(jax.random.key(2), *([nothing] * (2 if name == "t5" else 1)))["params"]
     params = jax.tree.map(lambda leaf: leaf * 8, params)
     model, layers = unrolled(stacked, params)
     assert "layer_1" in layers["decoder"]
@@ -168,7 +168,7 @@ def test_rows_that_begin_alike_are_read_once():
     assert [(group.shared, len(group.rows)) for group in needed_early] == [(0, 3)]
 
 
-@pytest.mark.parametrize("name", ["rotary", "learned"])
+@pytest.mark.parametrize("name", ["rotary", pytest.param("learned", marks=pytest.mark.slow)])
 def test_scores_with_a_shared_beginning_equal_those_of_each_pair_alone(name):
     """Up to the window's end, which padding exceeds."""
     model, params = long_model(name)
@@ -189,7 +189,7 @@ def test_scores_with_a_shared_beginning_equal_those_of_each_pair_alone(name):
         assert one.total_log_prob == pytest.approx(expected.sum(), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["rotary", "t5"])
+@pytest.mark.parametrize("name", [pytest.param("rotary", marks=pytest.mark.slow), "t5"])
 def test_what_greedy_decoding_gives_is_greedy(name):
     greedy = SamplingConfig(max_new_tokens=4, temperature=0.0)
     rules = {"ends": (END,), "start": END, "vocab_size": VOCAB}

@@ -35,9 +35,13 @@ WAYS = {
     "one beam": BeamSearchConfig(beams=1, max_new_tokens=NEW),
     "beams": BeamSearchConfig(beams=3, max_new_tokens=NEW, length_penalty=0.0),
 }
-MODES = [(name, way) for name in ("rotary", "t5") for way in WAYS]
-every_way = pytest.mark.parametrize(("name", "way"), MODES)
+MODES = [*(("rotary", way) for way in WAYS), ("t5", "sampling"), ("t5", "beams")]
+# One beam and no randomness are special cases of the others; each way compiles its own programs.
+every_way = pytest.mark.parametrize(
+    ("name", "way"), [*MODES, *(pytest.param("t5", way, marks=pytest.mark.slow) for way in ("greedy", "one beam"))]
+)
 every_model = pytest.mark.parametrize("name", ["rotary", "t5"])
+every_model_greedily = pytest.mark.parametrize("name", ["rotary", pytest.param("t5", marks=pytest.mark.slow)])
 
 
 def write(name, config, prompts=PROMPTS, calibrator=calibrate, ends=(END,), start=END):
@@ -97,7 +101,7 @@ def test_sampling_log_probs_are_those_of_the_calibrated_sampling_distribution(na
     assert all(found.sampling_log_probs is None for found in written(name, "beams"))
 
 
-@every_model
+@every_model_greedily
 def test_greedy_takes_the_calibrated_favourite_as_one_beam_does(name):
     differ = False
     for found, beam, prompt in zip(written(name, "greedy"), written(name, "one beam"), PROMPTS, strict=True):
@@ -109,7 +113,7 @@ def test_greedy_takes_the_calibrated_favourite_as_one_beam_does(name):
     assert differ, "a calibrator that keeps the favourites can't tell"
 
 
-@every_model
+@every_model_greedily
 def test_beams_find_likelier_texts_than_greedy_by_what_is_calibrated(name):
     one, three = (sum(found.calibrated_log_probs.sum() for found in written(name, way)) for way in ("greedy", "beams"))
     assert one < three

@@ -218,6 +218,7 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
     assert (tmp_path / "old" / "calibration" / "table.csv").read_text() == "former"
 
 
+@pytest.mark.slow
 def test_tables_fit_80_columns_and_results_go_to_stdout(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     np.savez(tmp_path / "mine.npz", **over_confident())

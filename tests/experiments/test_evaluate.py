@@ -118,7 +118,8 @@ def test_runs_are_calibrated_together_and_evaluated_with_the_calibrator(finetune
 def pretrained(tmp_path_factory):
     """The folder of a pretraining run, with its metrics."""
     folder = tmp_path_factory.mktemp("pretrained")
-    return folder, run(tiny_config(folder, steps=3, evaluate_every=3), folder / "run").validation
+    config = tiny_config(folder, prompts=(), steps=3, evaluate_every=3)
+    return folder, run(config, folder / "run").validation
 
 
 def measure_text(workdir, *flags):

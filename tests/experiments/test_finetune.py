@@ -73,7 +73,7 @@ def finetune_quietly(config, workdir):
     return finetune.finetune(config, WorkDirectory(workdir), Console(quiet=True))
 
 
-_SLOW = ("sequence_to_sequence", "completion")
+_SLOW = ("pair", "sequence_to_sequence", "completion")
 
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in _SLOW)) for kind in KINDS])
@@ -114,7 +114,7 @@ def test_one_command_reads_its_rows_once(here, monkeypatch):
     assert (WorkDirectory(Path("runs/once")).predictions / "test.metrics.json").exists()
 
 
-@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in _SLOW)) for kind in CLASSES])
 def test_predictions_hold_every_item_with_its_label(kind, finetuned, here):
     predictions = Predictions.load(finetuned(kind) / "predictions" / "test.npz")
     rows = rows_of(kind, "test")

@@ -56,7 +56,7 @@ def bring_in(source, workdir, *flags):
 def writer(tmp_path_factory):
     """A tiny run with GPT-2's shape, and its export."""
     folder = tmp_path_factory.mktemp("writer")
-    run(replace(tiny_config(folder, steps=2), model={"bias": True, "dropout": 0.0}), folder / "run")
+    run(replace(tiny_config(folder, prompts=(), steps=2), model={"bias": True, "dropout": 0.0}), folder / "run")
     assert export(folder / "run", folder / "out") == 0
     return folder / "run", folder / "out"
 
@@ -108,7 +108,7 @@ def test_layers_can_be_stacked_at_import(writer, tmp_path):
     )
 
 
-@pytest.mark.parametrize("kind", [PretrainConfig, FinetuneConfig])
+@pytest.mark.parametrize("kind", [pytest.param(PretrainConfig, marks=pytest.mark.slow), FinetuneConfig])
 def test_training_starts_with_the_shape_of_a_published_model(writer, tmp_path, kind):
     workdir, output = writer
     assert bring_in(output, tmp_path / "held") == 0
@@ -364,8 +364,7 @@ def test_what_is_interrupted_leaves_nothing(writer, tmp_path, monkeypatch, capsy
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_no_family_has_is_refused_before_anything_is_written(tmp_path, capsys):
-    run(tiny_config(tmp_path, steps=2), tmp_path / "run")  # without biases
-    assert export(tmp_path / "run", tmp_path / "out") == 2
+def test_a_model_that_no_family_has_is_refused_before_anything_is_written(finetuned, here, tmp_path, capsys):
+    assert export(finetuned("classification"), tmp_path / "out") == 2  # an encoder without biases
     assert "no published family has a model of this shape" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()

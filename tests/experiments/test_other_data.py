@@ -55,7 +55,7 @@ def test_rows_changed_under_a_run_are_refused(change, finetuned, here, tmp_path,
 
 @pytest.mark.parametrize("part", ["corpus", pytest.param("other", marks=pytest.mark.slow)])
 def test_text_changed_under_a_run_is_refused(part, tmp_path):
-    config = tiny_config(tmp_path, steps=2)
+    config = tiny_config(tmp_path, prompts=(), steps=2)
     shutil.copytree(tmp_path / "corpus", tmp_path / "other")
     config = replace(config, data={"mixed_source": f"text:{tmp_path}/other/*.txt", "mixed_share": 0.5})
     run(config, tmp_path / "run")
@@ -67,7 +67,7 @@ def test_text_changed_under_a_run_is_refused(part, tmp_path):
 
 
 def test_nothing_is_written_before_the_checkpoint_has_been_read(tmp_path):
-    config = tiny_config(tmp_path, steps=2)
+    config = tiny_config(tmp_path, prompts=(), steps=2)
     run(config, tmp_path / "run")
     directory = WorkDirectory(tmp_path / "run")
     for folder in directory.checkpoints.glob("*/params"):

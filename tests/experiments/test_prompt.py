@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
     """Rows, and a decoder to prompt."""
     folder = tmp_path_factory.mktemp("prompt")
     write_rows(folder, train=20, validation=30, test=24)
-    config = tiny_config(folder, steps=2, evaluate_every=2)
+    config = tiny_config(folder, prompts=(), steps=2, evaluate_every=2)
     run(replace(config, model={"layers": 1, "max_length": 64}), folder / "model")
     return folder
 
@@ -146,7 +146,10 @@ def test_a_received_run_reads_no_model_that_its_user_did_not_name(done, folder, 
 
 def test_another_model_is_refused(done, folder):
     directory, _ = done
-    run(replace(tiny_config(folder / "more", steps=1), model={"layers": 1, "max_length": 64}), folder / "other")
+    run(
+        replace(tiny_config(folder / "more", prompts=(), steps=1), model={"layers": 1, "max_length": 64}),
+        folder / "other",
+    )
     with pytest.raises(UserError, match="prompts another model than"):
         lm.load(directory.path, model=folder / "other")
     for source in (folder / "model", f"hf:{folder / 'model'}"):

@@ -36,7 +36,7 @@ def get_config():
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")
-    run(tiny_config(folder, steps=2, evaluate_every=2), folder / "run")
+    run(tiny_config(folder, prompts=(), steps=2, evaluate_every=2), folder / "run")
     return folder / "run"
 
 

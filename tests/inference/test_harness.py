@@ -52,7 +52,7 @@ metric_list:
 def model(tmp_path_factory):
     """One layer of bytes, and room for 64 of them."""
     folder = tmp_path_factory.mktemp("harness")
-    config = replace(tiny_config(folder, steps=4), model={"layers": 1, "max_length": 64})
+    config = replace(tiny_config(folder, prompts=(), steps=4), model={"layers": 1, "max_length": 64})
     run(config, folder / "run")
     return lm.load(folder / "run")
 

@@ -40,7 +40,7 @@ def pretrained(tmp_path_factory):
     def train(objective, architecture):
         if objective not in made:
             folder = tmp_path_factory.mktemp(objective)
-            config = tiny_config(folder, steps=2, evaluate_every=2)
+            config = tiny_config(folder, prompts=(), steps=2, evaluate_every=2)
             kind = ObjectiveConfig(name=objective)
             config = replace(config, model={"architecture": architecture, "layers": 1}, objective=kind)
             run(config, folder / "run")

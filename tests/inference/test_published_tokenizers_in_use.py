@@ -40,7 +40,7 @@ def test_a_masked_model_is_filled_at_its_own_mask():
     own, ours = model.fill(["a <mask> b", "a [MASK] b"], top=2)
     assert own == ours
     assert len(own) == 1
-    logits_TV = model.model.apply({"params": model.params}, np.array([[1, 6, 4, 7, 2]]))[0]
+    logits_TV = jax.jit(model.model.apply)({"params": model.params}, np.array([[1, 6, 4, 7, 2]]))[0]
     np.testing.assert_allclose(own[0].probabilities, np.sort(jax.nn.softmax(logits_TV[2]))[::-1][:2], rtol=1e-4)
     with pytest.raises(UserError, match=r"text 1 has no <mask> or \[MASK\]"):
         model.fill(["a b"])

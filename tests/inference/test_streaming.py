@@ -50,7 +50,7 @@ class Task:
 @pytest.fixture(scope="module")
 def model():
     network = make_language_model(SHAPE)
-    params = network.init(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = jax.jit(network.init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))["params"]
     params = jax.tree.map(lambda leaf: leaf * 10, params)
     return LanguageModel(Run(Settings(SHAPE), TOKENIZER, params, Task(network)))
 

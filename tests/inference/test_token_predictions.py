@@ -22,7 +22,7 @@ from tests.tiny import replace, tiny_config
 
 @pytest.fixture(scope="module")
 def corpus_and_model(tmp_path_factory):
-    config = tiny_config(tmp_path_factory.mktemp("predictions"))
+    config = tiny_config(tmp_path_factory.mktemp("predictions"), prompts=())
     corpus = build_corpus(config.data, config.tokenizer)
     config = with_vocabulary(replace(config, model={"layers": 1}), corpus.tokenizer)
     return corpus, random_model(config, corpus.tokenizer)

@@ -63,7 +63,7 @@ def logits_of(name, source, target, source_segments, target_segments, places=(SO
     return np.asarray(compiled(name)(source, target, source_segments, target_segments, *places))
 
 
-@pytest.mark.parametrize("name", ["t5", "rotary"])
+@pytest.mark.parametrize("name", ["t5", pytest.param("rotary", marks=pytest.mark.slow)])
 def test_an_output_sees_outputs_before_it_and_inputs_of_its_segment(name):
     params, model = random_params(name), EncoderDecoderLM(CONFIGS[name])
     direction = np.random.default_rng(2).normal(size=(WIDTH,)).astype(np.float32)
@@ -91,7 +91,7 @@ def test_an_output_sees_outputs_before_it_and_inputs_of_its_segment(name):
         np.testing.assert_array_equal(of_outputs[~before], 0)
 
 
-@pytest.mark.parametrize("name", ["t5", "vaswani", "rotary"])
+@pytest.mark.parametrize("name", ["t5", pytest.param("vaswani", marks=pytest.mark.slow), "rotary"])
 def test_packed_pairs_equal_each_alone(name):
     places = np.array([[0, 1, 2, 0, 1, 0, 0]] * 2, np.int32), np.array([[0, 1, 0, 1, 2, 0]] * 2, np.int32)
     packed = logits_of(name, SOURCE, TARGET, SOURCE_SEGMENTS, TARGET_SEGMENTS, places)
@@ -105,7 +105,7 @@ def test_packed_pairs_equal_each_alone(name):
     np.testing.assert_allclose(packed[0, 2:5], alone[1, :3], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["t5", "rotary"])
+@pytest.mark.parametrize("name", [pytest.param("t5", marks=pytest.mark.slow), "rotary"])
 def test_padding_matters_to_nobody_and_an_empty_row_is_finite(name):
     """The second row is padding on the input side alone: its outputs see nothing."""
     source_segments = np.array([[1, 1, 1, 1, 0, 0, 0], [0] * INPUTS], np.int32)
@@ -127,7 +127,9 @@ def test_padding_matters_to_nobody_and_an_empty_row_is_finite(name):
     np.testing.assert_array_equal(run(other_source, other_target)[1][0, :3], logits[0, :3])
 
 
-@pytest.mark.parametrize("name", ["t5", pytest.param("t5_scanned", marks=pytest.mark.slow), "rotary"])
+@pytest.mark.parametrize(
+    "name", ["t5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5_scanned", "rotary"))]
+)
 def test_cached_decoding_equals_the_full_forward(name):
     """A first call with two tokens, then single ones while rows change places, as beam search does."""
     model, params = EncoderDecoderLM(CONFIGS[name]), random_params(name)

@@ -146,12 +146,15 @@ def test_normalization_before_ends_with_one_and_normalization_after_is_part_of_e
             lambda path, leaf: np.full_like(leaf, 2 if path[-1].key == "scale" else 0), random_params(config)
         )
         assert ("final_norm" in params) == (place == "before")
-        outputs, _ = make_stack(config).apply({"params": params}, stream, None, CAUSAL)
+        apply = jax.jit(
+            lambda params, config=config: make_stack(config).apply({"params": params}, stream, None, CAUSAL)[0]
+        )
+        outputs = apply(params)
         # Normalizing again undoes the scale of 2 before applying it.
         np.testing.assert_allclose(outputs, once, rtol=1e-4, atol=1e-4)
         if place == "after":
             halved = jax.tree.map(lambda leaf: leaf / 2, params["layer_1"])
-            outputs, _ = make_stack(config).apply({"params": params | {"layer_1": halved}}, stream, None, CAUSAL)
+            outputs = apply(params | {"layer_1": halved})
             np.testing.assert_allclose(outputs, once / 2, rtol=1e-4, atol=1e-4)
 
 

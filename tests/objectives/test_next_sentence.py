@@ -129,7 +129,7 @@ def test_validation_is_about_as_long_as_the_text_and_the_same_each_time():
 def test_sums_add_both_objectives_up():
     task, corpus = toy_task(NEXT), corpus_for(NEXT)
     batch = task.validation_batches(corpus, 16)[1]
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
     total, sums = jax.jit(task.loss)(params, batch, None)
     evaluate = jax.jit(task.evaluate)
     rows = evaluate(params, batch)

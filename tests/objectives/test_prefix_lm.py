@@ -39,7 +39,7 @@ def test_every_split_is_as_likely_and_what_is_given_has_no_weight():
 def compiled_hidden():
     """Hidden states of (tokens, prefix)."""
     task = toy_task(PREFIX, T)
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
 
     def hidden(tokens, prefix):
         return task.model.apply({"params": params}, tokens, prefix_BT=prefix, method=DecoderLM.hidden)

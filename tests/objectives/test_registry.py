@@ -17,7 +17,13 @@ from tests.objectives.toy_corpus import corpus_for, tokenizer_for, toy_model, to
 B = 16
 
 
-@pytest.fixture(scope="module", params=OBJECTIVES)
+# Each objective compiles a model of its own: of two that share most of their code one is quick.
+_SLOW = ("masked", "span_corruption")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name in _SLOW)) for name in OBJECTIVES]
+)
 def objective(request):
     return ObjectiveConfig(name=request.param, sentinels=10)
 
@@ -87,7 +93,7 @@ def compiled(objective):
     text = TextProperties.of(corpus, tokenizer_for(objective).vocab_size)
     task = make_task(objective, toy_model(objective).config, tokenizer_for(objective), text=text)
     gradient = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
-    return task, jax.jit(task.evaluate), gradient, task.init(jax.random.key(0))
+    return task, jax.jit(task.evaluate), gradient, jax.jit(task.init)(jax.random.key(0))
 
 
 def test_sums_add_up_and_padding_counts_nowhere(objective, compiled):

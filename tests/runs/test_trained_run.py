@@ -15,7 +15,7 @@ from tests.tiny import files_below, run, tiny_config
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    config = tiny_config(folder, steps=2, evaluate_every=1, checkpoint_every=1)
+    config = tiny_config(folder, prompts=(), steps=2, evaluate_every=1, checkpoint_every=1)
     run(config, folder / "run [1] 東")
     return config, folder / "run [1] 東"
 

@@ -1,5 +1,7 @@
 """Published tokenizers in tasks: the ids and token types of transformers, and where targets start and end."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,9 +97,10 @@ def test_what_a_model_writes_ends_at_each_end_token(architecture, end_tokens, le
     config = ModelConfig(architecture, vocab_size=9, layers=1, width=8, heads=2, max_length=8, output_bias=True)
     model = DecoderLM(config) if architecture == "decoder" else EncoderDecoderLM(config)
     targets = target_model(model, tokenizer)
-    params = targets.init(jax.random.key(0))
+    params = jax.jit(targets.init)(jax.random.key(0))
     likeliest = jax.nn.one_hot(tokenizer.vocabulary["b"], config.vocab_size)
     example = targets.example([6], targets.target([7]))
     batch = {name: jnp.asarray(array)[None] for name, array in example.items()} | {"row_weights": jnp.ones(1)}
-    written = targets.generate(params | {"output_bias": 100 * likeliest}, batch, BeamSearchConfig(1, 3), 9)
+    write = jax.jit(functools.partial(targets.generate, config=BeamSearchConfig(1, 3), vocab_size=9))
+    written = write(params | {"output_bias": 100 * likeliest}, batch)
     assert written.lengths_B.tolist() == [length]

@@ -266,7 +266,7 @@ def test_reversing_is_learned():
 
         return jax.lax.scan(step, (params, optimizer.init(params)), length=100)[0][0]
 
-    params = train(task.init(jax.random.key(0)))
+    params = train(jax.jit(task.init)(jax.random.key(0)))
     outputs = unbatch(jax.jit(task.predict)(params, batch), len(rows))
     metrics = task.results(rows, [], outputs).metrics
     assert metrics["exact_match"].value > 0.9

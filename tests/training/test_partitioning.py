@@ -90,7 +90,10 @@ def one_device():
     return losses_of_steps("one", first_state("one"))
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+# The mixed mesh has the axes of the others; each layout costs a compilation.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("data", "fsdp"))) for name in LAYOUTS]
+)
 def test_ten_steps_equal_those_of_one_device(name, one_device):
     losses, state = losses_of_steps(name, first_state(name))
     np.testing.assert_allclose(losses, one_device[0], rtol=2e-6)
@@ -164,7 +167,6 @@ def losses_on_one_device(kind) -> list[float]:
     return losses_of(kind(), None)
 
 
-# The mixed mesh has the axes of the others; each layout costs a compilation.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"),
@@ -193,7 +195,7 @@ def test_fsdp_and_tensor_really_split_the_parameters():
     assert bytes_on_one < 0.35 * sum(x.nbytes for x in first_moment)
 
 
-@pytest.mark.parametrize("name", ["data", "fsdp", "mixed"])
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("data", "fsdp")), "mixed"])
 def test_a_step_leaves_every_array_where_it_was(name):
     # Otherwise the second step would compile again.
     state = first_state(name)
@@ -225,8 +227,8 @@ def test_optimizer_state_follows_its_parameter():
     ("first", "then"),
     [
         pytest.param("data", "mixed", marks=pytest.mark.slow),
-        pytest.param("mixed", "pmap", marks=pytest.mark.slow),
-        ("pmap", "fsdp"),
+        ("mixed", "pmap"),
+        pytest.param("pmap", "fsdp", marks=pytest.mark.slow),
     ],
 )
 def test_a_checkpoint_of_one_layout_restores_on_another(first, then, one_device, tmp_path):
