@@ -27,89 +27,28 @@ import numpy as np
 from absl import flags
 
 from experiments.answer_confidence.asking import answers_of, check_record, write_record
-from experiments.answer_confidence.similarity import SimilarityConfig, same_meanings
+from experiments.answer_confidence.config import FREE_TO_CHANGE, AnswerConfidenceConfig
+from experiments.answer_confidence.similarity import same_meanings
 from experiments.answer_confidence.table import Table, as_csv, as_json, as_markdown, make_table, save_picture
-from lm.calibration.calibrators import CALIBRATORS
 from lm.calibration.predictions import Predictions, judgements
-from lm.calibration.results import Settings
 from lm.command_line import define_config_file, overridden, run
-from lm.configuration import check_seed
 from lm.console import QUIET, Console
-from lm.data.config import ExamplesConfig, check_overridden_sources
+from lm.data.config import check_overridden_sources
 from lm.data.rows import Splits, read_examples
 from lm.errors import UserError
 from lm.evaluation.spans import span_metrics
 from lm.files import check_writable, write_atomically, write_json
 from lm.inference.language_models import LanguageModel
 from lm.inference.load import load
-from lm.inference.whole_answers import AnsweringConfig, AnswerWriter, WholeAnswer
+from lm.inference.whole_answers import AnswerWriter, WholeAnswer
 from lm.prompting.answer_confidence import KINDS, of_samples, of_writing, stated_confidence
-from lm.prompting.config import PromptConfig
-from lm.prompting.questions import JudgingConfig, QuestionPrompting
+from lm.prompting.questions import QuestionPrompting
 from lm.prompting.shots import choose_shots
 from lm.runs.data_record import Fingerprint
 from lm.runs.work_directory import WorkDirectory
 from lm.tasks.supervised import Row
 
 _LITTLE_MASS = 0.1
-# What may change without asking again.
-_FREE_TO_CHANGE = ("least_f1", "similarity", "risk", "assurance", "calibrator", "settings")
-
-
-@dataclasses.dataclass(frozen=True)
-class AnswerConfidenceConfig:
-    """A model, asked questions.
-
-    Attributes:
-      seed: for drawing shots.
-      model: work directory of a run, or a published model (hf:DIRECTORY, hf:owner/name or gguf:FILE).
-      checkpoint: of a run: "best", "last" or a step.
-      dtype: of a published model: "float32", "bfloat16" or "float16".
-      data: the rows. Shots are drawn from those for training; calibrators and thresholds come from those for
-        validation.
-      prompt: for an answer.
-      judging: the prompts about an answer.
-      answering: how answers are chosen and sampled.
-      validation_rows: how many validation rows to ask, drawn with `data.split_seed`; 0: all.
-      test_rows: how many test rows; 0: all.
-      least_f1: an answer is right if its F1 of words is at least this (the best of several accepted answers); 0: if it
-        is equal to one after normalization.
-      similarity: which answers mean the same.
-      risk: the error rate that a threshold is to guarantee.
-      assurance: the probability that it does.
-      calibrator: that the table also shows each confidence after; see `lm.calibration.calibrators`.
-      settings: bins, resamples, level of intervals, seed.
-    """
-
-    seed: int = 0
-    model: str = ""
-    checkpoint: str = "best"
-    dtype: str = "float32"
-    data: ExamplesConfig = ExamplesConfig()
-    prompt: PromptConfig = PromptConfig(item="Question: {question}\nAnswer:")
-    judging: JudgingConfig = JudgingConfig()
-    answering: AnsweringConfig = AnsweringConfig()
-    validation_rows: int = 200
-    test_rows: int = 0
-    least_f1: float = 0.0
-    similarity: SimilarityConfig = SimilarityConfig()
-    risk: float = 0.3
-    assurance: float = 0.95
-    calibrator: str = "temperature_bias"
-    settings: Settings = Settings()
-
-    def __post_init__(self):
-        for name in ("validation_rows", "test_rows"):
-            if getattr(self, name) < 0:
-                raise UserError(f"config.{name} must not be negative, got {getattr(self, name)}")
-        check_seed("config.seed", self.seed)
-        if not 0 <= self.least_f1 <= 1:
-            raise UserError(f"config.least_f1 must be in [0, 1], got {self.least_f1}")
-        for name in ("risk", "assurance"):
-            if not 0 < getattr(self, name) < 1:
-                raise UserError(f"config.{name} must be between 0 and 1, got {getattr(self, name)}")
-        if self.calibrator not in CALIBRATORS:
-            raise UserError(f"config.calibrator={self.calibrator!r} is unknown; known are {', '.join(CALIBRATORS)}")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -229,7 +168,7 @@ def _load(config: AnswerConfidenceConfig) -> LanguageModel:
 
 def _record(config: AnswerConfidenceConfig, writer: AnswerWriter, parts: Mapping[str, Sequence[Row]]) -> dict:
     """Everything that the answers depend on."""
-    asked = {name: value for name, value in dataclasses.asdict(config).items() if name not in _FREE_TO_CHANGE}
+    asked = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE_TO_CHANGE}
     return {
         "config": asked,
         "model": writer.model.digest,

@@ -57,7 +57,7 @@ class Line:
       after: likewise, after the calibrator; None if it could not be fitted.
       length: rank correlation with the number of tokens of the answer: of "all" rows, and of those that are "right" and
         "wrong".
-      selected: by the guaranteed threshold; None if no validation rows have this confidence.
+      selected: by the guaranteed threshold.
     """
 
     kind: str

@@ -59,9 +59,14 @@ class AnsweringConfig:
     @property
     def sampling(self) -> SamplingConfig:
         """Of all samples, those that choose included."""
-        drawn = self.samples * (2 if self.choose == "majority" else 1)
-        how = {"temperature": self.temperature, "top_p": self.top_p, "stop": self.stop}
-        return SamplingConfig(max_new_tokens=self.max_new_tokens, samples=drawn, seed=self.seed, **how)
+        return SamplingConfig(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            stop=self.stop,
+            samples=self.samples * (2 if self.choose == "majority" else 1),
+            seed=self.seed,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ import pytest
 import lm
 from experiments.answer_confidence import __main__ as experiment
 from experiments.answer_confidence import asking
-from experiments.answer_confidence.__main__ import AnswerConfidenceConfig, answer_confidence
+from experiments.answer_confidence.__main__ import answer_confidence
+from experiments.answer_confidence.config import AnswerConfidenceConfig
 from experiments.answer_confidence.similarity import SimilarityConfig
 from lm.calibration.predictions import JUDGEMENTS, Predictions
 from lm.calibration.results import Settings
@@ -18,7 +19,7 @@ from lm.errors import UserError
 from lm.inference.whole_answers import AnsweringConfig, AnswerWriter, WholeAnswer
 from lm.prompting.answer_confidence import KINDS
 from lm.prompting.config import PromptConfig
-from lm.prompting.questions import JudgingConfig
+from lm.prompting.questions import JudgingConfig, QuestionPrompting
 from lm.runs.work_directory import WorkDirectory
 from tests.tiny import command_line, files_below, replace, run, tiny_config
 
@@ -117,7 +118,7 @@ def test_what_does_not_change_the_answers_may_change_and_nothing_else(done, fold
 
 def test_half_of_the_samples_choose_and_the_others_judge(folder, model):
     config = config_in(folder)
-    writer = AnswerWriter(model, experiment.QuestionPrompting(config.prompt, JUDGING), AnsweringConfig("majority", 3))
+    writer = AnswerWriter(model, QuestionPrompting(config.prompt, JUDGING), AnsweringConfig("majority", 3))
     (answer,) = writer.write([{"question": "q", "context": "c", "answer": ["e"]}], seed=0)
     assert len(answer.samples) == 6
     assert answer.chosen.judges == answer.samples[3:]
@@ -128,7 +129,7 @@ def test_half_of_the_samples_choose_and_the_others_judge(folder, model):
 
 def test_the_accepted_answers_are_not_looked_at(folder, model):
     config = config_in(folder)
-    writer = AnswerWriter(model, experiment.QuestionPrompting(config.prompt, JUDGING), config.answering)
+    writer = AnswerWriter(model, QuestionPrompting(config.prompt, JUDGING), config.answering)
     rows = [{"question": "q", "context": "c", "answer": answer} for answer in (["e"], ["something else"])]
     one, other = (writer.write([row], seed=0) for row in rows)
     assert one == other
@@ -136,7 +137,7 @@ def test_the_accepted_answers_are_not_looked_at(folder, model):
 
 def test_an_answer_survives_json(folder, model):
     config = config_in(folder)
-    writer = AnswerWriter(model, experiment.QuestionPrompting(config.prompt, JUDGING), config.answering)
+    writer = AnswerWriter(model, QuestionPrompting(config.prompt, JUDGING), config.answering)
     (answer,) = writer.write([{"question": "q", "context": "c", "answer": ["e"]}], seed=0)
     assert WholeAnswer.from_json(json.loads(json.dumps(dataclasses.asdict(answer))), "") == answer
 
