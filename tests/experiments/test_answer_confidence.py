@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -23,7 +24,10 @@ from lm.prompting.questions import JudgingConfig, QuestionPrompting
 from lm.runs.work_directory import WorkDirectory
 from tests.tiny import command_line, files_below, replace, run, tiny_config
 
-JUDGING = JudgingConfig(item="{question}? {proposed}:", stated="{question}? {proposed} %", tokens=2)
+# All prompts have 33 to 64 tokens, and rows are asked four at a time with four samples, so that few sizes are compiled.
+JUDGING = JudgingConfig(
+    item="{context} {question}? {proposed}:", stated="How sure is it from 0 to 100? {question}? {proposed} %", tokens=2
+)
 
 
 def write_rows(folder, **counts):
@@ -39,7 +43,7 @@ def write_rows(folder, **counts):
 def folder(tmp_path_factory):
     """Rows, and a decoder to ask."""
     folder = tmp_path_factory.mktemp("answers")
-    write_rows(folder, train=4, validation=10, test=12)
+    write_rows(folder, train=4, validation=8, test=12)
     config = tiny_config(folder, steps=2, evaluate_every=2)
     run(replace(config, model={"layers": 1, "max_length": 64}), folder / "model")
     return folder
@@ -50,6 +54,13 @@ def model(folder):
     return lm.load(folder / "model")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def four_at_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "AT_ONCE", 4)
+        yield
+
+
 def config_in(folder, **how):
     sources = {name: f"jsonl:{folder / name}.jsonl" for name in ("train", "validation", "test")}
     return AnswerConfidenceConfig(
@@ -57,7 +68,7 @@ def config_in(folder, **how):
         data=ExamplesConfig(**sources),
         prompt=PromptConfig(item="{context} {question}:", separator="\n", shots=1),
         judging=JUDGING,
-        answering=AnsweringConfig(samples=3, max_new_tokens=2, stop=()),
+        answering=AnsweringConfig(samples=4, max_new_tokens=2, stop=()),
         similarity=SimilarityConfig(model=str(folder / "model"), least_cosine=0.9),
         settings=Settings(resamples=20),
         **how,
@@ -80,7 +91,7 @@ def test_every_kind_of_confidence_is_predictions_that_calibration_reads(done):
         folder = directory.path / "confidences" / line.kind / "predictions"
         validation, test = (Predictions.load(folder / f"{name}.npz") for name in ("validation", "test"))
         assert test.class_names == JUDGEMENTS
-        assert line.kind == "stated" or (len(validation), len(test)) == (10, 12)
+        assert line.kind == "stated" or (len(validation), len(test)) == (8, 12)
         assert np.unique(test.clusters_N).size <= 6
         expected = [each["log_confidence"][line.kind] for each in lines if line.kind in each["log_confidence"]]
         np.testing.assert_allclose(np.log(test.outcomes().confidence_N), expected, rtol=1e-3, atol=1e-5)
@@ -88,18 +99,18 @@ def test_every_kind_of_confidence_is_predictions_that_calibration_reads(done):
     assert json.loads((directory.path / "table.json").read_text())["kinds"][0]["before"]["ece"]["floor"]["mean"] >= 0
 
 
-def test_a_stopped_run_goes_on_where_it_was_with_the_same_samples(folder, model, monkeypatch):
-    monkeypatch.setattr(asking, "AT_ONCE", 4)
-    directory = WorkDirectory(folder / "resumed")
-    answer_confidence(config_in(folder), directory, model=model)
-    path = directory.path / "answers" / "test.jsonl"
+def test_a_stopped_run_goes_on_where_it_was_with_the_same_samples(done, folder, model, monkeypatch):
+    directory, _ = done
+    resumed = WorkDirectory(folder / "resumed")
+    shutil.copytree(directory.path / "answers", resumed.path / "answers")
+    path = resumed.path / "answers" / "test.jsonl"
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:6]) + lines[6].replace(b'"text": "', b'"text": "x') + b'{"place": "half')
     asked = []
     write = AnswerWriter.write
     monkeypatch.setattr(AnswerWriter, "write", lambda self, rows, seed: asked.extend(rows) or write(self, rows, seed))
-    answer_confidence(config_in(folder), directory, model=model)
+    answer_confidence(config_in(folder), resumed, model=model)
     assert [row["question"] for row in asked] == [f"test {number}" for number in range(4, 12)]
     assert path.read_bytes() == whole
 
@@ -109,37 +120,34 @@ def test_what_does_not_change_the_answers_may_change_and_nothing_else(done, fold
     monkeypatch.setattr(AnswerWriter, "write", None)
     again = answer_confidence(config_in(folder, risk=0.9, least_f1=0.5), directory, model=model)
     assert [line.kind for line in again.lines] == [line.kind for line in table.lines]
-    other = replace(config_in(folder), answering={"samples": 4})
-    with pytest.raises(UserError, match=r"other answers \(config\.answering\.samples was 3, is 4.*--workdir"):
+    other = replace(config_in(folder), answering={"samples": 5})
+    with pytest.raises(UserError, match=r"other answers \(config\.answering\.samples was 4, is 5.*--workdir"):
         answer_confidence(other, directory, model=model)
     with pytest.raises(UserError, match="another kind of run"):
         answer_confidence(other, WorkDirectory(folder / "model"), model=model)
 
 
+def rows_with(answer):
+    return [{"question": f"why {number}", "context": f"context {number}", "answer": [answer]} for number in range(4)]
+
+
 def test_half_of_the_samples_choose_and_the_others_judge(folder, model):
-    config = config_in(folder)
-    writer = AnswerWriter(model, QuestionPrompting(config.prompt, JUDGING), AnsweringConfig("majority", 3))
-    (answer,) = writer.write([{"question": "q", "context": "c", "answer": ["e"]}], seed=0)
-    assert len(answer.samples) == 6
-    assert answer.chosen.judges == answer.samples[3:]
-    assert answer.chosen.answer in answer.samples[:3]
-    changed = dataclasses.replace(answer, samples=(*answer.samples[:3], *reversed(answer.samples[3:])))
-    assert changed.chosen.answer == answer.chosen.answer
+    prompting = QuestionPrompting(config_in(folder).prompt, JUDGING)
+    answering = AnsweringConfig("majority", 2, max_new_tokens=2, stop=())
+    for answer in AnswerWriter(model, prompting, answering).write(rows_with("e"), seed=0):
+        assert len(answer.samples) == 4
+        assert answer.chosen.judges == answer.samples[2:]
+        assert answer.chosen.answer in answer.samples[:2]
+        changed = dataclasses.replace(answer, samples=(*answer.samples[:2], *reversed(answer.samples[2:])))
+        assert changed.chosen.answer == answer.chosen.answer
 
 
-def test_the_accepted_answers_are_not_looked_at(folder, model):
+def test_the_accepted_answers_are_not_looked_at_and_answers_survive_json(folder, model):
     config = config_in(folder)
     writer = AnswerWriter(model, QuestionPrompting(config.prompt, JUDGING), config.answering)
-    rows = [{"question": "q", "context": "c", "answer": answer} for answer in (["e"], ["something else"])]
-    one, other = (writer.write([row], seed=0) for row in rows)
+    one, other = (writer.write(rows_with(answer), seed=0) for answer in ("e", "something else"))
     assert one == other
-
-
-def test_an_answer_survives_json(folder, model):
-    config = config_in(folder)
-    writer = AnswerWriter(model, QuestionPrompting(config.prompt, JUDGING), config.answering)
-    (answer,) = writer.write([{"question": "q", "context": "c", "answer": ["e"]}], seed=0)
-    assert WholeAnswer.from_json(json.loads(json.dumps(dataclasses.asdict(answer))), "") == answer
+    assert [WholeAnswer.from_json(json.loads(json.dumps(dataclasses.asdict(each))), "") for each in one] == one
 
 
 @pytest.mark.parametrize(
