@@ -15,9 +15,7 @@ run that was stopped goes on where it was.
 """
 
 import dataclasses
-import hashlib
 import json
-import math
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
@@ -28,27 +26,24 @@ from absl import flags
 
 from experiments.answer_confidence.asking import answers_of, check_record, write_record
 from experiments.answer_confidence.config import FREE_TO_CHANGE, AnswerConfidenceConfig
-from experiments.answer_confidence.similarity import same_meanings
+from experiments.answer_confidence.judging import judged_answers, notes_on, predictions_of
 from experiments.answer_confidence.table import Table, as_csv, as_json, as_markdown, make_table, save_picture
-from lm.calibration.predictions import Predictions, judgements
+from lm.calibration.predictions import Predictions
 from lm.command_line import define_config_file, overridden, run
 from lm.console import QUIET, Console
 from lm.data.config import check_overridden_sources
 from lm.data.rows import Splits, read_examples
 from lm.errors import UserError
-from lm.evaluation.spans import span_metrics
-from lm.files import check_writable, write_atomically, write_json
+from lm.files import check_writable, json_value, write_atomically, write_json
 from lm.inference.language_models import LanguageModel
 from lm.inference.load import load
 from lm.inference.whole_answers import AnswerWriter, WholeAnswer
-from lm.prompting.answer_confidence import KINDS, of_samples, of_writing, stated_confidence
+from lm.prompting.answer_confidence import KINDS
 from lm.prompting.questions import QuestionPrompting
 from lm.prompting.shots import choose_shots
 from lm.runs.data_record import Fingerprint
 from lm.runs.work_directory import WorkDirectory
 from lm.tasks.supervised import Row
-
-_LITTLE_MASS = 0.1
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -69,9 +64,11 @@ def main(values: flags.FlagValues) -> int:
         console.print("stopped; run the same command to continue")
         return 128 + signal.SIGINT
     Console().print(as_markdown(table))
-    best = shlex.quote(str(directory.path / "confidences" / table.lines[0].kind))
+    best = max(table.lines, key=lambda line: np.nan_to_num(line.before.entry("auroc").value)).kind
+    named = shlex.quote(str(directory.path / "confidences" / best))
     console.print(
-        f"everything is in {directory.path}\nnext: python -m experiments.calibrate --config=calibrate --workdir={best}",
+        f"everything is in {directory.path}\n"
+        f"next: python -m experiments.calibrate --config=calibrate --workdir={named}",
         soft_wrap=True,
     )
     return 0
@@ -184,101 +181,38 @@ def _measure(
     directory: WorkDirectory,
     console: Console,
 ) -> Table:
-    """Writes confidences, as predictions and line by line, and the table."""
-    judged = {name: _judged(config, rows, answers[name]) for name, rows in parts.items()}
-    for name, rows in parts.items():
-        lines = [
-            {"place": row["place"], "question": row["question"], "accepted": row["answer"], **line}
-            for row, line in zip(rows, judged[name], strict=True)
-        ]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        (directory.path / "rows").mkdir(exist_ok=True)
-        write_atomically(directory.path / "rows" / f"{name}.jsonl", text)
-    predictions = {
-        kind: {name: _predictions(kind, rows, judged[name]) for name, rows in parts.items()}
-        for kind in KINDS
-        if any(kind in line["log_confidence"] for line in judged["validation"])
-        and any(kind in line["log_confidence"] for line in judged["test"])
+    """Writes confidences, line by line and as predictions, and the table."""
+    judged = {
+        name: judged_answers(rows, answers[name], config.similarity, config.least_f1) for name, rows in parts.items()
     }
-    for kind, of_kind in predictions.items():
+    (directory.path / "rows").mkdir(exist_ok=True)
+    for name, some in judged.items():
+        lines = [json.dumps(json_value(dataclasses.asdict(answer)), ensure_ascii=False) + "\n" for answer in some]
+        write_atomically(directory.path / "rows" / f"{name}.jsonl", "".join(lines))
+    predictions: dict[str, dict[str, Predictions]] = {}
+    for kind in KINDS:
+        of_kind = {name: found for name, some in judged.items() if (found := predictions_of(some, kind)) is not None}
         for name, found in of_kind.items():
             found.save(directory.path / "confidences" / kind / "predictions" / f"{name}.npz")
-    lengths = {line["id"]: line["tokens"] for line in judged["test"]}
-    notes = _notes(judged)
+        if len(of_kind) == len(judged):
+            predictions[kind] = of_kind
+    lengths = {answer.place: answer.tokens for answer in judged["test"]}
     with console.progress("measuring", len(predictions)) as advance:
         table = make_table(
-            predictions, lengths, config.calibrator, config.risk, config.assurance, config.settings, notes, advance
+            predictions,
+            lengths,
+            config.calibrator,
+            config.risk,
+            config.assurance,
+            config.settings,
+            notes_on(judged),
+            advance,
         )
     write_json(directory.path / "table.json", as_json(table))
     write_atomically(directory.path / "table.csv", as_csv(table))
     write_atomically(directory.path / "table.md", as_markdown(table))
     save_picture(table, directory.path / "risk_coverage.png")
     return table
-
-
-def _judged(config: AnswerConfidenceConfig, rows: Sequence[Row], answers: Sequence[WholeAnswer]) -> list[dict]:
-    """What is known of each row's answer: whether it is right, and the log of each confidence, by its kind."""
-    chosen = [answer.chosen for answer in answers]
-    metrics = span_metrics([each.answer.text for each in chosen], [row["answer"] for row in rows])
-    exact_N, f1_N = (metrics[name].statistics_NK[:, 0] for name in ("exact_match", "f1"))
-    right_N = f1_N >= config.least_f1 if config.least_f1 else exact_N == 1
-    texts = [[each.answer.text, *(judge.text for judge in each.judges)] for each in chosen]
-    same = same_meanings(config.similarity, [row["question"] for row in rows], texts)
-    lines = []
-    for number, (row, answer, each) in enumerate(zip(rows, answers, chosen, strict=True)):
-        confidence = of_writing(each.answer) | of_samples(each, same[number] if same else None)
-        if (log_p := answer.log_p_true) is not None:
-            confidence["p_true"] = log_p
-        if answer.stated is not None and (stated := stated_confidence(answer.stated)) is not None:
-            confidence["stated"] = math.log(stated)
-        lines.append(
-            {
-                "id": row["place"],
-                "answer": each.answer.text,
-                "right": bool(right_N[number]),
-                "tokens": len(each.answer.log_probs),
-                "log_confidence": confidence,
-                "label_mass": answer.label_mass,
-                "stated": answer.stated,
-            }
-        )
-    return lines
-
-
-def _predictions(kind: str, rows: Sequence[Row], lines: Sequence[dict]) -> Predictions:
-    """Of the rows that have this confidence; rows that share a context are a cluster."""
-    pairs = [(row, line) for row, line in zip(rows, lines, strict=True) if kind in line["log_confidence"]]
-    contexts = [row.get("context") for row, _ in pairs]
-    return judgements(
-        np.array([line["log_confidence"][kind] for _, line in pairs]),
-        np.array([line["right"] for _, line in pairs]),
-        np.array([line["id"] for _, line in pairs]),
-        np.array([_digest(context) for context in contexts]) if all(contexts) else None,
-    )
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _notes(judged: Mapping[str, Sequence[dict]]) -> tuple[str, ...]:
-    """What limits the table."""
-    notes = []
-    masses = [line["label_mass"] for line in judged["test"] if line["label_mass"] is not None]
-    if masses and (mass := float(np.mean(masses))) < _LITTLE_MASS:
-        notes.append(
-            f"yes and no have {mass:.1%} of the probability after the prompt for P(True), so the model expects other "
-            "text: change config.judging"
-        )
-    for name, lines in judged.items():
-        asked = [line for line in lines if line["stated"] is not None]
-        without = [line for line in asked if "stated" not in line["log_confidence"]]
-        if without:
-            notes.append(
-                f"{len(without):,} of {len(asked):,} stated confidences of {name} rows are no percentage, such as "
-                f"{without[0]['stated'][:40]!r}; these rows are left out there"
-            )
-    return tuple(notes)
 
 
 if __name__ == "__main__":
