@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.answer_confidence.config import AnswerConfidenceConfig
 from experiments.calibrate import CalibrateConfig
 from experiments.finetune import finetune
 from experiments.guo2017.__main__ import Guo2017Config
@@ -30,6 +31,7 @@ SETTINGS = {
     "shakespeare_char": ("cpu", "cpu_best", "gpu"),
     "lstm_sst2": ("random", "vectors"),
     "prompt": (None, "sst2", "ag_news", "trec"),
+    "answer_confidence": (None, "xquad"),
     "published_encoder": ("sst2", "trec", "ag_news", "ag_news_all"),
     "sick_nli": ("random", "vectors"),
     "trec": ("random", "vectors"),
@@ -37,6 +39,7 @@ SETTINGS = {
 }
 # Of the other experiments; all the rest are of experiments.pretrain.
 KINDS = {
+    "answer_confidence": AnswerConfidenceConfig,
     "calibrate": CalibrateConfig,
     "calibrate_prompt": CalibrateConfig,
     "calibrate_quickstart": CalibrateConfig,

@@ -30,6 +30,8 @@ from lm.files import written_atomically
 # Names of two classes that say whether a given answer is right, for models that choose from no fixed set of classes.
 JUDGEMENTS = ("wrong", "right")
 
+_LOWEST_LOG = -50.0  # of the probability that a judged answer is wrong
+
 # One value each; a model of the user's own may leave them out.
 _ORIGIN = {"checkpoint": np.integer, "model": np.str_}
 _ARRAYS = (*SCORES, "hidden", "output", "labels", "ids", "clusters", "class_names", "weights", *_ORIGIN)
@@ -192,6 +194,27 @@ class Predictions:
             unlabelled_MC=arrays.get("unlabelled"),
             **{name: _one_value(arrays[name], name) for name in _ORIGIN if name in arrays},
         )
+
+
+def judgements(
+    log_right_N: np.ndarray,
+    right_N: np.ndarray,
+    ids_N: np.ndarray | None = None,
+    clusters_N: np.ndarray | None = None,
+) -> Predictions:
+    """Predictions that judge answers which were given.
+
+    Args:
+      log_right_N: the log-probability that each is right, in nats.
+      right_N: whether it is.
+      ids_N: as in `Predictions`.
+      clusters_N: as in `Predictions`.
+    """
+    log_right_N = np.minimum(np.asarray(log_right_N, np.float64), 0.0)  # rounding may bring it above
+    with np.errstate(divide="ignore"):
+        log_wrong_N = np.maximum(np.log(-np.expm1(log_right_N)), _LOWEST_LOG)  # exact near 0 and 1, and finite
+    logits_N2 = np.stack([log_wrong_N, log_right_N], axis=1).astype(np.float32)
+    return Predictions(logits_N2, np.asarray(right_N).astype(np.int32), ids_N, clusters_N, JUDGEMENTS)
 
 
 def _one_value(array: np.ndarray, name: str) -> Any:

@@ -7,6 +7,8 @@ A row is a dict by the task's column names. The name determines what a column mu
     words, tags        lists of str, equally long
     answers            [{"text": str, "start": int}, ...], each found at its character in `context`; empty if there is
                        no answer. Files may also say `answer_start`, and give a list of each instead.
+    answer             list of the texts that are accepted as an answer, at least one; files may also hold a single
+                       text, or answers as above
     place              where the row comes from, for messages
     any other name     non-empty str
 """
@@ -33,7 +35,7 @@ from lm.errors import UserError
 Row = dict[str, Any]
 
 # Columns that hold what a task predicts.
-TARGETS = ("label", "tags", "answers", "target", "completion")
+TARGETS = ("label", "tags", "answers", "answer", "target", "completion")
 
 
 def read_rows(
@@ -342,6 +344,22 @@ def _answers(value: Any, column: str, place: str) -> list[Row]:
     return [{"text": text, "start": start} for text, start in answers]
 
 
+def _accepted(value: Any, column: str, place: str) -> list[str]:
+    if isinstance(value, dict):
+        value = value.get("text")
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, list):
+        texts = [text.get("text") if isinstance(text, dict) else text for text in texts]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{place}: {column!r} must be text, or a list of texts, got {_kind(value)}: fix this row")
+    texts = [text.strip() for text in texts if text.strip()]
+    if not texts:
+        raise UserError(f"{place}: {column!r} has no accepted answer: fix or remove this row")
+    for text in texts:
+        check_surrogates(text, column, place)
+    return list(dict.fromkeys(texts))
+
+
 def _check_answer(answer: Row, context: str, place: str):
     text, start = answer["text"], answer["start"]
     if start < 0 or not context.startswith(text, start):
@@ -363,6 +381,7 @@ _CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
     "tags": _tags,
     "options": _options,
     "answers": _answers,
+    "answer": _accepted,
 }
 
 

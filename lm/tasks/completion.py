@@ -10,15 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lm.calibration.predictions import JUDGEMENTS, Predictions
+from lm.calibration.predictions import judgements
 from lm.decoding.beam_search import BeamSearchConfig
 from lm.errors import UserError
 from lm.models.decoder_lm import DecoderLM
 from lm.tasks.sequence_to_sequence import SequenceToSequence
 from lm.tasks.supervised import Example, Results, Row
 from lm.tasks.target_models import TargetModel, target_model
-
-_LOWEST_LOG = -50.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +56,8 @@ class Completion(SequenceToSequence):
         """
         results = super().results(rows, examples, outputs)
         log_p_N = np.array([output["log_probs"][: output["lengths"]].sum(dtype=np.float64) for output in outputs])
-        log_p_N = np.minimum(log_p_N, 0.0)  # rounding may bring it above
-        predictions = Predictions(
-            logits=np.stack([_log_of_the_rest(log_p_N), log_p_N], axis=1).astype(np.float32),
-            labels_N=results.metrics["exact_match"].statistics_NK[:, 0].astype(np.int32),
-            ids_N=np.array([row["place"] for row in rows]),
-            class_names=JUDGEMENTS,
-        )
+        right_N = results.metrics["exact_match"].statistics_NK[:, 0]
+        predictions = judgements(log_p_N, right_N, np.array([row["place"] for row in rows]))
         return dataclasses.replace(results, predictions=predictions)
 
     @property
@@ -77,9 +70,3 @@ class Completion(SequenceToSequence):
 
     def _cut_source(self, source: list[int], room: int) -> list[int]:
         return source[-room:]
-
-
-def _log_of_the_rest(log_p_N: np.ndarray) -> np.ndarray:
-    """log(1 - p), exact for p near 0 and 1, and finite."""
-    with np.errstate(divide="ignore"):
-        return np.maximum(np.log(-np.expm1(log_p_N)), _LOWEST_LOG)

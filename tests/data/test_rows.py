@@ -154,6 +154,26 @@ def test_squad_may_leave_out_answers_where_they_are_predicted():
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        " Köln ",
+        ["Köln", " ", "Köln "],
+        {"text": ["Köln"], "answer_start": [0]},
+        [{"text": "Köln", "answer_start": 0}],
+    ],
+)
+def test_accepted_answers_in_the_spellings_that_files_have(answer):
+    source = write_rows("a.jsonl", [{"question": "?", "gold": answer}])
+    assert read_rows(source, {"question": "question", "answer": "gold"}, "k")[0]["answer"] == ["Köln"]
+
+
+@pytest.mark.parametrize("answer", [3, None, [], "", [" "], [3], {"start": 3}, [{"start": 3}]])
+def test_a_row_without_an_accepted_answer_is_located(answer):
+    source = write_rows("a.jsonl", [{"question": "?", "answer": answer}])
+    assert error_of(source, {"question": "question", "answer": "answer"}).startswith("a.jsonl:1: 'answer' ")
+
+
+@pytest.mark.parametrize(
     "answers",
     [
         [{"text": "Köln", "start": 0}],

@@ -1,0 +1,1 @@
+"""Confidence in whole answers: asking, what the answers mean, and the table."""
