@@ -13,7 +13,6 @@ from scipy import special
 from experiments.protocol.settings import Setting
 from lm.calibration.binning import Binning
 from lm.calibration.calibrators import fit
-from lm.calibration.errors import ResampledError, resampled_error
 from lm.calibration.inputs import InputError
 from lm.calibration.outcomes import outcomes
 from lm.calibration.predictions import Predictions
@@ -92,10 +91,6 @@ class Measured:
         """Mean, in nats."""
         return float(self.nll_N.mean())
 
-    def ece(self, resamples: int) -> ResampledError:
-        """With 15 equal-width bins."""
-        return resampled_error(self.confidence_N, self.correct_N, BINNING, resamples=resamples)
-
 
 class Cells:
     """Computes cells from the scores of runs, and remembers them."""
@@ -107,6 +102,7 @@ class Cells:
         self.measured = functools.cache(self._measure)
         self.calibrated = functools.cache(self._calibrate)
         self.scored = functools.cache(self._score)
+        self.answers = functools.cache(self._read_answers)
         self._predictions = functools.cache(self._read_predictions)
 
     def _measure(self, cell: Cell) -> Measured | None:
@@ -164,7 +160,7 @@ class Cells:
             np.square(p_NC).sum(axis=1) - 2 * of_label_N + 1,
         )
 
-    def answers(self, setting: Setting, split: str) -> list[AnswerScores]:
+    def _read_answers(self, setting: Setting, split: str) -> list[AnswerScores]:
         """What the model makes of the answers to each row, in the order of the predictions.
 
         Raises:

@@ -1,6 +1,6 @@
 """The protocol table: every method in every setting, and what the protocol decides, as files.
 
-Axes: S settings.
+Axes: N items, F features of bins, R resamples.
 """
 
 import csv
@@ -13,14 +13,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from scipy import sparse
 
-from experiments.protocol.cells import AFTER, METHODS, PUBLISHED, SCORES, UNCALIBRATED, Cell, Cells, Measured
+from experiments.protocol.cells import AFTER, BINNING, METHODS, PUBLISHED, SCORES, UNCALIBRATED, Cell, Cells, Measured
 from experiments.protocol.conclusions import Comparer, Flips, changes_of, flips
 from experiments.protocol.settings import ProtocolConfig
+from lm.calibration.binning import bin_totals
 from lm.calibration.calibrators import CALIBRATORS
+from lm.calibration.errors import ece
+from lm.calibration.noise_floor import bin_features, error_interval, floor_of, null_totals, totals_of_sums
 from lm.files import write_atomically, write_json, written_atomically
 from lm.fonts import style
 from lm.statistics.intervals import mean_interval, share_interval
+from lm.statistics.resampling import Resampler
 
 UNNORMALIZED = "not_renormalized"
 LABELS = {UNCALIBRATED: "Renormalized, uncalibrated", UNNORMALIZED: "Not renormalized"} | {
@@ -84,23 +89,35 @@ def all_rows(config: ProtocolConfig, cells: Cells, advance: Callable[[], None] =
         wanted = [Cell(setting, method, score, "", after) for method in METHODS for score in SCORES for after in AFTER]
         wanted += [Cell(setting, method, link=link) for link, methods in PUBLISHED.items() for method in methods]
         found |= {cell: items for cell in wanted if (items := cells.measured(cell)) is not None}
-        rows += [_row(cell, items, mass, config.resamples) for cell, items in found.items()]
+        # All cells of a setting share the draws of their items.
+        features = [bin_features(items.confidence_N, items.correct_N, BINNING) for items in found.values()]
+        resampler = Resampler(features[0].shape[0], resamples=config.resamples, seed=0)
+        drawn = np.split(resampler.sums(sparse.hstack(features, format="csr")), len(features), axis=1)
+        rows += [
+            _row(cell, items, ece(totals_of_sums(sums_RF)), mass)
+            for (cell, items), sums_RF in zip(found.items(), drawn, strict=True)
+        ]
         advance()
     return rows
 
 
-def _row(cell: Cell, items: Measured, mass: float, resamples: int) -> Row:
-    accuracy, error = share_interval(items.correct_N), items.ece(resamples)
+def _row(cell: Cell, items: Measured, resampled_R: np.ndarray, mass: float) -> Row:
+    totals = bin_totals(items.confidence_N, items.correct_N, BINNING)
+    error, accuracy = float(ece(totals)), share_interval(items.correct_N)
+    rng, resamples = np.random.default_rng(1), len(resampled_R)
+    null = null_totals(items.confidence_N, items.correct_N, BINNING, resamples=resamples, rng=rng)
+    floor = floor_of(error, ece(null))
+    interval = error_interval(error, resampled_R, floor)
     return Row(
         cell,
         PUBLISHED[cell.link][cell.method] if cell.link else cell.method,
         items.accuracy,
         accuracy.low,
         accuracy.high,
-        error.value,
-        error.interval.low,
-        error.interval.high,
-        error.floor.mean,
+        error,
+        interval.low,
+        interval.high,
+        floor.mean,
         items.nll,
         float(items.brier_N.mean()),
         mass,
