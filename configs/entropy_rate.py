@@ -1,0 +1,62 @@
+"""Entropy-rate drift of small language models: does what they write grow more random than what they learned from?
+
+python -m experiments.entropy_rate --config=configs/entropy_rate.py --workdir=runs/entropy_rate
+
+not measured yet
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.entropy_rate.ladder import EntropyRateConfig
+from lm.configuration import to_config_dict
+from lm.data.config import DataConfig, TokenizerConfig
+from lm.modules.config import ModelConfig
+from lm.runs.config import OptimizerConfig, PretrainConfig, SamplesConfig, TrainingConfig
+
+LENGTH = 544  # a prompt of 32 tokens and a text of 512: what is generated is never longer than the training windows
+SUBWORDS = TokenizerConfig(kind="bpe", vocab_size=2048, end_of_text=False)
+
+
+def get_config() -> ConfigDict:
+    config = EntropyRateConfig(
+        prose_characters=run(
+            # Validation on the last tenth, as in configs/shakespeare_char.py.
+            DataConfig(source="tfds:tiny_shakespeare", validation_split="validation+test", random_offsets=True),
+            TokenizerConfig(kind="characters", end_of_text=False),  # 65 symbols
+        ),
+        # Addresses to the American Congress; any folder of texts works too.
+        prose_tokens=run(text("text:$LM_DATA_DIR/sotu/sotu.txt.gz", document_separator="blank_line"), SUBWORDS),
+        code_characters=run(text("python:stdlib"), TokenizerConfig(kind="bytes", end_of_text=False)),
+        code_tokens=run(text("python:stdlib"), SUBWORDS),
+        ladder=(
+            *(f"prose_characters:{size}:{seed}" for size in ("0.1M", "0.3M") for seed in range(3)),
+            "prose_characters:1M:0",
+            "prose_characters:3M:0",
+            "prose_tokens:0.3M:0",
+            "prose_tokens:1M:0",
+            "code_characters:0.3M:0",
+            "code_tokens:1M:0",
+        ),
+    )
+    return to_config_dict(config)
+
+
+def text(source: str, **settings) -> DataConfig:
+    """Data whose documents are split by their content."""
+    return DataConfig(source=source, random_offsets=True, **settings)
+
+
+def run(data: DataConfig, tokenizer: TokenizerConfig) -> PretrainConfig:
+    """A run, whose size is set by the rung."""
+    return PretrainConfig(
+        model=ModelConfig(max_length=LENGTH, positions="rotary", normalization="rms_norm", bias=False),
+        data=data,
+        tokenizer=tokenizer,
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=0.02, schedule="linear", warmup_steps=50, final_learning_rate=0.0
+        ),
+        training=TrainingConfig(
+            steps=400, batch_size=4, evaluation_batch_size=16, evaluate_every=400, checkpoint_every=100, log_every=50
+        ),
+        samples=SamplesConfig(prompts=()),
+    )
