@@ -85,8 +85,9 @@ def parse_rung(entry: str) -> Rung:
     Raises:
       UserError: if it is malformed or unknown.
     """
-    corpus, size, seed = (entry.split(":") + ["", "", ""])[:3]
-    if corpus not in CORPORA or size not in SIZES or not (seed.isascii() and seed.isdigit()) or entry.count(":") != 2:
+    corpus, size, seed, *more = [*entry.split(":"), "", ""]
+    is_known = corpus in CORPORA and size in SIZES and seed.isascii() and seed.isdigit() and len(more) == 2
+    if not is_known:
         raise UserError(
             f"config.ladder: {entry!r} must be CORPUS:SIZE:SEED, with one of {', '.join(CORPORA)}, one of "
             f"{', '.join(SIZES)}, and a number"

@@ -6,7 +6,6 @@ Axes: B sequences, P prompt positions, T positions, C chosen positions, V vocabu
 cache, H head width. The last V slots of a cache are for candidates.
 """
 
-import dataclasses
 import functools
 
 import flax.struct
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lm.decoding.step import CHUNK, decoder_start, score
+from lm.decoding.step import decoder_start
 from lm.errors import UserError
 from lm.evaluation.token_statistics import token_statistics
 from lm.models.decoder_lm import DecoderLM
@@ -64,9 +63,7 @@ def check_look_ahead(config: ModelConfig) -> None:
         raise UserError(f"config.model.attention_window={config.attention_window} cannot look ahead: leave it out")
 
 
-def candidate_entropies(
-    model: DecoderLM, params: Params, caches: Caches, positions_B: Array, vocab_size: int
-) -> Array:
+def candidate_entropies(model: DecoderLM, params: Params, caches: Caches, positions_B: Array, vocab_size: int) -> Array:
     """The entropy of the model's prediction after each candidate for a position, in nats, [B, V].
 
     Args:
@@ -118,7 +115,13 @@ def look_ahead(
 
 @functools.partial(jax.jit, static_argnames=("model", "new_tokens", "vocab_size"))
 def sample_with_look_ahead(
-    model: DecoderLM, params: Params, prompts_BP: Array, alpha: Array | float, seed: int, new_tokens: int, vocab_size: int
+    model: DecoderLM,
+    params: Params,
+    prompts_BP: Array,
+    alpha: Array | float,
+    seed: int,
+    new_tokens: int,
+    vocab_size: int,
 ) -> tuple[Array, Array]:
     """Samples texts from p(x) exp(-alpha H(x)), normalized, where H(x) is the entropy after x.
 

@@ -2,7 +2,8 @@
 
 A model whose text is as predictable as the text that it learned from has an entropy rate equal to its loss. Braverman
 et al. 2020 (Calibration, Entropy Rates, and Memory in Language Models, arXiv 1906.05664) find that the entropy of
-generated text grows with its length instead, and correct it by looking one token ahead.
+generated text grows with its length instead, and correct it by looking one token ahead. Cao et al. 2025 (On the Entropy
+Calibration of Language Models, arXiv 2511.11966) measure how the gap depends on the model's size.
 
 All entropies and losses are in nats a token.
 
@@ -13,7 +14,7 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import optimize
+from scipy import optimize, stats
 from scipy.special import logsumexp
 
 from lm.errors import UserError
@@ -62,13 +63,15 @@ class Drift:
     excess_exponent: Estimate
 
 
-def drift(loss_BT: np.ndarray, true_BT: np.ndarray, own_BT: np.ndarray) -> Drift:
+def drift(loss_BT: np.ndarray, true_BT: np.ndarray, own_BT: np.ndarray, compared_BT: np.ndarray | None = None) -> Drift:
     """Compares a model's text with real text.
 
     Args:
-      loss_BT: negative log-likelihood of each token of a true continuation.
+      loss_BT: negative log-likelihood of each token of a true continuation, or of some of them.
       true_BT: entropy of the prediction of each.
       own_BT: entropy of the prediction of each token of the model's continuation of the same prompt.
+      compared_BT: entropies along the true continuation at all positions of `own_BT`, for `excess_exponent`. None:
+        `true_BT`.
     """
     loss_B, own_B = loss_BT.mean(axis=1, dtype=np.float64), own_BT.mean(axis=1, dtype=np.float64)
     return Drift(
@@ -77,7 +80,7 @@ def drift(loss_BT: np.ndarray, true_BT: np.ndarray, own_BT: np.ndarray) -> Drift
         entropy_rate=mean_over_documents(own_BT),
         gap=paired_mean_difference(loss_B, own_B),
         exponent=growth_exponent(own_BT),
-        excess_exponent=growth_exponent(own_BT, true_BT),
+        excess_exponent=growth_exponent(own_BT, true_BT if compared_BT is None else compared_BT),
     )
 
 
@@ -87,7 +90,7 @@ def mean_over_documents(values_BT: np.ndarray) -> Estimate:
 
 
 def growth_exponent(entropy_BT: np.ndarray, compared_BT: np.ndarray | None = None) -> Estimate:
-    """The exponent b of t^b that fits the mean entropy at position t = 1 to T best: the slope of its logarithm on log t.
+    """The exponent b of t^b that best fits the mean entropy at position t, from 1: the slope of its logarithm on log t.
 
     The interval is that of Student's t over documents, of the slope's linearization: what each document contributes to
     it (Deville 1999).
@@ -111,6 +114,24 @@ def growth_exponent(entropy_BT: np.ndarray, compared_BT: np.ndarray | None = Non
 
     slopes_B = linearized(entropy_BT)
     return _estimate(slopes_B if compared_BT is None else slopes_B - linearized(compared_BT))
+
+
+def scaling_exponent(sizes_N: np.ndarray, gaps_N: np.ndarray) -> Estimate:
+    """The exponent b of size^b that fits the gaps of models of several sizes best (Cao et al. 2025).
+
+    Args:
+      sizes_N: parameters of each model, or tokens that it learned from.
+      gaps_N: entropy rate minus loss of each.
+
+    Returns:
+      The slope of log gap on log size, with the interval of Student's t with N - 2 degrees of freedom; NaN if a gap is
+      not positive, or for fewer than three models or two sizes.
+    """
+    if len(sizes_N) < 3 or len(set(sizes_N)) < 2 or np.min(gaps_N) <= 0:
+        return Estimate(math.nan, math.nan, math.nan, math.nan)
+    line = stats.linregress(np.log(sizes_N), np.log(gaps_N))
+    reach = float(stats.t.ppf(0.975, len(sizes_N) - 2) * line.stderr)
+    return Estimate(float(line.slope), float(line.slope) - reach, float(line.slope) + reach, float(line.stderr))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,7 +44,8 @@ def test_the_true_chain_has_its_analytic_rate_and_no_gap():
     for estimate in (found.loss, found.true_text, found.entropy_rate):
         assert estimate.low < ENTROPY_RATE < estimate.high
         assert estimate.high - estimate.low < 0.05
-    assert found.gap.low < 0 < found.gap.high and found.gap.p > 0.05
+    assert found.gap.low < 0 < found.gap.high
+    assert found.gap.p > 0.05
     assert found.exponent.low < 0 < found.exponent.high
     assert found.excess_exponent.low < 0 < found.excess_exponent.high
 
@@ -56,7 +57,8 @@ def test_intervals_of_the_gap_cover_0_as_often_as_they_say():
 
 def test_a_model_that_is_too_random_has_a_gap():
     found = measured(0.8 * CHAIN_VV + 0.2 / 3)
-    assert found.gap.low > 0 and found.gap.p < 0.001
+    assert found.gap.low > 0
+    assert found.gap.p < 0.001
     assert found.gap.value == pytest.approx(found.entropy_rate.value - found.loss.value)
 
 
@@ -65,7 +67,8 @@ def test_exponent_of_a_power_law():
     t_T = np.arange(1, 201)
     noise_BT = generator.gamma(4.0, 0.25, size=(50, 200))
     found = growth_exponent(2.0 * t_T**0.3 * noise_BT)
-    assert found.low < 0.3 < found.high and found.high - found.low < 0.1
+    assert found.low < 0.3 < found.high
+    assert found.high - found.low < 0.1
     assert growth_exponent(np.tile(5.0 * t_T**-0.2, (3, 1))).value == pytest.approx(-0.2)
     compared = growth_exponent(np.tile(2.0 * t_T**0.3, (3, 1)), np.tile(4.0 * t_T**0.1, (3, 1)))
     assert compared.value == pytest.approx(0.2)
@@ -76,7 +79,7 @@ def test_exponent_of_a_power_law():
 def test_intervals_of_the_exponent_cover_it_as_often_as_they_say():
     generator = np.random.default_rng(0)
     t_T = np.arange(1, 51)
-    of_documents_R = (generator.gamma(4.0, 0.25, size=(200, 20, 1)) * generator.gamma(4.0, 0.25, size=(200, 20, 50)))
+    of_documents_R = generator.gamma(4.0, 0.25, size=(200, 20, 1)) * generator.gamma(4.0, 0.25, size=(200, 20, 50))
     found = [growth_exponent(t_T**0.1 * noise_BT) for noise_BT in of_documents_R]
     assert 0.9 < np.mean([each.low < 0.1 < each.high for each in found]) < 0.99
 
@@ -110,7 +113,8 @@ def test_correction_equals_normalized_products():
 def test_fit_finds_alpha_and_the_lowest_loss():
     log_probs_NV, entropies_NV, labels_N = items()
     found = fit_look_ahead(log_probs_NV, entropies_NV, labels_N)
-    assert abs(found.alpha - 0.7) < 3 * found.standard_error < 0.15 and not found.at_bound
+    assert abs(found.alpha - 0.7) < 3 * found.standard_error < 0.15
+    assert not found.at_bound
     lowest = loss(look_ahead_log_probs(log_probs_NV, entropies_NV, found.alpha), labels_N)
     assert lowest < loss(log_probs_NV, labels_N)
     for alpha in (found.alpha - 0.02, found.alpha + 0.02):
@@ -135,4 +139,5 @@ def test_repeated_items_in_a_cluster_leave_the_standard_error():
 def test_no_optimum_is_said():
     log_probs_NV, entropies_NV, _ = items(50)
     found = fit_look_ahead(log_probs_NV, entropies_NV, entropies_NV.argmin(axis=1))
-    assert found.at_bound and found.alpha > 0
+    assert found.at_bound
+    assert found.alpha > 0
