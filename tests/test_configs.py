@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.calibrate import CalibrateConfig
+from experiments.entropy_rate.ladder import EntropyRateConfig
 from experiments.finetune import finetune
 from experiments.guo2017.__main__ import Guo2017Config
 from experiments.self_train import SelfTrainConfig
@@ -40,6 +41,7 @@ KINDS = {
     "calibrate": CalibrateConfig,
     "calibrate_prompt": CalibrateConfig,
     "calibrate_quickstart": CalibrateConfig,
+    "entropy_rate": EntropyRateConfig,
     "guo2017": Guo2017Config,
     "self_training": SelfTrainConfig,
     "sweep_quickstart": SweepConfig,

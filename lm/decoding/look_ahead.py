@@ -125,7 +125,7 @@ def sample_with_look_ahead(
 ) -> tuple[Array, Array]:
     """Samples texts from p(x) exp(-alpha H(x)), normalized, where H(x) is the entropy after x.
 
-    This is Algorithm 3 of Braverman et al. 2020 with one step of look-ahead, at temperature 1.
+    This is the correction of Braverman et al. 2020 (arXiv 1906.05664) with one step of look-ahead, at temperature 1.
 
     Args:
       model: the network.

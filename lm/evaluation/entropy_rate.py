@@ -164,7 +164,7 @@ def look_ahead_log_probs(log_probs_NV: np.ndarray, entropies_NV: np.ndarray, alp
 def fit_look_ahead(
     log_probs_NV: np.ndarray, entropies_NV: np.ndarray, labels_N: np.ndarray, clusters_N: np.ndarray | None = None
 ) -> LookAhead:
-    """The alpha that minimizes the negative log-likelihood (Braverman et al. 2020, section 4).
+    """The alpha that minimizes the negative log-likelihood (Braverman et al. 2020).
 
     The likelihood is log-concave in alpha. At the optimum, the entropy that the corrected model expects after its token
     equals the mean entropy after the true one; alpha = 0 is among the choices, so the loss on these items never rises.
