@@ -44,10 +44,12 @@ class EntropyRateConfig:
       prompt_tokens: tokens of held-out text before each generated text.
       new_tokens: tokens of each generated text. Prompt and text fit into the models' windows.
       documents: held-out windows to measure on; each is a prompt and its true continuation.
-      fit_documents: other held-out windows, to fit the temperature and the look-ahead correction on.
+      fit_documents: other held-out windows, to fit the temperature and the look-ahead correction on: at most so many,
+        at least half of that.
       look_ahead_documents: prompts that the corrected model continues, each step of which asks for the entropy after
         every token.
-      look_ahead_every: the look-ahead correction is fitted and judged at every so-manieth position.
+      look_ahead_every: distance of the positions at which the temperature and the look-ahead correction are fitted, and
+        the latter judged.
       look_ahead_vocabulary: the largest vocabulary for which the correction is computed; it is exact.
       batch_size: windows at a time.
       seed: of the generated texts and the choice of windows.
@@ -66,7 +68,7 @@ class EntropyRateConfig:
     look_ahead_documents: int = 32
     look_ahead_every: int = 16
     look_ahead_vocabulary: int = 256
-    batch_size: int = 32
+    batch_size: int = 48
     seed: int = 0
 
     def __post_init__(self):

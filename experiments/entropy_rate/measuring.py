@@ -114,13 +114,14 @@ def held_out_windows(store: TokenStore, config: EntropyRateConfig, name: str) ->
         np.arange(start, end - length + 1, length) for start, end in zip(store.document_starts, ends, strict=True)
     ]
     starts_W = np.random.default_rng(config.seed).permutation(np.concatenate(starts))
-    needed = config.documents + config.fit_documents
-    if starts_W.size < needed:
+    least = config.documents + -(-config.fit_documents // 2)
+    if starts_W.size < least:
         raise UserError(
             f"{name}: the held-out documents have {starts_W.size} windows of {length} tokens, fewer than "
-            f"config.documents + config.fit_documents = {needed}: set a smaller number, or hold out more text"
+            f"config.documents and half of config.fit_documents, {least}: set smaller numbers, or hold out more text"
         )
-    windows_WL = np.asarray(store.tokens)[starts_W[:needed, None] + np.arange(length)].astype(np.int32)
+    starts_W = starts_W[: config.documents + config.fit_documents]
+    windows_WL = np.asarray(store.tokens)[starts_W[:, None] + np.arange(length)].astype(np.int32)
     return windows_WL[config.documents :], windows_WL[: config.documents]
 
 
