@@ -28,14 +28,15 @@ def get_config() -> ConfigDict:
         prose_tokens=run(text("text:$LM_DATA_DIR/sotu/sotu.txt.gz", document_separator="blank_line"), SUBWORDS),
         code_characters=run(text("python:stdlib"), TokenizerConfig(kind="bytes", end_of_text=False)),
         code_tokens=run(text("python:stdlib"), SUBWORDS),
+        # The breadth of the ladder first: the table is written after each model.
         ladder=(
-            *(f"prose_characters:{size}:{seed}" for size in ("0.1M", "0.3M") for seed in range(3)),
-            "prose_characters:1M:0",
-            "prose_characters:3M:0",
-            "prose_tokens:0.3M:0",
-            "prose_tokens:1M:0",
+            "prose_characters:0.1M:0",
+            "prose_characters:0.3M:0",
             "code_characters:0.3M:0",
-            "code_tokens:1M:0",
+            "prose_tokens:0.3M:0",
+            "code_tokens:0.3M:0",
+            "prose_characters:1M:0",
+            *(f"prose_characters:{size}:{seed}" for size in ("0.1M", "0.3M") for seed in (1, 2)),
         ),
     )
     return to_config_dict(config)

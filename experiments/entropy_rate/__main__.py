@@ -9,28 +9,28 @@ held-out text, the entropy of what they write, and both after temperature scalin
 Braverman et al. 2020. A run that was stopped goes on where it was.
 """
 
-import io
 import json
 import shlex
 import signal
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from experiments.entropy_rate.ladder import EntropyRateConfig, run_config
-from experiments.entropy_rate.measuring import check_measurable, measure
+from experiments.entropy_rate.measuring import measurable, measure
 from experiments.entropy_rate.picture import save_picture
 from experiments.entropy_rate.table import as_csv, as_json, as_markdown, make_rows
 from experiments.pretrain import pretrain
 from lm.command_line import define_config_file, run
 from lm.console import QUIET, Console
 from lm.errors import UserError
-from lm.files import check_writable, write_atomically, write_json
+from lm.files import check_writable, write_atomically, write_json, written_atomically
+from lm.inference.language_models import LanguageModel
 from lm.inference.load import load
-from lm.inference.model_in_use import ModelInUse
 from lm.runs.config import PretrainConfig
 from lm.runs.work_directory import WorkDirectory
 
@@ -91,7 +91,9 @@ def entropy_rates(config: EntropyRateConfig, directory: Path, console: Console =
     for rung in config.rungs:
         run_directory = directory / "models" / rung.name
         _train(run_config(config, rung), WorkDirectory(run_directory), console)
-        found[rung.name] = _measured(load(run_directory), config, rung.name, directory, console)
+        found[rung.name] = _measured(
+            measurable(load(run_directory), config, rung.name), config, rung.name, directory, console
+        )
         write_table(found, directory)
     for path, model in others.items():
         found[Path(path).name] = _measured(model, config, Path(path).name, directory, console)
@@ -108,7 +110,7 @@ def write_table(found: Mapping[str, Mapping[str, np.ndarray]], directory: Path) 
     return text
 
 
-def _loaded(path: str, config: EntropyRateConfig) -> ModelInUse:
+def _loaded(path: str, config: EntropyRateConfig) -> LanguageModel:
     """A model that was trained elsewhere.
 
     Raises:
@@ -118,8 +120,7 @@ def _loaded(path: str, config: EntropyRateConfig) -> ModelInUse:
         model = load(path)
     except UserError as error:
         raise UserError(f"config.models: {str(error).removeprefix('--workdir=')}") from error
-    check_measurable(model, config, path)
-    return model
+    return measurable(model, config, path)
 
 
 def _train(config: PretrainConfig, directory: WorkDirectory, console: Console) -> None:
@@ -132,7 +133,7 @@ def _train(config: PretrainConfig, directory: WorkDirectory, console: Console) -
 
 
 def _measured(
-    model: ModelInUse, config: EntropyRateConfig, name: str, directory: Path, console: Console
+    model: LanguageModel, config: EntropyRateConfig, name: str, directory: Path, console: Console
 ) -> Mapping[str, np.ndarray]:
     """What `measure` returns, from its file if this model was measured with the same settings."""
     path = directory / "measured" / f"{name}.npz"
@@ -144,10 +145,9 @@ def _measured(
             return known
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # missing or damaged: it is written again
-    found = measure(model, config, name, console) | {"settings": np.array(settings)}
-    stream = io.BytesIO()
-    np.savez(stream, **found)
-    write_atomically(path, stream.getvalue())
+    found: dict[str, Any] = measure(model, config, name, console) | {"settings": np.array(settings)}
+    with written_atomically(path) as temporary:
+        np.savez(temporary, **found)
     return found
 
 

@@ -30,12 +30,13 @@ from lm.inference.language_models import LanguageModel
 from lm.inference.model_in_use import ModelInUse
 from lm.models.accounting import parameter_count
 from lm.models.decoder_lm import DecoderLM
+from lm.runs.config import PretrainConfig
 from lm.types import Params
 
 Arrays = dict[str, np.ndarray]
 
 
-def measure(model: ModelInUse, config: EntropyRateConfig, name: str, console: Console) -> Arrays:
+def measure(model: LanguageModel, config: EntropyRateConfig, name: str, console: Console) -> Arrays:
     """Measures a model.
 
     Returns:
@@ -46,11 +47,10 @@ def measure(model: ModelInUse, config: EntropyRateConfig, name: str, console: Co
       `alpha_standard_error` and `converged` are single numbers.
 
     Raises:
-      UserError: for a model that is not a decoder without end-of-text token, whose window is too short, or whose
-        held-out text is.
+      UserError: if there is too little held-out text.
     """
-    check_measurable(model, config, name)
     run = model.config
+    assert isinstance(run, PretrainConfig), "as `measurable` makes sure"
     corpus = build_corpus(run.data, run.tokenizer, model.tokenizer)
     fit_FL, test_BL = held_out_windows(corpus.validation, config, name)
     vocab_size, first = model.tokenizer.vocab_size, config.prompt_tokens
@@ -79,15 +79,19 @@ def measure(model: ModelInUse, config: EntropyRateConfig, name: str, console: Co
     return found | {name: np.asarray(number) for name, number in numbers.items()} | {"positions": positions_C - first}
 
 
-def check_measurable(model: ModelInUse, config: EntropyRateConfig, name: str) -> None:
-    """Checks that a model can be measured.
+def measurable(model: ModelInUse, config: EntropyRateConfig, name: str) -> LanguageModel:
+    """The model, if it can be measured.
 
     Raises:
-      UserError: if not.
+      UserError: for a model that is not a pretrained decoder without end-of-text token, or whose window is too short.
     """
     needed = config.prompt_tokens + config.new_tokens
-    if not isinstance(model, LanguageModel) or not isinstance(model.model, DecoderLM):
-        raise UserError(f"{name} is {model.kind} of another kind than a decoder: leave it out of config.models")
+    if not (
+        isinstance(model, LanguageModel)
+        and isinstance(model.model, DecoderLM)
+        and isinstance(model.config, PretrainConfig)
+    ):
+        raise UserError(f"{name} is {model.kind}, but only pretrained decoders can be measured: leave it out")
     if model.tokenizer.end_of_text is not None:
         raise UserError(
             f"{name} ends its texts with an end-of-text token, and what it writes after one has no counterpart in real "
@@ -100,6 +104,7 @@ def check_measurable(model: ModelInUse, config: EntropyRateConfig, name: str) ->
         )
     if model.tokenizer.vocab_size <= config.look_ahead_vocabulary:
         check_look_ahead(model.model.config)
+    return model
 
 
 def held_out_windows(store: TokenStore, config: EntropyRateConfig, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -136,10 +141,13 @@ def _with_look_ahead(
     """What `measure` returns about the look-ahead correction."""
     vocab_size, first = model.tokenizer.vocab_size, config.prompt_tokens
     read = functools.partial(look_ahead, model.model, vocab_size=vocab_size)
-    fit_items = [part.reshape(-1, vocab_size) for part in _in_batches(read, model, fit_FL, config, positions_C)]
+    log_probs_NV, entropies_NV = (
+        part.reshape(-1, vocab_size) for part in _in_batches(read, model, fit_FL, config, positions_C)
+    )
     clusters_N = np.repeat(np.arange(len(fit_FL)), len(positions_C))
-    fit = fit_look_ahead(*fit_items, fit_FL[:, positions_C].reshape(-1), clusters_N)
-    log_probs_BCV = look_ahead_log_probs(*_in_batches(read, model, test_BL, config, positions_C), fit.alpha)
+    fit = fit_look_ahead(log_probs_NV, entropies_NV, fit_FL[:, positions_C].reshape(-1), clusters_N)
+    own_BCV, entropies_BCV = _in_batches(read, model, test_BL, config, positions_C)
+    log_probs_BCV = look_ahead_log_probs(own_BCV, entropies_BCV, fit.alpha)
     advance()
     prompts_DL = test_BL[: config.look_ahead_documents, :first]
     _, own_DT = sample_with_look_ahead(

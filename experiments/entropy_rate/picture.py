@@ -39,7 +39,7 @@ def save_picture(measured: Mapping[str, Mapping[str, np.ndarray]], path: Path) -
         for panel in list(panels)[len(measured) :]:
             panel.set_visible(False)
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(handles, labels, loc="outside upper center", ncols=3 if columns > 2 else 1, frameon=False)
         figure.supxlabel("Position after the prompt, tokens", fontsize=8)
         figure.supylabel("Nats a token", fontsize=8)
         with written_atomically(path) as temporary:

@@ -30,7 +30,7 @@ class Row:
       correction: a key of `CORRECTIONS`.
       parameter: the temperature, or alpha in 1/nats; 1 for none.
       loss_change: the change of the loss by the correction, on the same predictions; zero for none.
-      drift: the entropy rate and the loss. After look-ahead they are of fewer positions and prompts.
+      drift: the entropy rate and the loss.
     """
 
     model: str
@@ -51,15 +51,28 @@ def make_rows(name: str, found: Mapping[str, np.ndarray]) -> list[Row]:
 
 
 def _measured(correction: str, found: Mapping[str, np.ndarray]) -> tuple[Difference, Drift]:
-    before_BT = found["none/loss"]
-    loss_BT, true_BT, own_BT = (found[f"{correction}/{part}"] for part in ("loss", "true_text", "own"))
     if correction == "look_ahead":
-        before_BT = before_BT[:, found["positions"]]
-    change = paired_mean_difference(before_BT.mean(axis=1, dtype=np.float64), loss_BT.mean(axis=1, dtype=np.float64))
-    some = slice(len(own_BT))
-    # True text is known at fewer positions after look-ahead; what context does to it hardly depends on the correction.
-    compared_BT = true_BT if true_BT.shape == own_BT.shape else found["none/true_text"]
-    return change, drift(loss_BT[some], true_BT[some], own_BT, compared_BT[some])
+        return _after_look_ahead(found)
+    loss_BT, true_BT, own_BT = (found[f"{correction}/{part}"] for part in ("loss", "true_text", "own"))
+    return paired_mean_difference(_by_document(found["none/loss"]), _by_document(loss_BT)), drift(
+        loss_BT, true_BT, own_BT
+    )
+
+
+def _after_look_ahead(found: Mapping[str, np.ndarray]) -> tuple[Difference, Drift]:
+    """Its predictions are known at some positions: their mean change is added to the uncorrected ones at all."""
+    before = {part: found[f"none/{part}"] for part in ("loss", "true_text")}
+    change_B = {
+        part: _by_document(found[f"look_ahead/{part}"] - before_BT[:, found["positions"]])
+        for part, before_BT in before.items()
+    }
+    loss_BT, true_BT = (before_BT + change_B[part][:, None] for part, before_BT in before.items())
+    change = paired_mean_difference(np.zeros_like(change_B["loss"]), change_B["loss"])
+    return change, drift(loss_BT, true_BT, found["look_ahead/own"])
+
+
+def _by_document(values_BT: np.ndarray) -> np.ndarray:
+    return values_BT.mean(axis=1, dtype=np.float64)
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -78,7 +91,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}_") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return flat

@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lm.decoding.step import decoder_start
+from lm.decoding.step import Caches, decoder_start
 from lm.errors import UserError
 from lm.evaluation.token_statistics import token_statistics
 from lm.models.decoder_lm import DecoderLM
 from lm.models.unrolled import unrolled
 from lm.modules.attention import KeyValues
 from lm.modules.config import ModelConfig
-from lm.modules.stack import BlockCache, Caches
+from lm.modules.stack import BlockCache
+from lm.modules.stack import Caches as DecoderCaches
 from lm.types import Params
 
 
@@ -38,7 +39,7 @@ class _CandidateKeyValues(KeyValues):
 
 
 @flax.struct.dataclass
-class _CandidateCaches(Caches):
+class _CandidateCaches(DecoderCaches):
     """Caches in which each candidate sees the tokens before its position, and itself."""
 
     def visible_slots(self, positions_BT: Array) -> Array:
@@ -73,6 +74,8 @@ def candidate_entropies(model: DecoderLM, params: Params, caches: Caches, positi
       positions_B: of the candidates in each row.
       vocab_size: V.
     """
+    assert isinstance(caches, DecoderCaches), "of a decoder"
+    assert isinstance(caches.blocks, tuple), "of an unrolled one"
     blocks = tuple(BlockCache(_CandidateKeyValues(**vars(block.tokens))) for block in caches.blocks)
     shape = (positions_B.size, vocab_size)
     tokens_BV = jnp.broadcast_to(jnp.arange(vocab_size)[None, :], shape)

@@ -63,24 +63,24 @@ class Drift:
     excess_exponent: Estimate
 
 
-def drift(loss_BT: np.ndarray, true_BT: np.ndarray, own_BT: np.ndarray, compared_BT: np.ndarray | None = None) -> Drift:
+def drift(loss_BT: np.ndarray, true_BT: np.ndarray, own_BT: np.ndarray) -> Drift:
     """Compares a model's text with real text.
 
     Args:
-      loss_BT: negative log-likelihood of each token of a true continuation, or of some of them.
+      loss_BT: negative log-likelihood of each token of a true continuation.
       true_BT: entropy of the prediction of each.
-      own_BT: entropy of the prediction of each token of the model's continuation of the same prompt.
-      compared_BT: entropies along the true continuation at all positions of `own_BT`, for `excess_exponent`. None:
-        `true_BT`.
+      own_BT: entropy of the prediction of each token of the model's continuation of the same prompt. If they are of
+        fewer documents, of the first ones, the gap and the excess exponent are of these.
     """
-    loss_B, own_B = loss_BT.mean(axis=1, dtype=np.float64), own_BT.mean(axis=1, dtype=np.float64)
+    some = slice(len(own_BT))
+    loss_B, own_B = loss_BT[some].mean(axis=1, dtype=np.float64), own_BT.mean(axis=1, dtype=np.float64)
     return Drift(
         loss=mean_over_documents(loss_BT),
         true_text=mean_over_documents(true_BT),
         entropy_rate=mean_over_documents(own_BT),
         gap=paired_mean_difference(loss_B, own_B),
         exponent=growth_exponent(own_BT),
-        excess_exponent=growth_exponent(own_BT, true_BT if compared_BT is None else compared_BT),
+        excess_exponent=growth_exponent(own_BT, true_BT[some]),
     )
 
 

@@ -53,6 +53,7 @@ def test_rows_of_known_measurements():
     assert none.loss_change.value == 0
     assert (temperature.parameter, look_ahead.parameter) == (1.1, 0.2)
     assert look_ahead.loss_change.value == pytest.approx(-0.1)
+    assert look_ahead.drift.loss.value == pytest.approx(none.drift.loss.value - 0.1)
     assert abs(look_ahead.drift.gap.value) < 0.02
 
 
