@@ -108,7 +108,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 def _cells(rows: Sequence[Row]) -> list[list[str]]:
     head = ["model", "parameters", "correction", "value", "loss change", "loss", "entropy on true text"]
-    cells = [[*head, "entropy rate", "gap", "exponent", "excess exponent"]]
+    cells = [[*head, "entropy rate", "gap", "shift", "exponent", "excess exponent"]]
     cells += [
         [
             row.model,
@@ -117,7 +117,7 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
             f"{row.parameter:.3f}",
             "" if row.correction == "none" else shown(row.loss_change, "+.4f"),
             *(shown(getattr(row.drift, part)) for part in ("loss", "true_text", "entropy_rate")),
-            shown(row.drift.gap, "+.3f"),
+            *(shown(getattr(row.drift, part), "+.3f") for part in ("gap", "shift")),
             *(shown(getattr(row.drift, part), "+.3f") for part in ("exponent", "excess_exponent")),
         ]
         for row in rows
@@ -130,12 +130,12 @@ def _seed_cells(rows: Sequence[Row]) -> list[list[str]]:
     groups = defaultdict(list)
     for row in rows:
         groups[row.model.rpartition("_seed")[0], row.correction].append(row.drift)
-    cells = [["models", "seeds", "correction", "loss", "entropy rate", "gap", "exponent", "excess exponent"]]
+    cells = [["models", "seeds", "correction", "loss", "entropy rate", "gap", "shift", "exponent", "excess exponent"]]
     for (name, correction), drifts in groups.items():
         if name and len(drifts) > 1:
             means = [
                 seed_summary([getattr(each, part).value for each in drifts])
-                for part in ("loss", "entropy_rate", "gap", "exponent", "excess_exponent")
+                for part in ("loss", "entropy_rate", "gap", "shift", "exponent", "excess_exponent")
             ]
             numbers = [f"{mean.mean:.3f} ± {mean.standard_error:.3f}" for mean in means]
             cells.append([name, str(len(drifts)), CORRECTIONS[correction], *numbers])

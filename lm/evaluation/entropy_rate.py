@@ -51,6 +51,7 @@ class Drift:
       true_text: entropy of the predictions along the true continuations.
       entropy_rate: entropy of the predictions along the model's own continuations.
       gap: `entropy_rate` minus `loss`: 0 for a calibrated model.
+      shift: `entropy_rate` minus `true_text`: the part of the gap that comes from reading its own text.
       exponent: `growth_exponent` of the model's own text.
       excess_exponent: that of its ratio to the true text.
     """
@@ -59,6 +60,7 @@ class Drift:
     true_text: Estimate
     entropy_rate: Estimate
     gap: Difference
+    shift: Difference
     exponent: Estimate
     excess_exponent: Estimate
 
@@ -70,15 +72,16 @@ def drift(loss_BT: np.ndarray, true_BT: np.ndarray, own_BT: np.ndarray) -> Drift
       loss_BT: negative log-likelihood of each token of a true continuation.
       true_BT: entropy of the prediction of each.
       own_BT: entropy of the prediction of each token of the model's continuation of the same prompt. If they are of
-        fewer documents, of the first ones, the gap and the excess exponent are of these.
+        fewer documents, the first ones, then what is paired is of these.
     """
     some = slice(len(own_BT))
-    loss_B, own_B = loss_BT[some].mean(axis=1, dtype=np.float64), own_BT.mean(axis=1, dtype=np.float64)
+    loss_B, true_B, own_B = (part[some].mean(axis=1, dtype=np.float64) for part in (loss_BT, true_BT, own_BT))
     return Drift(
         loss=mean_over_documents(loss_BT),
         true_text=mean_over_documents(true_BT),
         entropy_rate=mean_over_documents(own_BT),
         gap=paired_mean_difference(loss_B, own_B),
+        shift=paired_mean_difference(true_B, own_B),
         exponent=growth_exponent(own_BT),
         excess_exponent=growth_exponent(own_BT, true_BT[some]),
     )

@@ -60,6 +60,7 @@ def test_a_model_that_is_too_random_has_a_gap():
     assert found.gap.low > 0
     assert found.gap.p < 0.001
     assert found.gap.value == pytest.approx(found.entropy_rate.value - found.loss.value)
+    assert found.shift.value == pytest.approx(found.entropy_rate.value - found.true_text.value)
 
 
 def test_exponent_of_a_power_law():
