@@ -10,6 +10,7 @@ import pytest
 
 from experiments.answer_confidence.config import AnswerConfidenceConfig
 from experiments.calibrate import CalibrateConfig
+from experiments.entropy_rate.ladder import EntropyRateConfig
 from experiments.finetune import finetune
 from experiments.guo2017.__main__ import Guo2017Config
 from experiments.self_train import SelfTrainConfig
@@ -43,6 +44,7 @@ KINDS = {
     "calibrate": CalibrateConfig,
     "calibrate_prompt": CalibrateConfig,
     "calibrate_quickstart": CalibrateConfig,
+    "entropy_rate": EntropyRateConfig,
     "guo2017": Guo2017Config,
     "self_training": SelfTrainConfig,
     "sweep_quickstart": SweepConfig,

@@ -1,0 +1,1 @@
+"""Entropy-rate drift of a ladder of language models (Braverman et al. 2020)."""
