@@ -63,8 +63,8 @@ class ConformalSets:
     Attributes:
       method: "lac" includes every class above a probability: the smallest sets on average (Sadinle et al. 2019). "aps"
         includes classes from the most likely down, up to a total probability: larger where the model is uncertain
-        (Romano et al. 2020). "naive_aps" does so without the random choice at the border, so its sets are larger. "raps"
-        also penalizes each class beyond the `free`-th, which cuts off long tails (Angelopoulos et al. 2021).
+        (Romano et al. 2020). "naive_aps" does so without the random choice at the border, so its sets are larger.
+        "raps" also penalizes each class beyond the `free`-th, which cuts off long tails (Angelopoulos et al. 2021).
       coverage: the target probability.
       threshold: largest score of a class in the set; one for all classes, or one for each, [C]: infinite for a class
         that is always in the set because there were too few items.
