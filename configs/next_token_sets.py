@@ -26,6 +26,7 @@ CONFIGS = {
         data=DataConfig(
             source="text:$LM_DATA_DIR/sotu/sotu.txt.gz", document_separator="blank_line", validation_fraction=1.0
         ),
+        documents=160,
     ),
     # Texts of about 55 tokens, so that the frequencies need many of them.
     "ag_news": NextTokenSetsConfig(

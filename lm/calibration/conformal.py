@@ -8,7 +8,7 @@ to within what `report_sets` shows with clusters.
 Probabilities are formed in float64 from float32 logits, for a few items at a time, so that memory is O(C) and not
 O(N C) wherever no sets are returned. Sums over 50,000 classes are then exact to about 1e-13.
 
-Axes: N items, n items of a chunk, M empty sets, C classes.
+Axes: N items, n items of a chunk, M empty sets, C classes, K places in their order.
 """
 
 import dataclasses
@@ -226,45 +226,58 @@ class _Chunk:
         """Probability of each class and those before it."""
         return np.cumsum(self._sorted_nC, axis=1)
 
-    def _sorted_scores(self, rule: ConformalSets) -> np.ndarray:
-        """From the likeliest class down."""
-        if rule.method == "lac":
-            return 1 - self._sorted_nC
-        if rule.method == "naive_aps":
-            return self._total_nC
-        scores_nC = self._total_nC - self._share_n1 * self._sorted_nC
-        if rule.method == "raps":
-            scores_nC += rule.penalty * np.maximum(np.arange(1, scores_nC.shape[1] + 1) - rule.free, 0)
-        return scores_nC
-
     def scores_of_classes(self, rule: ConformalSets) -> np.ndarray:
         """In the order of the classes, [n, C]."""
         if rule.method == "lac":
             return 1 - _softmax(self._logits_nC)
         order_nC = np.argsort(-self._logits_nC, axis=1, kind="stable")
         scores_nC = np.empty(order_nC.shape)
-        np.put_along_axis(scores_nC, order_nC, self._sorted_scores(rule), axis=1)
+        np.put_along_axis(scores_nC, order_nC, self._scores_at(rule, np.arange(order_nC.shape[1])[None]), axis=1)
         return scores_nC
 
     def scores_of_labels(self, rule: ConformalSets, labels_n: np.ndarray) -> np.ndarray:
         """Of one class of each item, [n]."""
-        return np.take_along_axis(self._sorted_scores(rule), self._places(labels_n), axis=1)[:, 0]
+        return self._scores_at(rule, self._places(labels_n))[:, 0]
 
     def judged(self, rule: ConformalSets, labels_n: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The fields of `JudgedSets`."""
-        place_n1 = self._places(labels_n)
         if isinstance(rule.threshold, np.ndarray):
             inside_nC = self.scores_of_classes(rule) <= rule.threshold
-            hit_n1 = np.take_along_axis(inside_nC, labels_n[:, None], axis=1)
+            hit_n = inside_nC[np.arange(len(labels_n)), labels_n]
+            size_n = np.count_nonzero(inside_nC, axis=1)
         else:
-            inside_nC = self._sorted_scores(rule) <= rule.threshold
-            hit_n1 = np.take_along_axis(inside_nC, place_n1, axis=1)
-        size_n = np.count_nonzero(inside_nC, axis=1)
+            hit_n = self.scores_of_labels(rule, labels_n) <= rule.threshold
+            size_n = self._sizes(rule)
         was_empty_n = size_n == 0
-        return hit_n1[:, 0] | (was_empty_n & (place_n1[:, 0] == 0)), np.maximum(size_n, 1), was_empty_n
+        is_likeliest_n = self._places(labels_n)[:, 0] == 0
+        return hit_n | (was_empty_n & is_likeliest_n), np.maximum(size_n, 1), was_empty_n
+
+    def _scores_at(self, rule: ConformalSets, place_nK: np.ndarray) -> np.ndarray:
+        """Of the classes at these places from the likeliest down, [n, K]."""
+        own_nK = np.take_along_axis(self._sorted_nC, place_nK, axis=1)
+        if rule.method == "lac":
+            return 1 - own_nK
+        total_nK = np.take_along_axis(self._total_nC, place_nK, axis=1)
+        if rule.method == "naive_aps":
+            return total_nK
+        scores_nK = total_nK - self._share_n1 * own_nK
+        if rule.method == "raps":
+            scores_nK += rule.penalty * np.maximum(place_nK + 1 - rule.free, 0)
+        return scores_nK
+
+    def _sizes(self, rule: ConformalSets) -> np.ndarray:
+        """How many classes have a score of at most the one threshold, [n], by bisection."""
+        items, classes = self._logits_nC.shape
+        inside_n1, outside_n1 = np.zeros((items, 1), int), np.full((items, 1), classes)  # the border is between them
+        for _ in range(classes.bit_length()):
+            middle_n1 = np.minimum((inside_n1 + outside_n1) // 2, classes - 1)
+            is_inside_n1 = (self._scores_at(rule, middle_n1) <= rule.threshold) & (inside_n1 < outside_n1)
+            inside_n1 = np.where(is_inside_n1, middle_n1 + 1, inside_n1)
+            outside_n1 = np.where(is_inside_n1, outside_n1, np.maximum(middle_n1, inside_n1))
+        return inside_n1[:, 0]
 
     def _places(self, labels_n: np.ndarray) -> np.ndarray:
-        """The place of the label among the classes from the likeliest down, [n, 1]; of equal ones the first counts."""
+        """The place of each label among the classes from the likeliest down, [n, 1]; of equal ones the first is first."""
         logits_nC, labels_n1 = self._logits_nC, labels_n[:, None]
         of_label_n1 = np.take_along_axis(logits_nC, labels_n1, axis=1)
         is_before_nC = logits_nC > of_label_n1

@@ -40,7 +40,9 @@ def rows(logits: Logits, start: Array | int, size: int) -> Array:
     """Items `start` to `start + size` as float32 logits, [size, C]."""
     if isinstance(logits, FactoredLogits):
         hidden = jax.lax.dynamic_slice_in_dim(jnp.asarray(logits.hidden_ND), start, size)
-        return jnp.matmul(hidden, jnp.asarray(logits.output_CD).T, precision="highest").astype(jnp.float32)
+        # Not a product with the transpose: outside of jit that would copy the whole matrix.
+        product = jnp.einsum("nd,cd->nc", hidden, jnp.asarray(logits.output_CD), precision="highest")
+        return product.astype(jnp.float32)
     return jax.lax.dynamic_slice_in_dim(jnp.asarray(logits), start, size).astype(jnp.float32)
 
 
