@@ -149,21 +149,10 @@ def _of_documents(states: TokenStates, numbers: np.ndarray, output_VD: np.ndarra
 def _rules(
     logits: Any, labels_N: np.ndarray, group_V: np.ndarray, config: SetsConfig, seed: int
 ) -> Mapping[str, ConformalSets]:
-    rules = {}
-    for is_by_group in (False, True):
-        names = [name for name, (_, by_group) in RULES.items() if by_group == is_by_group]
-        fitted = fit_several(
-            logits,
-            labels_N,
-            config.coverage,
-            [RULES[name][0] for name in names],
-            penalty=config.penalty,
-            free=config.free,
-            seed=2 * seed + 1,
-            groups=group_V if is_by_group else None,
-        )
-        rules |= dict(zip(names, fitted, strict=True))
-    return rules
+    methods = [method for method, _ in RULES.values()]
+    groups = [group_V if by_group else None for _, by_group in RULES.values()]
+    options: dict[str, Any] = {"penalty": config.penalty, "free": config.free, "seed": 2 * seed + 1}
+    return dict(zip(RULES, fit_several(logits, labels_N, config.coverage, methods, groups, **options), strict=True))
 
 
 def _result(rule: ConformalSets, judged: JudgedSets, test: _Tokens, group_V: np.ndarray) -> dict[str, Any]:

@@ -133,8 +133,7 @@ def fit_sets(
       InputError: for an unknown method, logits and labels that don't fit, or if N is too small for the coverage (0.9
         needs at least 9 items).
     """
-    options = {"penalty": penalty, "free": free, "seed": seed, "groups": groups}
-    return fit_several(logits, labels, coverage, [method], **options)[0]
+    return fit_several(logits, labels, coverage, [method], [groups], penalty=penalty, free=free, seed=seed)[0]
 
 
 def fit_several(
@@ -142,13 +141,13 @@ def fit_several(
     labels: ArrayLike,
     coverage: float,
     methods: Sequence[str],
+    groups: Sequence[ArrayLike | None] | None = None,
     *,
     penalty: float = 0.01,
     free: int = 5,
     seed: int = 1,
-    groups: ArrayLike | None = None,
 ) -> list[ConformalSets]:
-    """`fit_sets` for each of several methods, with the probabilities of each item formed once."""
+    """`fit_sets` for each of several methods and their `groups`, with the probabilities of each item formed once."""
     for method in methods:
         if method not in METHODS:
             raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
@@ -163,13 +162,13 @@ def fit_several(
         raise InputError(
             f"coverage {coverage} needs at least {math.ceil(coverage / (1 - coverage) - 1e-9)} items, not {items}"
         )
-    group_C = checked_clusters(groups, classes, "groups")
+    groups_of = [checked_clusters(each, classes, "groups") for each in groups or [None] * len(methods)]
     unfitted = [ConformalSets(method, coverage, math.inf, penalty, free, classes) for method in methods]
     chunks = _chunks(checked, labels_N, seed)
     scores = [[chunk.scores_of_labels(rule, of_chunk_n) for rule in unfitted] for chunk, of_chunk_n in chunks]
     return [
         dataclasses.replace(rule, threshold=_threshold(np.concatenate(scores_N), labels_N, coverage, group_C))
-        for rule, scores_N in zip(unfitted, zip(*scores, strict=True), strict=True)
+        for rule, group_C, scores_N in zip(unfitted, groups_of, zip(*scores, strict=True), strict=True)
     ]
 
 
@@ -277,7 +276,7 @@ class _Chunk:
         return inside_n1[:, 0]
 
     def _places(self, labels_n: np.ndarray) -> np.ndarray:
-        """The place of each label among the classes from the likeliest down, [n, 1]; of equal ones the first is first."""
+        """Places of labels among classes from the likeliest down, [n, 1]; of equal ones the first is first."""
         logits_nC, labels_n1 = self._logits_nC, labels_n[:, None]
         of_label_n1 = np.take_along_axis(logits_nC, labels_n1, axis=1)
         is_before_nC = logits_nC > of_label_n1

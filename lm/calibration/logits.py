@@ -14,6 +14,8 @@ from lm.types import AnyArray
 
 # Numbers in a chunk of logits: few enough for the processor's cache, enough to amortize the loop.
 CHUNK_NUMBERS = 2**15
+# Items in a chunk of factors, at least: a product with the output matrix reads all of it, however few the items are.
+_FEWEST_OF_FACTORS = 32
 
 
 class FactoredLogits(NamedTuple):
@@ -58,9 +60,11 @@ def take(logits: Logits, index_N: AnyArray) -> Logits:
     return logits[index_N]
 
 
-def _chunks(shape: tuple[int, ...]) -> tuple[int, int]:
-    items, classes = shape
-    size = max(1, min(items, CHUNK_NUMBERS // classes))
+def _chunks(logits: Logits) -> tuple[int, int]:
+    """Number of chunks and of items in each."""
+    items, classes = logits.shape
+    fewest = _FEWEST_OF_FACTORS if isinstance(logits, FactoredLogits) else 1
+    size = min(items, max(fewest, CHUNK_NUMBERS // classes))
     return -(-items // size), size
 
 
@@ -69,7 +73,7 @@ def map_chunks(function: Callable[..., Any], logits: Logits, *per_item: AnyArray
 
     Only one chunk of logits is formed at a time: memory is O(chunk * C).
     """
-    number, size = _chunks(logits.shape)
+    number, size = _chunks(logits)
     items = logits.shape[0]
     arguments = (logits, *(jnp.asarray(values) for values in per_item))
     if number == 1:
@@ -92,7 +96,7 @@ def sum_chunks(function: Callable[..., Any], logits: Logits, *per_item: AnyArray
     `counts_chunk` is 1 for items to count and 0 for items that another chunk counts. With `every`, only every
     `every`-th chunk is used: a sample.
     """
-    number, size = _chunks(logits.shape)
+    number, size = _chunks(logits)
     items = logits.shape[0]
     arguments = (logits, *(jnp.asarray(values) for values in per_item))
 
@@ -111,7 +115,7 @@ def sum_chunks(function: Callable[..., Any], logits: Logits, *per_item: AnyArray
 
 def number_of_chunks(logits: Logits) -> int:
     """Number of chunks in `sum_chunks`."""
-    return _chunks(logits.shape)[0]
+    return _chunks(logits)[0]
 
 
 def _slices(arguments: tuple, start: Array | int, size: int) -> tuple:

@@ -44,6 +44,16 @@ UNBINNED = {"nll", "brier", "accuracy", "confidence", "entropy", "auroc", "aurc"
 
 
 @pytest.mark.parametrize("clusters", [False, True])
+def test_every_method_has_guarantees_on_the_test_items(clusters):
+    """Halves of 200 independent items; 25 clusters are too few to choose from."""
+    for method in compared(clusters)[0].methods:
+        assert (method.guarantees is None) == clusters
+        if not clusters:
+            assert (method.guarantees.chosen_on, method.guarantees.judged_on) == (100, 100)
+            assert len(method.guarantees.sets) == len(SETTINGS.risks) == 3
+
+
+@pytest.mark.parametrize("clusters", [False, True])
 def test_every_method_has_every_metric(clusters):
     comparison, fitted = compared(clusters)
     assert list(fitted) == list(NAMES)

@@ -99,7 +99,7 @@ def test_judged_sets_are_those_of_the_whole_matrix(monkeypatch, groups):
     rng = np.random.default_rng(4)
     fit, (logits_NC, labels_N) = coarse(200, rng), coarse(101, rng)
     monkeypatch.setattr(conformal, "_CHUNK_NUMBERS", 5 * C)
-    rules = fit_several(*fit, 0.8, METHODS, groups=groups)
+    rules = fit_several(*fit, 0.8, METHODS, [groups] * len(METHODS))
     for rule, judged in zip(rules, judge_sets(rules, logits_NC, labels_N, seed=7), strict=True):
         sets_NC = rule.sets(logits_NC, seed=7)
         np.testing.assert_array_equal(judged.hit_N, sets_NC[np.arange(101), labels_N], rule.method)
