@@ -11,6 +11,7 @@ import pytest
 from experiments.calibrate import CalibrateConfig
 from experiments.finetune import finetune
 from experiments.guo2017.__main__ import Guo2017Config
+from experiments.next_token_sets.__main__ import NextTokenSetsConfig
 from experiments.self_train import SelfTrainConfig
 from experiments.sweep import SweepConfig
 from lm.configuration import from_config_dict
@@ -29,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "shakespeare_char": ("cpu", "cpu_best", "gpu"),
     "lstm_sst2": ("random", "vectors"),
+    "next_token_sets": ("sotu", "ag_news", "own"),
     "prompt": (None, "sst2", "ag_news", "trec"),
     "published_encoder": ("sst2", "trec", "ag_news", "ag_news_all"),
     "sick_nli": ("random", "vectors"),
@@ -41,6 +43,7 @@ KINDS = {
     "calibrate_prompt": CalibrateConfig,
     "calibrate_quickstart": CalibrateConfig,
     "guo2017": Guo2017Config,
+    "next_token_sets": NextTokenSetsConfig,
     "self_training": SelfTrainConfig,
     "sweep_quickstart": SweepConfig,
     "ag_news": FinetuneConfig,

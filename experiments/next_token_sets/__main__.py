@@ -102,14 +102,22 @@ def main(values: flags.FlagValues) -> int:
     return 0
 
 
-def next_token_sets(config: NextTokenSetsConfig, folder: Path, console: Console = QUIET) -> dict[str, Any]:
+def next_token_sets(
+    config: NextTokenSetsConfig, folder: Path, console: Console = QUIET, model: LanguageModel | None = None
+) -> dict[str, Any]:
     """Runs the experiment, writes the results into a folder, and returns them.
+
+    Args:
+      config: of the experiment.
+      folder: for the results.
+      console: for progress.
+      model: the decoder, if it was already loaded.
 
     Raises:
       UserError: if the config, the model or the documents are invalid, or the folder holds those of others.
     """
     check_writable(folder, f"--workdir={folder}")
-    model = load_decoder(config)
+    model = model or load_decoder(config)
     documents = encode_documents(
         model, read_documents(config.data, config.documents or None, config.seed), config.windows
     )

@@ -1,12 +1,12 @@
 """Sets of next tokens: windows of documents, splits of them, resuming, and what is refused."""
 
-import json
 
+import jax
 import numpy as np
 import pytest
 
 from experiments.next_token_sets import documents as documents_module
-from experiments.next_token_sets.__main__ import NextTokenSetsConfig, define_flags, load_decoder, main, next_token_sets
+from experiments.next_token_sets.__main__ import NextTokenSetsConfig, define_flags, main, next_token_sets
 from experiments.next_token_sets.documents import (
     WindowConfig,
     encode_documents,
@@ -17,27 +17,34 @@ from experiments.next_token_sets.documents import (
 from experiments.next_token_sets.measurement import RULES, SetsConfig, split_documents
 from experiments.next_token_sets.table import summarize
 from lm.data.config import DataConfig
+from lm.data.tokenizers import train_tokenizer
 from lm.errors import UserError
+from lm.inference.language_models import LanguageModel
 from lm.models.decoder_lm import DecoderLM
-from tests.tiny import command_line, run, tiny_config, write_corpus
+from lm.objectives.registry import make_task
+from lm.runs.trained_run import TrainedRun
+from lm.runs.work_directory import with_vocabulary
+from tests.tiny import command_line, tiny_config, write_corpus
 
 WINDOWS = WindowConfig(length=16, context=4, each=3)
 SETS = SetsConfig(splits=2, groups=4)
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A tiny trained decoder of bytes."""
-    folder = tmp_path_factory.mktemp("model")
-    run(tiny_config(folder), folder / "run")
-    return folder / "run"
+def model(tmp_path_factory):
+    """A tiny decoder of bytes, which nobody trained."""
+    config = tiny_config(tmp_path_factory.mktemp("model"))
+    tokenizer = train_tokenizer(config.tokenizer, [])
+    config = with_vocabulary(config, tokenizer)
+    task = make_task(config.objective, config.model, tokenizer, None)
+    return LanguageModel(TrainedRun(config, tokenizer, (), task, task.init(jax.random.key(0)), step=0))
 
 
 @pytest.fixture
-def config(workdir, tmp_path):
+def config(tmp_path):
     source = write_corpus(tmp_path / "corpus", documents=30)
     data = DataConfig(source=source, validation_fraction=1.0)
-    return NextTokenSetsConfig(model=str(workdir), data=data, windows=WINDOWS, sets=SETS)
+    return NextTokenSetsConfig(data=data, windows=WINDOWS, sets=SETS)
 
 
 @pytest.mark.parametrize("tokens", [5, 16, 17, 18, 33, 100])
@@ -49,12 +56,10 @@ def test_windows_are_within_the_document_and_apart(tokens):
         assert starts[-1] + WINDOWS.length < tokens  # the last target too
 
 
-def test_hidden_states_are_those_of_a_forward_pass(config, tmp_path):
+def test_hidden_states_are_those_of_a_forward_pass(config, model, tmp_path):
     """Token by token, with at least `context` tokens before each in its window, of short and of long documents."""
-    model = load_decoder(config)
-    texts = ["what", "the model knows", *read_documents(config.data, 3, seed=0)]
-    documents = encode_documents(model, texts, WINDOWS)
-    assert [len(ids) for ids in documents[:2]] == [5, 16]  # with the token that documents start with
+    documents = encode_documents(model, ["what", *read_documents(config.data, 1, seed=0), "it"], WINDOWS)
+    assert [len(ids) for ids in documents][::2] == [5]  # with the token that documents start with; "it" is too short
     states = token_states(model, documents, WINDOWS, 0, tmp_path / "hidden")
     expected = []
     for number, ids in enumerate(documents):
@@ -78,8 +83,8 @@ def test_parts_of_a_split_share_no_document_and_seeds_differ():
         split_documents(9, SETS, 0)
 
 
-def test_a_stopped_run_goes_on_and_gives_the_same_results(config, tmp_path, monkeypatch):
-    whole = next_token_sets(config, tmp_path / "whole")
+def test_a_stopped_or_damaged_run_goes_on_and_gives_the_same_results(config, model, tmp_path, monkeypatch):
+    whole = next_token_sets(config, tmp_path / "whole", model=model)
     assert [(row["probabilities"], row["sets"]) for row in whole["rows"]] == [
         (probabilities, sets) for probabilities in ("none", "temperature") for sets in RULES
     ]
@@ -96,20 +101,13 @@ def test_a_stopped_run_goes_on_and_gives_the_same_results(config, tmp_path, monk
     with monkeypatch.context() as patched:
         patched.setattr("experiments.next_token_sets.__main__.measure", stop)
         with pytest.raises(KeyboardInterrupt):
-            next_token_sets(config, tmp_path / "stopped")
+            next_token_sets(config, tmp_path / "stopped", model=model)
     monkeypatch.setattr(documents_module, "last_hidden", stop)  # they are not computed again
-    again = next_token_sets(config, tmp_path / "stopped")
+    damaged = tmp_path / "stopped/splits/0.json"
+    damaged.write_text((tmp_path / "whole/splits/0.json").read_text().replace('"coverage": 0.', '"coverage": 0.1'))
+    again = next_token_sets(config, tmp_path / "stopped", model=model)
     assert again["rows"] == whole["rows"]
     assert (tmp_path / "stopped/table.csv").read_bytes() == (tmp_path / "whole/table.csv").read_bytes()
-
-
-def test_a_damaged_split_is_measured_again(config, tmp_path):
-    whole = next_token_sets(config, tmp_path / "run")
-    path = tmp_path / "run/splits/1.json"
-    known = json.loads(path.read_text())
-    known["rows"][0]["coverage"] = 0.5
-    path.write_text(json.dumps(known))
-    assert next_token_sets(config, tmp_path / "run")["rows"] == whole["rows"]
 
 
 def test_means_over_splits():
@@ -130,9 +128,9 @@ def test_means_over_splits():
     assert row["times_lac"] == pytest.approx(3.0)
 
 
-def test_what_is_wrong_is_one_line(config, tmp_path, capsys):
+def test_what_is_wrong_is_one_line(model, tmp_path, capsys):
     with pytest.raises(UserError, match="length=32 is more than the 16 tokens"):
-        encode_documents(load_decoder(config), ["x"], WindowConfig(length=32, context=4))
+        encode_documents(model, ["x"], WindowConfig(length=32, context=4))
     with pytest.raises(UserError, match="context must be from 1 to below length"):
         WindowConfig(length=4, context=4)
     with pytest.raises(UserError, match="what they leave"):
@@ -143,9 +141,8 @@ def test_what_is_wrong_is_one_line(config, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
-def test_other_windows_need_another_directory(config, workdir, tmp_path):
+def test_other_windows_need_another_directory(model, tmp_path):
     documents = [np.arange(20, dtype=np.int32)] * 2
-    model = load_decoder(config)
     token_states(model, documents, WINDOWS, 0, tmp_path / "hidden")
     with pytest.raises(UserError, match="holds hidden states of other windows: use another --workdir"):
         token_states(model, documents, WindowConfig(length=16, context=5, each=3), 0, tmp_path / "hidden")
