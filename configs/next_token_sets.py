@@ -9,7 +9,11 @@ Data: below the folder that LM_DATA_DIR names, sotu/sotu.txt.gz, addresses with 
 ag_news/test.jsonl, objects with `text`; `own`: the files of the standard library that configs/quickstart.py holds out.
 config.data.source names other documents, all of which are used with config.data.validation_fraction=1.
 
-Not measured yet.
+sotu, SmolLM2-135M-Instruct (Q4_1): sets at 90% cover, mean over splits 0, 1, 2 and their standard deviation, and have
+so many tokens: LAC 90.0 ± 0.5%, 108 ± 4; APS 90.2 ± 0.5%, 224 ± 6; APS without its random choice 93.6 ± 0.1%, 401 ± 3;
+RAPS 90.0 ± 0.2%, 143 ± 8. Of the rarest tenth of the text LAC covers 65%. Two CPU cores that other jobs shared: 30
+minutes for the hidden states of 160 documents, 9 for each split. docs/next_token_sets.md has the table. ag_news, own:
+not measured yet.
 """
 
 from ml_collections import ConfigDict
@@ -31,6 +35,7 @@ CONFIGS = {
     # Texts of about 55 tokens, so that the frequencies need many of them.
     "ag_news": NextTokenSetsConfig(
         data=DataConfig(source="jsonl:$LM_DATA_DIR/ag_news/test.jsonl", validation_fraction=1.0),
+        documents=400,
         windows=WindowConfig(length=64, context=16),
         sets=SetsConfig(fit_share=0.4, test_share=0.3),
     ),

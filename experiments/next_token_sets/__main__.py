@@ -118,14 +118,12 @@ def next_token_sets(
     """
     check_writable(folder, f"--workdir={folder}")
     model = model or load_decoder(config)
-    documents = encode_documents(
-        model, read_documents(config.data, config.documents or None, config.seed), config.windows
-    )
+    documents = encode_documents(model, read_documents(config.data, config.documents, config.seed), config.windows)
     split_documents(len(documents), config.sets, 0)  # fails if there are too few
     states = token_states(model, documents, config.windows, config.seed, folder / "hidden", console)
     factors = logit_factors(model.model, model.params, states.hidden_ND)
-    states = dataclasses.replace(states, hidden_ND=factors.hidden_ND)
-    splits = _measured(states, factors.output_CD, documents, config.sets, folder / "splits", console)
+    states = dataclasses.replace(states, hidden_ND=np.asarray(factors.hidden_ND))
+    splits = _measured(states, np.asarray(factors.output_CD), documents, config.sets, folder / "splits", console)
     found = {"config": dataclasses.asdict(config), **summarize(splits)}
     write_json(folder / "results.json", found | {"splits": splits})
     write_atomically(folder / "table.csv", as_csv(found))

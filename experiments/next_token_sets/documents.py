@@ -63,13 +63,13 @@ class TokenStates:
 
 
 def read_documents(config: DataConfig, count: int, seed: int) -> list[str]:
-    """Documents of the validation split, in random order: `count` of them, or all if there are fewer.
+    """Documents of the validation split, in random order: `count` of them, or all if it is 0 or there are fewer.
 
     Raises:
       UserError: if the source cannot be read, or has none.
     """
     documents = list(dict.fromkeys(Source(config).documents("validation")))  # equal ones would be on both sides
-    order = np.random.default_rng(seed).permutation(len(documents))[:count]
+    order = np.random.default_rng(seed).permutation(len(documents))[: count or None]
     return [documents[place] for place in order]
 
 

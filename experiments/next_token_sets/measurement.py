@@ -50,10 +50,10 @@ class SetsConfig:
       groups: number of groups by frequency.
     """
 
-    splits: int = 5
+    splits: int = 3
     fit_share: float = 0.2
     test_share: float = 0.4
-    temperature_tokens: int = 4000
+    temperature_tokens: int = 2000
     coverage: float = 0.9
     penalty: float = 0.01
     free: int = 5

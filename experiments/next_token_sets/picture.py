@@ -45,7 +45,7 @@ def save_picture(found: Mapping[str, Any], path: Path) -> None:
             axes[0, column].axhline(found["config"]["sets"]["coverage"], color="#68707a", linewidth=0.8)
             axes[1, column].set_xlabel("Frequency of the next token, common to rare")
         axes[0, 0].set_ylabel("Coverage")
-        axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1))
+        axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes[1, 0].set(ylabel="Mean size", yscale="log")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
         with written_atomically(path) as temporary:

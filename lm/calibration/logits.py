@@ -53,7 +53,7 @@ def whole(logits: Logits) -> Array:
     return rows(logits, 0, logits.shape[0])
 
 
-def take(logits: Logits, index_N: AnyArray) -> Logits:
+def take(logits: Logits, index_N: AnyArray | slice) -> Logits:
     """The selected items, in the same form."""
     if isinstance(logits, FactoredLogits):
         return FactoredLogits(logits.hidden_ND[index_N], logits.output_CD)

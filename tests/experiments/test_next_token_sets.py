@@ -1,6 +1,5 @@
 """Sets of next tokens: windows of documents, splits of them, resuming, and what is refused."""
 
-
 import jax
 import numpy as np
 import pytest
