@@ -100,7 +100,8 @@ def test_json_holds_every_number_under_its_name():
     held = to_json(comparison)
     assert json.loads(json.dumps(held, allow_nan=False)) == held
     assert list(held) == ["title", "source", "items", "settings", "metrics", "methods", "notes"]
-    assert held["settings"] == {"bins": 12, "resamples": 120, "level": 0.95, "seed": 5}
+    known = {"bins": 12, "resamples": 120, "level": 0.95, "seed": 5}
+    assert held["settings"] == {**known, "coverage": 0.9, "risks": [0.05, 0.1, 0.2]}
     ece = held["metrics"][0]
     described = ["label", "long", "unit", "better", "definition", "formula", "source", "specification"]
     assert list(ece) == ["name", *described]
