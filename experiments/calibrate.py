@@ -40,7 +40,7 @@ from lm.calibration.inputs import InputError
 from lm.calibration.predictions import Predictions, split
 from lm.calibration.report.diagrams import save_pictures
 from lm.calibration.report.page import report_html
-from lm.calibration.report.wording import format_interval, format_p, format_value, suggested, verdict
+from lm.calibration.report.wording import format_interval, format_p, format_value, guaranteed, suggested, verdict
 from lm.calibration.results import Comparison, Entry, Settings, to_json
 from lm.command_line import define_config_file, run
 from lm.configuration import check_seed
@@ -66,7 +66,7 @@ class CalibrateConfig:
       normalize: divide each row of probabilities by its sum, where they are rounded, percentages or counts.
       fit_fraction: share of clusters (of items, if there are no clusters) used for fitting.
       calibrators: names; see `lm.calibration.calibrators`. None, (): measure only, on all items of `predictions`.
-      settings: bins, resamples, level of intervals, seed.
+      settings: bins, resamples, level of intervals, seed, coverage of sets, and risks to answer with.
       title: of the report; empty: the name of the predictions.
     """
 
@@ -90,6 +90,8 @@ class CalibrateConfig:
             raise UserError("config.fit_predictions is for fitting, but config.calibrators is empty: clear one of them")
         settings = self.settings
         check_seed("config.settings.seed", settings.seed)
+        if not (0 < settings.coverage < 1 and all(0 < risk < 1 for risk in settings.risks)):
+            raise UserError("config.settings: coverage, and each of risks, must be between 0 and 1")
         if not (1 <= settings.bins <= 10_000 and 20 <= settings.resamples <= 1_000_000 and 0 < settings.level < 1):
             raise UserError(
                 "config.settings: bins must be from 1 to 10,000, resamples from 20 to 1,000,000, level between 0 and 1"
@@ -248,7 +250,7 @@ def show(comparison: Comparison, console: Console) -> None:
     for note in comparison.notes:
         console.print(f"(!) {note}")
     said = verdict(comparison)
-    for sentence in (said.before, said.after, *said.notes):
+    for sentence in (said.before, said.after, *said.notes, *guaranteed(said.best or comparison.uncalibrated)):
         console.print(sentence)
 
 

@@ -13,6 +13,7 @@ from experiments.calibrate import CalibrateConfig
 from experiments.entropy_rate.ladder import EntropyRateConfig
 from experiments.finetune import finetune
 from experiments.guo2017.__main__ import Guo2017Config
+from experiments.next_token_sets.__main__ import NextTokenSetsConfig
 from experiments.self_train import SelfTrainConfig
 from experiments.sweep import SweepConfig
 from lm.configuration import from_config_dict
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "shakespeare_char": ("cpu", "cpu_best", "gpu"),
     "lstm_sst2": ("random", "vectors"),
+    "next_token_sets": ("sotu", "ag_news", "own"),
     "prompt": (None, "sst2", "ag_news", "trec"),
     "answer_confidence": (None, "xquad"),
     "published_encoder": ("sst2", "trec", "ag_news", "ag_news_all"),
@@ -46,6 +48,7 @@ KINDS = {
     "calibrate_quickstart": CalibrateConfig,
     "entropy_rate": EntropyRateConfig,
     "guo2017": Guo2017Config,
+    "next_token_sets": NextTokenSetsConfig,
     "self_training": SelfTrainConfig,
     "sweep_quickstart": SweepConfig,
     "ag_news": FinetuneConfig,

@@ -14,6 +14,7 @@ from lm.calibration import errors, scores
 from lm.calibration.binning import Binning, BinTotals, bin_totals, equal_mass
 from lm.calibration.calibrator import FEWEST
 from lm.calibration.calibrators import CALIBRATORS, TAKE_ZEROS, Fitted, LabelsRuledOut, fit, rare_classes
+from lm.calibration.guarantees import Guarantees, measure_guarantees
 from lm.calibration.inputs import InputError
 from lm.calibration.logits import Logits, whole
 from lm.calibration.metrics import METRICS, Metric
@@ -151,6 +152,7 @@ def _uncalibrated(measured: "_Measured") -> Method:
         entries=measured.entries(None),
         bins=measured.bins(),
         risk_coverage=measured.risk_coverage(),
+        guarantees=measured.guarantees,
     )
 
 
@@ -166,6 +168,7 @@ def _calibrated(fitted: Fitted, measured: "_Measured", before: "_Measured", note
         entries=measured.entries(before),
         bins=measured.bins(),
         risk_coverage=measured.risk_coverage(),
+        guarantees=measured.guarantees,
     )
 
 
@@ -208,6 +211,7 @@ class _Measured:
     resampler: Resampler
     clusters_N: np.ndarray | None
     level: float
+    guarantees: Guarantees | None
 
     def entries(self, before: "_Measured | None") -> dict[str, Entry]:
         """Every metric, compared with `before` if it is given."""
@@ -334,6 +338,7 @@ class _Measurer:
             resampler=self._resampler,
             clusters_N=self._clusters_N,
             level=settings.level,
+            guarantees=measure_guarantees(self._part, logits, settings.coverage, settings.risks, seed=settings.seed),
         )
 
     def _classwise(self, logits: Logits, values: dict[str, float], floors: dict[str, Floor]) -> list[Sums]:

@@ -14,6 +14,8 @@ from lm.types import AnyArray
 
 # Numbers in a chunk of logits: few enough for the processor's cache, enough to amortize the loop.
 CHUNK_NUMBERS = 2**15
+# Items in a chunk of factors, at least: a product with the output matrix reads all of it, however few the items are.
+_FEWEST_OF_FACTORS = 32
 
 
 class FactoredLogits(NamedTuple):
@@ -40,7 +42,9 @@ def rows(logits: Logits, start: Array | int, size: int) -> Array:
     """Items `start` to `start + size` as float32 logits, [size, C]."""
     if isinstance(logits, FactoredLogits):
         hidden = jax.lax.dynamic_slice_in_dim(jnp.asarray(logits.hidden_ND), start, size)
-        return jnp.matmul(hidden, jnp.asarray(logits.output_CD).T, precision="highest").astype(jnp.float32)
+        # Not a product with the transpose: outside of jit that would copy the whole matrix.
+        product = jnp.einsum("nd,cd->nc", hidden, jnp.asarray(logits.output_CD), precision="highest")
+        return product.astype(jnp.float32)
     return jax.lax.dynamic_slice_in_dim(jnp.asarray(logits), start, size).astype(jnp.float32)
 
 
@@ -49,16 +53,18 @@ def whole(logits: Logits) -> Array:
     return rows(logits, 0, logits.shape[0])
 
 
-def take(logits: Logits, index_N: AnyArray) -> Logits:
+def take(logits: Logits, index_N: AnyArray | slice) -> Logits:
     """The selected items, in the same form."""
     if isinstance(logits, FactoredLogits):
         return FactoredLogits(logits.hidden_ND[index_N], logits.output_CD)
     return logits[index_N]
 
 
-def _chunks(shape: tuple[int, ...]) -> tuple[int, int]:
-    items, classes = shape
-    size = max(1, min(items, CHUNK_NUMBERS // classes))
+def _chunks(logits: Logits) -> tuple[int, int]:
+    """Number of chunks and of items in each."""
+    items, classes = logits.shape
+    fewest = _FEWEST_OF_FACTORS if isinstance(logits, FactoredLogits) else 1
+    size = min(items, max(fewest, CHUNK_NUMBERS // classes))
     return -(-items // size), size
 
 
@@ -67,7 +73,7 @@ def map_chunks(function: Callable[..., Any], logits: Logits, *per_item: AnyArray
 
     Only one chunk of logits is formed at a time: memory is O(chunk * C).
     """
-    number, size = _chunks(logits.shape)
+    number, size = _chunks(logits)
     items = logits.shape[0]
     arguments = (logits, *(jnp.asarray(values) for values in per_item))
     if number == 1:
@@ -90,7 +96,7 @@ def sum_chunks(function: Callable[..., Any], logits: Logits, *per_item: AnyArray
     `counts_chunk` is 1 for items to count and 0 for items that another chunk counts. With `every`, only every
     `every`-th chunk is used: a sample.
     """
-    number, size = _chunks(logits.shape)
+    number, size = _chunks(logits)
     items = logits.shape[0]
     arguments = (logits, *(jnp.asarray(values) for values in per_item))
 
@@ -109,7 +115,7 @@ def sum_chunks(function: Callable[..., Any], logits: Logits, *per_item: AnyArray
 
 def number_of_chunks(logits: Logits) -> int:
     """Number of chunks in `sum_chunks`."""
-    return _chunks(logits.shape)[0]
+    return _chunks(logits)[0]
 
 
 def _slices(arguments: tuple, start: Array | int, size: int) -> tuple:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lm.calibration.guarantees import Guarantees
 from lm.calibration.metrics import Metric
 from lm.calibration.noise_floor import Floor
 from lm.files import json_value
@@ -24,12 +25,16 @@ class Settings:
       resamples: number of resamples, of the bootstrap and of the noise floor.
       level: coverage of intervals, such as 0.95.
       seed: of all resampling.
+      coverage: target probability of conformal sets.
+      risks: error rates to answer at most with.
     """
 
     bins: int = 15
     resamples: int = 1000
     level: float = 0.95
     seed: int = 0
+    coverage: float = 0.9
+    risks: tuple[float, ...] = (0.05, 0.1, 0.2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +115,8 @@ class Method:
       entries: by metric name.
       bins: from low to high confidence.
       risk_coverage: (coverage, risk) along the risk-coverage curve, coverage rising to 1.
+      guarantees: sets and answers whose thresholds one half of the test items chose and the other judged; None if there
+        are too few items, or they have weights.
     """
 
     name: str
@@ -122,6 +129,7 @@ class Method:
     entries: Mapping[str, Entry]
     bins: tuple[Bin, ...]
     risk_coverage: tuple[tuple[float, float], ...]
+    guarantees: Guarantees | None = None
 
     def entry(self, metric: str) -> Entry:
         """The entry of a metric; its numbers are NaN or None if the metric was not measured."""
@@ -185,12 +193,13 @@ def _metric_json(metric: Metric) -> dict[str, Any]:
 
 def _method_json(method: Method) -> dict[str, Any]:
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
-    del fields["entries"], fields["bins"], fields["risk_coverage"]
+    del fields["entries"], fields["bins"], fields["risk_coverage"], fields["guarantees"]
     return {
         **fields,
         "metrics": {name: _entry_json(entry) for name, entry in method.entries.items()},
         "bins": [dataclasses.asdict(one) for one in method.bins],
         "risk_coverage": method.risk_coverage,
+        "guarantees": None if method.guarantees is None else dataclasses.asdict(method.guarantees),
     }
 
 

@@ -39,13 +39,25 @@ class TokenBuckets:
     @classmethod
     def of_text(cls, tokens: np.ndarray, vocab_size: int) -> "TokenBuckets":
         """Counts the tokens of a training text (the first ten million of a long one)."""
-        counts_V = np.bincount(tokens[:10_000_000], minlength=vocab_size)
-        order_V = np.argsort(-counts_V, kind="stable")
-        before_V = np.cumsum(counts_V[order_V]) - counts_V[order_V]
-        bucket_V = np.full(vocab_size, BUCKETS - 1)
-        bucket_V[order_V] = np.minimum(before_V * BUCKETS // max(counts_V.sum(), 1), BUCKETS - 1)
-        bucket_V[counts_V == 0] = BUCKETS - 1
-        return cls(tuple(bucket_V.tolist()))
+        return cls(tuple(frequency_buckets(tokens[:10_000_000], vocab_size, BUCKETS).tolist()))
+
+
+def frequency_buckets(tokens: np.ndarray, vocab_size: int, buckets: int) -> np.ndarray:
+    """Each token's bucket by its frequency in a text, [V].
+
+    Args:
+      tokens: of the text.
+      vocab_size: V.
+      buckets: their number. 0 is of the most common tokens, which make up the first of as many parts of the text, and
+        the last one of the rarest and those that never occur. A token that makes up several parts leaves some empty.
+    """
+    counts_V = np.bincount(tokens, minlength=vocab_size)
+    order_V = np.argsort(-counts_V, kind="stable")
+    before_V = np.cumsum(counts_V[order_V]) - counts_V[order_V]
+    bucket_V = np.full(vocab_size, buckets - 1)
+    bucket_V[order_V] = np.minimum(before_V * buckets // max(counts_V.sum(), 1), buckets - 1)
+    bucket_V[counts_V == 0] = buckets - 1
+    return bucket_V
 
 
 def reliability_sums(

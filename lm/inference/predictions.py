@@ -4,6 +4,7 @@ Axes: B windows, T positions, N tokens, D model width, V vocabulary.
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lm.errors import UserError
 from lm.inference.language_models import LanguageModel
 from lm.models.decoder_lm import DecoderLM
 from lm.runs.config import PredictionsConfig
+from lm.types import AnyArray
 
 # Up to this size (256 MiB) logits are written out; larger ones are stored as two factors.
 _MOST_LOGITS = 2**26
@@ -50,7 +52,7 @@ def write_predictions(
         row = window(store, start, length)
         counted_T = row["weights"] > 0
         batch = {name: row[name][None] for name in ("tokens", "segments", "positions")}
-        hidden.append(np.asarray(_hidden(model, params, batch)[0], np.float32)[counted_T])
+        hidden.append(np.asarray(last_hidden(model, params, batch)[0], np.float32)[counted_T])
         labels.append(row["targets"][counted_T])
         ids.append(start + 1 + np.flatnonzero(counted_T))
     hidden_ND, labels_N, ids_N = (np.concatenate(parts) for parts in (hidden, labels, ids))
@@ -58,7 +60,7 @@ def write_predictions(
     documents_N = np.searchsorted(store.document_starts, ids_N - 1, side="right") - 1
     windows_N = (ids_N - 1) // length
     enough = np.unique(documents_N).size >= _FEWEST_DOCUMENTS
-    factors = _factors(model, params, hidden_ND)
+    factors = logit_factors(model, params, hidden_ND)
     whole = factors.shape[0] * factors.shape[1] <= _MOST_LOGITS or model.config.logit_softcap is not None
     predictions = Predictions(
         logits=np.asarray(_logits(model, params, hidden_ND)) if whole else factors,
@@ -96,7 +98,14 @@ def _chosen_starts(store: TokenStore, config: PredictionsConfig, seed: int, leng
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _hidden(model: DecoderLM, params: Any, batch: dict[str, Array]) -> Array:
+def last_hidden(model: DecoderLM, params: Any, batch: Mapping[str, AnyArray]) -> Array:
+    """The hidden states that a decoder predicts each next token from, [B, T, D] in its compute dtype.
+
+    Args:
+      model: a decoder.
+      params: its parameters.
+      batch: `tokens`, `segments` and `positions`, [B, T] each.
+    """
     return model.apply(
         {"params": params}, batch["tokens"], batch["segments"], batch["positions"], method=DecoderLM.hidden
     )
@@ -108,10 +117,15 @@ def _logits(model: DecoderLM, params: Any, hidden_ND: Array) -> Array:
     return model.apply({"params": params}, hidden_ND, method=DecoderLM.logits)
 
 
-def _factors(model: DecoderLM, params: Any, hidden_ND: np.ndarray) -> FactoredLogits:
+def logit_factors(model: DecoderLM, params: Any, hidden_ND: np.ndarray) -> FactoredLogits:
     """The logits before their cap: hidden states and the output matrix as the model uses it, in the compute dtype.
 
     A bias is the last column of the matrix, beside hidden states of 1.
+
+    Args:
+      model: a decoder.
+      params: its parameters.
+      hidden_ND: from `last_hidden`.
     """
     config = model.config
     output_VD = params["token_embedding"]["embedding"] if config.tie_embeddings else params["output"]

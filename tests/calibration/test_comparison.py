@@ -44,6 +44,16 @@ UNBINNED = {"nll", "brier", "accuracy", "confidence", "entropy", "auroc", "aurc"
 
 
 @pytest.mark.parametrize("clusters", [False, True])
+def test_every_method_has_guarantees_on_the_test_items(clusters):
+    """Halves of 200 independent items; 25 clusters are too few to choose from."""
+    for method in compared(clusters)[0].methods:
+        assert (method.guarantees is None) == clusters
+        if not clusters:
+            assert (method.guarantees.chosen_on, method.guarantees.judged_on) == (100, 100)
+            assert len(method.guarantees.sets) == len(SETTINGS.risks) == 3
+
+
+@pytest.mark.parametrize("clusters", [False, True])
 def test_every_method_has_every_metric(clusters):
     comparison, fitted = compared(clusters)
     assert list(fitted) == list(NAMES)
@@ -90,7 +100,8 @@ def test_json_holds_every_number_under_its_name():
     held = to_json(comparison)
     assert json.loads(json.dumps(held, allow_nan=False)) == held
     assert list(held) == ["title", "source", "items", "settings", "metrics", "methods", "notes"]
-    assert held["settings"] == {"bins": 12, "resamples": 120, "level": 0.95, "seed": 5}
+    known = {"bins": 12, "resamples": 120, "level": 0.95, "seed": 5}
+    assert held["settings"] == {**known, "coverage": 0.9, "risks": [0.05, 0.1, 0.2]}
     ece = held["metrics"][0]
     described = ["label", "long", "unit", "better", "definition", "formula", "source", "specification"]
     assert list(ece) == ["name", *described]

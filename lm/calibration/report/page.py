@@ -10,6 +10,8 @@ import json
 import math
 from collections.abc import Sequence
 
+from lm.calibration.conformal import SetReport
+from lm.calibration.guarantees import Answering, SetResult
 from lm.calibration.metrics import Metric
 from lm.calibration.report import diagrams
 from lm.calibration.report.style import style_sheet
@@ -20,11 +22,13 @@ from lm.calibration.report.wording import (
     format_level,
     format_p,
     format_value,
+    guaranteed,
     verdict,
     with_unit,
 )
 from lm.calibration.results import Comparison, Entry, Method
 from lm.console import printable
+from lm.statistics.intervals import Interval
 
 _CHANGE_WORDS = {
     "better": "better",
@@ -54,6 +58,7 @@ def report_html(comparison: Comparison) -> str:
         _before_and_after(comparison),
         _all_methods(comparison),
         _risk_coverage(comparison),
+        _guarantees(comparison),
         _every_reliability(comparison),
         _how_computed(comparison),
         _how_to_reproduce(comparison),
@@ -242,6 +247,63 @@ def _risk_coverage(comparison: Comparison) -> str:
 def _risk_at(curve: Sequence[tuple[float, float]], share: float) -> str:
     coverage, risk = min(curve, key=lambda point: abs(point[0] - share))
     return with_unit(risk, "percent") if abs(coverage - share) < 0.0101 else MISSING
+
+
+def _guarantees(comparison: Comparison) -> str:
+    """Sets and answers with a guarantee, before calibration and with the best calibrator."""
+    shown = [comparison.uncalibrated, *filter(None, [verdict(comparison).best])]
+    methods = [(method.label, method.guarantees) for method in shown if method.guarantees]
+    if not methods:
+        return ""
+    first = methods[0][1]
+    sentences = "".join(f"<p>{_text(sentence)}</p>" for sentence in guaranteed(shown[-1]))
+    tables = ""
+    if first.sets:
+        heads = ["Sets", "Coverage", "Mean size", "Median size", "Least covered class"]
+        rows = [
+            _row(f"{_text(label)}<small>{_text(found.method.upper())}</small>", _set_cells(found))
+            for label, each in methods
+            for found in each.sets
+        ]
+        tables += f"<h3>Sets at {with_unit(first.coverage, 'percent', 0)}</h3>" + _table(heads, rows, "wide")
+    heads = ["Error allowed", "Answer from a confidence of", "Answered", "Error rate"]
+    rows = [
+        _row(f"{_text(label)}<small>at most {with_unit(found.risk, 'percent', 0)}</small>", _answering_cells(found))
+        for label, each in methods
+        for found in each.answering
+    ]
+    tables += f"<h3>Answering only when confident</h3>{_table(heads, rows, 'wide')}"
+    return (
+        f"<section><h2>With a guarantee</h2>{sentences}{tables}<p class='quiet'>Half of the test items, which no "
+        f"calibrator was fitted to, chose the thresholds ({first.chosen_on:,}, one of each cluster if there are any); "
+        f"the others ({first.judged_on:,}) are what the figures are of, with 95% intervals. Sets contain the label "
+        "with the probability named, on average over items, not for each class. Error rates stay below what is allowed "
+        f"with {with_unit(first.assurance, 'percent', 0)} assurance; ∞ where nothing could be promised.</p></section>"
+    )
+
+
+def _set_cells(found: SetResult) -> list[str]:
+    report = found.whole
+    cells = [_with_ends(report.coverage, Interval(report.low, report.high, math.nan), "percent")]
+    cells += [_with_ends(report.mean_size, report.size_interval, "number"), f"{report.median_size:g}"]
+    worst: tuple[str, SetReport] | None = min(found.by_class.items(), key=lambda each: each[1].coverage, default=None)
+    if worst is None:
+        return [f"<td>{cell}</td>" for cell in (*cells, MISSING)]
+    name, of_class = worst
+    covered = _with_ends(of_class.coverage, Interval(of_class.low, of_class.high, math.nan), "percent")
+    return [f"<td>{cell}</td>" for cell in (*cells, f"{covered}<small>{_text(name)}, {of_class.items:,} items</small>")]
+
+
+def _answering_cells(found: Answering) -> list[str]:
+    confidence, answered = (with_unit(value, "percent", 1) for value in (found.confidence, found.answered))
+    return [
+        f"<td>{cell}</td>" for cell in (confidence, answered, _with_ends(found.error_rate, found.interval, "percent"))
+    ]
+
+
+def _with_ends(value: float, interval: Interval, unit: str) -> str:
+    ends = format_interval(value, interval, unit)
+    return f"<span>{with_unit(value, unit)}</span>" + (f"<small>{ends}</small>" if ends else "")
 
 
 def _every_reliability(comparison: Comparison) -> str:

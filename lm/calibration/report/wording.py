@@ -144,6 +144,37 @@ def suggested(comparison: Comparison) -> str:
     return best.name if best is not None and best.entry("nll").value < before else ""
 
 
+def guaranteed(method: Method) -> tuple[str, ...]:
+    """What can be promised with a method: the smallest sets, and answers at each error rate; empty if not measured."""
+    found = method.guarantees
+    if found is None:
+        return ()
+    sentences = []
+    for one in [each for each in found.sets if each.method == "lac"]:
+        report = one.whole
+        sentences.append(
+            f"{method.label}: sets at {with_unit(found.coverage, 'percent', 0)} have {report.mean_size:.2f} classes on "
+            f"average and contained the label of {with_unit(report.coverage, 'percent', 1)} of {report.items:,} items "
+            f"({_ends(report.coverage, Interval(report.low, report.high, math.nan))})."
+        )
+    for each in found.answering:
+        risk = with_unit(each.risk, "percent", 0)
+        if math.isinf(each.confidence):
+            sentences.append(f"{method.label}: an error rate of at most {risk} cannot be promised.")
+            continue
+        sentences.append(
+            f"{method.label}: with an error rate of at most {risk}, {with_unit(each.answered, 'percent', 1)} of the "
+            f"items can be answered; of these, {with_unit(each.error_rate, 'percent')} were wrong "
+            f"({_ends(each.error_rate, each.interval)})."
+        )
+    return tuple(sentences)
+
+
+def _ends(value: float, interval: Interval) -> str:
+    ends = format_interval(value, interval, "percent")
+    return f"{ends}%" if ends else "no interval"
+
+
 def _before(method: Method, metrics: Mapping[str, Metric], level: float) -> str:
     accuracy, confidence = method.entry("accuracy").value, method.entry("confidence").value
     sentences = []

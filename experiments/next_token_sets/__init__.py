@@ -1,0 +1,1 @@
+"""Sets of next tokens at full vocabulary."""
