@@ -8,7 +8,16 @@ config.prompt.item if they also have a context. docs/answer_confidence.md says w
 
 With :xquad, passages of XQuAD (English) in xquad_passages/, which a few lines in docs/answer_confidence.md write.
 
-Not measured yet.
+Measured with SmolLM2-135M-Instruct and MiniLM (:xquad, seed 0, two busy CPU cores, half an hour): 128 test rows, accuracy
+28.1% (95% interval 19.4 to 36.8%).
+                            ECE, % (interval; floor)   AUROC (interval)
+  probability of the answer  18.9 (11.4-25.5;  9.0)    .866 (.805-.936)
+  probability per token      29.5 (21.7-35.6; 10.3)    .819 (.749-.896)
+  agreement, same words      10.0 ( 0.0-14.1;  7.2)    .836 (.749-.935)
+  agreement, same meaning     9.6 ( 0.0-12.5;  6.9)    .844 (.773-.922)
+  semantic entropy           13.3 ( 6.3-17.3;  6.5)    .832 (.759-.911)
+  P(True)                    17.3 ( 8.4-22.8;  8.7)    .348 (.234-.450)
+  stated                     65.4 (57.0-74.4;  6.9)    .541 (.508-.570)
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,8 @@ python -m experiments.entropy_rate --config=configs/entropy_rate.py --workdir=ru
 Data: the catalogue set tiny_shakespeare below TFDS_DATA_DIR, sotu/sotu.txt.gz below LM_DATA_DIR, Python's own library.
 docs/entropy_rate.md says what the columns mean.
 
-Measured on two busy CPU cores, prose_characters:0.1M:0 only (102,784 parameters; training 1.5 CPU minutes, measuring 4),
-in nats a token, ± half of a 95% interval over 96 prompts (32 for the entropy rate after look-ahead):
+Measured on two busy CPU cores, prose_characters:0.1M:0 only (102,784 parameters; 1.5 CPU minutes to train, 4 to
+measure), in nats a token, ± half of a 95% interval over 96 prompts (32 for the entropy rate after look-ahead):
                value            loss change         loss           entropy rate   gap             exponent
   none                                              2.157 ± 0.020  2.256 ± 0.006  +0.100 ± 0.020  0.002 ± 0.002
   temperature  0.952            -0.0015 ± 0.0008    2.155 ± 0.020  2.185 ± 0.007  +0.030 ± 0.021  0.000 ± 0.003
