@@ -8,8 +8,8 @@ config.prompt.item if they also have a context. docs/answer_confidence.md says w
 
 With :xquad, passages of XQuAD (English) in xquad_passages/, which a few lines in docs/answer_confidence.md write.
 
-Measured with SmolLM2-135M-Instruct and MiniLM (:xquad, seed 0, two busy CPU cores, half an hour): 128 test rows, accuracy
-28.1% (95% interval 19.4 to 36.8%).
+Measured with SmolLM2-135M-Instruct and MiniLM (:xquad, seed 0, two busy CPU cores, half an hour): 128 test rows,
+accuracy 28.1% (95% interval 19.4 to 36.8%).
                             ECE, % (interval; floor)   AUROC (interval)
   probability of the answer  18.9 (11.4-25.5;  9.0)    .866 (.805-.936)
   probability per token      29.5 (21.7-35.6; 10.3)    .819 (.749-.896)
