@@ -10,7 +10,17 @@ uci_sentences; columns `text` and `label`, of sick `premise`, `hypothesis` and `
 Without a name: your own rows with `text` and `label`, as docs/your_data.md says; set config.data.train,
 config.data.test and config.prompt.item.
 
-Not measured yet.
+Measured with SmolLM2-135M-Instruct (Q4_1), 500 test rows each, in percent; a 95% interval of an accuracy is at most 4.4
+points either way. 4 shots: mean and standard error over seeds 0, 1 and 2. configs/protocol.py says what calibrators
+make of them.
+           0 shots                            4 shots
+           accuracy  ECE (floor) label mass  accuracy     ECE          label mass
+  sst2     69.2       8.1 (4.1)   1.1        51.0 ±  1.1  38.6 ±  3.6  80.2 ±  2.9
+  ag_news  65.6       5.8 (5.0)   1.7        48.9 ±  0.1  20.2 ±  1.0  65.9 ±  2.6
+  trec     47.0       8.3 (5.2)   0.6        26.8 ± 10.5  45.3 ± 14.0   8.6 ±  2.2
+  sick     33.8      18.3 (4.3)  22.0        41.7 ±  8.2  11.2 ±  4.4  79.5 ±  1.8
+  sst5     34.2      30.3 (4.6)   1.2        27.1 ±  1.1  19.9 ±  3.1  46.4 ±  7.2
+  reviews  68.8      11.4 (3.7)   8.2        59.3 ±  3.9  25.6 ±  4.4  83.3 ±  1.3
 """
 
 from ml_collections import ConfigDict

@@ -193,17 +193,24 @@ def markdown(config: ProtocolConfig, rows: Sequence[Row], found: Sequence[Flips]
 
 
 def _methods_table(lines: Sequence[Mapping[str, Any]]) -> str:
-    head = "| method | accuracy | ECE (floor) | NLL | Brier | lower NLL than raw |\n|---|---|---|---|---|---|\n"
+    """A row for each method: by itself, with a temperature after it, and with temperature and bias."""
+    after = " | ".join(f"{name}: ECE (floor) | NLL" for name in ("then T", "then T and bias"))
+    head = f"| method | accuracy | ECE (floor) | NLL | lower NLL than raw | {after} |\n|{'---|' * 9}\n"
+    by_key = {(each["method"], each["after"]): each for each in lines}
 
-    def line(each: Mapping[str, Any]) -> str:
-        after = f", then {LABELS[each['after']].lower()}" if each["after"] else ""
-        ece, floor = each["ece"], each["floor"]["mean"]
-        return (
-            f"| {LABELS[each['method']]}{after} | {_percent(each['accuracy'])} | {_percent(ece)} ({floor:.1%}) | "
-            f"{_nats(each['nll'])} | {_nats(each['brier'])} | {each['lower_nll']} of {each['settings']} |"
-        )
+    def row(method: str) -> str:
+        plain = by_key[method, ""]
+        counted = f"{plain['lower_nll']} of {plain['settings']}"
+        parts = [LABELS[method], _percent(plain["accuracy"]), *_errors(plain), counted]
+        for name in AFTER[1:]:
+            parts += _errors(by_key[method, name]) if (method, name) in by_key else ["", ""]
+        return f"| {' | '.join(parts)} |"
 
-    return head + "\n".join(map(line, lines))
+    return head + "\n".join(row(method) for method, name in by_key if not name)
+
+
+def _errors(line: Mapping[str, Any]) -> list[str]:
+    return [f"{_percent(line['ece'])} ({line['floor']['mean']:.1%})", _nats(line["nll"])]
 
 
 def _percent(value: Mapping[str, float]) -> str:
