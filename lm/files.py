@@ -118,9 +118,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_value(value: Any) -> Any:
-    """The value in JSON's types: null for numbers that are not finite, plain numbers for NumPy's."""
+    """The value in JSON's types: text as names, null for numbers that are not finite, plain numbers for NumPy's."""
     if isinstance(value, dict):
-        return {name: json_value(inner) for name, inner in value.items()}
+        return {str(name): json_value(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [json_value(inner) for inner in value]
     if isinstance(value, np.generic):

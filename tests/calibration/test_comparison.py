@@ -108,7 +108,7 @@ def test_json_holds_every_number_under_its_name():
     assert (ece["specification"]["bins"], ece["specification"]["scheme"]) == (12, "equal_width")
     method, found = held["methods"][1], comparison.method("temperature")
     facts = ["name", "label", "summary", "converged", "at_bound", "accepted", "message"]
-    assert list(method) == [*facts, "metrics", "bins", "risk_coverage"]
+    assert list(method) == [*facts, "metrics", "bins", "risk_coverage", "guarantees"]
     assert [method[name] for name in facts] == [getattr(found, name) for name in facts]
     entry = found.entry("ece")
     assert method["metrics"]["ece"] == {

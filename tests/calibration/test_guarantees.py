@@ -1,5 +1,6 @@
 """Sets and answers keep what they promise, on items that did not choose their thresholds."""
 
+import json
 import math
 
 import numpy as np
@@ -89,7 +90,9 @@ def test_the_report_and_the_json_say_it():
     assert first.startswith("Temperature: sets at 90% have")
     assert "0% cannot be promised" in others[0]
     assert "of the items can be answered" in others[1]
-    written = to_json(found)["methods"][1]["guarantees"]
+    whole = to_json(found)
+    assert json.loads(json.dumps(whole, allow_nan=False)) == whole
+    written = whole["methods"][1]["guarantees"]
     assert [each["confidence"] is None for each in written["answering"]] == [True, False]
     assert written["sets"][0]["whole"]["items"] == written["judged_on"] == 150
     assert "With a guarantee" not in report_html(comparison())  # which did not measure it
