@@ -14,6 +14,7 @@ from experiments.entropy_rate.ladder import EntropyRateConfig
 from experiments.finetune import finetune
 from experiments.guo2017.__main__ import Guo2017Config
 from experiments.next_token_sets.__main__ import NextTokenSetsConfig
+from experiments.protocol.settings import ProtocolConfig
 from experiments.self_train import SelfTrainConfig
 from experiments.sweep import SweepConfig
 from lm.configuration import from_config_dict
@@ -33,7 +34,7 @@ SETTINGS = {
     "shakespeare_char": ("cpu", "cpu_best", "gpu"),
     "lstm_sst2": ("random", "vectors"),
     "next_token_sets": ("sotu", "ag_news", "own"),
-    "prompt": (None, "sst2", "ag_news", "trec"),
+    "prompt": (None, "sst2", "ag_news", "trec", "sick", "sst5", "reviews"),
     "answer_confidence": (None, "xquad"),
     "published_encoder": ("sst2", "trec", "ag_news", "ag_news_all"),
     "sick_nli": ("random", "vectors"),
@@ -49,6 +50,7 @@ KINDS = {
     "entropy_rate": EntropyRateConfig,
     "guo2017": Guo2017Config,
     "next_token_sets": NextTokenSetsConfig,
+    "protocol": ProtocolConfig,
     "self_training": SelfTrainConfig,
     "sweep_quickstart": SweepConfig,
     "ag_news": FinetuneConfig,
