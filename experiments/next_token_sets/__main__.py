@@ -136,7 +136,7 @@ def load_decoder(config: NextTokenSetsConfig) -> LanguageModel:
     """The model.
 
     Raises:
-      UserError: if it cannot be loaded, or is no decoder whose logits are a product.
+      UserError: if it cannot be loaded, is not a decoder, or does not compute logits as a product of two matrices.
     """
     if not config.model:
         raise UserError("config.model is empty: name a run's directory, hf:DIRECTORY or gguf:FILE")
