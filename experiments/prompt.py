@@ -13,7 +13,6 @@ SPLIT.metrics.json. A run that was stopped goes on where it was.
 import dataclasses
 import functools
 import shlex
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -54,17 +53,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Directory for the results.", flag_values=values)
 
 
-def main(values: flags.FlagValues) -> int:
-    """Prompts and prints; returns the exit status."""
+def main(values: flags.FlagValues) -> None:
+    """Prompts and prints."""
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the results")
     check_overridden_sources(values.config.data, overridden(values))
     directory, console = WorkDirectory(Path(values.workdir)), Console(stderr=True)
-    try:
-        evaluations = prompt(values.config, directory, console)
-    except KeyboardInterrupt:
-        console.print("stopped; run the same command to continue")
-        return 128 + signal.SIGINT
+    evaluations = prompt(values.config, directory, console)
     for found in evaluations:
         show(found, Console())
     workdir = shlex.quote(str(directory.path))
@@ -73,7 +68,6 @@ def main(values: flags.FlagValues) -> int:
         f"--workdir={workdir}",
         soft_wrap=True,
     )
-    return 0
 
 
 def prompt(
@@ -234,4 +228,4 @@ def _introduction(model: PromptedClassifier, splits: Splits, parts: dict[str, li
 
 
 if __name__ == "__main__":
-    run(main, define_flags, __doc__.strip())
+    run(main, define_flags, __doc__.strip(), resumable=True)

@@ -95,7 +95,7 @@ def main(values: flags.FlagValues) -> int:
         raise UserError("--workdir is missing: name a directory, such as --workdir=runs/self_training")
     if not config.init_from:
         raise UserError("config.init_from is missing: name the work directory of a pretrained decoder")
-    return self_train(config, Path(values.workdir), Console(stderr=True))
+    return self_train(config, Path(values.workdir).expanduser(), Console(stderr=True))
 
 
 def self_train(config: SelfTrainConfig, workdir: Path, console: Console) -> int:

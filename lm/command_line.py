@@ -29,19 +29,31 @@ _OUT_OF_MEMORY = (
 )
 
 
-def run(main: Callable[[flags.FlagValues], int | None], define: Callable[[flags.FlagValues], None], usage: str) -> None:
+def run(
+    main: Callable[[flags.FlagValues], int | None],
+    define: Callable[[flags.FlagValues], None],
+    usage: str,
+    resumable: bool = False,
+) -> None:
     """Parses the command line, calls `main` with the flags, and exits with its status.
 
     Args:
       main: the experiment; returns the exit status, None meaning 0.
       define: defines the experiment's flags.
       usage: the text that `--help` begins with.
+      resumable: whether the same command continues after Ctrl-C, which is then said.
     """
 
     def parse_and_run() -> int | None:
         values = parse(define, sys.argv, usage)
         keep_compiled_programs()
-        return main(values)
+        try:
+            return main(values)
+        except KeyboardInterrupt:
+            if not resumable:
+                raise
+            print("stopped; run the same command to continue", file=sys.stderr, flush=True)
+            return 128 + signal.SIGINT
 
     exit_with(parse_and_run)
 

@@ -186,6 +186,11 @@ def test_what_fails_outside_is_one_line(kind, capsys):
     assert text.count("\n") == bool(text)
 
 
+def test_what_can_be_continued_says_so(capsys):
+    assert command_line(failing_with(KeyboardInterrupt()), lambda values: None, resumable=True) == 130
+    assert capsys.readouterr().err == "stopped; run the same command to continue\n"
+
+
 def test_a_mistake_of_ours_keeps_its_traceback():
     with pytest.raises(KeyError, match="ours"):
         command_line(failing_with(KeyError("ours")), lambda values: None)

@@ -85,12 +85,12 @@ def files_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def command_line(main, define, *arguments: str) -> int:
+def command_line(main, define, *arguments: str, resumable: bool = False) -> int:
     """Runs an experiment's command line in this process and returns its exit status."""
     known = sys.argv
     sys.argv = ["experiment", *arguments]
     try:
-        run_command(main, define, "usage")
+        run_command(main, define, "usage", resumable)
     except SystemExit as exit_:
         return exit_.code
     finally:

@@ -17,7 +17,6 @@ run that was stopped goes on where it was.
 import dataclasses
 import json
 import shlex
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -52,17 +51,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Directory for the results.", flag_values=values)
 
 
-def main(values: flags.FlagValues) -> int:
-    """Asks, measures and prints; returns the exit status."""
+def main(values: flags.FlagValues) -> None:
+    """Asks, measures and prints."""
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the results")
     check_overridden_sources(values.config.data, overridden(values))
     directory, console = WorkDirectory(Path(values.workdir)), Console(stderr=True)
-    try:
-        table = answer_confidence(values.config, directory, console)
-    except KeyboardInterrupt:
-        console.print("stopped; run the same command to continue")
-        return 128 + signal.SIGINT
+    table = answer_confidence(values.config, directory, console)
     Console().print(as_markdown(table))
     best = max(table.lines, key=lambda line: np.nan_to_num(line.before.entry("auroc").value)).kind
     named = shlex.quote(str(directory.path / "confidences" / best))
@@ -71,7 +66,6 @@ def main(values: flags.FlagValues) -> int:
         f"next: python -m experiments.calibrate --config=calibrate --workdir={named}",
         soft_wrap=True,
     )
-    return 0
 
 
 def answer_confidence(
@@ -216,4 +210,4 @@ def _measure(
 
 
 if __name__ == "__main__":
-    run(main, define_flags, __doc__.strip())
+    run(main, define_flags, __doc__.strip(), resumable=True)

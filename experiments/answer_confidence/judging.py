@@ -139,7 +139,7 @@ def notes_on(answers: Mapping[str, Sequence[JudgedAnswer]]) -> tuple[str, ...]:
         without = [answer.stated for answer in asked if "stated" not in answer.log_confidence]
         if without:
             notes.append(
-                f"{len(without):,} of {len(asked):,} stated confidences of {name} rows are no percentage, such as "
+                f"{len(without):,} of {len(asked):,} stated confidences of {name} rows are not percentages, such as "
                 f"{without[0]!r:.40}; these rows are left out there"
             )
     return tuple(notes)

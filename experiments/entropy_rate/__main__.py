@@ -11,7 +11,6 @@ Braverman et al. 2020. A run that was stopped goes on where it was.
 
 import json
 import shlex
-import signal
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,17 +46,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Directory for the models and the table.", flag_values=values)
 
 
-def main(values: flags.FlagValues) -> int:
-    """Trains, measures and prints the table; returns the exit status."""
+def main(values: flags.FlagValues) -> None:
+    """Trains, measures and prints the table."""
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the results, such as --workdir=runs/entropy_rate")
-    directory, console = Path(values.workdir), Console(stderr=True)
+    directory, console = Path(values.workdir).expanduser(), Console(stderr=True)
     check_writable(directory, f"--workdir={directory}")
-    try:
-        text = entropy_rates(values.config, directory, console)
-    except KeyboardInterrupt:
-        console.print("stopped; run the same command to continue")
-        return 128 + signal.SIGINT
+    text = entropy_rates(values.config, directory, console)
     print(text, end="")
     workdir = shlex.quote(str(directory))
     console.print(
@@ -65,7 +60,6 @@ def main(values: flags.FlagValues) -> int:
         f"python -m experiments.generate --workdir={workdir}/models/NAME",
         soft_wrap=True,
     )
-    return 0
 
 
 def entropy_rates(config: EntropyRateConfig, directory: Path, console: Console = QUIET) -> str:
@@ -152,4 +146,4 @@ def _measured(
 
 
 if __name__ == "__main__":
-    run(main, define_flags, __doc__.strip())
+    run(main, define_flags, __doc__.strip(), resumable=True)

@@ -126,7 +126,7 @@ def main(values: flags.FlagValues) -> None:
         return
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the results, such as --workdir=runs/guo2017")
-    directory = Path(values.workdir)
+    directory = Path(values.workdir).expanduser()
     check(directory, config)
     files = {name: prediction_files(config, name, directory / "predictions") for name in config.data_sets}
     # Read all data first, so that missing files are reported before minutes of training.

@@ -13,7 +13,6 @@ clusters of all intervals, since the tokens of one document depend on each other
 """
 
 import dataclasses
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -85,21 +84,16 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Directory for the results.", flag_values=values)
 
 
-def main(values: flags.FlagValues) -> int:
-    """Runs the experiment and prints its table; returns the exit status."""
+def main(values: flags.FlagValues) -> None:
+    """Runs the experiment and prints its table."""
     if not values.workdir:
         raise UserError(
             "--workdir is missing: name a directory for the results, such as --workdir=runs/next_token_sets"
         )
     folder, console = Path(values.workdir).expanduser(), Console(stderr=True)
-    try:
-        found = next_token_sets(values.config, folder, console)
-    except KeyboardInterrupt:
-        console.print("stopped; run the same command to continue")
-        return 128 + signal.SIGINT
+    found = next_token_sets(values.config, folder, console)
     print(as_markdown(found), end="")
     console.print(f"everything is in {folder}: table.md, table.csv, results.json, sets.png")
-    return 0
 
 
 def next_token_sets(
@@ -136,16 +130,16 @@ def load_decoder(config: NextTokenSetsConfig) -> LanguageModel:
     """The model.
 
     Raises:
-      UserError: if it cannot be loaded, is not a decoder, or does not compute logits as a product of two matrices.
+      UserError: if it cannot be loaded, is not a decoder, or caps its logits.
     """
     if not config.model:
         raise UserError("config.model is empty: name a run's directory, hf:DIRECTORY or gguf:FILE")
     model = load(config.model, config.checkpoint, dtype=config.dtype)
     shape = model.config.model
     if not isinstance(model, LanguageModel) or shape.architecture != "decoder":
-        raise UserError(f"config.model={config.model} is {model.kind}, and here a decoder is needed")
+        raise UserError(f"config.model={config.model} is {model.kind}: use a decoder")
     if shape.logit_softcap is not None:
-        raise UserError(f"config.model={config.model} caps its logits, which are no product then: use another model")
+        raise UserError(f"config.model={config.model} caps its logits (logit_softcap): use another model")
     return model
 
 
@@ -175,4 +169,4 @@ def _measured(
 
 
 if __name__ == "__main__":
-    run(main, define_flags, __doc__.strip())
+    run(main, define_flags, __doc__.strip(), resumable=True)

@@ -7,7 +7,6 @@ work directory's folder `runs`. The tables are computed from the scores: protoco
 label_efficiency.md, .csv and .png. A run that was stopped goes on where it was.
 """
 
-import signal
 from pathlib import Path
 
 from absl import flags
@@ -32,19 +31,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Directory for the runs and the tables.", flag_values=values)
 
 
-def main(values: flags.FlagValues) -> int:
-    """Scores, and writes the tables; returns the exit status."""
+def main(values: flags.FlagValues) -> None:
+    """Scores, and writes the tables."""
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the results, such as --workdir=runs/protocol")
-    console = Console(stderr=True)
-    try:
-        text = protocol(values.config, Path(values.workdir), console)
-    except KeyboardInterrupt:
-        console.print("stopped; run the same command to continue")
-        return 128 + signal.SIGINT
-    print(text, end="")
-    console.print(f"everything is in {values.workdir}", soft_wrap=True)
-    return 0
+    directory, console = Path(values.workdir).expanduser(), Console(stderr=True)
+    print(protocol(values.config, directory, console), end="")
+    console.print(f"everything is in {directory}", soft_wrap=True)
 
 
 def protocol(config: ProtocolConfig, directory: Path, console: Console = QUIET) -> str:
@@ -84,4 +77,4 @@ def score(config: ProtocolConfig, directory: Path, console: Console) -> dict[Set
 
 
 if __name__ == "__main__":
-    run(main, define_flags, __doc__.strip())
+    run(main, define_flags, __doc__.strip(), resumable=True)

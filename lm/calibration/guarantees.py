@@ -69,7 +69,7 @@ class Guarantees:
       assurance: with which an error rate stays below its risk.
       chosen_on: number of items that chose.
       judged_on: number of items that judged.
-      sets: one for each method; empty if the items are no choices between few classes.
+      sets: one for each method; empty if the items are not choices between a few classes.
       answering: one for each risk.
     """
 

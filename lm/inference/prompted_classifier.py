@@ -173,15 +173,8 @@ class PromptedClassifier(TaskModel):
         premises = self._scorer.log_probs(self._premises(rows), QUIET)
         scored = self._scorer.log_probs(prompts, console)
         return [
-            AnswerScores(
-                tuple(log_probs.tolist()),
-                tuple(map(len, prompt.answers)),
-                prompt.bytes,
-                prompt.classes,
-                # One premise serves all rows that have the same answers.
-                tuple(premises[number % len(premises)].tolist()) if premises else (),
-                bool(is_cut),
-            )
+            # One premise serves all rows that have the same answers.
+            _scores_of(prompt, log_probs, premises[number % len(premises)] if premises else (), bool(is_cut))
             for number, (prompt, log_probs, is_cut) in enumerate(zip(prompts, scored, is_cut_N, strict=True))
         ]
 
@@ -212,13 +205,7 @@ class PromptedClassifier(TaskModel):
         """Scores of the answers after the premise alone, whatever the template's columns hold."""
         prompts = self._scorer.encode([self.prompting.premise(row) for row in rows])
         return [
-            AnswerScores(
-                tuple(log_probs.tolist()),
-                tuple(map(len, prompt.answers)),
-                prompt.bytes,
-                prompt.classes,
-                tuple(log_probs.tolist()),
-            )
+            _scores_of(prompt, log_probs, log_probs)
             for prompt, log_probs in zip(prompts, self._scorer.log_probs(prompts, QUIET), strict=True)
         ]
 
@@ -273,6 +260,19 @@ class PromptedClassifier(TaskModel):
 
     def _by_name(self, p_C: np.ndarray) -> dict[str, float]:
         return {name: float(p) for name, p in zip(self.classes, p_C, strict=True)}
+
+
+def _scores_of(
+    prompt: EncodedPrompt, log_probs: Sequence[float], before: Sequence[float], is_cut: bool = False
+) -> AnswerScores:
+    return AnswerScores(
+        tuple(map(float, log_probs)),
+        tuple(map(len, prompt.answers)),
+        prompt.bytes,
+        prompt.classes,
+        tuple(map(float, before)),
+        is_cut,
+    )
 
 
 def check_answers(prompts: Sequence[Prompt], encoded: Sequence[EncodedPrompt], begins: bool) -> None:
