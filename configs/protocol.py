@@ -5,7 +5,7 @@ python -m experiments.protocol --config=configs/protocol.py --config.model=gguf:
 Data: as configs/prompt.py. Every setting is a run of its own in the work directory's folder `runs`.
 
 Measured with SmolLM2-135M-Instruct, --config.shots="(0,)" --config.orders=1: 30 settings, 500 test rows each, 90 CPU
-minutes on two busy cores. The share of conclusions "A is better calibrated than B" that a change turns round (95%
+minutes on two busy cores. The share of conclusions "A is better calibrated than B" that flip with a change (95%
 interval over six data sets), and that survive paired tests before and after:
   other test items (half and half)  13% (6% to 21%)      61%
   ECE in bins of equal mass         4% (2% to 6%)        72%

@@ -1,7 +1,7 @@
 """How many conclusions "A is better calibrated than B" the protocol decides.
 
 A conclusion is the sign of the difference between two methods' errors on the same test items. Changing one thing of the
-protocol, such as how answers are scored, may turn it round; sampling alone does too, which the comparison of one half
+protocol, such as how answers are scored, may flip it; sampling alone does too, which the comparison of one half
 of the test items with the other shows. A conclusion survives if a paired test finds the same difference under both
 protocols.
 
@@ -57,9 +57,9 @@ class Flips:
     Attributes:
       axis: what changes.
       conclusions: how many there are.
-      flipped: the share that turn round, with its interval over data sets.
+      flipped: the share that flip, with its interval over data sets.
       significant: the share for which a paired test finds a difference before the change.
-      flipped_significant: the share of these that turn round.
+      flipped_significant: the share of these that flip.
       survived: the share of all for which a paired test finds the same difference before and after.
       reversed: the share of all for which it finds opposite ones.
     """
@@ -154,7 +154,7 @@ def changes_of(config: ProtocolConfig, settings: Sequence[Setting]) -> dict[str,
 
 
 def flips(comparer: Comparer, axis: str, changes: Sequence[Change]) -> Flips:
-    """Counts the conclusions that turn round; shares are means over data sets, which count the same."""
+    """Counts the conclusions that flip; shares are means over data sets, which count the same."""
     rows: dict[str, list[tuple[float, ...]]] = {}
     for before, after in changes:
         for one, other in _pairs(after.link):

@@ -237,7 +237,7 @@ def _by_data_set(found: Sequence[Point]) -> str:
 
 
 def picture(found: Sequence[Point]) -> Figure:
-    """Accuracy, ECE and NLL against the number of items."""
+    """Accuracy, ECE and NLL against the number of items: solid with labels, dashed without, dotted for none."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
     rows = lines(found)
@@ -258,7 +258,7 @@ def picture(found: Sequence[Point]) -> Figure:
         panel.set_xscale("log", base=2)
         panel.set_xticks(COUNTS, [str(count) for count in COUNTS])
         panel.set_title(title, loc="left")
-        panel.set_xlabel("items (solid: with labels; dashed: without)")
+        panel.set_xlabel("items")
         panel.spines[["top", "right"]].set_visible(False)
     for panel in panels[:2]:
         panel.yaxis.set_major_formatter(PercentFormatter(1))

@@ -222,10 +222,8 @@ def _nats(value: Mapping[str, float]) -> str:
 
 
 def _flips_table(found: Sequence[Flips]) -> str:
-    head = (
-        "| what changes | conclusions | turn round | significant before | of these, turn round | survive | reversed |\n"
-        "|---|---|---|---|---|---|---|\n"
-    )
+    names = "what changes", "conclusions", "flip", "significant before", "of these, flip", "survive"
+    head = f"| {' | '.join(names)} | significantly reversed |\n|{'---|' * 7}\n"
     return head + "\n".join(
         f"| {each.axis} | {each.conclusions:,} | {each.flipped:.0%} ({max(each.interval.low, 0):.0%} to "
         f"{min(each.interval.high, 1):.0%}) | {each.significant:.0%} | {each.flipped_significant:.0%} | "
@@ -235,13 +233,13 @@ def _flips_table(found: Sequence[Flips]) -> str:
 
 
 def picture(found: Sequence[Flips]) -> Figure:
-    """The share of conclusions that each change turns round, and the share that survives."""
+    """The share of conclusions that each change flips, and the share that survives."""
     figure = Figure(figsize=(7.5, 0.34 * len(found) + 1.2), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(found))[::-1]
     shares = [each.flipped for each in found]
     ends = [[max(each.flipped - each.interval.low, 0), max(each.interval.high - each.flipped, 0)] for each in found]
-    axes.errorbar(shares, places, xerr=np.nan_to_num(np.transpose(ends)), fmt="o", color="#0b62ae", label="turn round")
+    axes.errorbar(shares, places, xerr=np.nan_to_num(np.transpose(ends)), fmt="o", color="#0b62ae", label="flip")
     axes.plot([each.survived for each in found], places, "s", color="#b3480f", label="survive paired tests")
     axes.axvline(shares[0], color="#d3d8de", zorder=0)
     axes.set_yticks(places, [each.axis for each in found])

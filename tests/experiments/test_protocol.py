@@ -1,4 +1,4 @@
-"""The protocol table: settings, cells against the runs' own numbers, conclusions that turn round, label efficiency."""
+"""The protocol table: settings, cells against the runs' own numbers, conclusions that flip, label efficiency."""
 
 import dataclasses
 import json
@@ -133,10 +133,10 @@ class Fixed:
         return Measured(np.full(1000, 0.5 + gap), correct_N.astype(float), nll_N, nll_N)
 
 
-def test_conclusions_that_turn_round_are_counted():
+def test_conclusions_that_flip_are_counted():
     gaps = {
         "sum": {"none": 0.3, "shift": 0.1, "pmi": 0.2},
-        "mean": {"none": 0.3, "shift": 0.1, "pmi": 0.4},  # only none against pmi turns round
+        "mean": {"none": 0.3, "shift": 0.1, "pmi": 0.4},  # only none against pmi flips
         "bytes": {"none": 0.1, "shift": 0.2, "pmi": 0.1},  # a tie is no conclusion
     }
     comparer = Comparer(Fixed(gaps), resamples=200)
