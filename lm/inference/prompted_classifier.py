@@ -11,7 +11,7 @@ import bisect
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -263,7 +263,7 @@ class PromptedClassifier(TaskModel):
 
 
 def _scores_of(
-    prompt: EncodedPrompt, log_probs: Sequence[float], before: Sequence[float], is_cut: bool = False
+    prompt: EncodedPrompt, log_probs: Iterable[float], before: Iterable[float], is_cut: bool = False
 ) -> AnswerScores:
     return AnswerScores(
         tuple(map(float, log_probs)),
