@@ -1,9 +1,11 @@
 """Per-token statistics of a model's probabilities: the one place that computes them from logits.
 
-Axes: B batch, T positions, V vocabulary, D model width. A leading "..." stands for any axes.
+Axes: V vocabulary, or one device's part of it. A leading "..." stands for any axes.
 """
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -34,33 +36,72 @@ class TokenStatistics:
     mean_logit: Array
 
 
-def token_statistics(logits: Array, targets: Array) -> TokenStatistics:
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """The last axis of logits: the whole vocabulary, or one device's part of it.
+
+    Attributes:
+      axis_name: the mesh axis over which the vocabulary is split, under `shard_map`; None: it is whole.
+    """
+
+    axis_name: str | None = None
+
+    def sum(self, sums: Array) -> Array:
+        """Sums over the vocabulary, from those over this part."""
+        return sums if self.axis_name is None else jax.lax.psum(sums, self.axis_name)
+
+    def max(self, maxima: Array) -> Array:
+        """Maxima over the vocabulary, from those over this part."""
+        return maxima if self.axis_name is None else jax.lax.pmax(maxima, self.axis_name)
+
+    def size(self, logits: Array) -> int:
+        """V."""
+        return logits.shape[-1] if self.axis_name is None else logits.shape[-1] * jax.lax.axis_size(self.axis_name)
+
+    def start(self, logits: Array) -> int | Array:
+        """The id of the part's first token."""
+        return 0 if self.axis_name is None else logits.shape[-1] * jax.lax.axis_index(self.axis_name)
+
+    def logit_of(self, logits: Array, targets: Array) -> Array:
+        """The logit of each target, of the shape of `targets`; NaN where the target is no id."""
+        places = targets - self.start(logits)
+        is_here = (places >= 0) & (places < logits.shape[-1])
+        found = jnp.take_along_axis(logits, jnp.where(is_here, places, 0)[..., None], axis=-1)[..., 0]
+        is_id = (targets >= 0) & (targets < self.size(logits))
+        return jnp.where(is_id, self.sum(jnp.where(is_here, found, 0)), jnp.nan)
+
+
+WHOLE = Vocabulary()
+
+
+def token_statistics(logits: Array, targets: Array, vocabulary: Vocabulary = WHOLE) -> TokenStatistics:
     """Statistics of each predicted token.
 
     Args:
       logits: [..., V], any floating dtype; converted to float32.
       targets: [...], ids below V; any other gives NaN for `nll` and `correct`.
+      vocabulary: whether the last axis of `logits` is only a part of it. Results have no gradients then.
 
     Returns:
       `TokenStatistics` of the shape of `targets`. Under `jit` unused fields are not computed.
     """
     logits = logits.astype(jnp.float32)
-    vocab_size = logits.shape[-1]
-    targets = jnp.where((targets >= 0) & (targets < vocab_size), targets, vocab_size)
-    nll, log_normalizer = _nll_and_log_normalizer(logits, targets)
-    highest = logits.max(axis=-1)
+    nll, log_normalizer = _nll_and_log_normalizer(logits, targets, vocabulary)
+    highest = vocabulary.max(logits.max(axis=-1))
     # Everything that is invariant to a constant added to the logits is computed after subtracting the maximum:
     # differences of large logits are exact, differences of large results are not.
     shifted = logits - jax.lax.stop_gradient(highest)[..., None]
     unnormalized = jnp.exp(shifted)
-    normalizer = _sum_of_last_axis(unnormalized)
+    normalizer = vocabulary.sum(_sum_of_last_axis(unnormalized))
     # Counting the ties at the top costs one pass over V; an argmax on CPU costs several. With ids next to ones, the
     # same pass also gives the token.
-    ones_and_ids = jnp.stack([jnp.ones(vocab_size), jnp.arange(vocab_size, dtype=jnp.float32)], axis=1)
-    at_the_top = jnp.matmul((shifted == 0).astype(jnp.float32), ones_and_ids, precision="highest")
+    ids = vocabulary.start(logits) + jnp.arange(logits.shape[-1], dtype=jnp.float32)
+    ones_and_ids = jnp.stack([jnp.ones_like(ids), ids], axis=1)
+    at_the_top = vocabulary.sum(jnp.matmul((shifted == 0).astype(jnp.float32), ones_and_ids, precision="highest"))
     sharing_the_top, sum_of_ids = at_the_top[..., 0], at_the_top[..., 1]
-    target_shifted = _logit_of(shifted, targets)
-    expected_shifted = _sum_of_last_axis(unnormalized * jnp.maximum(shifted, jnp.finfo(jnp.float32).min)) / normalizer
+    target_shifted = vocabulary.logit_of(shifted, targets)
+    products = unnormalized * jnp.maximum(shifted, jnp.finfo(jnp.float32).min)
+    expected_shifted = vocabulary.sum(_sum_of_last_axis(products)) / normalizer
     return TokenStatistics(
         nll=nll,
         correct=jnp.where(target_shifted < 0, 0, 1 / sharing_the_top + target_shifted).astype(jnp.float32),
@@ -68,36 +109,63 @@ def token_statistics(logits: Array, targets: Array) -> TokenStatistics:
         entropy=jnp.log(normalizer) - expected_shifted,
         predicted=(sum_of_ids / sharing_the_top).astype(jnp.int32),
         log_normalizer=log_normalizer,
-        mean_logit=logits.mean(axis=-1),
+        mean_logit=vocabulary.sum(logits.sum(axis=-1)) / vocabulary.size(logits),
     )
 
 
-def _logit_of(logits: Array, targets: Array) -> Array:
-    """The logit of each target; NaN where the target is V."""
-    return jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="fill")[..., 0]
-
-
 def _sum_of_last_axis(values: Array) -> Array:
-    """A product with ones: on CPU, XLA's own sum of exponentials is three times slower."""
-    return jnp.matmul(values, jnp.ones(values.shape[-1], values.dtype), precision="highest")
+    """On CPU a product with ones: XLA's own sum of exponentials is three times slower there."""
+
+    def product(values: Array) -> Array:
+        return jnp.matmul(values, jnp.ones(values.shape[-1], values.dtype), precision="highest")
+
+    return jax.lax.platform_dependent(values, cpu=product, default=lambda values: values.sum(axis=-1))
 
 
-@jax.custom_vjp
-def _nll_and_log_normalizer(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """Both from two passes over V, their gradient from one; a derived gradient needs several."""
-    return _nll_forward(logits, targets)[0]
+class Normalized(NamedTuple):
+    """Logits on their way to probabilities.
+
+    Attributes:
+      unnormalized: probabilities times `normalizer`, of the shape of the logits.
+      normalizer: the sum of these over the vocabulary.
+      log_normalizer: the log-sum-exp of the logits.
+      nll: of the targets.
+    """
+
+    unnormalized: Array
+    normalizer: Array
+    log_normalizer: Array
+    nll: Array
 
 
-def _nll_forward(logits: Array, targets: Array) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
-    highest = logits.max(axis=-1)
+def normalized(logits: Array, targets: Array, vocabulary: Vocabulary = WHOLE) -> Normalized:
+    """What losses need of logits, in two passes over V. Arguments as for `token_statistics`; no gradients."""
+    highest = vocabulary.max(logits.max(axis=-1))
     unnormalized = jnp.exp(logits - highest[..., None])
-    normalizer = _sum_of_last_axis(unnormalized)
+    normalizer = vocabulary.sum(_sum_of_last_axis(unnormalized))
     log_of_sum = jnp.log(normalizer)
-    nll = log_of_sum - (_logit_of(logits, targets) - highest)
-    return (nll, highest + log_of_sum), (unnormalized, targets, normalizer)
+    nll = log_of_sum - (vocabulary.logit_of(logits, targets) - highest)
+    return Normalized(unnormalized, normalizer, highest + log_of_sum, nll)
 
 
-def _nll_backward(saved: tuple[Array, ...], gradients: tuple[Array, Array]) -> tuple[Array, None]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _nll_and_log_normalizer(logits: Array, targets: Array, vocabulary: Vocabulary) -> tuple[Array, Array]:
+    """Both from two passes over V, their gradient from one; a derived gradient needs several."""
+    return _nll_forward(logits, targets, vocabulary)[0]
+
+
+def _nll_forward(
+    logits: Array, targets: Array, vocabulary: Vocabulary
+) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+    unnormalized, normalizer, log_normalizer, nll = normalized(logits, targets, vocabulary)
+    return (nll, log_normalizer), (unnormalized, targets, normalizer)
+
+
+def _nll_backward(
+    vocabulary: Vocabulary, saved: tuple[Array, ...], gradients: tuple[Array, Array]
+) -> tuple[Array, None]:
+    if vocabulary != WHOLE:
+        raise NotImplementedError("statistics of a split vocabulary have no gradients: use linear_cross_entropy")
     unnormalized, targets, normalizer = saved
     of_nll, of_log_normalizer = gradients
     scale = (of_nll + of_log_normalizer) / normalizer
@@ -107,59 +175,3 @@ def _nll_backward(saved: tuple[Array, ...], gradients: tuple[Array, Array]) -> t
 
 
 _nll_and_log_normalizer.defvjp(_nll_forward, _nll_backward)
-
-
-def statistics_in_chunks(
-    to_logits: Callable[[Array], Array], hidden_BTD: Array, targets_BT: Array, chunk: int
-) -> TokenStatistics:
-    """`token_statistics(to_logits(hidden_BTD), targets_BT)`, never holding more than `chunk` rows of logits.
-
-    The backward pass recomputes each chunk's logits: one more matrix product, but memory for `chunk * V` numbers
-    instead of `B * T * V`.
-
-    Args:
-      to_logits: from [n, D] to [n, V].
-      hidden_BTD: last hidden states.
-      targets_BT: ids below V.
-      chunk: tokens at a time; the last chunk is padded.
-    """
-    flat_hidden = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
-    flat_targets = targets_BT.reshape(-1)
-    tokens = flat_targets.shape[0]
-    padding = -tokens % chunk
-    chunked_hidden = jnp.pad(flat_hidden, ((0, padding), (0, 0))).reshape(-1, chunk, flat_hidden.shape[-1])
-    chunked_targets = jnp.pad(flat_targets, (0, padding)).reshape(-1, chunk)
-
-    @jax.checkpoint
-    def one_chunk(hidden_and_targets: tuple[Array, Array]) -> TokenStatistics:
-        hidden, targets = hidden_and_targets
-        return token_statistics(to_logits(hidden), targets)
-
-    statistics = jax.lax.map(one_chunk, (chunked_hidden, chunked_targets))
-    return jax.tree.map(lambda x: x.reshape(-1)[:tokens].reshape(targets_BT.shape), statistics)
-
-
-def token_loss(
-    statistics: TokenStatistics, weights_BT: Array, label_smoothing: float = 0.0, z_loss: float = 0.0
-) -> tuple[Array, dict[str, Array]]:
-    """The objective summed over the tokens of a batch, and the sums to report.
-
-    Args:
-      statistics: of the tokens, [B, T].
-      weights_BT: how much each token counts.
-      label_smoothing: the probability mass of each target that is spread uniformly over the vocabulary (Szegedy et al.
-        2016).
-      z_loss: weight of the squared log-normalizer (Chowdhery et al. 2022, section 5).
-
-    Returns:
-      The weighted sum of the objective, and weighted sums by name: `weight` (the number of tokens, by which the others
-      are divided), `loss` (negative log-likelihood) and `objective`.
-    """
-    per_token = statistics.nll
-    if label_smoothing:
-        uniform_nll = statistics.log_normalizer - statistics.mean_logit
-        per_token = (1 - label_smoothing) * statistics.nll + label_smoothing * uniform_nll
-    if z_loss:
-        per_token = per_token + z_loss * jnp.square(statistics.log_normalizer)
-    total = (weights_BT * per_token).sum()
-    return total, {"weight": weights_BT.sum(), "loss": (weights_BT * statistics.nll).sum(), "objective": total}

@@ -11,7 +11,8 @@ from jax import Array
 
 from lm.modules.attention import Visibility, segment_mask
 from lm.modules.config import ModelConfig
-from lm.modules.embeddings import Embedder, OutputLogits
+from lm.modules.embeddings import Embedder, Output
+from lm.modules.output_layer import OutputLayer
 from lm.modules.stack import Caches, Stack
 
 
@@ -32,9 +33,9 @@ class DecoderLM(nn.Module):
     def setup(self):
         """Makes the parts."""
         self.embedder = Embedder(self.config, self.mesh)
-        self.output_logits = OutputLogits(self.config)
+        self.output_layer = Output(self.config)
         nn.share_scope(self, self.embedder)
-        nn.share_scope(self, self.output_logits)
+        nn.share_scope(self, self.output_layer)
         self.decoder = Stack(self.config, causal=True)
 
     def __call__(self, tokens_BT: Array, segments_BT: Array | None = None, positions_BT: Array | None = None) -> Array:
@@ -89,7 +90,12 @@ class DecoderLM(nn.Module):
 
     def logits(self, hidden_BTD: Array) -> Array:
         """Returns the logits at each hidden state, [..., V], in float32."""
-        return self.output_logits(hidden_BTD, self.embedder.embedding())
+        states_BTD, layer = self.before_logits(hidden_BTD)
+        return layer(states_BTD)
+
+    def before_logits(self, hidden_BTD: Array) -> tuple[Array, OutputLayer]:
+        """The states, [..., D], and the layer that turns them into logits."""
+        return hidden_BTD, self.output_layer(self.embedder.embedding())
 
     def pool(self, hidden_BTD: Array, segments_BT: Array | None = None) -> Array:
         """Returns the hidden state of each row's last token that is not padding (segment 0), [B, D].

@@ -13,7 +13,8 @@ from jax import Array
 
 from lm.modules.attention import Visibility, segment_mask
 from lm.modules.config import ModelConfig
-from lm.modules.embeddings import Embedder, OutputLogits
+from lm.modules.embeddings import Embedder, Output
+from lm.modules.output_layer import OutputLayer
 from lm.modules.stack import Caches, Memory, Stack
 
 
@@ -36,9 +37,9 @@ class EncoderDecoderLM(nn.Module):
         """Makes the parts."""
         config = self.config
         self.embedder = Embedder(config, self.mesh)
-        self.output_logits = OutputLogits(config)
+        self.output_layer = Output(config)
         nn.share_scope(self, self.embedder)
-        nn.share_scope(self, self.output_logits)
+        nn.share_scope(self, self.output_layer)
         self.encoder = Stack(config, causal=False)
         decoder_config = dataclasses.replace(config, layers=config.decoder_layers or config.layers)
         self.decoder = Stack(decoder_config, causal=True, cross_attention=True)
@@ -138,7 +139,12 @@ class EncoderDecoderLM(nn.Module):
 
     def logits(self, hidden_BTD: Array) -> Array:
         """Returns the logits at each hidden state, [..., V], in float32."""
-        return self.output_logits(hidden_BTD, self.embedder.embedding())
+        states_BTD, layer = self.before_logits(hidden_BTD)
+        return layer(states_BTD)
+
+    def before_logits(self, hidden_BTD: Array) -> tuple[Array, OutputLayer]:
+        """The states, [..., D], and the layer that turns them into logits."""
+        return hidden_BTD, self.output_layer(self.embedder.embedding())
 
 
 def _memory_mask(input_segments_BS: Array | None, segments_BT: Array | None, length: int) -> Array | None:

@@ -11,11 +11,11 @@ from jax import Array
 
 from lm.modules.attention import Visibility, segment_mask
 from lm.modules.config import ModelConfig
-from lm.modules.embeddings import Embedder, OutputLogits
-from lm.modules.explicit_gradients import along_last
+from lm.modules.embeddings import Embedder, Output
 from lm.modules.feed_forward import activation
 from lm.modules.linear import Linear
 from lm.modules.normalization import Normalization
+from lm.modules.output_layer import OutputLayer
 from lm.modules.stack import Stack
 
 
@@ -25,14 +25,14 @@ class PredictionHead(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, hidden_BTD: Array, embedding_VD: Array) -> Array:
-        """Returns the logits at each hidden state, [..., V], in float32."""
+    def __call__(self, hidden_BTD: Array, embedding_VD: Array) -> tuple[Array, OutputLayer]:
+        """Returns the states before the last layer, [..., D], and this layer."""
         config = self.config
         hidden_BTD = activation(config)(Linear(config, config.size_of_embedding, name="dense")(hidden_BTD))
         hidden_BTD = Normalization(config, name="norm")(hidden_BTD)
         bias_V = self.param("bias", nn.initializers.zeros, (config.size_of_vocabulary,), config.storage_dtype)
-        logits = OutputLogits(config, name="logits")(hidden_BTD, embedding_VD)
-        return logits + along_last(bias_V, logits.ndim)
+        layer = Output(config, name="logits")(embedding_VD)
+        return hidden_BTD, layer.replace(bias_V=bias_V if layer.bias_V is None else bias_V + layer.bias_V)
 
 
 class EncoderLM(nn.Module):
@@ -99,6 +99,11 @@ class EncoderLM(nn.Module):
 
         Given only the states at masked positions, [B, K, D], it computes only these.
         """
+        states_BTD, layer = self.before_logits(hidden_BTD)
+        return layer(states_BTD)
+
+    def before_logits(self, hidden_BTD: Array) -> tuple[Array, OutputLayer]:
+        """The states after the prediction head, [..., D], and the layer that turns them into logits."""
         return self.prediction_head(hidden_BTD, self.embedder.embedding())
 
     def pool(self, hidden_BTD: Array, segments_BT: Array | None = None) -> Array:

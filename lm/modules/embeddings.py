@@ -14,9 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm.modules.config import ModelConfig
 from lm.modules.dropout import Dropout
-from lm.modules.explicit_gradients import along_last
 from lm.modules.linear import Linear
 from lm.modules.normalization import Normalization
+from lm.modules.output_layer import OutputLayer
 
 
 class TokenEmbedding(nn.Module):
@@ -39,18 +39,6 @@ class TokenEmbedding(nn.Module):
         table_VD = constrain(self.embedding, self.mesh, "tensor", None)
         stream_BTD = jnp.take(table_VD, tokens_BT, axis=0).astype(self.config.compute_dtype)
         return constrain(stream_BTD, self.mesh, ("data", "fsdp"), None, None)
-
-
-def output_logits(hidden_BTD: Array, output_VD: Array) -> Array:
-    """Scores of each token of the vocabulary, [..., V], in float32.
-
-    A 16-bit logit near 10 is off by up to 0.03, which shifts a probability by up to 0.8 points. So the factors may be
-    16-bit numbers, but the products are always summed in float32.
-    """
-    # As one matrix, for the reason given in `Linear`.
-    flat = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
-    logits = jnp.einsum("nd,vd->nv", flat, output_VD, preferred_element_type=jnp.float32)
-    return logits.reshape(*hidden_BTD.shape[:-1], output_VD.shape[0])
 
 
 def constrain(array: Array, mesh: Mesh | None, *axes: str | tuple[str, ...] | None) -> Array:
@@ -135,34 +123,27 @@ class Embedder(nn.Module):
         return self.token_embedding.embedding
 
 
-class OutputLogits(nn.Module):
-    """Logits of each token of the vocabulary, from the token embedding or a separate matrix.
-
-    Whatever the config adds to the product, a factor, a bias and a cap, is applied in this order, in float32.
-    """
+class Output(nn.Module):
+    """The layer from hidden states to logits, from the token embedding or a separate matrix."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, hidden_BTD: Array, embedding_VD: Array) -> Array:
-        """Returns the logits at each hidden state, [..., V], in float32."""
+    def __call__(self, embedding_VD: Array) -> OutputLayer:
+        """Returns the layer."""
         config = self.config
         if not config.tie_embeddings:
             initializer = nn.initializers.normal(config.initializer_range)
             embedding_VD = self.param(
                 "output", initializer, (config.size_of_vocabulary, config.size_of_embedding), config.storage_dtype
             )
-        logits = output_logits(hidden_BTD, embedding_VD.astype(config.compute_dtype))
-        if config.logit_scale != 1:
-            logits *= config.logit_scale
+        bias_V = None
         if config.output_bias:
             bias_V = self.param(
                 "output_bias", nn.initializers.zeros, (config.size_of_vocabulary,), config.storage_dtype
             )
-            logits += along_last(bias_V, logits.ndim)
-        if config.logit_softcap is not None:
-            logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
-        return logits
+        dtype = jnp.dtype(config.compute_dtype)
+        return OutputLayer(embedding_VD, bias_V, dtype, config.logit_scale, config.logit_softcap)
 
 
 class PositionEmbedding(nn.Module):

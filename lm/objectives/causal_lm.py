@@ -14,11 +14,10 @@ from lm.data.store import Corpus
 from lm.data.tokenizers import Tokenizer
 from lm.data.windows import TrainBatches, ValidationBatches
 from lm.evaluation.token_reliability import TokenBuckets
-from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.decoder_lm import DecoderLM
 from lm.modules.config import ModelConfig
 from lm.modules.dropout import dropout_rngs
-from lm.objectives.objective import ObjectiveConfig, PredictsTokens, TextProperties, predicted_statistics
+from lm.objectives.objective import ObjectiveConfig, PredictsTokens, TextProperties
 from lm.types import Batch, Params
 
 
@@ -74,11 +73,10 @@ class CausalLM(PredictsTokens):
         """Consecutive windows of the validation split."""
         return ValidationBatches(corpus.validation, self.model.config.size_of_sequence, batch_size, host, hosts)
 
-    def token_statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
-        """Statistics of the predicted tokens."""
+    def hidden(self, params: Params, batch: Batch, dropout_key: Array | None) -> Array:
+        """The states before each target."""
         segments = None if self.one_segment else batch["segments"]
         positions = None if self.one_segment else batch["positions"]
         inputs = batch["tokens"], segments, positions
         rngs = dropout_rngs(dropout_key)
-        hidden_BTD = self.model.apply({"params": params}, *inputs, rngs=rngs, method=DecoderLM.hidden)
-        return predicted_statistics(self.model, params, hidden_BTD, batch["targets"], self.objective)
+        return self.model.apply({"params": params}, *inputs, rngs=rngs, method=DecoderLM.hidden)

@@ -28,7 +28,6 @@ from lm.data.token_texts import WordBorders, ordinary_tokens
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.token_reliability import TokenBuckets
-from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.encoder_lm import EncoderLM
 from lm.modules.config import ModelConfig
 from lm.modules.dropout import dropout_rngs
@@ -40,7 +39,7 @@ from lm.objectives.corruption import (
     positions_in_segments,
     units_of,
 )
-from lm.objectives.objective import ObjectiveConfig, PredictsTokens, TextProperties, predicted_statistics, special_id
+from lm.objectives.objective import ObjectiveConfig, PredictsTokens, TextProperties, special_id
 from lm.types import Batch, HostBatch, Params
 
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]")
@@ -195,10 +194,9 @@ class MaskedLM(PredictsTokens, CorruptsWindows):
         """Puts each window between [CLS] and [SEP] and hides some of its tokens."""
         return self.masking.apply(framed(windows, self.masking.classify, self.masking.separate), random)
 
-    def token_statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
-        """Statistics of the hidden tokens, [B, K]."""
-        hidden_BTD = hidden_states(self.model, params, batch, dropout_key)
-        return masked_token_statistics(self.model, params, hidden_BTD, batch, self.objective)
+    def hidden(self, params: Params, batch: Batch, dropout_key: Array | None) -> Array:
+        """The states at the hidden tokens, [B, K, D]."""
+        return at_hidden_tokens(hidden_states(self.model, params, batch, dropout_key), batch)
 
 
 def hidden_states(model: EncoderLM, params: Params, batch: Batch, dropout_key: Array | None) -> Array:
@@ -208,12 +206,9 @@ def hidden_states(model: EncoderLM, params: Params, batch: Batch, dropout_key: A
     return model.apply({"params": params}, *inputs, rngs=dropout_rngs(dropout_key), method=EncoderLM.hidden)
 
 
-def masked_token_statistics(
-    model: EncoderLM, params: Params, hidden_BTD: Array, batch: Batch, objective: ObjectiveConfig
-) -> TokenStatistics:
-    """Statistics of the hidden tokens, [B, K]; the prediction head, the costliest part, runs only at their places."""
-    hidden_BKD = jnp.take_along_axis(hidden_BTD, batch["places"][..., None], axis=1)
-    return predicted_statistics(model, params, hidden_BKD, batch["targets"], objective)
+def at_hidden_tokens(hidden_BTD: Array, batch: Batch) -> Array:
+    """The states at the hidden tokens, [B, K, D]: the prediction head, the costliest part, runs on these alone."""
+    return jnp.take_along_axis(hidden_BTD, batch["places"][..., None], axis=1)
 
 
 def masked_positions(batch: Batch) -> Array:

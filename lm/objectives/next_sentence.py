@@ -24,12 +24,13 @@ from lm.data.tokenizers import Tokenizer
 from lm.data.windows import ENDLESS, host_rows
 from lm.errors import UserError
 from lm.evaluation.token_reliability import TokenBuckets
-from lm.evaluation.token_statistics import TokenStatistics, token_loss, token_statistics
+from lm.evaluation.token_statistics import TokenStatistics
+from lm.evaluation.token_statistics import token_statistics as class_statistics
 from lm.models.encoder_lm import EncoderLM
 from lm.modules.config import ModelConfig
 from lm.objectives.corruption import TRAINING, VALIDATION, RowRandom
-from lm.objectives.masked_lm import MaskedLM, Masking, hidden_states, masked_positions, masked_token_statistics
-from lm.objectives.objective import ObjectiveConfig, TextProperties, row_sums
+from lm.objectives.masked_lm import MaskedLM, Masking, at_hidden_tokens, hidden_states, masked_positions
+from lm.objectives.objective import ObjectiveConfig, TextProperties, row_sums, token_loss, token_statistics
 from lm.types import Batch, HostBatch, Params
 
 SHORT_ROWS = 0.1  # the share of rows cut to a random length, so that short texts occur too
@@ -97,10 +98,11 @@ class NextSentence:
         sums, this gives BERT's objective: the mean over masked tokens, plus a mean over rows.
 
         Returns:
-          As `lm.evaluation.token_statistics.token_loss` and `next_sentence_loss`; `loss` covers only the masked tokens.
+          As `lm.modules.linear_cross_entropy.linear_cross_entropy`, and `next_sentence_loss`; `loss` covers only the
+          masked tokens.
         """
-        tokens, pair = self._statistics(params, batch, dropout_key)
-        total, sums = token_loss(tokens, batch["weights"], self.objective.label_smoothing, self.objective.z_loss)
+        hidden_BKD, pair = self._hidden_and_pair(params, batch, dropout_key)
+        total, sums = token_loss(self.model, params, hidden_BKD, batch, self.objective)
         pair_loss = (batch["weights"].sum(axis=1) * pair.nll).sum()
         total = total + pair_loss
         return total, sums | {"objective": total, "next_sentence_loss": pair_loss}
@@ -110,7 +112,8 @@ class NextSentence:
 
         Also `next_sentence_loss` and `next_sentence_accuracy`, weighted as in `loss`.
         """
-        tokens, pair = self._statistics(params, batch, None)
+        hidden_BKD, pair = self._hidden_and_pair(params, batch, None)
+        tokens = token_statistics(self.model, params, hidden_BKD, batch, self.objective)
         weight_B = batch["weights"].sum(axis=1)
         vocab_size = self.model.config.size_of_vocabulary
         sums = row_sums(tokens, masked_positions(batch), batch["weights"], self.buckets, vocab_size)
@@ -133,18 +136,17 @@ class NextSentence:
     def _pairs(self, store: TokenStore, split: str) -> "Pairs":
         return Pairs(store, self.model.config.size_of_sequence, self.swaps, split)
 
-    def _statistics(
+    def _hidden_and_pair(
         self, params: Params, batch: Batch, dropout_key: Array | None
-    ) -> tuple[TokenStatistics, TokenStatistics]:
-        """Statistics of the masked tokens, [B, K], and of whether the texts belong together, [B]."""
+    ) -> tuple[Array, TokenStatistics]:
+        """States at the masked tokens, [B, K, D], and statistics of whether the texts belong together, [B]."""
 
         def judge(model: EncoderLM, hidden_BTD: Array) -> Array:
             return model.next_sentence(model.pool(hidden_BTD, batch["segments"]))
 
         hidden_BTD = hidden_states(self.model, params, batch, dropout_key)
         logits_B2 = self.model.apply({"params": params}, hidden_BTD, method=judge)
-        tokens = masked_token_statistics(self.model, params, hidden_BTD, batch, self.objective)
-        return tokens, token_statistics(logits_B2, batch["continues"])
+        return at_hidden_tokens(hidden_BTD, batch), class_statistics(logits_B2, batch["continues"])
 
 
 class SentenceOrder(NextSentence):

@@ -21,8 +21,9 @@ from lm.data.store import Corpus
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.token_reliability import TokenBuckets, reliability_sums
-from lm.evaluation.token_statistics import TokenStatistics, statistics_in_chunks, token_loss, token_statistics
+from lm.evaluation.token_statistics import TokenStatistics
 from lm.modules.config import ModelConfig
+from lm.modules.linear_cross_entropy import TokenLoss, linear_cross_entropy, linear_token_statistics
 from lm.types import Batch, Batches, Params
 
 MASKINGS = ("token", "whole_word", "span")
@@ -45,8 +46,7 @@ class ObjectiveConfig:
       label_smoothing: the probability mass of each target that is spread uniformly over the vocabulary (Szegedy et al.
         2016).
       z_loss: weight of the squared log-normalizer, which keeps logits from drifting (Chowdhery et al. 2022, section 5).
-      loss_chunk: 0 keeps the logits of a whole batch in memory. A positive number keeps those of that many tokens at a
-        time and recomputes them in the backward pass: less memory, more time.
+      loss_chunk: a device holds the logits of so many tokens at a time; 0: of all its tokens. Fewer take less memory.
       mask_rate: for the masked objectives: the share of the text to predict.
       masking: for the masked objectives: whether the tokens to predict are chosen by "token" (Devlin et al. 2019),
         "whole_word" (its later release) or "span" of a few words (SpanBERT: Joshi et al. 2020).
@@ -190,15 +190,15 @@ class PretrainingTask(Protocol):
 
 
 class PredictsTokens(abc.ABC):
-    """The loss and the evaluation of a task that predicts tokens, given their statistics."""
+    """The loss and the evaluation of a task that predicts tokens, given the hidden states to predict them from."""
 
     model: Any
     objective: ObjectiveConfig
     buckets: TokenBuckets
 
     @abc.abstractmethod
-    def token_statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
-        """Statistics of the predicted tokens, of the shape of `batch["weights"]`; a key turns dropout on."""
+    def hidden(self, params: Params, batch: Batch, dropout_key: Array | None) -> Array:
+        """A hidden state, [B, T, D], for each of `batch["targets"]`; a key turns dropout on."""
 
     def token_positions(self, batch: Batch) -> Array:
         """Positions of the predicted tokens in their documents."""
@@ -208,37 +208,43 @@ class PredictsTokens(abc.ABC):
         """The objective summed over the predicted tokens, and the sums to report.
 
         Returns:
-          As for `lm.evaluation.token_statistics.token_loss`.
+          As for `lm.modules.linear_cross_entropy.linear_cross_entropy`.
         """
-        statistics = self.token_statistics(params, batch, dropout_key)
-        return token_loss(statistics, batch["weights"], self.objective.label_smoothing, self.objective.z_loss)
+        return token_loss(self.model, params, self.hidden(params, batch, dropout_key), batch, self.objective)
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Any]:
         """Weighted sums over each row and reliability, from `row_sums`."""
-        statistics = self.token_statistics(params, batch, None)
+        statistics = token_statistics(self.model, params, self.hidden(params, batch, None), batch, self.objective)
         vocab_size = self.model.config.size_of_vocabulary
         return row_sums(statistics, self.token_positions(batch), batch["weights"], self.buckets, vocab_size)
 
 
-def predicted_statistics(
-    model: nn.Module, params: Params, hidden_BTD: Array, targets_BT: Array, objective: ObjectiveConfig
-) -> TokenStatistics:
-    """Statistics of the predicted tokens, [B, T], in chunks if `loss_chunk` is set.
+def token_loss(
+    model: nn.Module, params: Params, hidden_BTD: Array, batch: Batch, objective: ObjectiveConfig
+) -> tuple[Array, dict[str, Array]]:
+    """The objective summed over the predicted tokens, and the sums to report.
 
     Args:
-      model: has a method `logits` from hidden states [..., D] to logits [..., V].
+      model: has a `mesh`, and a method `before_logits` from hidden states to states and their `OutputLayer`.
       params: the model's.
       hidden_BTD: states to predict from.
-      targets_BT: ids below V.
-      objective: gives `loss_chunk`.
+      batch: has `targets` and `weights`, [B, T].
+      objective: what is minimized.
+
+    Returns:
+      As for `lm.modules.linear_cross_entropy.linear_cross_entropy`.
     """
+    states_BTD, layer = model.apply({"params": params}, hidden_BTD, method="before_logits")
+    loss = TokenLoss(objective.label_smoothing, objective.z_loss, objective.loss_chunk)
+    return linear_cross_entropy(layer, states_BTD, batch["targets"], batch["weights"], loss, model.mesh)
 
-    def to_logits(hidden: Array) -> Array:
-        return model.apply({"params": params}, hidden, method="logits")
 
-    if objective.loss_chunk:
-        return statistics_in_chunks(to_logits, hidden_BTD, targets_BT, objective.loss_chunk)
-    return token_statistics(to_logits(hidden_BTD), targets_BT)
+def token_statistics(
+    model: nn.Module, params: Params, hidden_BTD: Array, batch: Batch, objective: ObjectiveConfig
+) -> TokenStatistics:
+    """Statistics of the predicted tokens, [B, T]. Arguments as for `token_loss`."""
+    states_BTD, layer = model.apply({"params": params}, hidden_BTD, method="before_logits")
+    return linear_token_statistics(layer, states_BTD, batch["targets"], objective.loss_chunk, model.mesh)
 
 
 def row_sums(

@@ -19,12 +19,11 @@ from jax.sharding import Mesh
 
 from lm.data.tokenizers import Tokenizer
 from lm.evaluation.token_reliability import TokenBuckets
-from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.decoder_lm import DecoderLM
 from lm.modules.config import ModelConfig
 from lm.modules.dropout import dropout_rngs
 from lm.objectives.corruption import CorruptsWindows, RowRandom
-from lm.objectives.objective import ObjectiveConfig, PredictsTokens, TextProperties, predicted_statistics
+from lm.objectives.objective import ObjectiveConfig, PredictsTokens, TextProperties
 from lm.types import Batch, HostBatch, Params
 
 
@@ -76,17 +75,16 @@ class PrefixLM(PredictsTokens, CorruptsWindows):
         """Splits each window."""
         return with_prefix(windows, random)
 
-    def token_statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
-        """Statistics of the predicted tokens."""
+    def hidden(self, params: Params, batch: Batch, dropout_key: Array | None) -> Array:
+        """The states before each target."""
         inputs = batch["tokens"], batch["segments"], batch["positions"]
-        hidden_BTD = self.model.apply(
+        return self.model.apply(
             {"params": params},
             *inputs,
             prefix_BT=batch["prefix"],
             rngs=dropout_rngs(dropout_key),
             method=DecoderLM.hidden,
         )
-        return predicted_statistics(self.model, params, hidden_BTD, batch["targets"], self.objective)
 
 
 def with_prefix(windows: HostBatch, random: RowRandom) -> HostBatch:

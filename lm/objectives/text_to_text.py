@@ -20,10 +20,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from lm.evaluation.token_reliability import TokenBuckets
-from lm.evaluation.token_statistics import TokenStatistics
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
 from lm.modules.dropout import dropout_rngs
-from lm.objectives.objective import ObjectiveConfig, PredictsTokens, predicted_statistics
+from lm.objectives.objective import ObjectiveConfig, PredictsTokens
 from lm.types import Batch, Params
 
 
@@ -49,13 +48,12 @@ class TextToText(PredictsTokens):
         one_token = jnp.zeros((1, 1), jnp.int32)
         return self.model.init(key, one_token, one_token)["params"]
 
-    def token_statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> TokenStatistics:
-        """Statistics of the predicted tokens."""
+    def hidden(self, params: Params, batch: Batch, dropout_key: Array | None) -> Array:
+        """The decoder's states before each target."""
 
-        def hidden(model: EncoderDecoderLM) -> Array:
+        def of_decoder(model: EncoderDecoderLM) -> Array:
             memory_BSD = model.encode(batch["inputs"], batch["input_segments"], batch["input_positions"])
             output = batch["tokens"], batch["segments"], batch["positions"]
             return model.decode(memory_BSD, batch["input_segments"], *output)
 
-        hidden_BTD = self.model.apply({"params": params}, rngs=dropout_rngs(dropout_key), method=hidden)
-        return predicted_statistics(self.model, params, hidden_BTD, batch["targets"], self.objective)
+        return self.model.apply({"params": params}, rngs=dropout_rngs(dropout_key), method=of_decoder)

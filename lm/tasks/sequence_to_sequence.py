@@ -17,11 +17,12 @@ from lm.data.tokenizers import Tokenizer
 from lm.decoding.beam_search import BeamSearchConfig
 from lm.errors import UserError
 from lm.evaluation.generation import bleu_scorer, generation_metrics, signatures, tokenization_notes
-from lm.evaluation.token_statistics import TokenStatistics, token_loss, token_statistics
 from lm.models.build import make_language_model
 from lm.models.decoder_lm import DecoderLM
 from lm.models.encoder_decoder_lm import EncoderDecoderLM
 from lm.modules.config import ModelConfig
+from lm.modules.linear_cross_entropy import TokenLoss, linear_cross_entropy, linear_token_statistics
+from lm.modules.output_layer import OutputLayer
 from lm.statistics.metrics import Metric, Ratio
 from lm.tasks.supervised import Columns, Encoded, Example, Results, Row, TaskConfig
 from lm.tasks.target_models import TargetModel, target_model
@@ -137,8 +138,9 @@ class SequenceToSequence:
         Returns:
           The sum, and sums by name: `weight` (tokens), `loss` (negative log-likelihood) and `objective`.
         """
-        statistics, weights_BT = self._statistics(params, batch, dropout_key)
-        return token_loss(statistics, weights_BT, self.config.label_smoothing)
+        states_BTD, layer = self._before_logits(params, batch, dropout_key)
+        loss = TokenLoss(self.config.label_smoothing)
+        return linear_cross_entropy(layer, states_BTD, batch["targets"], _weights(batch), loss, self.model.mesh)
 
     def predict(self, params: Params, batch: Batch) -> dict[str, Array]:
         """The generated text for each source, and the likelihood of the true target.
@@ -148,7 +150,9 @@ class SequenceToSequence:
           `lm.decoding.continuation.Decoded`; `nll` [B], the negative log-likelihood of the target, and
           `tokens` [B], their number.
         """
-        statistics, weights_BT = self._statistics(params, batch, None)
+        states_BTD, layer = self._before_logits(params, batch, None)
+        statistics = linear_token_statistics(layer, states_BTD, batch["targets"], 0, self.model.mesh)
+        weights_BT = _weights(batch)
         decoded = self._target_model.generate(params, batch, self.search, self.tokenizer.vocab_size)
         return {
             "generated": decoded.tokens_BT,
@@ -227,14 +231,18 @@ class SequenceToSequence:
             )
         return set(long)
 
-    def _statistics(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[TokenStatistics, Array]:
-        """Statistics of the targets, and their weights; both [B, T]."""
+    def _before_logits(self, params: Params, batch: Batch, dropout_key: Array | None) -> tuple[Array, OutputLayer]:
+        """The states before each target, [B, T, D], and the layer that turns them into logits."""
         hidden_BTD = self._target_model.hidden(params, batch, dropout_key)
-        logits_BTV = self.model.apply({"params": params}, hidden_BTD, method="logits")
-        return token_statistics(logits_BTV, batch["targets"]), batch["weights"] * batch["row_weights"][:, None]
+        return self.model.apply({"params": params}, hidden_BTD, method="before_logits")
 
     def _text(self, output: Mapping[str, Any]) -> str:
         return self.tokenizer.decode(output["generated"][: output["lengths"]])
+
+
+def _weights(batch: Batch) -> Array:
+    """Of the targets' tokens, [B, T]."""
+    return batch["weights"] * batch["row_weights"][:, None]
 
 
 def perplexity(outputs: Iterable[Mapping[str, Any]]) -> Metric:

@@ -1,9 +1,7 @@
-"""Token statistics: against float64, and in chunks."""
+"""Token statistics, against float64."""
 
 import dataclasses
-import functools
 import math
-import re
 
 import chex
 import jax
@@ -12,15 +10,13 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 
-from lm.evaluation.token_statistics import statistics_in_chunks, token_statistics
+from lm.evaluation.token_statistics import token_statistics
 
-B, T, D, V = 4, 6, 5, 101
+B, T, V = 4, 6, 101
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(scale=3.0, size=(B, T, V)).astype(np.float32)
 TARGETS = RANDOM.integers(V, size=(B, T)).astype(np.int32)
 LOGITS[0, :, :], TARGETS[0] = np.round(LOGITS[0]), LOGITS[0].round().argmax(axis=-1)
-HIDDEN = RANDOM.normal(size=(B, T, D)).astype(np.float32)
-OUTPUT = RANDOM.normal(size=(V, D)).astype(np.float32)
 FIELDS = ("nll", "correct", "confidence", "entropy", "predicted", "log_normalizer", "mean_logit")
 
 
@@ -119,48 +115,6 @@ def test_gradients_are_those_of_the_definition(name):
     step = 1e-6 * direction
     ahead, behind = (definition((logits + sign * step)[None], targets[None])[name][0] for sign in (1, -1))
     np.testing.assert_allclose(np.asarray(gradient) @ direction, (ahead - behind) / 2e-6, rtol=1e-3, atol=1e-4)
-
-
-def to_logits(output, hidden):
-    return hidden @ output.T
-
-
-def objective(hidden, output, chunk):
-    """A sum that every field enters but `correct` and `predicted`, and the fields."""
-    project = functools.partial(to_logits, output)
-    if chunk:
-        statistics = statistics_in_chunks(project, hidden, TARGETS, chunk)
-    else:
-        statistics = token_statistics(project(hidden), TARGETS)
-    weights = jnp.arange(B * T, dtype=jnp.float32).reshape(B, T)
-    fields = [getattr(statistics, name) for name in FIELDS if name not in ("correct", "predicted")]
-    return sum((i + 1) * (weights * field).sum() for i, field in enumerate(fields)), statistics
-
-
-def differentiated(chunk):
-    return jax.value_and_grad(functools.partial(objective, chunk=chunk), argnums=(0, 1), has_aux=True)
-
-
-@pytest.fixture(scope="module")
-def plain():
-    return jax.jit(differentiated(0))(HIDDEN, OUTPUT)
-
-
-@pytest.mark.parametrize("chunk", [7, B * T + 1])
-def test_chunks_change_neither_values_nor_gradients(chunk, plain):
-    chunked = jax.jit(differentiated(chunk))(HIDDEN, OUTPUT)
-    chex.assert_trees_all_close(chunked, plain, rtol=1e-4, atol=1e-4)
-    chex.assert_shape(jax.tree.leaves(chunked[0][1]), (B, T))
-
-
-def largest_array(chunk):
-    sizes = re.findall(r"f32\[([\d,]+)\]", str(jax.make_jaxpr(differentiated(chunk))(HIDDEN, OUTPUT)))
-    return max(math.prod(map(int, size.split(","))) for size in sizes)
-
-
-def test_chunks_never_hold_all_logits():
-    assert largest_array(0) == B * T * V
-    assert largest_array(4) == max(4 * V, V * D)
 
 
 def test_a_target_outside_the_vocabulary_is_not_a_number():

@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 
 from lm.modules.config import ModelConfig
-from lm.modules.embeddings import (
-    Embedder,
-    OutputLogits,
-    PositionEmbedding,
-    TokenEmbedding,
-    output_logits,
-    sinusoidal_table,
-)
+from lm.modules.embeddings import Embedder, Output, PositionEmbedding, TokenEmbedding, sinusoidal_table
+from lm.modules.output_layer import OutputLayer
 
 
 def test_sinusoidal_table_equals_the_formula():
@@ -53,14 +47,14 @@ def test_tied_output_scores_by_the_same_table():
     assert jax.eval_shape(layer.init, jax.random.key(0), tokens)["params"]["embedding"].shape == table.shape
     variables = {"params": {"embedding": table.astype(np.float32)}}
     np.testing.assert_array_equal(layer.apply(variables, tokens), table.astype(np.float32)[np.asarray(tokens)])
-    logits = OutputLogits(config).apply({}, hidden.astype(np.float32), table.astype(np.float32))
+    logits = Output(config).apply({}, table.astype(np.float32))(hidden.astype(np.float32))
     np.testing.assert_allclose(logits, hidden @ table.T, atol=1e-5)
 
 
 def test_logits_of_16_bit_products_are_summed_in_float32():
     random = np.random.default_rng(0)
     hidden, output = (random.normal(size=shape).astype(jnp.bfloat16) for shape in ((1, 9, 256), (11, 256)))
-    logits = jax.jit(output_logits)(hidden, output)
+    logits = OutputLayer(output, dtype=jnp.dtype("bfloat16"))(hidden)
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, hidden.astype(np.float64) @ output.astype(np.float64).T, atol=1e-4)
 
