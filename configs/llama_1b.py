@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
         ),
         data=DataConfig(source="jsonl:corpus/*.jsonl", validation_fraction=0.001),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=32_000),
-        # 32,000 float32 logits for each token of 8 windows would take 2 GB, plus the same for the gradient.
+        # A device holds the logits of so many tokens at a time: 0.5 GB in float32.
         objective=ObjectiveConfig(loss_chunk=4096, z_loss=1e-4),
         optimizer=OptimizerConfig(
             learning_rate=4e-4, schedule="cosine", warmup_steps=2000, b2=0.95, weight_decay=0.1, clip_norm=1.0
