@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lm.modules.attention import Visibility, segment_mask
 from lm.modules.config import ModelConfig
 from lm.modules.embeddings import Embedder, Output
 from lm.modules.output_layer import OutputLayer
 from lm.modules.stack import Caches, Stack
+from lm.modules.visibility import Visibility, segment_mask
 
 
 class DecoderLM(nn.Module):
@@ -36,7 +36,7 @@ class DecoderLM(nn.Module):
         self.output_layer = Output(self.config)
         nn.share_scope(self, self.embedder)
         nn.share_scope(self, self.output_layer)
-        self.decoder = Stack(self.config, causal=True)
+        self.decoder = Stack(self.config, causal=True, mesh=self.mesh)
 
     def __call__(self, tokens_BT: Array, segments_BT: Array | None = None, positions_BT: Array | None = None) -> Array:
         """Returns the logits of the token after each, [B, T, V], in float32. Arguments as in `hidden`."""
@@ -65,9 +65,9 @@ class DecoderLM(nn.Module):
         """
         chex.assert_rank(tokens_BT, 2)
         chex.assert_equal_shape([array for array in (tokens_BT, segments_BT, prefix_BT) if array is not None])
-        mask_BTS = None if segments_BT is None else segment_mask(segments_BT, segments_BT)
-        visibility = Visibility(mask_BTS, causal=True)
+        visibility = Visibility.within(segments_BT, segments_BT, causal=True)
         if prefix_BT is not None:
+            mask_BTS = None if segments_BT is None else segment_mask(segments_BT, segments_BT)
             visibility = Visibility(prefix_mask(prefix_BT, mask_BTS))
         hidden_BTD, _ = self.decoder(self.embedder(tokens_BT, positions_BT, types_BT), positions_BT, visibility)
         return hidden_BTD

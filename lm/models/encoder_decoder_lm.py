@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lm.modules.attention import Visibility, segment_mask
 from lm.modules.config import ModelConfig
 from lm.modules.embeddings import Embedder, Output
 from lm.modules.output_layer import OutputLayer
 from lm.modules.stack import Caches, Memory, Stack
+from lm.modules.visibility import Visibility
 
 
 class EncoderDecoderLM(nn.Module):
@@ -40,9 +40,9 @@ class EncoderDecoderLM(nn.Module):
         self.output_layer = Output(config)
         nn.share_scope(self, self.embedder)
         nn.share_scope(self, self.output_layer)
-        self.encoder = Stack(config, causal=False)
+        self.encoder = Stack(config, causal=False, mesh=self.mesh)
         decoder_config = dataclasses.replace(config, layers=config.decoder_layers or config.layers)
-        self.decoder = Stack(decoder_config, causal=True, cross_attention=True)
+        self.decoder = Stack(decoder_config, causal=True, cross_attention=True, mesh=self.mesh)
 
     def __call__(
         self,
@@ -74,10 +74,9 @@ class EncoderDecoderLM(nn.Module):
           [B, S, D] in the compute dtype.
         """
         chex.assert_rank(inputs_BS, 2)
-        visibility = Visibility()
         if input_segments_BS is not None:
             chex.assert_equal_shape([inputs_BS, input_segments_BS])
-            visibility = Visibility(segment_mask(input_segments_BS, input_segments_BS))
+        visibility = Visibility.within(input_segments_BS, input_segments_BS)
         stream_BSD = self.embedder(inputs_BS, input_positions_BS)
         return self.encoder(stream_BSD, input_positions_BS, visibility)[0]
 
@@ -103,10 +102,10 @@ class EncoderDecoderLM(nn.Module):
           [B, T, D] in the compute dtype.
         """
         chex.assert_rank([memory_BSD, tokens_BT], [3, 2])
-        mask_BTS = None if segments_BT is None else segment_mask(segments_BT, segments_BT)
-        memory = Memory(memory_BSD, _memory_mask(input_segments_BS, segments_BT, tokens_BT.shape[1]))
+        visibility = Visibility.within(segments_BT, segments_BT, causal=True)
+        memory = Memory(memory_BSD, _visible_memory(input_segments_BS, segments_BT, tokens_BT))
         stream_BTD = self.embedder(tokens_BT, positions_BT, of_decoder=True)
-        return self.decoder(stream_BTD, positions_BT, Visibility(mask_BTS, causal=True), memory=memory)[0]
+        return self.decoder(stream_BTD, positions_BT, visibility, memory=memory)[0]
 
     def start_decoding(self, memory_BSD: Array, input_segments_BS: Array | None, length: int) -> Caches:
         """Caches for `decode_with_cache`, with room for `length` tokens and the memory's keys and values computed.
@@ -135,7 +134,7 @@ class EncoderDecoderLM(nn.Module):
             memory_mask_BTS = jnp.broadcast_to(caches.memory_mask_BS[:, None], (batch, tokens_BT.shape[1], inputs))
         visibility = Visibility(caches.visible_slots(positions_BT))
         stream_BTD = self.embedder(tokens_BT, positions_BT, of_decoder=True)
-        return self.decoder(stream_BTD, positions_BT, visibility, caches, Memory(None, memory_mask_BTS))
+        return self.decoder(stream_BTD, positions_BT, visibility, caches, Memory(None, Visibility(memory_mask_BTS)))
 
     def logits(self, hidden_BTD: Array) -> Array:
         """Returns the logits at each hidden state, [..., V], in float32."""
@@ -147,11 +146,8 @@ class EncoderDecoderLM(nn.Module):
         return hidden_BTD, self.output_layer(self.embedder.embedding())
 
 
-def _memory_mask(input_segments_BS: Array | None, segments_BT: Array | None, length: int) -> Array | None:
-    """Where the decoder may attend, [B, T, S]; None: everywhere."""
-    if input_segments_BS is None:
-        return None
-    if segments_BT is not None:
-        return segment_mask(segments_BT, input_segments_BS)
-    batch, inputs = input_segments_BS.shape
-    return jnp.broadcast_to(input_segments_BS[:, None] > 0, (batch, length, inputs))
+def _visible_memory(input_segments_BS: Array | None, segments_BT: Array | None, tokens_BT: Array) -> Visibility:
+    """Where the decoder may attend: to its own segment; if its row is one segment, to all but padding."""
+    if input_segments_BS is None or segments_BT is not None:
+        return Visibility.within(segments_BT, input_segments_BS)
+    return Visibility.within(jnp.ones_like(tokens_BT), (input_segments_BS > 0).astype(tokens_BT.dtype))

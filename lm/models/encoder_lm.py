@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lm.modules.attention import Visibility, segment_mask
 from lm.modules.config import ModelConfig
 from lm.modules.embeddings import Embedder, Output
 from lm.modules.feed_forward import activation
@@ -17,6 +16,7 @@ from lm.modules.linear import Linear
 from lm.modules.normalization import Normalization
 from lm.modules.output_layer import OutputLayer
 from lm.modules.stack import Stack
+from lm.modules.visibility import Visibility
 
 
 class PredictionHead(nn.Module):
@@ -55,7 +55,7 @@ class EncoderLM(nn.Module):
         config = self.config
         self.embedder = Embedder(config, self.mesh)
         nn.share_scope(self, self.embedder)
-        self.encoder = Stack(config, causal=False)
+        self.encoder = Stack(config, causal=False, mesh=self.mesh)
         self.prediction_head = PredictionHead(config)
         self.pooler = Linear(config, config.width)
         self.next_sentence_head = Linear(config, 2)
@@ -90,7 +90,7 @@ class EncoderLM(nn.Module):
         """
         chex.assert_rank(tokens_BT, 2)
         chex.assert_equal_shape([array for array in (tokens_BT, segments_BT, types_BT) if array is not None])
-        visibility = Visibility(None if segments_BT is None else segment_mask(segments_BT, segments_BT))
+        visibility = Visibility.within(segments_BT, segments_BT)
         hidden_BTD, _ = self.encoder(self.embedder(tokens_BT, positions_BT, types_BT), positions_BT, visibility)
         return hidden_BTD
 

@@ -3,7 +3,7 @@
 Axes: B batch, T query positions, S key positions, N query heads, K key-value heads, H head width, D model width.
 """
 
-import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal, cast
@@ -14,12 +14,15 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
 from lm.modules.config import ModelConfig
 from lm.modules.explicit_gradients import attend_bnth, with_gradients
 from lm.modules.linear import Linear
 from lm.modules.normalization import Normalization
 from lm.modules.rotary import layer_frequencies, rotate
+from lm.modules.splash import splash_attention
+from lm.modules.visibility import Visibility
 
 
 @flax.struct.dataclass
@@ -67,36 +70,16 @@ def _padded(array: Array, axis: int, length: int) -> Array:
 
 
 @flax.struct.dataclass
-class Visibility:
-    """Which keys each query may see, and with what bias.
+class AttentionDropout:
+    """Dropout of attention probabilities (Srivastava et al. 2014).
 
     Attributes:
-      mask_BTS: True where query t may see key s; None: everywhere.
-      causal: whether query t also sees only keys up to t.
-      bias_BNTS: added to the scores, in float32; its batch axis may be 1. None: no bias.
-      near_BTS: True where key s lies in the window of query t, which layers with a window see; its batch axis may be 1.
-        None: there is no window.
+      key: of the random numbers.
+      rate: the share that is dropped, in (0, 1).
     """
 
-    mask_BTS: Array | None = None
-    causal: bool = flax.struct.field(pytree_node=False, default=False)
-    bias_BNTS: Array | None = None
-    near_BTS: Array | None = None
-
-    def of_layer(self, local: bool | Array) -> "Visibility":
-        """What a layer sees: what is near, if it is `local`. An array where layers are scanned."""
-        if self.near_BTS is None or local is False:
-            return self
-        near_BTS = self.near_BTS if local is True else self.near_BTS | ~local
-        return dataclasses.replace(self, mask_BTS=near_BTS if self.mask_BTS is None else self.mask_BTS & near_BTS)
-
-
-def segment_mask(query_segments_BT: Array, key_segments_BS: Array) -> Array:
-    """The mask, [B, T, S], by which tokens see only their own segment.
-
-    Segment 0 is padding: it sees only padding, so that its softmax has terms to sum, and no other token sees it.
-    """
-    return query_segments_BT[:, :, None] == key_segments_BS[:, None, :]
+    key: Array
+    rate: float = flax.struct.field(pytree_node=False)
 
 
 def attend(
@@ -109,6 +92,8 @@ def attend(
     gradients: str = "explicit",
     scale: float | None = None,
     softcap: float | None = None,
+    dropout: AttentionDropout | None = None,
+    mesh: Mesh | None = None,
 ) -> Array:
     """Scaled dot-product attention with grouped key-value heads (Vaswani et al. 2017; Ainslie et al. 2023).
 
@@ -118,10 +103,13 @@ def attend(
       v_BSKH: values.
       visibility: what a query may see. A query that may see nothing gets the mean of all values: meaningless, but
         finite.
-      implementation: "explicit", "xla" or "cudnn".
+      implementation: "explicit", "xla", "cudnn" or "splash". `lm.modules.attention_choice` says what each cannot do.
       gradients: for implementation "explicit": "explicit" or "derived", as in `ModelConfig.gradients`.
       scale: the factor of the scores. None: 1 / sqrt(H).
-      softcap: for implementation "explicit": scores become `softcap * tanh(score / softcap)`. None: they stay.
+      softcap: for implementations "explicit" and "splash": scores become `softcap * tanh(score / softcap)`. None: they
+        stay.
+      dropout: for implementation "explicit": of the probabilities. None: they stay.
+      mesh: for implementation "splash": of devices, or None for one.
 
     Returns:
       Values mixed for each query, [B, T, N, H], in the dtype of `v_BSKH`. Scores are summed, and their softmax taken,
@@ -132,9 +120,14 @@ def attend(
     """
     if q_BTNH.shape[2] % k_BSKH.shape[2]:
         raise ValueError(f"{k_BSKH.shape[2]} key-value heads do not divide {q_BTNH.shape[2]} query heads")
+    if implementation == "splash":
+        return splash_attention(q_BTNH, k_BSKH, v_BSKH, visibility, scale=scale, softcap=softcap, mesh=mesh)
+    # After a stack has done it for its layers this changes nothing.
+    visibility = visibility.as_masks(q_BTNH.shape[1], k_BSKH.shape[1], keep_window=implementation == "cudnn")
+    visibility = visibility.of_layer(True)
     if implementation == "explicit":
         attend_heads = with_gradients(attend_bnth, gradients)
-        return _attend_explicitly(q_BTNH, k_BSKH, v_BSKH, visibility, attend_heads, scale, softcap)
+        return _attend_explicitly(q_BTNH, k_BSKH, v_BSKH, visibility, attend_heads, scale, softcap, dropout)
     # cuDNN takes a mask only with its query axis written out and one head axis: [B, 1, T, S].
     mask_B1TS = None if visibility.mask_BTS is None else visibility.mask_BTS[:, None, :, :]
     bias_BNTS = visibility.bias_BNTS
@@ -147,6 +140,7 @@ def attend(
         bias=bias_BNTS,
         mask=mask_B1TS,
         is_causal=visibility.causal,
+        local_window_size=visibility.window,
         scale=scale,
         implementation=cast(Literal["xla", "cudnn"], implementation),
     )
@@ -160,6 +154,7 @@ def _attend_explicitly(
     attend_heads: Callable[..., Array],
     scale: float | None,
     softcap: float | None,
+    dropout: AttentionDropout | None,
 ) -> Array:
     batch, length, heads, head_width = q_BTNH.shape
     keys, kv_heads = k_BSKH.shape[1:3]
@@ -175,9 +170,15 @@ def _attend_explicitly(
     hidden_B1RS = jnp.tile(jnp.where(mask_BTS, 0.0, -1e30), (1, group, 1))[:, None]
     bias_BKRS = None if bias_BNTS is None else bias_BNTS.reshape(-1, kv_heads, group * length, keys)
     k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
-    if length == 1:
-        attend_heads = _attend_from_one_place
-    mixed_BKRH = attend_heads(q_BKRH, k_BKSH, v_BKSH, hidden_B1RS, bias_BKRS, scale, softcap)
+    if dropout is not None:
+        kept_BKRS = jax.random.bernoulli(dropout.key, 1 - dropout.rate, (batch, kv_heads, group * length, keys))
+        mixed_BKRH = attend_heads(
+            q_BKRH, k_BKSH, v_BKSH, hidden_B1RS, bias_BKRS, scale, softcap, kept_BKRS, dropout.rate
+        )
+    else:
+        if length == 1:
+            attend_heads = _attend_from_one_place
+        mixed_BKRH = attend_heads(q_BKRH, k_BKSH, v_BKSH, hidden_B1RS, bias_BKRS, scale, softcap)
     mixed_BKGTH = mixed_BKRH.reshape(batch, kv_heads, group, length, head_width)
     return mixed_BKGTH.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, head_width)
 
@@ -203,24 +204,37 @@ def _attend_from_one_place(
     return mixed_BKRH.astype(v_BKSH.dtype)
 
 
-def _attend_as(config: ModelConfig, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, visibility: Visibility) -> Array:
-    """`attend` by the config's settings."""
-    return attend(
-        q_BTNH,
-        k_BSKH,
-        v_BSKH,
-        visibility,
-        implementation=config.attention,
-        gradients=config.gradients,
-        scale=config.attention_scale,
-        softcap=config.attention_softcap,
-    )
+class _Attending(nn.Module):
+    """What attention layers share.
 
-
-class MultiHeadAttention(nn.Module):
-    """Self-attention, with rotary positions, grouped key-value heads and normalized queries and keys if configured."""
+    Attributes:
+      config: its shape.
+      mesh: of devices, with axes `data`, `fsdp` and `tensor`, or None for one device.
+    """
 
     config: ModelConfig
+    mesh: Mesh | None = None
+
+    def _attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, visibility: Visibility) -> Array:
+        """`attend` by the config's settings."""
+        config, rate = self.config, self.config.attention_dropout
+        drops = rate > 0 and self.has_rng("dropout")
+        return attend(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            visibility,
+            implementation=visibility.implementation,
+            gradients=config.gradients,
+            scale=config.attention_scale,
+            softcap=config.attention_softcap,
+            dropout=AttentionDropout(self.make_rng("dropout"), rate) if drops else None,
+            mesh=self.mesh,
+        )
+
+
+class MultiHeadAttention(_Attending):
+    """Self-attention, with rotary positions, grouped key-value heads and normalized queries and keys if configured."""
 
     @nn.compact
     def __call__(
@@ -270,9 +284,18 @@ class MultiHeadAttention(nn.Module):
             assert positions_BT is not None, "a cache needs the positions of its tokens"
             cache = cache.write(k_BSKH, v_BSKH, positions_BT)
             k_BSKH, v_BSKH = cache.by_slot
-        mixed_BTNH = _attend_as(config, q_BTNH, k_BSKH, v_BSKH, visibility.of_layer(local))
+        mixed_BTNH = self._attend_locally(q_BTNH, k_BSKH, v_BSKH, visibility, local)
         mixed_BTE = mixed_BTNH.reshape(batch, length, config.heads * head_width)
         return Linear(config, config.width, to_residual=True, name="output")(mixed_BTE), cache
+
+    def _attend_locally(
+        self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, visibility: Visibility, local: bool | Array
+    ) -> Array:
+        if isinstance(local, bool) or visibility.window is None:
+            return self._attend(q_BTNH, k_BSKH, v_BSKH, visibility.of_layer(local))
+        # A kernel's window is not data: scanned layers of both kinds have a kernel for each.
+        near, far = (functools.partial(self._attend, visibility=visibility.of_layer(kind)) for kind in (True, False))
+        return jax.lax.cond(local, near, far, q_BTNH, k_BSKH, v_BSKH)
 
     def _normalized(self, heads_BTNH: Array, name: str) -> Array:
         """Queries or keys, normalized by head or over all of them, with a scale for each number."""
@@ -282,10 +305,8 @@ class MultiHeadAttention(nn.Module):
         return norm(heads_BTNH.reshape(*heads_BTNH.shape[:2], -1)).reshape(heads_BTNH.shape)
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(_Attending):
     """Attention from one sequence to another, the memory, without positions (Vaswani et al. 2017, section 3.2.3)."""
-
-    config: ModelConfig
 
     def setup(self):
         """Makes the maps."""
@@ -304,10 +325,10 @@ class CrossAttention(nn.Module):
         k_BSK1H, v_BSK1H = jax.lax.split(projected_BSF.reshape(shape), (1, 1), axis=3)
         return KeyValues(jnp.swapaxes(k_BSK1H.squeeze(3), 1, 2), jnp.swapaxes(v_BSK1H.squeeze(3), 1, 2))
 
-    def __call__(self, inputs_BTD: Array, memory: KeyValues, mask_BTS: Array | None) -> Array:
-        """Returns [B, T, D], to be added to the residual stream, attending to `memory` where the mask is True."""
+    def __call__(self, inputs_BTD: Array, memory: KeyValues, visibility: Visibility) -> Array:
+        """Returns [B, T, D], to be added to the residual stream, attending to what is visible of `memory`."""
         config = self.config
         batch, length, _ = inputs_BTD.shape
         q_BTNH = self.query(inputs_BTD).reshape(batch, length, config.heads, config.size_per_head)
-        mixed_BTNH = _attend_as(config, q_BTNH, *memory.by_slot, Visibility(mask_BTS))
+        mixed_BTNH = self._attend(q_BTNH, *memory.by_slot, visibility)
         return self.output(mixed_BTNH.reshape(batch, length, -1))

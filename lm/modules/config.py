@@ -19,7 +19,7 @@ NORMALIZATIONS = ("layer_norm", "rms_norm", "rms_norm_offset")
 QUERY_KEY_NORMS = ("none", "head", "all")
 ROTARY_SCALINGS = ("none", "linear", "llama3")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "swiglu", "gated_gelu", "gated_gelu_exact")
-ATTENTIONS = ("explicit", "xla", "cudnn")
+ATTENTIONS = ("auto", "explicit", "xla", "cudnn", "splash")
 GRADIENTS = ("explicit", "derived")
 REMATERIALIZATIONS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -113,12 +113,17 @@ class ModelConfig:
       logit_scale: the factor of the logits (T5 1.0: D to the power -1/2).
       logit_softcap: logits become `softcap * tanh(logit / softcap)` (Gemma 2: 30). None: they stay.
       dropout: the rate after the embedding and after each sub-layer, in [0, 1).
+      attention_dropout: the rate of attention probabilities, in [0, 1); above 0, training needs "explicit" attention,
+        which "auto" then chooses.
       initializer_range: standard deviation of the initial weights, divided by sqrt(2 L) for maps back into the residual
         stream (Radford et al. 2019).
       dtype: of the computation. Logits are always float32.
       parameter_dtype: of the stored parameters.
-      attention: "xla" (everywhere) or "cudnn" (NVIDIA, 16-bit dtypes) of `jax.nn.dot_product_attention`, or "explicit",
-        the same with a hand-written backward pass, which is fastest on CPU.
+      attention: "auto" takes what suits the device: a fused kernel, "cudnn" on NVIDIA GPUs (16-bit dtypes, heads up to
+        128 wide) and "splash" on TPUs (lengths in steps of 128, no relative positions), and on CPU "explicit", which
+        has a hand-written backward pass. Where a kernel cannot do what is asked, it is "xla", which runs everywhere, or
+        "explicit" for caps of scores, dropout and decoding (`lm.modules.attention_choice` has the rule). A kernel's
+        name means the same as "auto" on its own devices, and no kernel on others.
       gradients: of explicit attention, LayerNorm and GELU's tanh form: "explicit" (hand-written) or "derived" by JAX,
         which is slower but supports `jax.jvp`, needed for Hessian-vector products.
       scan_layers: compile one layer and loop over it: compiles L times faster; on CPU it runs slightly slower.
@@ -175,10 +180,11 @@ class ModelConfig:
     logit_scale: float = _setting(1.0, architecture=TRANSFORMERS)
     logit_softcap: float | None = _setting(None, architecture=TRANSFORMERS)
     dropout: float = _setting(0.0, execution=True)
+    attention_dropout: float = _setting(0.0, execution=True, architecture=TRANSFORMERS)
     initializer_range: float = 0.02
     dtype: str = _setting("float32", execution=True)
     parameter_dtype: str = _setting("float32", execution=True)
-    attention: str = _setting("explicit", execution=True, architecture=TRANSFORMERS)
+    attention: str = _setting("auto", execution=True, architecture=TRANSFORMERS)
     gradients: str = _setting("explicit", execution=True, architecture=TRANSFORMERS)
     scan_layers: bool = _setting(False, architecture=TRANSFORMERS)
     rematerialize: str = _setting("none", execution=True, architecture=TRANSFORMERS)
@@ -189,12 +195,26 @@ class ModelConfig:
         refuse_idle(self, "config.model", idle_settings(vars(self)))
         self._check_heads()
         self._check_layers()
+        self._check_attention()
+
+    def _check_attention(self):
+        """Checks that a named implementation of attention can do what is asked for."""
         if self.attention == "cudnn" and self.dtype == "float32":
             raise UserError("config.model.attention=cudnn needs config.model.dtype=bfloat16 or float16")
-        if self.attention_softcap is not None and self.attention != "explicit":
+        if self.attention_softcap is not None and self.attention in ("xla", "cudnn"):
             raise UserError(
                 f"config.model.attention={self.attention} cannot cap scores, which config.model.attention_softcap asks "
-                "for: set config.model.attention=explicit"
+                "for: set config.model.attention=auto"
+            )
+        if self.attention_dropout and self.attention not in ("auto", "explicit"):
+            raise UserError(
+                f"config.model.attention={self.attention} cannot drop attention probabilities, which "
+                "config.model.attention_dropout asks for: set config.model.attention=auto"
+            )
+        if self.attention == "splash" and self.positions == "relative":
+            raise UserError(
+                "config.model.attention=splash cannot add config.model.positions=relative to scores: set "
+                "config.model.attention=auto"
             )
 
     def _check_sizes(self):
@@ -215,8 +235,9 @@ class ModelConfig:
         for name in ("segment_types", "position_offset"):
             if getattr(self, name) < 0:
                 raise UserError(f"config.model.{name} must not be negative, got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"config.model.dropout must be in [0, 1), got {self.dropout}")
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"config.model.{name} must be in [0, 1), got {getattr(self, name)}")
         if self.rotary_high_frequency <= self.rotary_low_frequency:
             raise UserError(
                 f"config.model.rotary_high_frequency={self.rotary_high_frequency} must be above "

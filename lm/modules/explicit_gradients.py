@@ -81,7 +81,7 @@ def along_last(scale_D: Array, rank: int) -> Array:
     return scale_D.astype(jnp.float32).reshape((1,) * (rank - 1) + (-1,))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 8))
 def attend_bnth(
     q_BNTH: Array,
     k_BNSH: Array,
@@ -90,6 +90,8 @@ def attend_bnth(
     trained_bias: Array | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    kept: Array | None = None,
+    dropout: float = 0.0,
 ) -> Array:
     """Scaled dot-product attention with the head axis before the positions (Vaswani et al. 2017).
 
@@ -105,11 +107,13 @@ def attend_bnth(
       scale: the factor of the products of queries and keys. None: 1 / sqrt(H).
       softcap: scaled products become `softcap * tanh(product / softcap)`, before anything is added (Gemma 2). None:
         they stay.
+      kept: False where a probability is dropped, [B, N, T, S]. None: nowhere.
+      dropout: the rate at which they are dropped; the others are scaled up for it.
 
     Returns:
       [B, N, T, H].
     """
-    return _attend_forward(q_BNTH, k_BNSH, v_BNSH, mask_bias, trained_bias, scale, softcap)[0]
+    return _attend_forward(q_BNTH, k_BNSH, v_BNSH, mask_bias, trained_bias, scale, softcap, kept, dropout)[0]
 
 
 def _attend_forward(
@@ -120,6 +124,8 @@ def _attend_forward(
     trained_bias: Array | None,
     scale: float | None,
     softcap: float | None,
+    kept: Array | None,
+    dropout: float,
 ) -> tuple[Array, tuple]:
     scale = scale or 1 / math.sqrt(q_BNTH.shape[-1])
     scores = jnp.einsum("bnth,bnsh->bnts", q_BNTH, k_BNSH, preferred_element_type=jnp.float32) * scale
@@ -132,19 +138,21 @@ def _attend_forward(
         scores += trained_bias
     unnormalized = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     probabilities = (unnormalized * (1 / unnormalized.sum(axis=-1, keepdims=True))).astype(v_BNSH.dtype)
-    mixed = jnp.einsum("bnts,bnsh->bnth", probabilities, v_BNSH)
+    mixed = jnp.einsum("bnts,bnsh->bnth", _dropped(probabilities, kept, dropout), v_BNSH)
     bias_shape = None if trained_bias is None else trained_bias.shape
-    return mixed, (q_BNTH, k_BNSH, v_BNSH, probabilities, mixed, bias_shape, tanh)
+    return mixed, (q_BNTH, k_BNSH, v_BNSH, probabilities, mixed, bias_shape, tanh, kept)
 
 
 def _attend_backward(
-    scale: float | None, softcap: float | None, saved: tuple, gradient: Array
-) -> tuple[Array, Array, Array, None, Array | None]:
-    q_BNTH, k_BNSH, v_BNSH, probabilities, mixed, bias_shape, tanh = saved
+    scale: float | None, softcap: float | None, dropout: float, saved: tuple, gradient: Array
+) -> tuple[Array, Array, Array, None, Array | None, None]:
+    q_BNTH, k_BNSH, v_BNSH, probabilities, mixed, bias_shape, tanh, kept = saved
     scale = scale or 1 / math.sqrt(q_BNTH.shape[-1])
-    v_gradient = jnp.einsum("bnts,bnth->bnsh", probabilities, gradient)
+    v_gradient = jnp.einsum("bnts,bnth->bnsh", _dropped(probabilities, kept, dropout), gradient)
     probability_gradient = jnp.einsum("bnth,bnsh->bnts", gradient, v_BNSH, preferred_element_type=jnp.float32)
-    # The mean gradient under the probabilities, which the softmax removes, is <gradient, output>: no pass over S.
+    probability_gradient = _dropped(probability_gradient, kept, dropout)
+    # The mean gradient under the probabilities, which the softmax removes, is <gradient, output>: no pass over S. That
+    # holds with dropout too, whose factors are in both.
     removed = (gradient.astype(jnp.float32) * mixed.astype(jnp.float32)).sum(axis=-1, keepdims=True)
     softmax_gradient = probabilities * (probability_gradient - removed)
     capped_gradient = softmax_gradient if tanh is None else softmax_gradient * (1 - tanh * tanh)
@@ -152,7 +160,11 @@ def _attend_backward(
     q_gradient = jnp.einsum("bnts,bnsh->bnth", score_gradient, k_BNSH)
     k_gradient = jnp.einsum("bnts,bnth->bnsh", score_gradient, q_BNTH)
     bias_gradient = None if bias_shape is None else _sum_to(softmax_gradient, bias_shape)
-    return q_gradient, k_gradient, v_gradient, None, bias_gradient
+    return q_gradient, k_gradient, v_gradient, None, bias_gradient, None
+
+
+def _dropped(array: Array, kept: Array | None, dropout: float) -> Array:
+    return array if kept is None else jnp.where(kept, array * (1 / (1 - dropout)), 0)
 
 
 def _sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:

@@ -11,13 +11,16 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
-from lm.modules.attention import CrossAttention, KeyValues, MultiHeadAttention, Visibility
+from lm.modules.attention import CrossAttention, KeyValues, MultiHeadAttention
+from lm.modules.attention_choice import AttentionCall, Target, choose_attention
 from lm.modules.config import ModelConfig
 from lm.modules.dropout import Dropout
 from lm.modules.feed_forward import FeedForward
 from lm.modules.normalization import Normalization
 from lm.modules.relative_positions import RelativePositionBias
+from lm.modules.visibility import Visibility
 
 
 @flax.struct.dataclass
@@ -26,11 +29,11 @@ class Memory:
 
     Attributes:
       states_BSD: the encoder's last hidden states; None if a cache holds their keys and values.
-      mask_BTS: True where decoder token t may see encoder token s; None: everywhere.
+      visibility: which of the encoder's tokens a decoder's token sees.
     """
 
     states_BSD: Array | None
-    mask_BTS: Array | None = None
+    visibility: Visibility = Visibility()
 
 
 @flax.struct.dataclass
@@ -123,21 +126,24 @@ class Block(nn.Module):
       cross_attention: whether it also attends to a memory.
       kind: which kind of layer it is, unless each call tells it, in a scan. A scanned layer has the same parameters as
         the others, used or not.
+      mesh: of devices, with axes `data`, `fsdp` and `tensor`, or None for one device.
     """
 
     config: ModelConfig
     cross_attention: bool = False
     kind: LayerKind = LayerKind()
+    mesh: Mesh | None = None
 
     def setup(self):
         """Makes the parts."""
         config = self.config
-        self.attention = MultiHeadAttention(config)
+        self.attention = MultiHeadAttention(config, self.mesh)
         self.feed_forward_norm, self.feed_forward = Normalization(config), FeedForward(config)
         if not self.kind.bare:
             self.attention_norm = Normalization(config)
         if self.cross_attention:
-            self.memory_attention_norm, self.memory_attention = Normalization(config), CrossAttention(config)
+            self.memory_attention_norm = Normalization(config)
+            self.memory_attention = CrossAttention(config, self.mesh)
         if config.normalization_place == "both":
             self.attention_output_norm, self.feed_forward_output_norm = Normalization(config), Normalization(config)
             if self.cross_attention:
@@ -166,7 +172,7 @@ class Block(nn.Module):
         def attend_to_memory(inputs_BTD: Array) -> Array:
             assert memory is not None, "cross-attention needs a memory"
             key_values = self.memory_attention.key_values(memory.states_BSD) if cache is None else cache.memory
-            return self.memory_attention(inputs_BTD, key_values, memory.mask_BTS)
+            return self.memory_attention(inputs_BTD, key_values, memory.visibility)
 
         def normalize_first(inputs_BTD: Array) -> Array:
             if isinstance(kind.bare, bool):
@@ -207,21 +213,23 @@ class Stack(nn.Module):
       config: its shape.
       causal: whether tokens see only earlier tokens, which determines the range of relative distances.
       cross_attention: whether each block also attends to a memory.
+      mesh: of devices, with axes `data`, `fsdp` and `tensor`, or None for one device.
     """
 
     config: ModelConfig
     causal: bool
     cross_attention: bool = False
+    mesh: Mesh | None = None
 
     def setup(self):
         """Makes the parts."""
         config = self.config
         block = rematerialized(Block, config)
         if config.scan_layers:
-            self.layers = _scanned(block, config)(config, self.cross_attention)
+            self.layers = _scanned(block, config)(config, self.cross_attention, mesh=self.mesh)
         else:
             kinds = [LayerKind.of(config, layer) for layer in range(config.layers)]
-            self.layer = [block(config, self.cross_attention, kind) for kind in kinds]
+            self.layer = [block(config, self.cross_attention, kind, self.mesh) for kind in kinds]
         if config.positions == "relative":
             self.relative_positions = RelativePositionBias(config, bidirectional=not self.causal)
         if config.normalization_place != "after":
@@ -248,7 +256,14 @@ class Stack(nn.Module):
         Returns:
           The stream after the last block, [B, T, D], normalized, and the caches.
         """
-        visibility = self._with_distances(visibility, stream_BTD.shape[1], positions_BT, caches)
+        rows, length, _ = stream_BTD.shape
+        call = AttentionCall(length, length if caches is None else caches.length, rows, cached=caches is not None)
+        visibility = self._prepared(self._with_distances(visibility, length, positions_BT, caches), call)
+        if memory is not None:
+            # With caches, which hold the memory's keys, their number makes no difference.
+            keys = 0 if memory.states_BSD is None else memory.states_BSD.shape[1]
+            visible = self._prepared(memory.visibility, dataclasses.replace(call, keys=keys))
+            memory = dataclasses.replace(memory, visibility=visible)
         blocks = None if caches is None else caches.blocks
         if self.config.scan_layers:
             kinds = LayerKind.of_all(self.config)
@@ -277,11 +292,33 @@ class Stack(nn.Module):
             counted_BT, keys_S = positions_BT, jnp.arange(caches.length)
         if config.positions == "relative":
             visibility = dataclasses.replace(visibility, bias_BNTS=self.relative_positions(counted_BT, keys_S))
-        if config.attention_window is not None:
-            distances_BTS = jnp.abs(counted_BT[:, :, None] - keys_S[None, None, :])
-            farthest = config.attention_window - 1 if self.causal else config.attention_window // 2
-            visibility = dataclasses.replace(visibility, near_BTS=distances_BTS <= farthest)
-        return visibility
+        if config.attention_window is None:
+            return visibility
+        farthest = config.attention_window - 1 if self.causal else config.attention_window // 2
+        if caches is None:
+            return dataclasses.replace(visibility, window=(farthest, 0 if self.causal else farthest))
+        distances_BTS = jnp.abs(counted_BT[:, :, None] - keys_S[None, None, :])
+        return dataclasses.replace(visibility, near_BTS=distances_BTS <= farthest)
+
+    def _prepared(self, visibility: Visibility, call: AttentionCall) -> Visibility:
+        """With an implementation for the call, and in the form that this one takes."""
+        call = dataclasses.replace(
+            call,
+            segmented=visibility.segments is not None,
+            masked=visibility.mask_BTS is not None,
+            biased=visibility.bias_BNTS is not None,
+            drops=self.config.attention_dropout > 0 and self.has_rng("dropout"),
+        )
+        if self.is_initializing():
+            implementation = "explicit"  # every host has it, and parameters do not depend on it
+        else:
+            implementation = choose_attention(self.config, Target.of(self.mesh), call).implementation
+        visibility = dataclasses.replace(visibility, implementation=implementation)
+        if implementation == "splash":
+            return visibility
+        # cuDNN's window looks back only, and is the same in all scanned layers.
+        keep_window = implementation == "cudnn" and self.causal and not self.config.scan_layers
+        return visibility.as_masks(call.queries, call.keys, keep_window)
 
     def start(self, memory_BSD: Array, memory_mask_BS: Array | None, length: int) -> Caches:
         """Caches with room for `length` tokens, with this memory's keys and values."""

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 
-from lm.modules.attention import CrossAttention, MultiHeadAttention, Visibility, attend, segment_mask
+from lm.modules.attention import CrossAttention, MultiHeadAttention, attend
 from lm.modules.config import ModelConfig
+from lm.modules.visibility import Visibility, segment_mask
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 3], [1, 2, 2, 2, 2, 2]])
 SAME_SEGMENT = SEGMENTS[:, :, None] == SEGMENTS[:, None, :]
@@ -143,7 +144,7 @@ def test_cross_attention_equals_the_definition():
     @jax.jit
     def apply(inputs, memory):
         key_values = layer.apply({"params": params}, memory, method="key_values")
-        return layer.apply({"params": params}, inputs, key_values, mask)
+        return layer.apply({"params": params}, inputs, key_values, Visibility(mask))
 
     q = (inputs @ params["query"]["kernel"]).reshape(2, 3, 4, 6)
     k, v = np.moveaxis((memory @ params["key_value"]["kernel"]).reshape(2, 6, 2, 2, 6), 3, 0)

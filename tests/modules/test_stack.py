@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.modules.attention import Visibility, segment_mask
 from lm.modules.config import ModelConfig
 from lm.modules.stack import Caches, Memory, Stack, empty_caches
+from lm.modules.visibility import Visibility, segment_mask
 
 LAYERS = 2
 CAUSAL = Visibility(causal=True)
@@ -120,7 +120,7 @@ def reading_stack(scan_layers):
 
     def loss(params, stream, memory):
         inputs = (stream, None, visibility)
-        outputs, _ = model.apply({"params": params}, *inputs, memory=Memory(memory, mask))
+        outputs, _ = model.apply({"params": params}, *inputs, memory=Memory(memory, Visibility(mask)))
         return jnp.sin(outputs).sum(), outputs
 
     given = stacked(params) if scan_layers else params
