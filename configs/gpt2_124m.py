@@ -25,7 +25,6 @@ def get_config() -> ConfigDict:
             bias=False,
             dropout=0.0,  # nanoGPT's choice for pretraining: a corpus of this size does not overfit
             dtype="bfloat16",
-            attention="cudnn",
         ),
         data=DataConfig(source="tfds:openwebtext", train_split="train[:99%]", validation_split="train[99%:]"),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=50_257),

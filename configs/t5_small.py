@@ -25,7 +25,6 @@ def get_config() -> ConfigDict:
             preset("t5_small"),  # 32,128 tokens: 32,100 padded to a multiple of 128
             dropout=0.0,  # as in T5 1.1: a corpus of this size does not overfit
             dtype="bfloat16",
-            attention="xla",  # cuDNN does not support relative position biases
         ),
         data=DataConfig(source="tfds:wikipedia/20230601.en", train_split="train[:99%]", validation_split="train[99%:]"),
         tokenizer=TokenizerConfig(kind="unigram", vocab_size=32_000),  # and 100 sentinels

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 
 from experiments.evaluate import EvaluateConfig, evaluate, show
 from experiments.pretrain import parse_profile
@@ -24,6 +25,8 @@ from lm.data.tokenizers import Tokenizer, train_tokenizer
 from lm.data.word_vectors import first_words
 from lm.errors import UserError
 from lm.files import check_writable
+from lm.modules.attention_choice import describe_attention
+from lm.modules.config import TRANSFORMERS
 from lm.runs.config import FinetuneConfig
 from lm.runs.data_record import check_data, write_data_record
 from lm.runs.host_memory import keep_freed_memory
@@ -118,7 +121,7 @@ def finetune(
     )
     if config.init_from:
         print_shape(config, own_model, console)
-    introduce(full_config, task, splits, batches, (train.cut, validation.cut), console)
+    introduce(full_config, task, splits, batches, (train.cut, validation.cut), partitioner.mesh, console)
     for note in notes:
         console.print(note)
     for name, encoded in (("training", train), ("validation", validation)):
@@ -223,6 +226,7 @@ def introduce(
     splits: Splits,
     batches: TrainExampleBatches,
     cut: tuple[int, int],
+    mesh: Mesh | None,
     console: Console,
 ) -> None:
     """Prints in a few lines what is about to be trained."""
@@ -235,6 +239,8 @@ def introduce(
         f"{config.training.steps:,} steps, {batches.steps_per_epoch:,} per epoch; {batches.padding_share:.0%} of the "
         "tokens are padding",
     ]
+    if config.model.architecture in TRANSFORMERS:
+        lines.insert(1, describe_attention(config.model, mesh))
     if splits.test_rows_in_train:
         lines.append(f"{splits.test_rows_in_train:,} test rows are also in the training rows")
     if any(cut):

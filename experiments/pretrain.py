@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 
 from lm.command_line import define_config_file, overridden, run
 from lm.console import Console, printable
@@ -22,6 +23,7 @@ from lm.inference.load import in_use
 from lm.inference.predictions import check_predictable, write_predictions
 from lm.inference.samples import check_samples, write_samples
 from lm.models.accounting import parameter_count
+from lm.modules.attention_choice import describe_attention
 from lm.objectives.objective import PretrainingTask, TextProperties
 from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
@@ -119,7 +121,7 @@ def pretrain(
     )
     if config.init_from:
         print_shape(config, own_model, console)
-    console.print("\n".join([*notes, introduction(full_config, corpus)]))
+    console.print("\n".join([*notes, introduction(full_config, corpus, partitioner.mesh)]))
 
     def claim() -> None:
         directory.claim(config, corpus.tokenizer)
@@ -197,13 +199,15 @@ def write_products(
         console.print(f"predictions of {len(predicted):,} tokens by checkpoint {model.step} are in {path}")
 
 
-def introduction(config: PretrainConfig, corpus: Corpus) -> str:
+def introduction(config: PretrainConfig, corpus: Corpus, mesh: Mesh | None) -> str:
     """A few lines about what will be trained."""
     devices = jax.devices()
     tokens_per_step = config.training.batch_size * config.model.size_of_sequence
     total = tokens_per_step * config.training.steps
+    attention = describe_attention(config.model, mesh, masked=config.objective.name == "prefix")
     return (
         f"{parameter_count(config.model):,} parameters on {len(devices)} x {devices[0].device_kind}\n"
+        f"{attention}\n"
         f"{corpus.train.num_documents:,} documents, {corpus.train.num_tokens:,} tokens for training; "
         f"{corpus.validation.num_documents:,} documents, {corpus.validation.num_tokens:,} tokens for validation\n"
         f"{config.training.steps:,} steps of {tokens_per_step:,} tokens: {total / corpus.train.num_tokens:.2f} epochs"

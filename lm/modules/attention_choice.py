@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from lm.modules.config import RECURRENT, ModelConfig
+from lm.modules.config import ModelConfig
 
 # The fused kernel of each platform, as `platform_of` names it.
 KERNELS = {"cuda": "cudnn", "tpu": "splash"}
@@ -158,25 +158,23 @@ def resolve_attention(config: ModelConfig, platform: str) -> ModelConfig:
     A model on a mesh needs no such help: it asks the mesh's devices, also if this machine lacks them.
 
     Args:
-      config: of any model.
+      config: of a Transformer.
       platform: as in `Target`.
     """
-    if config.attention != "auto" or config.architecture in RECURRENT:
+    if config.attention != "auto":
         return config
     choice = choose_attention(config, Target(platform), _training_calls(config)["self-attention"])
     return dataclasses.replace(config, attention=choice.implementation)
 
 
 def describe_attention(config: ModelConfig, mesh: Mesh | None = None, masked: bool = False) -> str:
-    """What training at full length uses, in a line such as "attention: cudnn"; "" for recurrent models.
+    """What training at full length uses, in a line such as "attention: cudnn".
 
     Args:
-      config: of the model.
+      config: of a Transformer.
       mesh: of devices, or None for one.
       masked: whether the objective masks more than segments (prefix LM).
     """
-    if config.architecture in RECURRENT:
-        return ""
     target = Target.of(mesh)
     calls = _training_calls(config, masked)
     choices = {name: str(choose_attention(config, target, call)) for name, call in calls.items()}

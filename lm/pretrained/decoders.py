@@ -44,6 +44,7 @@ def _gpt2_to_ours(published: PublishedConfig) -> ModelConfig:
         tie_embeddings=published.flag("tie_word_embeddings", True),
         bias=True,
         dropout=published.number("resid_pdrop", 0.1),
+        attention_dropout=published.number("attn_pdrop", 0.1),
     )
 
 
@@ -60,7 +61,8 @@ def _gpt2_to_theirs(config: ModelConfig) -> dict[str, Any]:
         "activation_function": published_name(config, PLAIN_ACTIVATIONS),
         "tie_word_embeddings": config.tie_embeddings,
         **NO_SPECIAL_TOKENS,
-        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop"), config.dropout),
+        "attn_pdrop": config.attention_dropout,
     }
 
 
@@ -99,6 +101,7 @@ def _neox_to_ours(published: PublishedConfig) -> ModelConfig:
         tie_embeddings=published.flag("tie_word_embeddings", False),
         bias=True,
         dropout=published.number("hidden_dropout", 0.0),
+        attention_dropout=published.number("attention_dropout", 0.0),
         positions="rotary",
         **rotary_from_published(published, "rotary_emb_base", "rotary_pct", 0.25),
     )
@@ -119,6 +122,7 @@ def _neox_to_theirs(config: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": config.tie_embeddings,
         **NO_SPECIAL_TOKENS,
         "hidden_dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
         "rotary_pct": config.rotary_fraction,
         "rotary_emb_base": config.rotary_base,
         **rotary_to_published(config),

@@ -38,6 +38,7 @@ def _t5_to_ours(published: PublishedConfig) -> ModelConfig:
     published.expect("is_gated_act", feed_forward.startswith("gated"))
     published.expect("dense_act_fn", _T5_FUNCTIONS.get(feed_forward, feed_forward))
     is_tied = published.flag("tie_word_embeddings", True)
+    dropout = published.number("dropout_rate", 0.1)
     # T5 scales where the output matrix is the embedding, for which transformers 5 has a setting; mT5 never does.
     is_scaled = not is_mt5 and published.flag("scale_decoder_outputs", is_tied)
     return ModelConfig(
@@ -60,7 +61,8 @@ def _t5_to_ours(published: PublishedConfig) -> ModelConfig:
         activation=activation,
         tie_embeddings=is_tied,
         logit_scale=width**-0.5 if is_scaled else 1.0,
-        dropout=published.number("dropout_rate", 0.1),
+        dropout=dropout,
+        attention_dropout=dropout,
     )
 
 
@@ -160,6 +162,7 @@ def _like_bart(published: PublishedConfig, **others: Any) -> ModelConfig:
         tie_embeddings=published.flag("tie_word_embeddings", True),
         output_bias=True,
         dropout=published.number("dropout", 0.1),
+        attention_dropout=published.number("attention_dropout", 0.0),
         **others,
     )
 
@@ -204,6 +207,7 @@ def _as_bart(config: ModelConfig) -> dict[str, Any]:
         "scale_embedding": config.scales_embeddings,
         "tie_word_embeddings": config.tie_embeddings,
         "dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
     }
 
 

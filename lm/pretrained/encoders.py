@@ -31,6 +31,7 @@ def _like_bert(published: PublishedConfig, **others: Any) -> ModelConfig:
         "normalization_epsilon": published.number("layer_norm_eps", 1e-12),
         "activation": published.choice("hidden_act", PLAIN_ACTIVATIONS, "gelu"),
         "dropout": published.number("hidden_dropout_prob", 0.1),
+        "attention_dropout": published.number("attention_probs_dropout_prob", 0.1),
     }
     return _post_norm_encoder(**shape | others)
 
@@ -67,7 +68,7 @@ def _as_bert(config: ModelConfig, model_type: str) -> dict[str, Any]:
         "layer_norm_eps": config.normalization_epsilon,
         "hidden_act": published_name(config, PLAIN_ACTIVATIONS),
         "hidden_dropout_prob": config.dropout,
-        "attention_probs_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
         "tie_word_embeddings": config.tie_embeddings,
     }
 
@@ -146,6 +147,7 @@ def _distilbert_to_ours(published: PublishedConfig) -> ModelConfig:
         normalization_epsilon=1e-12,
         activation=published.choice("activation", PLAIN_ACTIVATIONS, "gelu"),
         dropout=published.number("dropout", 0.1),
+        attention_dropout=published.number("attention_dropout", 0.1),
     )
 
 
@@ -160,7 +162,7 @@ def _distilbert_to_theirs(config: ModelConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_length,
         "activation": published_name(config, PLAIN_ACTIVATIONS),
         "dropout": config.dropout,
-        "attention_dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
         "tie_word_embeddings": config.tie_embeddings,
     }
 
@@ -228,6 +230,7 @@ def _modernbert_to_ours(published: PublishedConfig) -> ModelConfig:
         normalization_epsilon=published.number("norm_eps", 1e-5),
         activation=activation,
         dropout=published.number("mlp_dropout", 0.0),
+        attention_dropout=published.number("attention_dropout", 0.0),
     )
 
 
@@ -275,7 +278,8 @@ def _modernbert_to_theirs(config: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": config.tie_embeddings,
         # Its defaults are rows of a vocabulary of 50,368.
         **{f"{name}_token_id": None for name in ("pad", "bos", "eos", "cls", "sep")},
-        **dict.fromkeys(("mlp_dropout", "embedding_dropout", "attention_dropout"), config.dropout),
+        **dict.fromkeys(("mlp_dropout", "embedding_dropout"), config.dropout),
+        "attention_dropout": config.attention_dropout,
     }
     if config.attention_window is not None:
         values["local_attention"] = config.attention_window

@@ -67,6 +67,7 @@ def llama_like(published: PublishedConfig, defaults: Defaults, **settings: Any) 
         "normalization_epsilon": published.number("rms_norm_eps", defaults.epsilon),
         "tie_embeddings": published.flag("tie_word_embeddings", defaults.tie_embeddings),
         "positions": "rotary",
+        "attention_dropout": published.number("attention_dropout", 0.0),
     }
     return ModelConfig(**_sizes(published, defaults) | common | settings)
 
@@ -117,6 +118,7 @@ def llama_like_published(
         "rms_norm_eps": config.normalization_epsilon,
         activation: published_name(config, GATED_ACTIVATIONS),
         "tie_word_embeddings": config.tie_embeddings,
+        "attention_dropout": config.attention_dropout,
         **rotary_to_published(config),
         **NO_SPECIAL_TOKENS,
         **values,

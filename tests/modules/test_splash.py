@@ -80,9 +80,7 @@ def test_a_memory_of_another_length_equals_explicit_attention():
     assert_equal(Visibility(segments=Segments(SEGMENTS, keys)), inputs(keys=T + 128))
     # Padding may see nothing of a memory without padding. It has no weight, but NaN has even without weight.
     unpadded = Visibility(segments=Segments(SEGMENTS, np.maximum(keys, 1)))
-    chex.assert_tree_all_finite(
-        values_and_gradients(splash_attention, inputs(keys=T + 128), unpadded, interpret=True)
-    )
+    chex.assert_tree_all_finite(values_and_gradients(splash_attention, inputs(keys=T + 128), unpadded, interpret=True))
 
 
 def test_blocks_divide_lengths(monkeypatch):
