@@ -11,9 +11,9 @@ Measured on two CPU cores, full pass over 111,539 characters:
   cpu_best  loss 1.589 ± 0.004 (likewise: 1.594, 1.593, 1.580). With seed 0, no change of one number gained more than
             seeds differ: learning rate 0.01: 1.592, 0.04: 1.597; weight decay 0: 1.583; batch 6, 4,000 steps: 1.600
 
-gpu: not measured yet with attention_dropout=0.2, which nanoGPT's setting has. Without it, measured on one H200, float32,
-1.4 M tokens/s (10% MFU), under two minutes a run:
-            loss 1.471 ± 0.005 at the best checkpoint, step 1,250 (likewise: 1.465, 1.468, 1.481; nanoGPT states 1.4697,
+gpu, as it is, with attention_dropout=0.2 like nanoGPT: not measured yet.
+Measured on one H200 with attention_dropout=0, float32, 1.4 M tokens/s (10% MFU), under two minutes a run:
+  gpu       loss 1.471 ± 0.005 at the best checkpoint, step 1,250 (likewise: 1.465, 1.468, 1.481; nanoGPT states 1.4697,
             the best of 21 estimates on random windows), ECE 6.1 to 6.9%. It then over-fits: at step 5,000 the loss is
             2.09, with ECE 21%, although accuracy hardly falls (56.8 to 55.8%)
 """

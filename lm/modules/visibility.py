@@ -68,10 +68,17 @@ class Visibility:
         return cls(causal=causal, segments=Segments(query_segments_BT, key_segments_BS))
 
     def as_masks(self, queries: int, keys: int, keep_window: bool = False) -> "Visibility":
-        """The same with masks in place of segments and, unless the window is to be kept, in place of the window."""
+        """The same with masks in place of segments and windows.
+
+        Args:
+          queries: T.
+          keys: S.
+          keep_window: whether a window stays one if it is without a mask or bias, as cuDNN before 9.10.2 needs it.
+        """
         mask_BTS, near_BTS, window = self.mask_BTS, self.near_BTS, self.window
         if self.segments is not None:
             mask_BTS = _both(mask_BTS, segment_mask(self.segments.queries_BT, self.segments.keys_BS))
+        keep_window &= mask_BTS is None and self.bias_BNTS is None
         if window is not None and not keep_window:
             ahead_TS = jnp.arange(keys)[None, :] - jnp.arange(queries)[:, None]
             near_BTS, window = ((ahead_TS >= -window[0]) & (ahead_TS <= window[1]))[None], None
