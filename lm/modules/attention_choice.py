@@ -94,15 +94,14 @@ def choose_attention(config: ModelConfig, target: Target, call: AttentionCall) -
     if config.attention in ("explicit", "xla"):
         return Choice(config.attention)
     kernel = KERNELS.get(target.platform) if config.attention == "auto" else config.attention
-    if kernel is None:
-        return Choice("explicit")
-    if KERNELS.get(target.platform) != kernel:
+    reason = ""
+    if kernel is not None:
         reason = _OWNERS[kernel]
-    else:
-        refusal = _cudnn_refusal if kernel == "cudnn" else _splash_refusal
-        reason = refusal(config, target, call)
-    if not reason:
-        return Choice(kernel)
+        if KERNELS.get(target.platform) == kernel:
+            refusal = _cudnn_refusal if kernel == "cudnn" else _splash_refusal
+            reason = refusal(config, target, call)
+        if not reason:
+            return Choice(kernel)
     beyond_xla = config.attention_softcap is not None or call.drops
     explicit = target.platform == "cpu" or call.cached or beyond_xla
     return Choice("explicit" if explicit else "xla", reason)
@@ -110,7 +109,6 @@ def choose_attention(config: ModelConfig, target: Target, call: AttentionCall) -
 
 def _cudnn_refusal(config: ModelConfig, target: Target, call: AttentionCall) -> str:
     """Why cuDNN cannot do it; "": it can."""
-    del target
     has_bias = call.biased or call.segmented or call.masked or config.attention_window is not None
     reasons = {
         "cuDNN's attention takes 16-bit numbers, and config.model.dtype is float32": config.dtype == "float32",
@@ -123,13 +121,13 @@ def _cudnn_refusal(config: ModelConfig, target: Target, call: AttentionCall) -> 
         "cuDNN's attention takes masks and biases of even lengths only": (
             has_bias and (call.queries % 2 != 0 or call.keys % 2 != 0)
         ),
+        **_uneven_heads(config, target),
     }
     return _first(reasons)
 
 
 def _splash_refusal(config: ModelConfig, target: Target, call: AttentionCall) -> str:
     """Why splash attention cannot do it; "": it can."""
-    shards = target.head_shards
     reasons = {
         "splash attention is not used with a cache": call.cached,
         "splash attention takes no relative positions": call.biased,
@@ -141,11 +139,15 @@ def _splash_refusal(config: ModelConfig, target: Target, call: AttentionCall) ->
         f"{target.batch_shards} devices do not divide the rows": (
             call.rows is not None and call.rows % target.batch_shards != 0
         ),
-        f"config.partitioning.tensor={shards} does not divide the heads": (
-            config.heads % shards != 0 or config.num_kv_heads % shards != 0
-        ),
+        **_uneven_heads(config, target),
     }
     return _first(reasons)
+
+
+def _uneven_heads(config: ModelConfig, target: Target) -> dict[str, bool]:
+    shards = target.head_shards
+    uneven = config.heads % shards != 0 or config.num_kv_heads % shards != 0
+    return {f"config.partitioning.tensor={shards} does not divide the heads": uneven}
 
 
 def _first(reasons: dict[str, bool]) -> str:

@@ -47,7 +47,14 @@ def trained(tmp_path_factory):
 def test_pretraining_prints_what_it_did(trained):
     result, _, directory = trained
     assert result.returncode == 0, result.stderr
-    for part in ("parameters on 1 x cpu", "tokens for training", "step 2/4", "validation loss", "±"):
+    for part in (
+        "parameters on 1 x cpu",
+        "attention: explicit",
+        "tokens for training",
+        "step 2/4",
+        "validation loss",
+        "±",
+    ):
         assert part in result.stderr
     assert printable((directory / "samples.txt").read_bytes().decode()) in result.stdout
     assert result.stdout.startswith("done: ")

@@ -29,7 +29,8 @@ HALF = {"dtype": "bfloat16", "width": 128, "heads": 2, "max_length": 256}
     ("target", "config", "call", "implementation", "reason"),
     [
         (CPU, {}, {}, "explicit", ""),
-        (GPU, {}, {}, "explicit", ""),
+        (GPU, {}, {}, "xla", ""),
+        (GPU, {}, {"cached": True}, "explicit", ""),
         (CUDA, {}, {}, "cudnn", ""),
         (CUDA, {}, {"segmented": True, "masked": True, "biased": True}, "cudnn", ""),
         (CUDA, {"dtype": "float32"}, {}, "xla", "16-bit"),
@@ -52,6 +53,7 @@ HALF = {"dtype": "bfloat16", "width": 128, "heads": 2, "max_length": 256}
         (Target("tpu", batch_shards=4), {}, {"rows": 6}, "xla", "4 devices do not divide the rows"),
         (Target("tpu", batch_shards=4), {}, {"rows": 8}, "splash", ""),
         (Target("tpu", head_shards=2), {"kv_heads": 1}, {}, "xla", "tensor=2 does not divide the heads"),
+        (Target("cuda", head_shards=2), {"kv_heads": 1}, {}, "xla", "tensor=2 does not divide the heads"),
         (CUDA, {"attention": "splash"}, {}, "xla", "needs a TPU"),
         (CPU, {"attention": "cudnn"}, {}, "explicit", "needs an NVIDIA GPU"),
         (GPU, {"attention": "cudnn"}, {}, "xla", "Ampere"),
