@@ -140,7 +140,7 @@ def attend(
         bias=bias_BNTS,
         mask=mask_B1TS,
         is_causal=visibility.causal,
-        local_window_size=visibility.window,
+        local_window_size=None if visibility.window is None else (visibility.window, 0),
         scale=scale,
         implementation=cast(Literal["xla", "cudnn"], implementation),
     )

@@ -86,8 +86,8 @@ def _make_kernel(
     if visibility.window is None:
         mask = splash.CausalMask(lengths) if visibility.causal else splash.FullMask(lengths)
     else:
-        before, after = visibility.window
-        mask = splash.LocalMask(lengths, (before, 0 if visibility.causal else after), offset=0)
+        window = (visibility.window, 0 if visibility.causal else visibility.window)
+        mask = splash.LocalMask(lengths, window, offset=0)
     queries, keys = (_block(length) for length in lengths)
     blocks = splash.BlockSizes(
         block_q=queries,

@@ -296,7 +296,7 @@ class Stack(nn.Module):
             return visibility
         farthest = config.attention_window - 1 if self.causal else config.attention_window // 2
         if caches is None:
-            return dataclasses.replace(visibility, window=(farthest, 0 if self.causal else farthest))
+            return dataclasses.replace(visibility, window=farthest)
         distances_BTS = jnp.abs(counted_BT[:, :, None] - keys_S[None, None, :])
         return dataclasses.replace(visibility, near_BTS=distances_BTS <= farthest)
 
@@ -316,8 +316,8 @@ class Stack(nn.Module):
         visibility = dataclasses.replace(visibility, implementation=implementation)
         if implementation == "splash":
             return visibility
-        # cuDNN's window looks back only, and is the same in all scanned layers.
-        keep_window = implementation == "cudnn" and self.causal and not self.config.scan_layers
+        # Scanned layers cannot differ in it.
+        keep_window = implementation == "cudnn" and not self.config.scan_layers
         return visibility.as_masks(call.queries, call.keys, keep_window)
 
     def start(self, memory_BSD: Array, memory_mask_BS: Array | None, length: int) -> Caches:

@@ -45,8 +45,8 @@ class Visibility:
       near_BTS: True where key s lies in the window of query t, which layers with a window see; its batch axis may be 1.
         None: see `window`.
       segments: which a query does not look beyond. None: there is one segment.
-      window: how many keys before and after its own place a query sees in layers with a window, in place of `near_BTS`.
-        None: there is no window.
+      window: how far from its own place a query sees in layers with a window, in place of `near_BTS`. None: there is no
+        window.
       implementation: of attention, as in `attend`.
     """
 
@@ -55,7 +55,7 @@ class Visibility:
     bias_BNTS: Array | None = None
     near_BTS: Array | None = None
     segments: Segments | None = None
-    window: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
+    window: int | None = flax.struct.field(pytree_node=False, default=None)
     implementation: str = flax.struct.field(pytree_node=False, default="explicit")
 
     @classmethod
@@ -73,15 +73,16 @@ class Visibility:
         Args:
           queries: T.
           keys: S.
-          keep_window: whether a window stays one if it is without a mask or bias, as cuDNN before 9.10.2 needs it.
+          keep_window: whether a window stays one if it looks back only and has no mask or bias beside it, which cuDNN
+            before 9.10.2 could not do.
         """
         mask_BTS, near_BTS, window = self.mask_BTS, self.near_BTS, self.window
         if self.segments is not None:
             mask_BTS = _both(mask_BTS, segment_mask(self.segments.queries_BT, self.segments.keys_BS))
-        keep_window &= mask_BTS is None and self.bias_BNTS is None
+        keep_window &= self.causal and mask_BTS is None and self.bias_BNTS is None
         if window is not None and not keep_window:
-            ahead_TS = jnp.arange(keys)[None, :] - jnp.arange(queries)[:, None]
-            near_BTS, window = ((ahead_TS >= -window[0]) & (ahead_TS <= window[1]))[None], None
+            distances_TS = jnp.abs(jnp.arange(queries)[:, None] - jnp.arange(keys)[None, :])
+            near_BTS, window = (distances_TS <= window)[None], None
         return dataclasses.replace(self, mask_BTS=mask_BTS, near_BTS=near_BTS, segments=None, window=window)
 
     def of_layer(self, local: bool | Array) -> "Visibility":

@@ -23,8 +23,8 @@ CASES = {
     "causal": Visibility(causal=True),
     "both directions": Visibility(),
     "segments": Visibility(segments=WITHIN),
-    "window in both directions": Visibility(window=(70, 70)),
-    "everything": Visibility(causal=True, window=(40, 0), segments=WITHIN),
+    "window in both directions": Visibility(window=70),
+    "everything": Visibility(causal=True, window=40, segments=WITHIN),
 }
 
 
