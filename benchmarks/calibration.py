@@ -184,7 +184,7 @@ def print_statistics(replications: int) -> None:
     """Rejection rate of the floor's test at 5%, and coverage of the 95% interval, over synthetic models."""
     from lm.calibration.binning import Binning, bin_totals
     from lm.calibration.errors import ece
-    from lm.calibration.noise_floor import bin_features, error_interval, floor_of, null_totals, totals_of_sums
+    from lm.calibration.noise_floor import bin_features, ece_interval, floor_of, null_totals, totals_of_sums
     from lm.statistics.resampling import Resampler
 
     truths = {
@@ -204,12 +204,13 @@ def print_statistics(replications: int) -> None:
             for seed in range(replications):
                 confidence = rng.beta(4, 2, items).astype(np.float32)
                 correct = (rng.uniform(size=items) < accuracy_of(confidence)).astype(np.float32)
-                observed = float(ece(bin_totals(confidence, correct, binning)))
+                totals = bin_totals(confidence, correct, binning)
+                observed = float(ece(totals))
                 null = null_totals(confidence, correct, binning, resamples=400, rng=np.random.default_rng(seed))
                 floor = floor_of(observed, ece(null))
                 resampler = Resampler(items, resamples=400, seed=seed)
                 sums = resampler.sums(bin_features(confidence, correct, binning))
-                interval = error_interval(observed, ece(totals_of_sums(sums)), floor)
+                interval = ece_interval(totals, totals_of_sums(sums))
                 rejected.append(floor.p <= 0.05)
                 covered.append(interval.low <= true_error <= interval.high)
             error = np.sqrt(np.mean(covered) * (1 - np.mean(covered)) / replications)

@@ -18,10 +18,10 @@ from scipy import sparse
 from experiments.protocol.cells import AFTER, BINNING, METHODS, PUBLISHED, SCORES, UNCALIBRATED, Cell, Cells, Measured
 from experiments.protocol.conclusions import Comparer, Flips, changes_of, flips
 from experiments.protocol.settings import ProtocolConfig
-from lm.calibration.binning import bin_totals
+from lm.calibration.binning import BinTotals, bin_totals
 from lm.calibration.calibrators import CALIBRATORS
 from lm.calibration.errors import ece
-from lm.calibration.noise_floor import bin_features, error_interval, floor_of, null_totals, totals_of_sums
+from lm.calibration.noise_floor import bin_features, ece_interval, floor_of, null_totals, totals_of_sums
 from lm.files import write_atomically, write_json, written_atomically
 from lm.fonts import style
 from lm.statistics.intervals import mean_interval, share_interval
@@ -94,20 +94,20 @@ def all_rows(config: ProtocolConfig, cells: Cells, advance: Callable[[], None] =
         resampler = Resampler(features[0].shape[0], resamples=config.resamples, seed=0)
         drawn = np.split(resampler.sums(sparse.hstack(features, format="csr")), len(features), axis=1)
         rows += [
-            _row(cell, items, ece(totals_of_sums(sums_RF)), mass)
+            _row(cell, items, totals_of_sums(sums_RF), mass)
             for (cell, items), sums_RF in zip(found.items(), drawn, strict=True)
         ]
         advance()
     return rows
 
 
-def _row(cell: Cell, items: Measured, resampled_R: np.ndarray, mass: float) -> Row:
+def _row(cell: Cell, items: Measured, resampled: BinTotals, mass: float) -> Row:
     totals = bin_totals(items.confidence_N, items.correct_N, BINNING)
     error, accuracy = float(ece(totals)), share_interval(items.correct_N)
-    rng, resamples = np.random.default_rng(1), len(resampled_R)
+    rng, resamples = np.random.default_rng(1), len(resampled.count)
     null = null_totals(items.confidence_N, items.correct_N, BINNING, resamples=resamples, rng=rng)
     floor = floor_of(error, ece(null))
-    interval = error_interval(error, resampled_R, floor)
+    interval = ece_interval(totals, resampled)
     return Row(
         cell,
         PUBLISHED[cell.link][cell.method] if cell.link else cell.method,

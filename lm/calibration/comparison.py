@@ -18,11 +18,19 @@ from lm.calibration.guarantees import Guarantees, measure_guarantees
 from lm.calibration.inputs import InputError
 from lm.calibration.logits import Logits, whole
 from lm.calibration.metrics import METRICS, Metric
-from lm.calibration.noise_floor import Floor, error_interval, floor_of, null_totals, observed_totals
+from lm.calibration.noise_floor import Floor, ece_interval, error_interval, floor_of, null_totals, observed_totals
 from lm.calibration.outcomes import Outcomes
 from lm.calibration.predictions import Predictions, check_disjoint
 from lm.calibration.reliability import reliability_bins
-from lm.calibration.resampled_errors import BINNED, Resamplable, Sums, binned_sums, classwise_sums, smooth_sums
+from lm.calibration.resampled_errors import (
+    BINNED,
+    Resamplable,
+    Resampled,
+    Sums,
+    binned_sums,
+    classwise_sums,
+    smooth_sums,
+)
 from lm.calibration.results import Bin, Comparison, Entry, Items, Method, Settings
 from lm.statistics.comparisons import paired_mean_difference, resampled_difference
 from lm.statistics.intervals import bias_corrected_interval, mean_interval, share_interval, within_limits
@@ -192,7 +200,10 @@ def _column(metric: Metric, settings: Settings) -> Metric:
     if metric.name in _MEANS:
         specification = {"interval": "Student's t over items, or over clusters if there are any"}
     else:
-        specification["interval"] = f"bias-corrected bootstrap, {settings.resamples} resamples"
+        of_ece = metric.name in ("ece", "ece_equal_mass")
+        specification["interval"] = (
+            f"{'hybrid' if of_ece else 'bias-corrected'} bootstrap, {settings.resamples} resamples"
+        )
         specification["p of a change"] = "swapping the two models' items, or clusters if there are any"
     return dataclasses.replace(metric, long=long, specification=specification)
 
@@ -205,7 +216,7 @@ class _Measured:
     binning: Binning
     null: BinTotals
     values: dict[str, float]
-    resampled: dict[str, np.ndarray]
+    resampled: Resampled
     floors: dict[str, Floor]
     items: Resamplable
     resampler: Resampler
@@ -230,9 +241,11 @@ class _Measured:
                 old = getattr(before.found, _MEANS[name])
                 with np.errstate(invalid="ignore"):  # the loss of a label with probability 0 has no difference
                     difference = paired_mean_difference(old, per_item, self.clusters_N, self.level, weights_N)
-        elif name in self.resampled:
-            resampled_R = self.resampled[name]
-            if floor is None or name == "signed_gap":
+        elif name in self.resampled.errors:
+            resampled_R = self.resampled.errors[name]
+            if name in self.resampled.ece_totals:
+                interval = ece_interval(*self.resampled.ece_totals[name], self.level)
+            elif floor is None or name == "signed_gap":
                 interval = bias_corrected_interval(value, resampled_R, self.level)
             else:
                 interval = error_interval(value, resampled_R, floor, self.level)
@@ -241,7 +254,7 @@ class _Measured:
                 trials = min(self.resampler.groups, *((right, items - right) if name == "auroc" else ()), items)
                 interval = within_limits(interval, value, SHARE, trials, self.level)
             if before is not None:
-                change_R = resampled_R - before.resampled[name]
+                change_R = resampled_R - before.resampled.errors[name]
                 difference = resampled_difference(value - before.values[name], change_R, swapped[name], self.level)
         return Entry(value, interval, floor, difference)
 

@@ -32,6 +32,7 @@ from lm.calibration.logits import whole
 from lm.calibration.noise_floor import (
     Floor,
     bin_features,
+    ece_interval,
     error_interval,
     floor_of,
     null_totals,
@@ -342,7 +343,7 @@ class ResampledError(NamedTuple):
 
     Attributes:
       value: of the items.
-      interval: of the bootstrap, corrected for the estimate's bias.
+      interval: from resamples, without the bias that chance gives the error.
       floor: what a perfectly calibrated model would show, and the p-value of calibration.
       null: totals of such models, [R, M].
     """
@@ -379,12 +380,16 @@ def resampled_error(
     floor = floor_of(float(error(observed_totals(confidence_N, correct_N, binning, weights_N))), error(null))
     resampler = Resampler(len(confidence_N), resamples=resamples, seed=seed, clusters_N=clusters_N)
     features_NF = bin_features(confidence_N, correct_N, binning, weights_N=weights_N)
-    resampled_R = error(totals_of_sums(resampler.sums(features_NF)))
+    totals = totals_of_sums(resampler.sums(features_NF))
     if clusters_N is not None and resampler.groups < 2:
         floor = Floor(floor.mean, floor.high, math.nan)
-    if kind == "signed_gap":
-        return ResampledError(value, bias_corrected_interval(value, resampled_R, level), floor, null)
-    return ResampledError(value, error_interval(value, resampled_R, floor, level), floor, null)
+    if kind == "ece":
+        interval = ece_interval(totals_of_sums(features_NF.sum(axis=0)), totals, level)
+    elif kind == "signed_gap":
+        interval = bias_corrected_interval(value, error(totals), level)
+    else:
+        interval = error_interval(value, error(totals), floor, level)
+    return ResampledError(value, interval, floor, null)
 
 
 def expected_calibration_error(

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from lm.calibration.binning import Binning, BinTotals, weighted_totals
 from lm.calibration.inputs import checked_clusters, checked_confidence, checked_correct, checked_weights
-from lm.statistics.intervals import NO_INTERVAL, Interval, bias_corrected_interval
+from lm.statistics.intervals import NO_INTERVAL, Interval, absolute_sum_interval, bias_corrected_interval
 
 _DRAWN = 2**24  # draws in memory at a time
 
@@ -159,8 +159,26 @@ def totals_of_sums(sums_RF: np.ndarray) -> BinTotals:
     return BinTotals(*np.split(sums_RF, 3, axis=-1))
 
 
+def ece_interval(observed: BinTotals, resampled: BinTotals, level: float = 0.95) -> Interval:
+    """Interval of `lm.calibration.errors.ece`, from 0 to 1, by `absolute_sum_interval`.
+
+    Its lower end is 0 unless the error is significant in one tail at (1 - level) / 2.
+
+    Args:
+      observed: totals, [M].
+      resampled: totals of resamples, [R, M].
+      level: of the interval.
+    """
+    interval = absolute_sum_interval(_shares_of_gaps(observed), _shares_of_gaps(resampled), level)
+    return Interval(interval.low, min(interval.high, 1.0), interval.standard_error)
+
+
+def _shares_of_gaps(totals: BinTotals) -> np.ndarray:
+    return (totals.correct - totals.confidence) / totals.count.sum(axis=-1, keepdims=True)
+
+
 def error_interval(observed: float, resampled_R: np.ndarray, floor: Floor, level: float = 0.95) -> Interval:
-    """`bias_corrected_interval` of an error that is 0 for a calibrated model.
+    """`bias_corrected_interval` of an error that is 0 for a calibrated model, where `ece_interval` does not apply.
 
     It starts at 0 unless the test of calibration rejects at 1 - level: near 0 the bootstrap alone covers the true
     value in only half of the cases, while the test works. It never ends below the observed error minus the mean of the

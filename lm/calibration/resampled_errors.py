@@ -28,10 +28,24 @@ class Sums(NamedTuple):
     Attributes:
       features_NF: what is summed.
       of_sums: from sums [..., F] to each error by name, [...].
+      ece: the name of the one among them that `ece_interval` is for; None: there is none. Sums are its totals then.
     """
 
     features_NF: sparse.csr_array
     of_sums: Callable[[np.ndarray], dict[str, np.ndarray]]
+    ece: str | None = None
+
+
+class Resampled(NamedTuple):
+    """One model's errors on resamples.
+
+    Attributes:
+      errors: values by name, [R].
+      ece_totals: by name, of the errors that `ece_interval` is for: totals of the items, [M], and of resamples, [R, M].
+    """
+
+    errors: dict[str, np.ndarray]
+    ece_totals: dict[str, tuple[BinTotals, BinTotals]]
 
 
 class Resamplable(NamedTuple):
@@ -49,18 +63,22 @@ class Resamplable(NamedTuple):
     correct_N: np.ndarray
     weights_N: np.ndarray | None = None
 
-    def resampled(self, resampler: Resampler) -> dict[str, np.ndarray]:
-        """Each error's values over the resamples, [R]."""
-        found: dict[str, np.ndarray] = {}
-        for features_NF, of_sums in self.sums:
-            found |= of_sums(resampler.sums(features_NF))
+    def resampled(self, resampler: Resampler) -> Resampled:
+        """The errors on the resamples."""
+        found = Resampled({}, {})
+        for features_NF, of_sums, ece in self.sums:
+            sums_RF = resampler.sums(features_NF)
+            found.errors.update(of_sums(sums_RF))
+            if ece is not None:
+                found.ece_totals[ece] = totals_of_sums(features_NF.sum(axis=0)), totals_of_sums(sums_RF)
         by_order = _by_order(self.confidence_N, self.correct_N, self.weights_N)
-        return found | dict(zip(_BY_ORDER, resampler.evaluate(by_order).T, strict=True))
+        found.errors.update(zip(_BY_ORDER, resampler.evaluate(by_order).T, strict=True))
+        return found
 
     def swapped_differences(self, before: "Resamplable", resampler: Resampler) -> dict[str, np.ndarray]:
         """Differences of each error to another model over swaps of items, [S]; the first is the observed one."""
         found: dict[str, np.ndarray] = {}
-        for (before_NF, of_sums), (after_NF, _) in zip(before.sums, self.sums, strict=True):
+        for (before_NF, of_sums, _), (after_NF, _, _) in zip(before.sums, self.sums, strict=True):
             before_S, after_S = map(of_sums, resampler.swapped_sums(before_NF, after_NF))
             found |= {name: after_S[name] - before_S[name] for name in after_S}
         by_order = _by_order(
@@ -93,7 +111,8 @@ def binned_sums(
         totals = totals_of_sums(sums)
         return {name: function(totals) for name, (function, of_scheme) in BINNED.items() if of_scheme == scheme}
 
-    return Sums(bin_features(confidence_N, correct_N, binning, bins, weights_N), of_sums)
+    ece = {"equal_width": "ece", "equal_mass": "ece_equal_mass"}[scheme]
+    return Sums(bin_features(confidence_N, correct_N, binning, bins, weights_N), of_sums, ece)
 
 
 def smooth_sums(confidence_N: np.ndarray, correct_N: np.ndarray, weights_N: np.ndarray | None = None) -> Sums:

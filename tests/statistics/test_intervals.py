@@ -5,6 +5,8 @@ import pytest
 from scipy import stats
 
 from lm.statistics.intervals import (
+    _most_likely_sizes,
+    absolute_sum_interval,
     bias_corrected_interval,
     mean_interval,
     ratio_interval,
@@ -86,3 +88,49 @@ def test_an_accuracy_of_0_or_100_percent_is_not_certain():
     right = np.arange(30) < 20
     assert ends(share_interval(right)) == ends(mean_interval(right))
     assert np.isnan(share_interval(np.ones(30), np.zeros(30)).low)  # one cluster
+
+
+# --- sums of absolute values ---
+
+
+def drawn(gap_M, spread, resamples=20_000):
+    return gap_M + spread * np.random.default_rng(0).normal(size=(resamples, len(gap_M)))
+
+
+def test_far_from_0_the_interval_of_a_sum_of_absolute_values_is_that_of_a_sum():
+    gap_M = np.array([3.0, -2.0, 4.0])
+    interval = absolute_sum_interval(gap_M, drawn(gap_M, 0.1))
+    reach = 1.96 * 0.1 * np.sqrt(3)
+    np.testing.assert_allclose([interval.low, interval.high], [9 - reach, 9 + reach], atol=0.01)
+    assert interval.standard_error == pytest.approx(0.1 * np.sqrt(3), rel=0.05)
+
+
+def test_gaps_that_chance_explains_may_all_be_0():
+    spread, gap_M = 0.1, 0.1 * np.sqrt(2 / np.pi) * np.array([1.0, -1] * 8)  # as large as errors are on average
+    interval = absolute_sum_interval(gap_M, drawn(gap_M, spread))
+    assert interval.low == 0
+    # True gaps of one standard error make the estimates only 1.5 times as large as none do, two sigma of their sum.
+    assert 1.4 < interval.high < 1.8
+    assert absolute_sum_interval(2 * gap_M, drawn(2 * gap_M, spread)).low > 0
+
+
+def test_without_spread_there_is_no_interval_of_a_sum_of_absolute_values():
+    gap_M = np.array([0.1, 0.2])
+    for resampled in (np.tile(gap_M, (9, 1)), np.full((9, 2), np.nan), gap_M[None] + 1):
+        assert np.isnan(absolute_sum_interval(gap_M, resampled).low)
+
+
+@pytest.mark.parametrize("total", [0.0, 0.3, 1.5, 4.0])
+def test_the_most_likely_sizes_have_the_sum_and_no_closer_ones_do(total):
+    random = np.random.default_rng(0)
+    size_M, spread_M = random.uniform(size=6), random.uniform(0.1, 1, size=6)
+    sizes_M = _most_likely_sizes(size_M, spread_M, total)
+    assert sizes_M.min() >= 0
+    assert sizes_M.sum() == pytest.approx(total)
+
+    def distance(sizes_M):
+        return ((sizes_M - size_M) ** 2 / spread_M).sum(axis=-1)
+
+    others_K6 = random.dirichlet(np.full(6, 0.5), size=2000) * total
+    nearby_K6 = sizes_M + 1e-3 * (others_K6 - sizes_M)
+    assert distance(sizes_M) <= min(distance(others_K6).min(), distance(nearby_K6).min()) + 1e-9
