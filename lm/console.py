@@ -28,8 +28,8 @@ class Advance(Protocol):
 class Console(rich.console.Console):
     """A console on which strings, in tables too, appear as they are.
 
-    A terminal gets lines that are wrapped between words; anything else, and text printed with `soft_wrap=True`, whole
-    ones.
+    A terminal and a notebook get lines that are wrapped between words; anything else, and text printed with
+    `soft_wrap=True`, whole ones.
     """
 
     def __init__(self, **settings: Any):
@@ -39,7 +39,7 @@ class Console(rich.console.Console):
     def print(self, *objects: Any, **settings: Any) -> None:
         """Prints strings and tables."""
         if all(isinstance(one, str) for one in objects):
-            if self.is_terminal and "soft_wrap" not in settings:
+            if (self.is_terminal or self.is_jupyter) and "soft_wrap" not in settings:
                 objects = tuple(_wrapped(one, self.width) for one in objects)
             settings.setdefault("soft_wrap", True)
         super().print(*objects, **settings)

@@ -60,6 +60,13 @@ def test_a_terminal_gets_lines_that_are_broken_between_words():
     assert " ".join(lines).split() == text.split()
 
 
+def test_a_notebook_gets_lines_that_can_be_read_without_scrolling(monkeypatch):
+    shown = []
+    monkeypatch.setattr("rich.jupyter.display", lambda segments, text: shown.append(text))
+    Console(force_jupyter=True, width=20).print("one two three four five six")
+    assert [line.strip() for line in shown[0].splitlines()] == ["one two three four", "five six"]
+
+
 def test_progress_on_a_terminal_disappears():
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=80)
