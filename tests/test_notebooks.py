@@ -73,7 +73,7 @@ def test_outputs_are_whole_small_and_of_no_particular_machine(name):
     cells = code_cells(read(name))
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))  # one run, in order
     outputs = json.dumps([cell.outputs for cell in cells])
-    assert sum(len(pictures(cell)) for cell in cells) >= 2
+    assert any(pictures(cell) for cell in cells)
     assert len(outputs) < LARGEST_OUTPUTS
     assert '"output_type": "error"' not in outputs
     assert "Warning" not in outputs
