@@ -34,7 +34,7 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 def texts(cell: nbformat.NotebookNode) -> str:
     """What a code cell printed."""
-    return "\n".join(one.get("text") or one.data.get("text/plain", "") for one in cell.outputs)
+    return "\n".join(one.get("text") or one.get("data", {}).get("text/plain", "") for one in cell.outputs)
 
 
 def pictures(cell: nbformat.NotebookNode) -> list[bytes]:
@@ -92,6 +92,9 @@ def execute(name: str, folder: Path, **parameters) -> list[nbformat.NotebookNode
     NotebookClient(
         notebook, timeout=SECONDS_A_CELL_MAY_TAKE, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
+    for cell in code_cells(notebook):
+        # nbclient notices most errors, but not that of a command that %run ran.
+        assert not [one for one in cell.outputs if one.output_type == "error"], f"{cell.source}\n{texts(cell)}"
     for cell in code_cells(read(name)):  # what readers see comes out here too
         (again,) = (one for one in code_cells(notebook) if one.source == cell.source)
         assert len(pictures(again)) == len(pictures(cell)), cell.source
