@@ -146,6 +146,23 @@ def define_config_file(values: flags.FlagValues, *kinds: type) -> None:
     flags.DEFINE_flag(_ConfigFlag(text, *kinds, from_file=True), values)
 
 
+class _ConfigsFlag(_ConfigFlag):
+    """A flag whose value becomes a dict of configs by name."""
+
+    def load(self, overrides: dict[str, str]) -> dict[str, Any]:
+        """The configs, all with the same overrides."""
+        names = [name for name in (self.value or "").split(",") if name]
+        if not names:
+            raise UserError("--config is missing: name config files, such as --config=llama_1b,gpt2_124m")
+        return {name: load_config(name, self.kinds, overrides) for name in names}
+
+
+def define_config_files(values: flags.FlagValues, *kinds: type) -> None:
+    """Defines `--config=FILE[,FILE...]` for configs of these kinds; `--config.KEY=VALUE` changes all of them."""
+    text = "Configs: files or names with commas between them; --config.KEY=VALUE changes one value of each."
+    flags.DEFINE_flag(_ConfigsFlag(text, *kinds, from_file=True), values)
+
+
 def define_config(values: flags.FlagValues, kind: type) -> None:
     """Defines `--config.KEY=VALUE` for the keys of a dataclass with defaults."""
     flags.DEFINE_flag(_ConfigFlag("--config.KEY=VALUE changes one value.", kind, from_file=False), values)
@@ -190,6 +207,8 @@ def _help(values: flags.FlagValues, argv: Sequence[str]) -> str:
     if (config := _config_flag(values)) is not None:
         config.value = next((each.removeprefix("--config=") for each in argv if each.startswith("--config=")), None)
         chosen = config.load({}) if config.value else None
+        if isinstance(chosen, dict):
+            chosen = next(iter(chosen.values()))
         lines += ["", describe(config.kinds[0] if chosen is None else type(chosen), chosen)]
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\]")
@@ -80,17 +80,26 @@ class Dot:
       shape: of the result, on one device.
       contracted: length of the sums.
       count: how often one step does it.
+      operand_bytes: of both operands, once.
+      batched: whether it is many independent products, as in attention.
     """
 
     dtype: str
     shape: tuple[int, ...]
     contracted: int
     count: int
+    operand_bytes: int
+    batched: bool = False
 
     @property
     def flops(self) -> int:
         """Floating-point operations of one step on one device: a multiplication and an addition for each term."""
         return 2 * math.prod(self.shape) * self.contracted * self.count
+
+    @property
+    def bytes(self) -> int:
+        """Operands read and results written in one step, if each is moved once."""
+        return (self.operand_bytes + Shape(self.dtype, self.shape).bytes) * self.count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +211,27 @@ class Program:
                 counts[match[1]] += times
         return dict(counts)
 
+    def held(self) -> int:
+        """Bytes that a device holds at once beside the program's arguments, by what loops carry.
+
+        In the innermost place where it is largest: all that the loops around it carry, and the largest result of a
+        matrix product or collective. An estimate, because it leaves out what lives beside a loop without passing
+        through it, and because a compiler may keep a result in another form.
+        """
+        return self._held(self.entry)
+
+    def _held(self, name: str) -> int:
+        computation = self.computations.get(name, {})
+        most = 0
+        for each in computation.values():
+            if each.opcode == "while":
+                most = max(most, _carried(computation, each) + max(map(self._held, each.called), default=0))
+            elif each.called and each.opcode in ("call", "conditional", "fusion"):
+                most = max(most, *map(self._held, each.called))
+            elif each.opcode == "dot" or each.opcode in COLLECTIVES:
+                most = max(most, sum(shape.bytes for shape in each.shapes))
+        return most
+
 
 def collectives(hlo_text: str) -> list[Collective]:
     """The communication of one step of a program; see `Program.collectives`."""
@@ -216,7 +246,7 @@ def dots(hlo_text: str) -> list[Dot]:
 def _computations(text: str) -> Iterator[tuple[bool, str, list[str]]]:
     """Whether it is the entry, name and lines of each computation."""
     text = re.sub(r"/\*.*?\*/", "", text)
-    for match in re.finditer(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{\n((?: .*\n)*)\}", text, re.MULTILINE):
+    for match in re.finditer(r"^(ENTRY )?%?([\w.-]+) (?:\(.*\) -> .*)?\{\n((?: .*\n)*)\}", text, re.MULTILINE):
         yield bool(match[1]), match[2], match[3].splitlines()
 
 
@@ -277,6 +307,20 @@ def _start(computation: Computation, loop: Instruction, counter: Instruction | N
     return _constant(value)
 
 
+def _carried(computation: Computation, loop: Instruction) -> int:
+    """Bytes that a loop carries and that the computation around it didn't get as arguments."""
+    initial = computation.get(loop.operands[0])
+    names = set(initial.operands) if initial is not None and initial.opcode == "tuple" else set()
+    values = [computation[name] for name in names if name in computation]
+    return sum(shape.bytes for value in values if not _is_argument(computation, value) for shape in value.shapes)
+
+
+def _is_argument(computation: Computation, value: Instruction) -> bool:
+    if value.opcode == "get-tuple-element":
+        value = computation[value.operands[0]]
+    return value.opcode == "parameter"
+
+
 def _collectives_of(computation: Computation, instruction: Instruction, partitions: int) -> Iterator[Collective]:
     """An entry for each array that an instruction communicates; none if it isn't a collective."""
     kind = instruction.opcode.removesuffix("-start")
@@ -329,7 +373,10 @@ def _axes_size(mesh: str, axes: str) -> int:
 
 
 def _dot(computation: Computation, instruction: Instruction) -> Dot:
-    (result,), left = instruction.shapes, computation[instruction.operands[0]].shapes[0]
+    (result,) = instruction.shapes
+    left, right = (computation[name].shapes[0] for name in instruction.operands)
     match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
-    axes: Iterable[str] = match[1].split(",") if match and match[1] else ()
-    return Dot(result.dtype, result.dims, math.prod(left.dims[int(axis)] for axis in axes), 0)
+    axes = [int(axis) for axis in match[1].split(",") if axis] if match else []
+    contracted = math.prod(left.dims[axis] for axis in axes)
+    batched = "lhs_batch_dims={" in instruction.attributes
+    return Dot(result.dtype, result.dims, contracted, 0, left.bytes + right.bytes, batched)

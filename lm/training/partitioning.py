@@ -4,7 +4,7 @@ Mesh axes: `data` splits the batch and copies the parameters; `fsdp` splits the 
 splits the parameters inside each layer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import jax
@@ -53,7 +53,28 @@ def make_partitioner(config: PartitioningConfig) -> Partitioner:
     Raises:
       UserError: if the axes don't multiply to the number of devices.
     """
-    devices = jax.device_count()
+    if config.strategy == "pmap":
+        mesh_shape(config, jax.device_count())
+        return PmapPartitioner()
+    return mesh_partitioner(config, jax.devices())
+
+
+def mesh_partitioner(config: PartitioningConfig, devices: Sequence[jax.Device]) -> "MeshPartitioner":
+    """The partitioner of strategy "jit" for these devices, of which some may exist only for the compiler.
+
+    Raises:
+      UserError: if the axes don't multiply to the number of devices.
+    """
+    shape = mesh_shape(config, len(devices))
+    return MeshPartitioner(jax.make_mesh(shape, ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=devices))
+
+
+def mesh_shape(config: PartitioningConfig, devices: int) -> tuple[int, int, int]:
+    """How many devices are along the axes `data`, `fsdp` and `tensor`.
+
+    Raises:
+      UserError: if the axes don't multiply to the number of devices.
+    """
     rest = config.fsdp * config.tensor
     data = devices // rest if config.data == -1 else config.data
     if data * rest != devices:
@@ -61,10 +82,7 @@ def make_partitioner(config: PartitioningConfig) -> Partitioner:
             f"config.partitioning: data={config.data} x fsdp={config.fsdp} x tensor={config.tensor} must equal the "
             f"{devices} devices available"
         )
-    if config.strategy == "pmap":
-        return PmapPartitioner()
-    mesh = jax.make_mesh((data, config.fsdp, config.tensor), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
-    return MeshPartitioner(mesh)
+    return data, config.fsdp, config.tensor
 
 
 def one_device_partitioner() -> "MeshPartitioner":
@@ -98,7 +116,7 @@ class MeshPartitioner:
             # Without this XLA may choose another layout for the new state and recompile for it.
             return jax.lax.with_sharding_constraint(state, tree_shardings(state, self.mesh)), sums
 
-        return jax.jit(sharded_step, donate_argnums=0, compiler_options=_compiler_options())
+        return jax.jit(sharded_step, donate_argnums=0, compiler_options=_compiler_options(self.mesh))
 
     def compile_evaluation_step(self, step: Callable) -> Callable:
         """Compiles (state, batch) -> sums."""
@@ -109,9 +127,9 @@ class MeshPartitioner:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._batch_sharding, x), batch)
 
 
-def _compiler_options() -> dict[str, int] | None:
+def _compiler_options(mesh: Mesh) -> dict[str, int] | None:
     # LLVM prefers half of AVX-512's width, since the full width used to lower the clock rate.
-    return {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else None
+    return {"xla_cpu_prefer_vector_width": 512} if mesh.devices.flat[0].platform == "cpu" else None
 
 
 class PmapPartitioner:

@@ -46,7 +46,9 @@ def test_nested_loops_multiply():
         return jax.lax.scan(outer, x, None, length=7)[0]
 
     x, w = on_mesh(8, 16, spec=P("data")), on_mesh(16, 16, spec=P())
-    assert dots(partitioned(f, x, w, out=P("data"))) == [Dot("f32", (4, 16), contracted=16, count=21)]
+    assert dots(partitioned(f, x, w, out=P("data"))) == [
+        Dot("f32", (4, 16), contracted=16, count=21, operand_bytes=4 * (4 * 16 + 16 * 16))
+    ]
 
 
 def test_gathered_matrix_has_its_whole_size_and_keeps_its_dtype():
@@ -66,6 +68,8 @@ def test_products_of_batches_count_every_operation():
     q, k = (on_mesh(4, 2, length, 5, spec=P("data")) for length in (6, 7))
     (found,) = dots(partitioned(f, q, k, out=P("data")))
     assert found.flops == 2 * (4 // 2) * 2 * 6 * 7 * 5
+    assert found.batched
+    assert found.bytes == 4 * (4 // 2) * 2 * (6 * 5 + 7 * 5 + 6 * 7)
 
 
 def test_all_reduce_of_which_only_a_slice_is_used_sends_half():
