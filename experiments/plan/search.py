@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.plan.planning import Plan, make_plan
@@ -68,10 +68,11 @@ def _descend(
     improved = True
     while improved:
         improved = False
-        for change in _changes(config, target):
-            plan = plan_of(settings | change)
-            if plan is not None and (best is None or rank(plan) < rank(best)):
-                settings, best, improved = settings | change, plan, True
+        for key in start:
+            for change in _changes(key, settings, config, target):
+                plan = plan_of(settings | change)
+                if plan is not None and (best is None or rank(plan) < rank(best)):
+                    settings, best, improved = settings | change, plan, True
     return best
 
 
@@ -86,17 +87,19 @@ def _start(config: PretrainConfig, target: Target) -> dict[str, Any]:
     }
 
 
-def _changes(config: PretrainConfig, target: Target) -> Iterator[dict[str, Any]]:
-    """What to try, one after the other."""
-    for chunk in {0, config.objective.loss_chunk or _CHUNK}:
-        yield {"objective.loss_chunk": chunk}
-    for micro_batches in _powers(config.training.batch_size):
-        yield {"training.micro_batches": micro_batches}
-    for rematerialize in REMATERIALIZATIONS:
-        yield {"model.rematerialize": rematerialize}
-    for tensor in _powers(min(config.model.num_kv_heads, 8)):
-        for fsdp in _powers(target.devices // tensor):
-            yield {"partitioning.tensor": tensor, "partitioning.fsdp": fsdp}
+def _changes(key: str, settings: Settings, config: PretrainConfig, target: Target) -> list[dict[str, Any]]:
+    """What to try for one setting, beside the others as they are."""
+    shards = settings["partitioning.fsdp"] * settings["partitioning.tensor"]
+    if key == "partitioning.tensor":  # over as many devices as before
+        tensors = [size for size in _powers(min(config.model.num_kv_heads, 8)) if shards % size == 0]
+        return [{key: size, "partitioning.fsdp": shards // size} for size in tensors]
+    values: dict[str, Sequence[Any]] = {
+        "partitioning.fsdp": _powers(target.devices // settings["partitioning.tensor"]),
+        "training.micro_batches": _powers(config.training.batch_size),
+        "model.rematerialize": REMATERIALIZATIONS,
+        "objective.loss_chunk": (0, config.objective.loss_chunk or _CHUNK),
+    }
+    return [{key: value} for value in values[key]]
 
 
 def _powers(limit: int) -> list[int]:

@@ -17,7 +17,7 @@ class Chip:
 
     Attributes:
       device_kind: JAX's name for it.
-      memory: bytes.
+      memory: bytes that a program can have.
       memory_bandwidth: bytes per second from and to memory.
       network_bandwidth: bytes per second that it sends to its neighbours, over all links in one direction.
       topology_axes: of a TPU: axes of its network.
@@ -38,17 +38,17 @@ class Chip:
 
 
 # TPU: docs.cloud.google.com/tpu/docs, the page of each version; "interchip interconnect bandwidth" in Gbit/s is divided
-# by 8. NVIDIA: the data sheet of each GPU; NVLink's bandwidth is stated for both directions and halved here.
+# by 8. The memory is what libtpu 0.0.42 lets a program have. NVIDIA: the data sheet of each GPU; NVLink's bandwidth is
+# stated for both directions and halved here.
 CHIPS: dict[str, dict[str, Chip]] = {
     "tpu": {
-        "v4": Chip("TPU v4", 32 * 2**30, 1.2e12, 300e9, 3, 4096),
-        "v5e": Chip("TPU v5 lite", 16e9, 0.82e12, 200e9, 2, 256),
-        "v5p": Chip("TPU v5", 95e9, 2.765e12, 600e9, 3, 6144),
-        "v6e": Chip("TPU v6 lite", 32e9, 1.6e12, 400e9, 2, 256),
+        "v5e": Chip("TPU v5 lite", 15.75 * 2**30, 0.82e12, 200e9, 2, 256),
+        "v5p": Chip("TPU v5", 95.74 * 2**30, 2.765e12, 600e9, 3, 6144),
+        "v6e": Chip("TPU v6 lite", 31.25 * 2**30, 1.6e12, 400e9, 2, 256),
     },
     "cuda": {
         "a100": Chip("NVIDIA A100-SXM4-80GB", 80e9, 2.039e12, 300e9, None, 8),
-        "h100": Chip("NVIDIA H100 80GB HBM3", 80e9, 3.35e12, 450e9, None, 8),
+        "h100": Chip("NVIDIA H100 80GB HBM3", 79.1 * 2**30, 3.35e12, 450e9, None, 8),
         "h200": Chip("NVIDIA H200", 141e9, 4.8e12, 450e9, None, 8),
     },
 }

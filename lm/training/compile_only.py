@@ -18,8 +18,12 @@ from lm.training.hlo import Program
 
 # Which package compiles for a platform, and the extra that brings it.
 _COMPILERS = {"tpu": ("libtpu", "plan-tpu"), "cuda": ("jax_plugins.xla_cuda13", "plan-cuda")}
-# One process may hold libtpu's lock file already, and there is no metadata server to ask.
-_TPU_SETTINGS = {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
+# Another process may hold libtpu's lock file, there is no metadata server to ask, and what libtpu says about the lack
+# of TPUs on this machine is of no interest.
+_TPU_SETTINGS = {
+    **{"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1", "TPU_MIN_LOG_LEVEL": "3"},
+    **{"TPU_STDERR_LOG_LEVEL": "3", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"},
+}
 # Without a GPU nothing can be tried out.
 _OPTIONS: dict[str, dict[str, str | bool]] = {"tpu": {}, "cuda": {"xla_gpu_autotune_level": "0"}}
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "": 1}
@@ -120,5 +124,5 @@ def compiled(lowered: jax.stages.Lowered, target: Target) -> Compiled:
 
 def needed_bytes(message: str) -> int:
     """The memory that a program would need, from the compiler's message that it doesn't fit; 0 if it doesn't say."""
-    match = re.search(r"Used ([\d.]+)([KMG]?) of", message)
+    match = re.search(r"(?:Used |\()([\d.]+)([KMG]?)\)? (?:of|exceeds available)", message)
     return round(float(match[1]) * _UNITS[match[2]]) if match else 0

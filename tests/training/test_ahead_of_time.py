@@ -14,9 +14,7 @@ from lm.training.ahead_of_time import abstract_step, bytes_per_device, partition
 from lm.training.compile_only import needed_bytes
 from lm.training.hlo import Program
 
-MODEL = ModelConfig(
-    vocab_size=512, layers=3, width=32, heads=4, max_length=64, positions="rotary", scan_layers=True
-)
+MODEL = ModelConfig(vocab_size=512, layers=3, width=32, heads=4, max_length=64, positions="rotary", scan_layers=True)
 
 
 def config(model: ModelConfig = MODEL, *, objective: str = "causal", batch_size: int = 16, **axes) -> PretrainConfig:
@@ -105,4 +103,6 @@ def test_what_cannot_be_planned_says_so(changed, said):
 def test_memory_that_a_compiler_asks_for_is_read_from_its_message():
     said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 18.50G of 15.75G hbm. Exceeded hbm capacity"
     assert needed_bytes(said) == round(18.5 * 2**30)
+    said = "Ran out of memory on HBM, the total memory required for HLO temporaries (298.12G) exceeds available HBM"
+    assert needed_bytes(said) == round(298.12 * 2**30)
     assert needed_bytes("RESOURCE_EXHAUSTED: something else") == 0

@@ -28,7 +28,7 @@ def test_targets(text, devices, topology):
     [
         ("gpu:8", "must begin with cpu, tpu or cuda"),
         ("", "must begin with cpu, tpu or cuda"),
-        ("tpu:v9:4x4x4", "no chip 'v9' among the known tpu chips, v4, v5e"),
+        ("tpu:v9:4x4x4", "no chip 'v9' among the known tpu chips, v5e, v5p"),
         ("cuda:v5p:8", "no chip 'v5p'"),
         ("tpu:v5p:4x4", "a topology of 3 axes, such as 4x4x4"),
         ("tpu:v5e:4x4x4", "a topology of 2 axes, such as 4x4"),
