@@ -155,7 +155,16 @@ def with_compiler(plan: Plan) -> Plan:
     config = plan.config
     if plan.target.platform == "tpu":
         config = with_attention(config, "xla", instead_of=("cudnn",))
-    step = abstract_step(config, described_devices(plan.target))
+    devices = described_devices(plan.target)
+    try:
+        step = abstract_step(config, devices)
+    except RuntimeError as error:
+        if "cuDNN" not in str(error):
+            raise
+        raise UserError(
+            "--compile: config.model.attention=cudnn needs cuDNN, which the extra plan-cuda brings: install it, or set "
+            "config.model.attention=xla"
+        ) from error
     return dataclasses.replace(plan, compiled=compiled(step.lowered, plan.target))
 
 

@@ -24,8 +24,11 @@ _TPU_SETTINGS = {
     **{"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1", "TPU_MIN_LOG_LEVEL": "3"},
     **{"TPU_STDERR_LOG_LEVEL": "3", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"},
 }
-# Without a GPU nothing can be tried out.
-_OPTIONS: dict[str, dict[str, str | bool]] = {"tpu": {}, "cuda": {"xla_gpu_autotune_level": "0"}}
+# Without a GPU kernels cannot be tried out, and Triton's products need that for some shapes.
+_OPTIONS: dict[str, dict[str, str | bool]] = {
+    "tpu": {},
+    "cuda": {"xla_gpu_autotune_level": "0", "xla_gpu_enable_triton_gemm": False},
+}
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "": 1}
 # An H100 SXM as XLA describes it; memory sizes and bandwidth from the vendor's data sheet.
 _H100 = """
