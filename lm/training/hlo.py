@@ -111,6 +111,7 @@ class Instruction:
     opcode: str
     operands: tuple[str, ...]
     attributes: str
+    is_root: bool
 
     @property
     def called(self) -> tuple[str, ...]:
@@ -225,12 +226,27 @@ class Program:
         most = 0
         for each in computation.values():
             if each.opcode == "while":
-                most = max(most, _carried(computation, each) + max(map(self._held, each.called), default=0))
+                most = max(most, self._carried(computation, each) + max(map(self._held, each.called), default=0))
             elif each.called and each.opcode in ("call", "conditional", "fusion"):
                 most = max(most, *map(self._held, each.called))
             elif each.opcode == "dot" or each.opcode in COLLECTIVES:
                 most = max(most, sum(shape.bytes for shape in each.shapes))
         return most
+
+    def _carried(self, computation: Computation, loop: Instruction) -> int:
+        """Bytes that a loop carries and that the computation around it didn't get as arguments."""
+        initial = computation.get(loop.operands[0])
+        names = initial.operands if initial is not None and initial.opcode == "tuple" else ()
+        unchanged = _unchanged(self.computations.get(loop.called[0], {}))
+        stored = {
+            name: computation[name]
+            for index, name in enumerate(names)
+            # A constant that no trip changes is written anew where it is used.
+            if not (index in unchanged and computation[name].opcode in ("broadcast", "constant", "iota"))
+        }
+        return sum(
+            shape.bytes for value in stored.values() if not _is_argument(computation, value) for shape in value.shapes
+        )
 
 
 def collectives(hlo_text: str) -> list[Collective]:
@@ -251,7 +267,7 @@ def _computations(text: str) -> Iterator[tuple[bool, str, list[str]]]:
 
 
 def _instruction(line: str) -> Instruction | None:
-    match = re.match(r"\s+(?:ROOT )?%?([\w.-]+) = ", line)
+    match = re.match(r"\s+(ROOT )?%?([\w.-]+) = ", line)
     if not match:
         return None
     kind, rest = _split_type(line[match.end() :])
@@ -259,7 +275,7 @@ def _instruction(line: str) -> Instruction | None:
     operands, attributes = _split_parenthesis(rest)
     # An operand is written with or without its type before its name; the value of a constant is kept as it is.
     names = re.findall(r"%([\w.-]+)", operands) or [each.strip() for each in operands.split(",") if each.strip()]
-    return Instruction(match[1], _shapes(kind), opcode.strip(), tuple(names), attributes)
+    return Instruction(match[2], _shapes(kind), opcode.strip(), tuple(names), attributes, bool(match[1]))
 
 
 def _split_type(text: str) -> tuple[str, str]:
@@ -307,12 +323,15 @@ def _start(computation: Computation, loop: Instruction, counter: Instruction | N
     return _constant(value)
 
 
-def _carried(computation: Computation, loop: Instruction) -> int:
-    """Bytes that a loop carries and that the computation around it didn't get as arguments."""
-    initial = computation.get(loop.operands[0])
-    names = set(initial.operands) if initial is not None and initial.opcode == "tuple" else set()
-    values = [computation[name] for name in names if name in computation]
-    return sum(shape.bytes for value in values if not _is_argument(computation, value) for shape in value.shapes)
+def _unchanged(body: Computation) -> set[int]:
+    """Which elements of the tuple that a loop carries its body hands on as they are."""
+    root = next((each for each in body.values() if each.is_root), None)
+    found = set()
+    for index, name in enumerate(root.operands if root is not None and root.opcode == "tuple" else ()):
+        value = body[name]
+        if value.opcode == "get-tuple-element" and re.search(rf"\bindex={index}\b", value.attributes):
+            found.add(index)
+    return found
 
 
 def _is_argument(computation: Computation, value: Instruction) -> bool:
