@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -123,10 +124,16 @@ def report(plans: Sequence[Plan], console: Console, directory: Path | None) -> N
     directory.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "-m", "experiments.plan", *sys.argv[1:]])
     write_atomically(directory / "plan.html", plan_page(plans, command))
-    write_json(
-        directory / "plan.json", {"assumptions": ASSUMPTIONS, "plans": [dataclasses.asdict(each) for each in plans]}
-    )
+    write_json(directory / "plan.json", {"assumptions": ASSUMPTIONS, "plans": [_as_json(plan) for plan in plans]})
     console.print(f"plan.html and plan.json are in {directory}")
+
+
+def _as_json(plan: Plan) -> dict[str, Any]:
+    """Everything about a plan, with what follows from it."""
+    found: dict[str, Any] = {"needed_bytes": plan.needed_bytes, "fits": plan.fits, "sent_bytes": plan.sent}
+    if plan.roofline is not None:
+        found |= {"mfu": plan.roofline.mfu, "limited_by": plan.roofline.limit}
+    return dataclasses.asdict(plan) | found
 
 
 if __name__ == "__main__":
