@@ -3,9 +3,10 @@
 python -m experiments.pretrain --config=configs/llama3_8b.py --workdir=runs/llama3_8b --distributed \
     --config.data.source='jsonl:/data/corpus/*.jsonl'
 
-Planned, not run: parameters and Adam's moments in float32 take 1.5 of 102.8 GB a chip, and a step of 1 M tokens at least
-2.6 s: at most 80% MFU with all communication hidden, 77% with none (`experiments.plan`; docs/accelerators.md says what
-these bounds assume). 512 chips, `v5p:8x8x8`: --config.training.batch_size=512. Throughput and losses: not measured yet.
+Planned, not run: parameters and Adam's moments in float32 take 1.5 of 102.8 GB a chip, and a step of 1 M tokens takes
+at least 2.6 s: at most 80% MFU with all communication hidden, 77% with none (`experiments.plan`; docs/accelerators.md
+says what these bounds assume). On 512 chips, `v5p:8x8x8`: --config.training.batch_size=512. Throughput and losses: not
+measured yet.
 """
 
 import dataclasses
@@ -24,7 +25,6 @@ def get_config() -> ConfigDict:
         model=dataclasses.replace(
             preset("llama3_8b"),
             dtype="bfloat16",
-            attention="xla",
             scan_layers=True,  # compiles one layer instead of 32
             rematerialize="full",
         ),

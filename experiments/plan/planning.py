@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from lm.errors import UserError
+from lm.modules.attention_choice import KERNELS, resolve_attention
 from lm.runs.config import PretrainConfig
 from lm.training.ahead_of_time import AbstractStep, abstract_step, bytes_per_device, partitioned_hlo
 from lm.training.chips import Target
@@ -15,9 +16,6 @@ from lm.training.compile_only import Compiled, compiled, described_devices
 from lm.training.hlo import Collective, Program
 from lm.training.partitioning import mesh_shape
 from lm.training.roofline import Roofline, roofline
-
-# What keeps the scores of attention on the chip, by platform.
-_FUSED = {"cpu": (), "tpu": ("auto",), "cuda": ("auto", "cudnn")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +107,9 @@ def make_plan(name: str, config: PretrainConfig, target: Target, settings: Mappi
       UserError: if the config doesn't fit the target.
     """
     began = time.perf_counter()
-    # cuDNN's kernel cannot be lowered for a CPU; the same products without it partition alike.
-    step = abstract_step(with_attention(config, "xla", instead_of=("cudnn",)), jax.devices("cpu")[: target.devices])
+    # Where a CPU lacks the kernel of attention, the same products without it partition alike.
+    step = abstract_step(config, jax.devices("cpu")[: target.devices])
+    attention = resolve_attention(config.model, target.platform).attention
     program = Program(partitioned_hlo(step.lowered))
     dots, collectives = program.dots(), program.collectives()
     state_bytes = bytes_per_device(step.state)
@@ -124,7 +123,7 @@ def make_plan(name: str, config: PretrainConfig, target: Target, settings: Mappi
             collectives,
             model_flops=step.model_flops,
             state_bytes=state_bytes,
-            fused_attention=config.model.attention in _FUSED[target.platform],
+            fused_attention=attention == KERNELS.get(target.platform),
         )
     )
     return Plan(
@@ -152,12 +151,9 @@ def with_compiler(plan: Plan) -> Plan:
     Raises:
       UserError: if it is not installed or doesn't know the topology.
     """
-    config = plan.config
-    if plan.target.platform == "tpu":
-        config = with_attention(config, "xla", instead_of=("cudnn",))
     devices = described_devices(plan.target)
     try:
-        step = abstract_step(config, devices)
+        step = abstract_step(plan.config, devices)
     except RuntimeError as error:
         if "cuDNN" not in str(error):
             raise
@@ -166,13 +162,6 @@ def with_compiler(plan: Plan) -> Plan:
             "config.model.attention=xla"
         ) from error
     return dataclasses.replace(plan, compiled=compiled(step.lowered, plan.target))
-
-
-def with_attention(config: PretrainConfig, attention: str, instead_of: tuple[str, ...]) -> PretrainConfig:
-    """The config with another implementation of attention, if it has one of these."""
-    if config.model.attention not in instead_of:
-        return config
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, attention=attention))
 
 
 def _state_bytes(step: AbstractStep) -> dict[str, int]:
