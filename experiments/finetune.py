@@ -25,10 +25,11 @@ from lm.data.tokenizers import Tokenizer, train_tokenizer
 from lm.data.word_vectors import first_words
 from lm.errors import UserError
 from lm.files import check_writable
+from lm.hosts import check_same, define_distributed
 from lm.modules.attention_choice import describe_attention
 from lm.modules.config import TRANSFORMERS
 from lm.runs.config import FinetuneConfig
-from lm.runs.data_record import check_data, write_data_record
+from lm.runs.data_record import check_data, readable, write_data_record
 from lm.runs.host_memory import keep_freed_memory
 from lm.runs.sources import load_source, naming_source, print_shape, with_model_of_source
 from lm.runs.trained_run import TrainedRun
@@ -53,6 +54,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "profile", None, "FIRST:LAST steps to record for TensorBoard's profiler, such as 20:25.", flag_values=values
     )
+    define_distributed(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -61,7 +63,7 @@ def main(values: flags.FlagValues) -> int:
         raise UserError("--workdir is missing: name a directory for the run, such as --workdir=runs/sst2")
     config = values.config
     check_overridden_sources(config.data, overridden(values))
-    directory, console = WorkDirectory(Path(values.workdir)), Console(stderr=True)
+    directory, console = WorkDirectory(Path(values.workdir)), Console(stderr=True, quiet=jax.process_index() != 0)
     outcome = finetune(config, directory, console, then_evaluate=True, profile=parse_profile(values.profile))
     if outcome.stopped_by:
         return 128 + outcome.stopped_by
@@ -108,11 +110,12 @@ def finetune(
     full_config = with_vocabulary(config, tokenizer)
     classes = classes_of(config.task, splits.train)
     data = row_fingerprints(splits)
+    check_same(readable(data) | {"the tokenizer": tokenizer.digest}, "give all hosts the same files")
     notes = check_data(directory, data, classes, compared_with)
     with naming_source(config.init_from):  # its architecture may not suit the task, or be too short for the rows
         task = make_supervised_task(config.task, full_config.model, tokenizer, classes, splits.train, partitioner.mesh)
         train, validation, _ = (task.encode(rows) for rows in splits)
-    batches = make_train_batches(full_config, task, train)
+    batches = make_train_batches(full_config, task, train, partitioner.part_of_batch)
     full_config = with_steps(full_config, batches.steps_per_epoch)
     params = initial_params(full_config, task, source, tokenizer, splits.train, console)
     problem = finetuning_problem(full_config, task, batches, splits, validation, partitioner, params)
@@ -137,7 +140,7 @@ def finetune(
     outcome = trainer.train(claim)
     if outcome.stopped_by:
         console.print(stopped(outcome))
-    elif then_evaluate:
+    elif then_evaluate and jax.process_index() == 0:
         console.print(summary(directory, outcome, problem.describe))
         for split in ("validation", "test") if config.data.test else ("validation",):
             # Results go to standard output.

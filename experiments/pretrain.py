@@ -19,6 +19,7 @@ from lm.data.store import Corpus, build_corpus
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.files import check_writable
+from lm.hosts import check_same, define_distributed
 from lm.inference.load import in_use
 from lm.inference.predictions import check_predictable, write_predictions
 from lm.inference.samples import check_samples, write_samples
@@ -27,7 +28,7 @@ from lm.modules.attention_choice import describe_attention
 from lm.objectives.objective import PretrainingTask, TextProperties
 from lm.objectives.registry import make_task, special_tokens
 from lm.runs.config import PretrainConfig
-from lm.runs.data_record import check_data, write_data_record
+from lm.runs.data_record import check_data, readable, write_data_record
 from lm.runs.host_memory import keep_freed_memory
 from lm.runs.sources import load_source, print_shape, with_model_of_source
 from lm.runs.tensorboard import add_products
@@ -50,15 +51,11 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "profile", None, "FIRST:LAST steps to record for TensorBoard's profiler, such as 20:25.", flag_values=values
     )
-    flags.DEFINE_bool(
-        "distributed", False, "Call jax.distributed.initialize() first: one process per host.", flag_values=values
-    )
+    define_distributed(values)
 
 
 def main(values: flags.FlagValues) -> int:
     """Trains; returns the exit status."""
-    if values.distributed:
-        jax.distributed.initialize()
     if not values.workdir:
         raise UserError("--workdir is missing: name a directory for the run, such as --workdir=runs/quickstart")
     config = values.config
@@ -113,6 +110,7 @@ def pretrain(
     notes = check_products(full_config, task, corpus, directory)
     mixed = mixed_corpus(config, corpus.tokenizer)
     data = text_fingerprints(corpus, mixed)
+    check_same(readable(data), "give all hosts the same text")
     notes += check_data(directory, data, compared_with=compared_with)
     params = None if source is None else params_of_source(config, task, source, console)
     problem = pretraining_problem(full_config, task, corpus, partitioner, params, mixed)

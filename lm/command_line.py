@@ -21,12 +21,15 @@ from lm.config_help import WIDTH, describe
 from lm.configuration import from_config_dict
 from lm.console import printable
 from lm.errors import TrainingError, UserError
+from lm.hosts import joined
 from lm.overrides import with_overrides
 
 _LONGEST_MESSAGE = 1500  # characters
 _OUT_OF_MEMORY = (
     "out of memory: lower config.training.batch_size, raise config.training.micro_batches, or use a smaller model"
 )
+
+_ALONE = "this job runs in one process; pretrain, finetune and evaluate can share one job among hosts"
 
 
 def run(
@@ -48,7 +51,8 @@ def run(
         values = parse(define, sys.argv, usage)
         keep_compiled_programs()
         try:
-            return main(values)
+            with joined(values, explained, say_error):
+                return main(values)
         except KeyboardInterrupt:
             if not resumable:
                 raise
@@ -68,24 +72,33 @@ def exit_with(work: Callable[[], int | None]) -> NoReturn:
         status = work() or 0
         flush()
         sys.exit(status)
-    except UserError as error:
-        fail(str(error), 2)
-    except TrainingError as error:
-        fail(str(error), 1)
-    except KeyboardInterrupt:
-        fail("stopped", 128 + signal.SIGINT)
     except BrokenPipeError:  # as in `... | head`
         _discard(sys.stdout)
         _discard(sys.stderr)
         sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
-        fail(_describe(error), 2)
-    except MemoryError:
-        fail(_OUT_OF_MEMORY, 1)
-    except Exception as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):  # JAX's error, whose class would take seconds to import
+    except (Exception, KeyboardInterrupt) as error:
+        known = explained(error)
+        if known is None:
             raise
-        fail(f"{_OUT_OF_MEMORY} ({str(error).splitlines()[0]})", 1)
+        fail(*known)
+
+
+def explained(error: BaseException) -> tuple[str, int] | None:
+    """The line and the exit status of an error; None for one that is not known to come from outside."""
+    match error:
+        case UserError():
+            return str(error), 2
+        case TrainingError():
+            return str(error), 1
+        case KeyboardInterrupt():
+            return "stopped", 128 + signal.SIGINT
+        case OSError():
+            return _describe(error), 2
+        case MemoryError():
+            return _OUT_OF_MEMORY, 1
+    if "RESOURCE_EXHAUSTED" in str(error):  # JAX's error, whose class would take seconds to import
+        return f"{_OUT_OF_MEMORY} ({str(error).splitlines()[0]})", 1
+    return None
 
 
 def parse(define: Callable[[flags.FlagValues], None], argv: Sequence[str], usage: str) -> flags.FlagValues:
@@ -106,6 +119,10 @@ def parse(define: Callable[[flags.FlagValues], None], argv: Sequence[str], usage
     argv, overrides = _split_overrides(argv)
     try:
         rest = values(argv)
+    except flags.UnrecognizedFlagError as error:
+        if error.flagname in ("distributed", "coordinator", "processes", "process_id"):
+            raise UserError(f"--{error.flagname}: {_ALONE}") from error
+        raise UserError(" ".join(str(error).split())) from error
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
     if len(rest) > 1:
@@ -237,6 +254,12 @@ def _describe(error: OSError) -> str:
 
 def fail(message: str, status: int) -> NoReturn:
     """Prints one line, whatever names and values from files the message contains, and exits."""
+    say_error(message)
+    sys.exit(status)
+
+
+def say_error(message: str) -> None:
+    """Prints one line, whatever names and values from files the message contains."""
     line = printable(message, keep="")
     if len(line) > _LONGEST_MESSAGE:
         line = f"{line[: _LONGEST_MESSAGE * 2 // 3]} ... {line[-_LONGEST_MESSAGE // 3 :]}"
@@ -248,7 +271,6 @@ def fail(message: str, status: int) -> NoReturn:
         print(f"error: {line}", file=sys.stderr, flush=True)
     except OSError:
         _discard(sys.stderr)
-    sys.exit(status)
 
 
 def _discard(stream: Any) -> None:

@@ -24,6 +24,7 @@ ROOMS = (
     "lm.calibration",
     "lm.statistics",
     "lm.command_line",
+    "lm.hosts",
     "lm.compilation",
     "lm.config_files",
     "lm.config_help",

@@ -19,7 +19,7 @@ from lm.types import Batch, Batches, HostBatch, Params
 def make_prediction_step(
     task: SupervisedTask, axis_name: str | None = None
 ) -> Callable[[Params, Batch], dict[str, Array]]:
-    """A function from (parameters, batch) to the task's predictions for every row of the whole batch.
+    """A function from (parameters, batch) to the task's predictions for every row of the whole batch, and its `index`.
 
     Args:
       task: what was learned.
@@ -27,7 +27,8 @@ def make_prediction_step(
     """
 
     def step(params: Params, batch: Batch) -> dict[str, Array]:
-        outputs = task.predict(params, batch)
+        # Rows of several hosts come in an order that depends on the devices: they carry their numbers with them.
+        outputs = {**task.predict(params, batch), "index": batch["index"]}
         return outputs if axis_name is None else jax.lax.all_gather(outputs, axis_name, tiled=True)
 
     return step
@@ -50,8 +51,8 @@ def predict_examples(
     found: list[dict[str, Any]] = [{} for _ in range(examples)]
     for number in range(len(batches)):
         batch = batches[number]
-        outputs = jax.tree.map(np.asarray, predict(batch))
-        for row, example in enumerate(batch["index"]):
+        outputs = jax.tree.map(np.asarray, dict(predict(batch)))
+        for row, example in enumerate(outputs.pop("index", batch["index"])):
             if example >= 0:
                 found[example] = {name: values[row] for name, values in outputs.items()}
         advance()

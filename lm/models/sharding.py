@@ -48,8 +48,8 @@ def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
 
 
 def placed_shapes(shapes: Tree, mesh: Mesh | None) -> Tree:
-    """A tree of shapes with the sharding of each array; without a mesh the first device holds them all."""
-    one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    """A tree of shapes with the sharding of each array; without a mesh this host's first device holds them all."""
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda _: one_device, shapes) if mesh is None else tree_shardings(shapes, mesh)
     return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings)
 

@@ -46,7 +46,12 @@ class Checkpoints:
     """The checkpoints of one run, in one directory. Each becomes visible only when it is complete."""
 
     def __init__(
-        self, directory: Path, keep: int = 2, read_only: bool = False, origin: Mapping[str, Any] | None = None
+        self,
+        directory: Path,
+        keep: int = 2,
+        read_only: bool = False,
+        origin: Mapping[str, Any] | None = None,
+        alone: bool = False,
     ):
         """Opens the directory.
 
@@ -55,6 +60,7 @@ class Checkpoints:
           keep: how many of the newest to keep, in addition to the one with the lowest score.
           read_only: change nothing, so that a run can be read while it trains.
           origin: what the models are made of, JSON by name, stored with each. One made of something else is refused.
+          alone: this process reads by itself. Otherwise all processes of a job must call everything together.
 
         Raises:
           UserError: if the directory cannot be read.
@@ -71,6 +77,7 @@ class Checkpoints:
             # Renamed first, a checkpoint is never seen half deleted.
             todelete_subdir=None if read_only else _DELETED,
             read_only=read_only,
+            multiprocessing_options=_this_process() if alone else ocp.options.MultiprocessingOptions(),
         )
         self._writes = not read_only and jax.process_index() == 0
         try:
@@ -200,6 +207,11 @@ class Checkpoints:
                 raise
             except Exception as error:  # a broken file can raise anything
                 check_damaged(self._folder(step), error)
+                if jax.process_count() > 1:  # another host may have read its part
+                    raise UserError(
+                        f"checkpoint {step} in {self.directory} cannot be read ({first_line(error)}): run the command "
+                        "on one host without --distributed, which resumes from an older one, or put a copy back"
+                    ) from error
                 damaged[step] = first_line(error)
                 continue
             others = {each: first_line(error) for each, error in self._unknown.items() if isinstance(error, ValueError)}
@@ -386,6 +398,11 @@ def _items(state: TrainState) -> dict[str, Any]:
         "optimizer": {"step": state.step, "optimizer_state": state.optimizer_state},
     }
     return {name: tree for name, tree in trees.items() if tree is not None}
+
+
+def _this_process() -> ocp.options.MultiprocessingOptions:
+    number = jax.process_index()
+    return ocp.options.MultiprocessingOptions(number, {number}, barrier_sync_key_prefix=f"process_{number}")
 
 
 def _shapes(like: Any) -> Any:

@@ -72,6 +72,11 @@ class Fingerprint:
 Fingerprints = Mapping[str, Fingerprint]
 
 
+def readable(found: Fingerprints) -> dict[str, str]:
+    """The fingerprints as text by the names of the splits, to compare hosts."""
+    return {f"the {split} data": f"{each.size} ({each.digest[:8]})" for split, each in found.items()}
+
+
 def check_data(
     directory: WorkDirectory,
     found: Fingerprints,

@@ -60,7 +60,7 @@ def load_run(
       directory: of the run.
       which: the "best" checkpoint by its validation metric, the "last", or a step.
       flag: the flag that chose it, for messages.
-      mesh: of the devices that share the parameters; None: the first device holds them.
+      mesh: of the devices that share the parameters, those of all hosts; None: this host's first device holds them.
 
     Raises:
       UserError: if the run or the checkpoint cannot be read, or does not match the config.
@@ -76,20 +76,20 @@ def load_run(
         task = make_task(config.objective, config.model, tokenizer, mesh)
     like = placed_shapes(jax.eval_shape(task.init, jax.random.key(0)), mesh)
     for _ in range(_ATTEMPTS):
-        found = _restore(directory, directory.origin(config), which, flag, like)
+        found = _restore(directory, directory.origin(config), which, flag, like, alone=mesh is None)
         if found is not None:
             return TrainedRun(config, tokenizer, classes, task, *found)
     raise UserError(f"the checkpoints in {directory.checkpoints} were deleted while they were read: try again")
 
 
 def _restore(
-    directory: WorkDirectory, origin: Mapping[str, Any], which: str, flag: str, like: Params
+    directory: WorkDirectory, origin: Mapping[str, Any], which: str, flag: str, like: Params, alone: bool
 ) -> tuple[Params, int] | None:
     """Parameters and their step; None if the run that trains deleted the checkpoint in the meantime."""
     none_yet = UserError(f"{directory.path} has no checkpoint yet: train first")
     if not directory.checkpoints.exists():
         raise none_yet
-    checkpoints = Checkpoints(directory.checkpoints, read_only=True, origin=origin)
+    checkpoints = Checkpoints(directory.checkpoints, read_only=True, origin=origin, alone=alone)
     if not checkpoints.steps:
         raise none_yet
     step = _chosen(checkpoints, which, flag)

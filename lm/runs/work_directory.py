@@ -8,6 +8,7 @@ prompt.json  scores/
 import contextlib
 import dataclasses
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from lm.modules.config import EXECUTION
 from lm.pretrained.hub import KINDS
 from lm.runs.config import FREE_TO_CHANGE, FREE_TO_GROW, FinetuneConfig, PretrainConfig, RunConfig, stored_config
 
+_SECONDS_UNTIL_SEEN = 60  # network file systems remember for a while that a file is missing
 AnyConfig = TypeVar("AnyConfig", bound=PretrainConfig | FinetuneConfig)
 
 
@@ -193,6 +195,21 @@ class WorkDirectory:
                 write_json(self.config, dataclasses.asdict(config))
         except OSError as error:
             raise UserError(f"--workdir={self.path} cannot be written: {error.strerror}") from error
+
+    def check_shared(self) -> None:
+        """Checks that this host sees what the first host has written. Call it after `claim`.
+
+        Raises:
+          UserError: if not.
+        """
+        until = time.monotonic() + _SECONDS_UNTIL_SEEN
+        while jax.process_index() and not self.config.exists():
+            if time.monotonic() > until:
+                raise UserError(
+                    f"--workdir={self.path} of this host is not that of the first host: name a directory on a file "
+                    "system that all hosts share"
+                )
+            time.sleep(1)
 
     def origin(self, config: RunConfig) -> dict[str, Any]:
         """What the model of the run is made of, for its checkpoints: digests of files, and the config of the model.

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import jax
-
 from lm.data.example_batches import TrainExampleBatches
 from lm.data.rows import Splits
 from lm.runs.config import FinetuneConfig
@@ -20,8 +18,16 @@ from lm.training.supervised_evaluation import (
 from lm.types import Params
 
 
-def make_train_batches(config: FinetuneConfig, task: SupervisedTask, train: Encoded) -> TrainExampleBatches:
+def make_train_batches(
+    config: FinetuneConfig, task: SupervisedTask, train: Encoded, part: tuple[int, int] = (0, 1)
+) -> TrainExampleBatches:
     """This host's batches of the training rows.
+
+    Args:
+      config: of the run.
+      task: of the config.
+      train: the training rows as arrays.
+      part: which part of each batch this host provides, and the number of parts.
 
     Raises:
       UserError: if there are no rows, or the hosts don't divide the batch.
@@ -33,8 +39,7 @@ def make_train_batches(config: FinetuneConfig, task: SupervisedTask, train: Enco
         config.training.batch_size,
         config.seed,
         config.lengths,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
+        *part,
     )
 
 

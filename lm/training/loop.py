@@ -16,6 +16,7 @@ import numpy as np
 from lm.console import Console
 from lm.data.windows import prefetch
 from lm.errors import TrainingError, UserError
+from lm.hosts import failing_together, meet
 from lm.models.accounting import PEAK_FLOPS
 from lm.runs.checkpoints import Checkpoints
 from lm.runs.config import RunConfig, TrainingConfig
@@ -26,8 +27,8 @@ from lm.statistics.directions import BETTER, is_lower_better
 from lm.training.optimizers import check_freeze, make_optimizer, make_schedule, warmup_note
 from lm.training.partitioning import Partitioner
 from lm.training.problem import Problem
-from lm.training.progress import MetricsWriter, TrainingProgress, check_metrics, lines_until, step_of
-from lm.training.signals import caught_signals
+from lm.training.progress import MetricsWriter, NoMetrics, TrainingProgress, check_metrics, lines_until, step_of
+from lm.training.signals import StopVote, caught_signals
 from lm.training.step import init_state, make_train_step
 from lm.types import Params
 
@@ -139,12 +140,15 @@ class Trainer:
         origin = self._directory.origin(self._config)
         self._checkpoints = Checkpoints(self._directory.checkpoints, training.keep_checkpoints, origin=origin)
         state, self._interval, self._patience, validation = self._start()
-        claim()
+        if jax.process_index() == 0:
+            claim()
+        meet()
+        self._directory.check_shared()
         self._checkpoints.origin = self._directory.origin(self._config)  # a new run has its files only now
         first_step = int(state.step)
         if jax.process_index() == 0:
             record_start(self._directory.starts, first_step)
-        self._writer = MetricsWriter(self._directory, first_step)
+        self._writer = MetricsWriter(self._directory, first_step) if jax.process_index() == 0 else NoMetrics()
         self._writer.settings(self._config)
         self._progress = TrainingProgress(self._console, first_step, training.steps)
         if (note := warmup_note(self._config.optimizer, training.steps)) and not first_step:
@@ -155,14 +159,16 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             for resource in (self._checkpoints.close, self._writer.close, self._progress.stop):
                 stack.callback(resource)
-            signals = stack.enter_context(caught_signals(self._progress.say))
+            signals, vote, stop = stack.enter_context(caught_signals(self._progress.say)), StopVote(), None
+            stack.enter_context(failing_together())
             for step in range(first_step + 1, 1 if self._patience.is_over else training.steps + 1):
                 self._record_profile(step)
                 state, sums = self._train_step(state, self._partitioner.place_batch(next(batches)))
                 if waiting is not None:
                     self._count(*waiting)
                 waiting = step, sums
-                last = step == training.steps or bool(signals)
+                stop = vote(signals)
+                last = step == training.steps or stop is not None
                 if not last and all(step % every for every in self._stations()):
                     continue
                 self._count(*waiting)
@@ -178,7 +184,7 @@ class Trainer:
                 if last:
                     break
         over = self._patience.is_over
-        return Outcome(state, signals[0] if signals and not over else None, validation, over)
+        return Outcome(state, None if over else stop, validation, over)
 
     def _stations(self) -> tuple[int, int, int]:
         training = self._config.training
@@ -194,8 +200,9 @@ class Trainer:
             return state, Interval(), Patience(self._config.training), {}
         state, progress = restored
         step = int(state.step)
-        if lost := check_metrics(self._directory.metrics, step, progress.get("metrics")):
-            self._console.print(lost)
+        if jax.process_index() == 0:
+            if lost := check_metrics(self._directory.metrics, step, progress.get("metrics")):
+                self._console.print(lost)
         patience = Patience(self._config.training, **progress["patience"])
         self._introduce(step, progress.get("steps", self._config.training.steps), patience)
         return state, Interval(progress["interval"]), patience, progress["validation"]
@@ -206,6 +213,8 @@ class Trainer:
         Raises:
           UserError: if there must have been a checkpoint.
         """
+        if jax.process_index():
+            return
         metrics = self._directory.metrics
         lines = lines_until(metrics, sys.maxsize)
         reached = step_of(lines[-1]) if lines else 0
@@ -294,9 +303,11 @@ class Trainer:
             self._checkpoints.save(state, progress, score if math.isfinite(score) else None)
 
     def _record_profile(self, step: int) -> None:
-        if self._profile and step == self._profile.start:
+        if jax.process_index() or not self._profile:
+            return
+        if step == self._profile.start:
             jax.profiler.start_trace(str(self._directory.profile))
-        if self._profile and step == self._profile.stop:
+        if step == self._profile.stop:
             jax.profiler.stop_trace()
             self._progress.say(f"profile of steps {self._profile.start} to {step - 1} is in {self._directory.profile}")
 

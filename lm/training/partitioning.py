@@ -34,6 +34,10 @@ class Partitioner(Protocol):
     def mesh(self) -> Mesh | None:
         """Of the devices; None under `pmap`."""
 
+    @property
+    def part_of_batch(self) -> tuple[int, int]:
+        """Which part of each batch this host provides, from 0, and the number of parts."""
+
     def compile_init(self, init: Callable[[Array], TrainState]) -> Callable[[Array], TrainState]:
         """Compiles a function that creates the state with its sharding."""
 
@@ -86,8 +90,8 @@ def mesh_shape(config: PartitioningConfig, devices: int) -> tuple[int, int, int]
 
 
 def one_device_partitioner() -> "MeshPartitioner":
-    """The partitioner for only the first device, for any number of rows: for a model loaded from its run."""
-    mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=jax.devices()[:1])
+    """The partitioner for only this host's first device, for any number of rows: for a model loaded from its run."""
+    mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=jax.local_devices()[:1])
     return MeshPartitioner(mesh)
 
 
@@ -102,6 +106,23 @@ class MeshPartitioner:
         self.batch_shards = mesh.shape["data"] * mesh.shape["fsdp"]
         self._batch_sharding = NamedSharding(mesh, P(("data", "fsdp")))
         self._replicated = NamedSharding(mesh, P())
+
+    @property
+    def part_of_batch(self) -> tuple[int, int]:
+        """Which part of each batch this host provides, from 0, and the number of parts.
+
+        Hosts that share each layer, because `tensor` reaches over them, provide the same rows.
+        """
+        rows_of: dict[int, set[int]] = {}
+        for device, (rows, *_) in self._batch_sharding.devices_indices_map((self.batch_shards,)).items():
+            rows_of.setdefault(device.process_index, set()).add(rows.start or 0)
+        parts = sorted({tuple(sorted(rows)) for rows in rows_of.values()})
+        if sum(map(len, parts)) != self.batch_shards:
+            raise UserError(
+                f"config.partitioning: the hosts' parts of a batch overlap with {dict(self.mesh.shape)}: make "
+                "config.partitioning.tensor divide the devices of a host, or a multiple of them"
+            )
+        return parts.index(tuple(sorted(rows_of[jax.process_index()]))), len(parts)
 
     def compile_init(self, init: Callable[[Array], TrainState]) -> Callable[[Array], TrainState]:
         """Compiles a function that creates the state with its sharding."""
@@ -141,6 +162,7 @@ class PmapPartitioner:
     def __init__(self):
         """Uses all devices."""
         self.batch_shards = jax.device_count()
+        self.part_of_batch = jax.process_index(), jax.process_count()
 
     def compile_init(self, init: Callable[[Array], TrainState]) -> Callable[[Array], TrainState]:
         """Compiles a function that creates the state, replicated on every device."""

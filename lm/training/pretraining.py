@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import jax
-
 from lm.data.store import Corpus, build_corpus
 from lm.data.tokenizers import Tokenizer
 from lm.data.windows import MixedBatches
@@ -39,13 +37,13 @@ def pretraining_problem(
       UserError: if there is too little text.
     """
     rows = config.training.evaluation_batch_size or config.training.batch_size
-    batches = task.validation_batches(corpus, rows, host=jax.process_index(), hosts=jax.process_count())
+    batches = task.validation_batches(corpus, rows, *partitioner.part_of_batch)
     num_bytes = corpus.validation.num_bytes if task.counts_bytes else None
     # Where validation counts only a part of the bytes, so does training: a batch's weight is less than its tokens.
     flops = training_flops_per_token(config.model, config.model.size_of_sequence) if task.counts_bytes else None
     return Problem(
         task,
-        _train_batches(config, task, corpus, mixed),
+        _train_batches(config, task, corpus, mixed, partitioner.part_of_batch),
         make_validation(task, batches, num_bytes, partitioner),
         rehearsed_metrics(task, batches, num_bytes, partitioner),
         describe,
@@ -77,13 +75,14 @@ def text_fingerprints(corpus: Corpus, mixed: Corpus | None) -> dict[str, Fingerp
     return {name: Fingerprint.of_text(store) for name, store in stores.items()}
 
 
-def _train_batches(config: PretrainConfig, task: PretrainingTask, corpus: Corpus, mixed: Corpus | None) -> Batches:
+def _train_batches(
+    config: PretrainConfig, task: PretrainingTask, corpus: Corpus, mixed: Corpus | None, part: tuple[int, int]
+) -> Batches:
     """This host's batches of the training text, and of the text mixed into it."""
 
     def batches_of(corpus: Corpus) -> Batches:
-        shared = {"host": jax.process_index(), "hosts": jax.process_count()}
         size, offsets = config.training.batch_size, config.data.random_offsets
-        return task.train_batches(corpus, size, config.seed, offsets, **shared)
+        return task.train_batches(corpus, size, config.seed, offsets, *part)
 
     if mixed is None:
         return batches_of(corpus)

@@ -91,6 +91,27 @@ class MetricsWriter:
             self._tensorboard.add_scalar(tag_of(name), value, step)
 
 
+class NoMetrics:
+    """Writes nothing, for all hosts but the first, which writes for all."""
+
+    written: dict[str, Any] = {}  # noqa: RUF012
+
+    def settings(self, config: RunConfig) -> None:
+        """Shows nothing."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Adds nothing."""
+
+    def speed(self, step: int, values: dict[str, float]) -> None:
+        """Adds nothing."""
+
+    def flush(self) -> None:
+        """Has nothing to flush."""
+
+    def close(self) -> None:
+        """Has nothing to close."""
+
+
 @contextlib.contextmanager
 def _written_to(file: IO[str]) -> Iterator[None]:
     try:

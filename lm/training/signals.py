@@ -1,11 +1,17 @@
-"""Signals that end training after the step at hand, and their acknowledgement."""
+"""Signals that end training after the step at hand, their acknowledgement, and the step at which all hosts stop."""
 
 import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 # Shells start background jobs with SIGINT ignored.
 _DEADLY: dict[signal.Signals, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
@@ -39,6 +45,38 @@ def caught_signals(say: Callable[[str], None] = lambda text: None) -> Iterator[l
         finally:
             for each, handler in known.items():
                 signal.signal(each, handler)
+
+
+class StopVote:
+    """Whether to stop after a step: a process alone at once, several one step after one of them was asked to.
+
+    Each step of several processes carries the signals along with it, and the answer is that of the step before, which has
+    arrived: so all stop after the same step, and none waits for it.
+    """
+
+    def __init__(self):
+        """No process was asked to stop yet."""
+        self._several = jax.process_count() > 1
+        if self._several:
+            mesh = jax.make_mesh((jax.device_count(),), ("all",), (AxisType.Auto,))
+            self._sharding = NamedSharding(mesh, P("all"))
+            self._largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
+            self._before: jax.Array | None = None
+
+    def __call__(self, caught: Sequence[signal.Signals]) -> signal.Signals | None:
+        """The signal by which to stop after this step, the same on all processes. All must call it once a step.
+
+        Args:
+          caught: by this process.
+        """
+        asked = caught[0] if caught else None
+        if not self._several:
+            return asked
+        own = np.full(jax.local_device_count(), asked or 0, np.int32)
+        before = self._before
+        self._before = self._largest(jax.make_array_from_process_local_data(self._sharding, own))
+        number = 0 if before is None else int(before)
+        return signal.Signals(number) if number else None
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ def summary(directory: WorkDirectory, outcome: Outcome, describe: Callable[[dict
     """
     last = int(outcome.state.step)
     of_last = f"step {last}, {describe(outcome.validation)}" if outcome.validation else f"step {last}"
-    checkpoints = Checkpoints(directory.checkpoints, read_only=True)
+    checkpoints = Checkpoints(directory.checkpoints, read_only=True, alone=True)
     best = checkpoints.best_step
     checkpoints.close()
     if best is None:

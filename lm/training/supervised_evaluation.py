@@ -24,7 +24,9 @@ def make_supervised_validation(
     partitioner: Partitioner,
 ) -> Callable[[TrainState], Results]:
     """A function from a state to the task's results for these rows."""
-    batches = EvaluationExampleBatches(examples, task.axes, task.padding, batch_size, buckets)
+    batches = EvaluationExampleBatches(
+        examples, task.axes, task.padding, batch_size, buckets, *partitioner.part_of_batch
+    )
     step = partitioner.compile_evaluation_step(make_prediction_step(task, partitioner.axis_name))
 
     def validate(state: TrainState) -> Results:
