@@ -13,7 +13,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from absl import flags
+from jax.sharding import Mesh
 from rich.table import Table
 
 from lm.command_line import define_config, run
@@ -22,6 +24,7 @@ from lm.data.rows import Row, Splits, read_examples, read_source
 from lm.data.store import build_corpus
 from lm.errors import UserError
 from lm.files import check_writable, is_plain_name
+from lm.hosts import define_distributed
 from lm.inference.load import load
 from lm.inference.model_in_use import ModelInUse
 from lm.inference.task_model import TaskModel
@@ -34,7 +37,7 @@ from lm.statistics.intervals import Interval
 from lm.statistics.units import shown
 from lm.tasks.registry import columns_of
 from lm.training.evaluation import make_validation
-from lm.training.partitioning import one_device_partitioner
+from lm.training.partitioning import MeshPartitioner, mesh_of_all_hosts, one_device_partitioner
 
 _SPLITS = ("test", "validation")
 
@@ -110,14 +113,17 @@ def define_flags(values: flags.FlagValues) -> None:
     define_config(values, EvaluateConfig)
     flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, last or a step.", flag_values=values)
+    define_distributed(values)
 
 
 def main(values: flags.FlagValues) -> None:
     """Evaluates and prints."""
     if not values.workdir:
         raise UserError("--workdir is missing: name the directory of a run")
-    directory, console = WorkDirectory(Path(values.workdir)), Console(stderr=True)
+    directory, console = WorkDirectory(Path(values.workdir)), Console(stderr=True, quiet=jax.process_index() != 0)
     found = evaluate(values.config, directory, values.checkpoint, console=console)
+    if found is None:
+        return
     show(found, Console())
     if found.unit == "rows":
         console.print(f"everything is in {directory.predictions}")
@@ -129,8 +135,10 @@ def evaluate(
     checkpoint: str = "best",
     splits: Splits | None = None,
     console: Console = QUIET,
-) -> Evaluation:
+) -> Evaluation | None:
     """Evaluates a run, writes the results into its work directory, and returns them.
+
+    Several hosts share the rows; the first one writes and returns, the others return None.
 
     Args:
       config: of the evaluation.
@@ -151,17 +159,21 @@ def evaluate(
                 f"with experiments.pretrain --config.init_from={directory.path}, and evaluate that run"
             )
         _check_own(config, directory, run_config, ("source", "validation_source"), "add --config.trust=True")
-        return _evaluate_text(config, directory, load(directory.path, checkpoint))
+        mesh = mesh_of_all_hosts()
+        found = _evaluate_text(config, directory, load(directory.path, checkpoint, mesh=mesh), mesh)
+        return found if jax.process_index() == 0 else None
     check_writable(directory.predictions, f"--workdir={directory.path}")
     if not config.source and splits is None:
         way_out = "add --config.trust=True, or name rows with --config.source"
         _check_own(config, directory, run_config, ("train", "validation", "test"), way_out)
-    if not config.trust:
+    if not config.trust and jax.process_index() == 0:
         check_inside(directory, run_config, directory.predictions, ", or add --config.trust=True")
-    model = load(directory.path, checkpoint, config.calibrator or None)
+    model = load(directory.path, checkpoint, config.calibrator or None, mesh=mesh_of_all_hosts())
     assert isinstance(model, TaskModel)  # as it was trained on rows
     rows, notes = rows_to_evaluate(config, directory, run_config, splits)
     measured = model.measure(rows, config.batch_size, console)
+    if jax.process_index():
+        return None
     name = config.name if config.source else config.split or "test"
     name += f".{Path(config.calibrator).name.removesuffix('.json')}" if config.calibrator else ""
     about = measured.cut, (*notes, *measured.notes)
@@ -198,18 +210,21 @@ def _changes(directory: WorkDirectory, found: Fingerprints) -> tuple[str, ...]:
 def _check_own(
     config: EvaluateConfig, directory: WorkDirectory, run_config: RunConfig, reads: Sequence[str], way_out: str
 ) -> None:
-    if not config.trust:
+    if not config.trust and jax.process_index() == 0:  # which has the key with which the run is signed
         check_own(directory, run_config, reads, way_out)
 
 
-def _evaluate_text(config: EvaluateConfig, directory: WorkDirectory, model: ModelInUse) -> Evaluation:
+def _evaluate_text(
+    config: EvaluateConfig, directory: WorkDirectory, model: ModelInUse, mesh: Mesh | None
+) -> Evaluation:
     """The metrics of a full pass over the validation text, with intervals of 1.96 standard errors."""
-    run_config, task, partitioner = model.config, model.task, one_device_partitioner()
+    run_config, task = model.config, model.task
+    partitioner = one_device_partitioner() if mesh is None else MeshPartitioner(mesh)
     corpus = build_corpus(run_config.data, run_config.tokenizer, model.tokenizer)
     training = run_config.training
-    batches = task.validation_batches(
-        corpus, config.batch_size or training.evaluation_batch_size or training.batch_size
-    )
+    size = config.batch_size or training.evaluation_batch_size or training.batch_size
+    size += -size % partitioner.batch_shards
+    batches = task.validation_batches(corpus, size, *partitioner.part_of_batch)
     num_bytes = corpus.validation.num_bytes if task.counts_bytes else None
     found = make_validation(task, batches, num_bytes, partitioner)(TrainState.of_params(model.params))
     metrics = {}

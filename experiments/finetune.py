@@ -140,12 +140,14 @@ def finetune(
     outcome = trainer.train(claim)
     if outcome.stopped_by:
         console.print(stopped(outcome))
-    elif then_evaluate and jax.process_index() == 0:
-        console.print(summary(directory, outcome, problem.describe))
+    elif then_evaluate:
+        if jax.process_index() == 0:
+            console.print(summary(directory, outcome, problem.describe))
         for split in ("validation", "test") if config.data.test else ("validation",):
             # Results go to standard output.
             found = evaluate(EvaluateConfig(split=split), directory, splits=splits, console=console)
-            show(found, Console(quiet=console.quiet))
+            if found is not None:
+                show(found, Console(quiet=console.quiet))
     return outcome
 
 

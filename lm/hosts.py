@@ -1,8 +1,9 @@
 """One job in several processes, usually one on each host: they begin together, agree, and end together.
 
-JAX's distributed runtime connects the processes, moves arrays between them, and ends all of them when one is missing for
-`HEARTBEAT_SECONDS`. A process that ends with an error says why before it goes, and the others, whatever they are waiting
-for, end with that line and the same exit status within seconds. Without `--distributed` nothing here has an effect.
+JAX's distributed runtime connects the processes, moves arrays between them, and ends all of them when one is missing
+for `HEARTBEAT_SECONDS`. A process that ends with an error says why before it goes, and the others, whatever they are
+waiting for, end with that line and the same exit status within seconds. Without `--distributed` nothing here has an
+effect.
 """
 
 import contextlib
@@ -28,8 +29,8 @@ JOIN_SECONDS = 300
 # How long a process may be silent before the others give it up. JAX's runtime ends them then.
 HEARTBEAT_SECONDS = 60
 _LOOK_SECONDS = 1.0  # between two looks for a reason to end
-_REASON_SECONDS = 3.0  # a process that lost the connection waits so long for the reason of the one that ended
-_FAREWELL_SECONDS = 10.0  # process 0, through which the others talk, waits so long until they have heard the reason
+_REASON_SECONDS = 2.0  # a process that lost the connection waits so long for the reason of the one that ended
+_FAREWELL_SECONDS = 5.0  # process 0, through which the others talk, waits so long until they have heard the reason
 _ENDLESS_MILLISECONDS = 10 * 24 * 3600 * 1000  # a dead process ends the wait sooner
 _WHERE = ("coordinator", "processes", "process_id")
 # They say where a process runs, not what the job is.
@@ -117,7 +118,7 @@ def check_same(found: Mapping[str, Any], instead: str) -> None:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """A context whose errors end all processes at once, before anything is cleaned up that would wait for the others."""
+    """A context whose errors end all processes at once, before any cleaning up that would wait for the others."""
     try:
         yield
     except BaseException as error:
@@ -193,8 +194,8 @@ def _wait_for(coordinator: str) -> None:
         except (OSError, OverflowError) as error:
             if time.monotonic() > until:
                 raise UserError(
-                    f"--coordinator={coordinator} could not be reached in {JOIN_SECONDS} s ({error}): start the process "
-                    "with --process_id=0 there, and open the port"
+                    f"--coordinator={coordinator} could not be reached in {JOIN_SECONDS} s ({error}): start the "
+                    "process with --process_id=0 there, and open the port"
                 ) from error
             time.sleep(0.5)
 

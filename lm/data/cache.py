@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lm.errors import UserError
+from lm.locks import FileLock
 
 CHECKSUMS = "checksums.json"
 _CHUNK = 1 << 22
@@ -26,8 +27,9 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.[0-9a-f]{32}")
 def cached(folder: Path, write: Callable[[Path], None]) -> Path:
     """Returns `folder`, created by `write` if it does not exist yet.
 
-    It is written under a temporary name and then renamed: an interrupted build leaves nothing under the final name, and
-    if two processes build at once, the later one uses the earlier one's result. What killed builds left is removed.
+    It is written under a temporary name and then renamed: an interrupted build leaves nothing under the final name. One
+    process builds, and others that need the folder wait for it, on other hosts too if their file system shares locks;
+    where it doesn't, the later one uses the earlier one's result. What killed builds left is removed.
 
     Raises:
       UserError: if the cache cannot be written.
@@ -35,6 +37,11 @@ def cached(folder: Path, write: Callable[[Path], None]) -> Path:
     remove_abandoned(folder.parent)
     if folder.exists():
         return folder
+    with _only_builder(folder):
+        return folder if folder.exists() else _built(folder, write)
+
+
+def _built(folder: Path, write: Callable[[Path], None]) -> Path:
     with _temporary_folder(folder) as temporary:
         write(temporary)
         try:
@@ -87,6 +94,22 @@ def _checksum(file: Path) -> dict[str, int]:
         while chunk := stream.read(_CHUNK):
             size, crc = size + len(chunk), zlib.crc32(chunk, crc)
     return {"bytes": size, "crc32": crc}
+
+
+@contextlib.contextmanager
+def _only_builder(folder: Path) -> Iterator[None]:
+    """A context that only one process at a time is in, for each folder."""
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = FileLock(path)
+    with contextlib.suppress(OSError):  # a cache that cannot be written is told later; some file systems have no locks
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)  # who waits for it holds the file, and finds the folder
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -242,7 +242,11 @@ class ModelInUse:
             return batch
         shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         even = len(batch["index"]) % shards == 0
-        return jax.device_put(batch, NamedSharding(self.mesh, P(("data", "fsdp")) if even else P()))
+        sharding = NamedSharding(self.mesh, P(("data", "fsdp")) if even else P())
+        return {
+            name: jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+            for name, values in batch.items()
+        }
 
 
 class Encoder(ModelInUse):

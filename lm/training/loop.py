@@ -201,7 +201,8 @@ class Trainer:
         state, progress = restored
         step = int(state.step)
         if jax.process_index() == 0:
-            if lost := check_metrics(self._directory.metrics, step, progress.get("metrics")):
+            lost = check_metrics(self._directory.metrics, step, progress.get("metrics"))
+            if lost:
                 self._console.print(lost)
         patience = Patience(self._config.training, **progress["patience"])
         self._introduce(step, progress.get("steps", self._config.training.steps), patience)

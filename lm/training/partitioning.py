@@ -89,6 +89,13 @@ def mesh_shape(config: PartitioningConfig, devices: int) -> tuple[int, int, int]
     return data, config.fsdp, config.tensor
 
 
+def mesh_of_all_hosts() -> Mesh | None:
+    """A mesh that divides rows over the devices of all hosts; None for one process, whose first device is enough."""
+    if jax.process_count() == 1:
+        return None
+    return jax.make_mesh((jax.device_count(), 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
+
+
 def one_device_partitioner() -> "MeshPartitioner":
     """The partitioner for only this host's first device, for any number of rows: for a model loaded from its run."""
     mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=jax.local_devices()[:1])

@@ -50,8 +50,8 @@ def caught_signals(say: Callable[[str], None] = lambda text: None) -> Iterator[l
 class StopVote:
     """Whether to stop after a step: a process alone at once, several one step after one of them was asked to.
 
-    Each step of several processes carries the signals along with it, and the answer is that of the step before, which has
-    arrived: so all stop after the same step, and none waits for it.
+    Each step of several processes carries the signals along with it, and the answer is that of the step before, which
+    has arrived: so all stop after the same step, and none waits for it.
     """
 
     def __init__(self):
