@@ -29,6 +29,7 @@ from lm.data.windows import mixed_rows
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
 from lm.files import read_json, write_atomically, write_json
+from lm.hosts import define_distributed, meet
 from lm.inference.language_models import LanguageModel
 from lm.inference.load import load
 from lm.runs.config import FREE_TO_CHANGE, OptimizerConfig, PretrainConfig, TrainingConfig
@@ -86,6 +87,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the command line."""
     define_config_file(values, SelfTrainConfig)
     flags.DEFINE_string("workdir", None, "Directory of the rounds.", flag_values=values)
+    define_distributed(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -95,7 +97,8 @@ def main(values: flags.FlagValues) -> int:
         raise UserError("--workdir is missing: name a directory, such as --workdir=runs/self_training")
     if not config.init_from:
         raise UserError("config.init_from is missing: name the work directory of a pretrained decoder")
-    return self_train(config, Path(values.workdir).expanduser(), Console(stderr=True))
+    console = Console(stderr=True, quiet=jax.process_index() != 0)
+    return self_train(config, Path(values.workdir).expanduser(), console)
 
 
 def self_train(config: SelfTrainConfig, workdir: Path, console: Console) -> int:
@@ -106,15 +109,18 @@ def self_train(config: SelfTrainConfig, workdir: Path, console: Console) -> int:
     """
     first = load_first(config)
     check(config, first, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / _CONFIG, dataclasses.asdict(config))
+    is_first = jax.process_index() == 0
+    if is_first:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / _CONFIG, dataclasses.asdict(config))
     losses: dict[str, list[dict[str, float]]] = {"self-training": [], "control": []}
     newest = {arm: Path(config.init_from) for arm in losses}
     for number in range(1, config.rounds + 1):
         own_text = workdir / f"round_{number}" / "generated.jsonl"
-        if not own_text.exists():
+        if is_first and not own_text.exists():
             with console.status(f"round {number}: generating {config.texts:,} texts"):
                 write_texts(load(newest["self-training"], "last"), config, number, own_text)
+        meet()  # the text is there
         for arm, earlier in newest.items():
             directory = WorkDirectory(workdir / f"round_{number}" / arm)
             outcome = pretrain(round_config(first.config, config, number, arm, earlier, own_text), directory, console)
@@ -122,8 +128,9 @@ def self_train(config: SelfTrainConfig, workdir: Path, console: Console) -> int:
                 return 128 + outcome.stopped_by
             losses[arm].append(outcome.validation)
             newest[arm] = directory.path
-    with console.status("comparing the last round's models"):
-        report(losses, last_difference(newest), workdir, console)
+    if is_first:
+        with console.status("comparing the last round's models"):
+            report(losses, last_difference(newest), workdir, console)
     return 0
 
 
@@ -157,13 +164,14 @@ def check(config: SelfTrainConfig, first: TrainedRun, workdir: Path) -> None:
             f"config.init_from={config.init_from} was trained on a mixture, with config.data.mixed_source="
             f"{first.config.data.mixed_source}, where generated text would have to be: use a run without"
         )
-    if not config.trust:
+    if not config.trust and jax.process_index() == 0:
         source = WorkDirectory(Path(config.init_from))
         named = source.load_config()
         check_own(source, named, ("source", "validation_source", "mixed_source"), "add --config.trust=True")
     check_same(config, workdir)
-    check_batch_size(first.config, make_partitioner(first.config.partitioning))
-    mixed_rows(config.share, config.training.batch_size // jax.process_count(), "config.share")
+    partitioner = make_partitioner(first.config.partitioning)
+    check_batch_size(first.config, partitioner)
+    mixed_rows(config.share, config.training.batch_size // partitioner.part_of_batch[1], "config.share")
     build_corpus(first.config.data, first.config.tokenizer, first.tokenizer)
 
 

@@ -29,7 +29,7 @@ _OUT_OF_MEMORY = (
     "out of memory: lower config.training.batch_size, raise config.training.micro_batches, or use a smaller model"
 )
 
-_ALONE = "this job runs in one process; pretrain, finetune and evaluate can share one job among hosts"
+_ALONE = "this job runs in one process; pretrain, finetune, evaluate and self_train can share one among hosts"
 
 
 def run(

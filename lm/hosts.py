@@ -229,7 +229,7 @@ class _Together:
         import jax
         from jax._src import distributed  # the only way to the store
 
-        self._client = distributed.global_state.client
+        self._client: Any = distributed.global_state.client
         self._index, self._count = jax.process_index(), jax.process_count()
         self._explain, self._report = explain, report
         self._met = self._compared = 0

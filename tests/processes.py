@@ -23,8 +23,10 @@ from lm.configuration import to_config_dict
 from tests.tiny import replace, tiny_config
 
 def get_config():
-    config = tiny_config(Path({folder!r}), steps={steps}, evaluate_every=10, checkpoint_every=10, log_every=1)
-    return to_config_dict(replace(config, partitioning={{"data": -1}}, predictions={{"tokens": 40}}))
+    config = tiny_config(Path({folder!r}), steps={steps}, evaluate_every=6, checkpoint_every=4, log_every=1)
+    small = {{"layers": 1, "dropout": 0.0}}
+    products = {{"predictions": {{"tokens": 40}}, "optimizer": {{"ema_decay": 0.0}}}}
+    return to_config_dict(replace(config, model=small, partitioning={{"data": -1}}, **products))
 """
 
 
@@ -48,7 +50,7 @@ class Together:
     def __init__(self, processes: list[subprocess.Popen], folder: Path):
         self.processes, self._folder = processes, folder
 
-    def wait(self, seconds: float = 150) -> list[Ended]:
+    def wait(self, seconds: float = 300) -> list[Ended]:
         """Waits until all have ended."""
         began, ended = time.monotonic(), {}
         while len(ended) < len(self.processes):
@@ -66,7 +68,7 @@ class Together:
         """What a process has printed so far, to standard output and to standard error."""
         return (self._folder / f"{number}.out").read_text(), (self._folder / f"{number}.err").read_text()
 
-    def until(self, happened: Callable[[], bool], seconds: float = 120) -> None:
+    def until(self, happened: Callable[[], bool], seconds: float = 200) -> None:
         """Waits until something has happened while all processes run."""
         began = time.monotonic()
         while not happened():
@@ -83,7 +85,8 @@ def together(
     *arguments: str,
     own: Callable[[int], Sequence[str]] = lambda number: (),
     before: Callable[[int], None] = lambda number: None,
-    join: int = 60,
+    join: int = 100,
+    cwd: Path = ROOT,
 ) -> Iterator[Together]:
     """Starts processes, and kills at the end what is left of them.
 
@@ -95,9 +98,11 @@ def together(
       own: further arguments of each.
       before: is called in each process before its program starts.
       join: seconds to wait for each other.
+      cwd: their current folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"XLA_FLAGS": _QUICK_TO_COMPILE, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment["JAX_SHARE_BINARY_BETWEEN_HOSTS"] = "true"  # one compiles, for all
     shared = ["--distributed", f"--coordinator=127.0.0.1:{free_port()}", f"--processes={count}"] if count > 1 else []
     processes: list[subprocess.Popen] = []
     try:
@@ -108,7 +113,7 @@ def together(
                 processes.append(
                     subprocess.Popen(
                         command,
-                        cwd=ROOT,
+                        cwd=cwd,
                         env=environment,
                         stdout=out,
                         stderr=errors,
@@ -129,7 +134,7 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def write_config(folder: Path, steps: int = 20) -> str:
+def write_config(folder: Path, steps: int) -> str:
     """Writes a config file for tiny runs on one text, and returns its flag."""
     tiny_config(folder)  # writes the text
     path = folder / "config.py"

@@ -133,7 +133,9 @@ class Trainer:
           TrainingError: if a loss or a gradient is not finite, or a checkpoint cannot be written.
         """
         with self._directory.locked():
-            return self._train(claim)
+            outcome = self._train(claim)
+        meet()  # what the first host wrote last is there for all
+        return outcome
 
     def _train(self, claim: Callable[[], None]) -> Outcome:
         training = self._config.training

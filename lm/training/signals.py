@@ -61,7 +61,7 @@ class StopVote:
             mesh = jax.make_mesh((jax.device_count(),), ("all",), (AxisType.Auto,))
             self._sharding = NamedSharding(mesh, P("all"))
             self._largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
-            self._before: jax.Array | None = None
+            self._before = None
 
     def __call__(self, caught: Sequence[signal.Signals]) -> signal.Signals | None:
         """The signal by which to stop after this step, the same on all processes. All must call it once a step.

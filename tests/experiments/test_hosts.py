@@ -5,7 +5,6 @@ Their runs are those of one process, written once, and they end together however
 
 import json
 import resource
-import shutil
 import signal
 from pathlib import Path
 
@@ -15,12 +14,13 @@ import pytest
 from experiments import sweep
 from experiments.pretrain import define_flags, main
 from lm.calibration.predictions import Predictions
-from tests.processes import free_port, together, write_config
+from tests.processes import ROOT, free_port, together, write_config
 from tests.tiny import command_line, files_below
 from tests.tiny_tasks import CONFIG
 
-STEPS = 20
+STEPS = 12
 FSDP = "--config.partitioning.fsdp=2"
+NO_PRODUCTS = "--config.samples.prompts=()", "--config.predictions.tokens=0"
 
 
 def losses(workdir: Path) -> dict[tuple[int, str], float]:
@@ -39,7 +39,7 @@ def assert_same_losses(workdir: Path, other: Path) -> None:
     names = list(one)
     np.testing.assert_allclose([one[name] for name in names], [two[name] for name in names], rtol=2e-5, atol=1e-6)
     of_loss = [name for name in names if name[1].endswith("/loss")]
-    assert len(of_loss) > STEPS
+    assert of_loss
     np.testing.assert_allclose([one[name] for name in of_loss], [two[name] for name in of_loss], atol=1e-6 * 6, rtol=0)
 
 
@@ -47,9 +47,9 @@ def reached(workdir: Path, step: int):
     return lambda: (workdir / "checkpoints" / str(step)).exists()
 
 
-def done(folder: Path, count: int, *arguments: str, job: str = "experiments.pretrain"):
-    with together(folder, count, job, *arguments) as job_:
-        ended = job_.wait()
+def done(folder: Path, count: int, *arguments: str, job: str = "experiments.pretrain", cwd: Path = ROOT):
+    with together(folder, count, job, *arguments, cwd=cwd) as started:
+        ended = started.wait()
     assert [one.status for one in ended] == [0] * count, [one.errors[-2000:] for one in ended]
     return ended
 
@@ -78,9 +78,7 @@ def test_hosts_train_what_one_process_trains_and_write_it_once(config, alone, tm
     assert len(kinds[0]) == len(kinds[1])  # TensorBoard's names hold the time
     assert len((tmp_path / "run" / "starts.jsonl").read_text().splitlines()) == 1
     assert (tmp_path / "run" / "samples.txt").read_text() == (alone / "samples.txt").read_text()
-    found, expected = (
-        Predictions.load(run / "predictions" / "validation.npz") for run in (tmp_path / "run", alone)
-    )
+    found, expected = (Predictions.load(run / "predictions" / "validation.npz") for run in (tmp_path / "run", alone))
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-4)
     assert "everything is in" in ended[0].errors
     assert not any(one.errors for one in ended[1:])
@@ -89,9 +87,9 @@ def test_hosts_train_what_one_process_trains_and_write_it_once(config, alone, tm
 @pytest.mark.slow
 def test_a_signal_to_one_stops_all_with_a_checkpoint_and_one_process_goes_on(config, alone, tmp_path):
     workdir = tmp_path / "run"
-    job = "experiments.pretrain", config, FSDP, f"--workdir={workdir}"
+    job = "experiments.pretrain", config, FSDP, *NO_PRODUCTS, f"--workdir={workdir}"
     with together(tmp_path / "printed", 2, *job) as started:
-        started.until(lambda: (workdir / "metrics.jsonl").exists() and len(losses(workdir)) > 8)
+        started.until(lambda: "step 1/" in started.read(0)[1])
         started.processes[1].send_signal(signal.SIGTERM)
         ended = started.wait()
     assert [one.status for one in ended] == [128 + signal.SIGTERM] * 2
@@ -99,19 +97,20 @@ def test_a_signal_to_one_stops_all_with_a_checkpoint_and_one_process_goes_on(con
     step = int(saved.split()[4].rstrip(";"))
     assert step < STEPS
     assert reached(workdir, step)()
-    done(tmp_path / "resumed", 1, config, "--config.partitioning.fsdp=1", f"--workdir={workdir}")
+    done(tmp_path / "resumed", 1, config, *NO_PRODUCTS, f"--workdir={workdir}")
     assert_same_losses(workdir, alone)
 
 
 @pytest.mark.slow
 def test_what_one_process_began_two_go_on_with(config, alone, tmp_path):
     workdir = tmp_path / "run"
-    with together(tmp_path / "printed", 1, "experiments.pretrain", config, f"--workdir={workdir}") as started:
-        started.until(reached(workdir, 10))
+    job = "experiments.pretrain", config, *NO_PRODUCTS, f"--workdir={workdir}"
+    with together(tmp_path / "printed", 1, *job) as started:
+        started.until(reached(workdir, 4))
         started.processes[0].send_signal(signal.SIGTERM)
         (ended,) = started.wait()
     assert ended.status == 128 + signal.SIGTERM
-    done(tmp_path / "resumed", 2, config, FSDP, f"--workdir={workdir}")
+    done(tmp_path / "resumed", 2, config, FSDP, *NO_PRODUCTS, f"--workdir={workdir}")
     assert_same_losses(workdir, alone)
 
 
@@ -121,7 +120,7 @@ def test_when_one_is_killed_the_others_end_with_a_line_and_the_checkpoints_remai
     workdir = tmp_path / "run"
     job = "experiments.pretrain", config, FSDP, f"--workdir={workdir}", "--config.training.steps=5000"
     with together(tmp_path / "printed", 2, *job) as started:
-        started.until(reached(workdir, 10))
+        started.until(reached(workdir, 4))
         started.processes[victim].kill()
         ended = started.wait()
     other = ended[1 - victim]
@@ -130,17 +129,16 @@ def test_when_one_is_killed_the_others_end_with_a_line_and_the_checkpoints_remai
     assert len(other.lines) == 1
     assert "another process was killed or cannot be reached any more" in other.lines[0]
     assert other.errors.splitlines()[-1] == other.lines[0]
-    assert reached(workdir, 10)()
+    assert reached(workdir, 4)()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_the_full_disk_of_one_ends_all_with_its_line(config, tmp_path, victim):
+def test_the_full_disk_of_one_ends_all_with_its_line(config, alone, tmp_path, victim):  # `alone` has cached the tokens
     def limit(number: int) -> None:
         if number == victim:
             resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
 
-    done(tmp_path / "cached", 1, config, f"--workdir={tmp_path / 'first'}")  # the text's tokens need more room
     job = "experiments.pretrain", config, FSDP, f"--workdir={tmp_path / 'run'}"
     with together(tmp_path / "printed", 2, *job, before=limit) as started:
         ended = started.wait()
@@ -173,21 +171,32 @@ def test_processes_that_do_not_find_each_other_end_with_a_line(config, tmp_path)
         (ended,) = started.wait()
     assert (ended.status, len(ended.lines)) == (2, 1)
     assert f"--coordinator=127.0.0.1:{port} could not be reached in 3 s" in ended.lines[0]
-    with together(tmp_path / "twice", 1, *job, *twice, join=15) as started:
-        with together(tmp_path / "again", 1, *job, *twice, join=15) as other:
-            ended = started.wait() + other.wait()
+    twice = [together(tmp_path / name, 1, *job, *twice, join=15) for name in ("one", "other")]
+    with twice[0] as one, twice[1] as other:
+        ended = one.wait() + other.wait()
     for one in ended:
         assert (one.status != 0, len(one.lines)) == (True, 1), one.errors
         assert "--process_id" in one.lines[0]
 
 
 @pytest.mark.slow
-def test_hosts_fine_tune_and_evaluate_as_one_process_does(rows_folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(rows_folder)
-    shutil.copytree(rows_folder, tmp_path / "rows", ignore=shutil.ignore_patterns("runs"))
+def test_hosts_fine_tune_and_evaluate_as_one_process_does(rows_folder, tmp_path):
     for name, count in (("alone", 1), ("two", 2)):
-        job = f"{CONFIG}:classification", f"--config.data.train=jsonl:{tmp_path}/rows/classification_train.jsonl"
-        done(tmp_path / name, count, *job, f"--workdir={tmp_path / name / 'run'}", job="experiments.finetune")
+        workdir = tmp_path / name / "run"
+        flags = f"{CONFIG}:classification", "--config.model.dropout=0.0", f"--workdir={workdir}"
+        done(tmp_path / name, count, *flags, job="experiments.finetune", cwd=rows_folder)
+        for path in (workdir / "predictions").iterdir():
+            path.unlink()
+        for split in ("validation", "test"):
+            flags = f"--workdir={workdir}", f"--config.split={split}"
+            done(tmp_path / name, count, *flags, job="experiments.evaluate", cwd=rows_folder)
+    assert_same_losses(tmp_path / "two" / "run", tmp_path / "alone" / "run")
+    for split in ("validation", "test"):
+        found, expected = (
+            Predictions.load(tmp_path / name / "run" / "predictions" / f"{split}.npz") for name in ("two", "alone")
+        )
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
 
 
 QUICK = [
