@@ -38,7 +38,7 @@ _OF_ONE_PROCESS = frozenset(("process_id", "workdir", "profile"))
 # Keys of the store.
 _REASON, _HEARD = "lm/reason", "lm/heard"
 # What the errors of a collective operation say when a process is gone.
-_LOST = ("Gloo", "Connection reset by peer", "Connection closed by peer", "Socket closed", "coordination service")
+_LOST = ("Gloo", "Connection reset by peer", "Connection closed by peer", "Socket closed", "CoordinationService")
 
 _LOST_ANOTHER = "another process was killed or cannot be reached any more"
 _WHAT_TO_DO = "What was saved remains: run the same command on all hosts to go on"
@@ -90,6 +90,7 @@ def joined(values: flags.FlagValues, explain: Explain, report: Callable[[str], N
     _together = together = _Together(explain, report)
     try:
         check_same(_settings(values), "start all processes with the same command")
+        together.connect_devices()
         yield
     except BaseException as error:
         together.fail(error)
@@ -179,7 +180,8 @@ def _connect(coordinator: str | None, processes: int | None, process_id: int | N
         first_line = str(error).partition("\n")[0]
         raise UserError(f"--distributed: cannot connect through {where}: {first_line}") from error
     _say_when_aborted(
-        f"error: {_LOST_ANOTHER}, for {HEARTBEAT_SECONDS} s or because its machine said so. {_WHAT_TO_DO}"
+        "error: JAX's runtime has ended this process for the reason above, most likely because "
+        f"{_LOST_ANOTHER}. {_WHAT_TO_DO}"
     )
 
 
@@ -235,6 +237,16 @@ class _Together:
         self._met = self._compared = 0
         self._over, self._ending = threading.Event(), threading.Lock()
         threading.Thread(target=self._watch, daemon=True).start()
+
+    def connect_devices(self) -> None:
+        """Moves the first array between all devices while all processes are here.
+
+        On CPUs JAX gives up when they come to the first one more than 30 s apart, as after reading a large corpus.
+        """
+        from jax.experimental import multihost_utils
+
+        self.meet()
+        multihost_utils.sync_global_devices("lm")
 
     def meet(self) -> None:
         self._met += 1

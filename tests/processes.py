@@ -102,7 +102,6 @@ def together(
     """
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"XLA_FLAGS": _QUICK_TO_COMPILE, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    environment["JAX_SHARE_BINARY_BETWEEN_HOSTS"] = "true"  # one compiles, for all
     shared = ["--distributed", f"--coordinator=127.0.0.1:{free_port()}", f"--processes={count}"] if count > 1 else []
     processes: list[subprocess.Popen] = []
     try:
