@@ -87,14 +87,19 @@ def joined(values: flags.FlagValues, explain: Explain, report: Callable[[str], N
         yield
         return
     _connect(*place)
-    _together = together = _Together(explain, report)
-    try:
-        check_same(_settings(values), "start all processes with the same command")
-        together.connect_devices()
-        yield
-    except BaseException as error:
-        together.fail(error)
-    together.part()
+    with _last_words(
+        "error: JAX's runtime has ended this process for the reason above, most likely because "
+        f"{_LOST_ANOTHER}. {_WHAT_TO_DO}"
+    ):
+        _together = together = _Together(explain, report)
+        try:
+            check_same(_settings(values), "start all processes with the same command")
+            together.connect_devices()
+            yield
+        except BaseException as error:
+            together.fail(error)
+        together.part()
+        _together = None
 
 
 def meet() -> None:
@@ -157,32 +162,23 @@ def _connect(coordinator: str | None, processes: int | None, process_id: int | N
     all_of_them = f"all {processes} processes" if processes else "all processes"
     if coordinator and process_id:
         _wait_for(coordinator)
-    _say_when_aborted(
+    # The training loop itself decides at which step all processes stop after a signal.
+    jax.config.update("jax_enable_preemption_service", False)
+    seconds = {"initialization_timeout": JOIN_SECONDS, "heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
+    with _last_words(
         f"error: not {all_of_them} could be connected through {where} in {JOIN_SECONDS} s: start {all_of_them}, each "
         "with a --process_id of its own"
-    )
-    # The loop itself decides at which step all processes stop after a signal.
-    jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(
-            coordinator,
-            processes,
-            process_id,
-            initialization_timeout=JOIN_SECONDS,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        )
-    except ValueError as error:
-        raise UserError(
-            "--distributed finds no SLURM, Kubernetes, MPI or Cloud TPU job here: add --coordinator=HOST:PORT, "
-            "--processes=N and --process_id=I"
-        ) from error
-    except (RuntimeError, OSError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise UserError(f"--distributed: cannot connect through {where}: {first_line}") from error
-    _say_when_aborted(
-        "error: JAX's runtime has ended this process for the reason above, most likely because "
-        f"{_LOST_ANOTHER}. {_WHAT_TO_DO}"
-    )
+    ):
+        try:
+            jax.distributed.initialize(coordinator, processes, process_id, **seconds)
+        except ValueError as error:
+            raise UserError(
+                "--distributed finds no SLURM, Kubernetes, MPI or Cloud TPU job here: add --coordinator=HOST:PORT, "
+                "--processes=N and --process_id=I"
+            ) from error
+        except (RuntimeError, OSError) as error:
+            first_line = str(error).partition("\n")[0]
+            raise UserError(f"--distributed: cannot connect through {where}: {first_line}") from error
 
 
 def _wait_for(coordinator: str) -> None:
@@ -202,19 +198,22 @@ def _wait_for(coordinator: str) -> None:
             time.sleep(0.5)
 
 
-_aborted: Any = None  # ctypes' callbacks live as long as something refers to them
-
-
-def _say_when_aborted(line: str) -> None:
-    """Makes a line the last one when JAX's runtime aborts the process, which it does without raising an error."""
-    global _aborted
+@contextlib.contextmanager
+def _last_words(line: str) -> Iterator[None]:
+    """Makes a line the last one if JAX's runtime aborts the process inside, which it does without raising an error."""
 
     def say(_: int) -> None:
         os.write(2, f"{line}\n".encode())
         os._exit(1)
 
-    _aborted = ctypes.CFUNCTYPE(None, ctypes.c_int)(say)
-    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(say)
+    handle = ctypes.CDLL(None).signal  # Python's own handlers run too late
+    handle.argtypes, handle.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    before = handle(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+    try:
+        yield
+    finally:
+        handle(signal.SIGABRT, before)
 
 
 def _settings(values: flags.FlagValues) -> dict[str, Any]:
