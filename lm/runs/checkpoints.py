@@ -15,6 +15,7 @@ import contextlib
 import glob
 import logging
 import shutil
+import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -77,6 +78,7 @@ class Checkpoints:
             # Renamed first, a checkpoint is never seen half deleted.
             todelete_subdir=None if read_only else _DELETED,
             read_only=read_only,
+            async_options=ocp.AsyncOptions(barrier_sync_fn=None if alone else _meet_unless_failing),
             multiprocessing_options=_this_process() if alone else ocp.options.MultiprocessingOptions(),
         )
         self._writes = not read_only and jax.process_index() == 0
@@ -398,6 +400,14 @@ def _items(state: TrainState) -> dict[str, Any]:
         "optimizer": {"step": state.step, "optimizer_state": state.optimizer_state},
     }
     return {name: tree for name, tree in trees.items() if tree is not None}
+
+
+def _meet_unless_failing(*, key: str, timeout_ms: int) -> None:
+    """Orbax's barrier. A process that could not write its part would wait there for those that wait for this part."""
+    error = sys.exception()
+    if error is not None:
+        raise error
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 def _this_process() -> ocp.options.MultiprocessingOptions:
