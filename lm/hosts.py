@@ -203,7 +203,8 @@ def _last_words(line: str) -> Iterator[None]:
     """Makes a line the last one if JAX's runtime aborts the process inside, which it does without raising an error."""
 
     def say(_: int) -> None:
-        os.write(2, f"{line}\n".encode())
+        if _together is None or not _together.ending.locked():  # the reason is not told yet
+            os.write(2, f"{line}\n".encode())
         os._exit(1)
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(say)
@@ -234,7 +235,7 @@ class _Together:
         self._index, self._count = jax.process_index(), jax.process_count()
         self._explain, self._report = explain, report
         self._met = self._compared = 0
-        self._over, self._ending = threading.Event(), threading.Lock()
+        self._over, self.ending = threading.Event(), threading.Lock()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def connect_devices(self) -> None:
@@ -317,7 +318,7 @@ class _Together:
                 self._end(reason)
 
     def _end(self, reason: Reason) -> NoReturn:
-        if not self._ending.acquire(blocking=False):
+        if not self.ending.acquire(blocking=False):
             threading.Event().wait()  # until the other thread has ended the process
         self._report(reason.line)
         with contextlib.suppress(Exception):
