@@ -195,7 +195,7 @@ def test_hosts_fine_tune_and_evaluate_as_one_process_does(rows_folder, tmp_path)
         found, expected = (
             Predictions.load(tmp_path / name / "run" / "predictions" / f"{split}.npz") for name in ("two", "alone")
         )
-        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_array_equal(found.labels_N, expected.labels_N)
         np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
 
 
