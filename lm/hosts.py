@@ -137,7 +137,8 @@ def _place(values: flags.FlagValues) -> tuple[Any, Any, Any] | None:
     """The values of the flags that say where this process is, each None to detect it; None for a process alone."""
     if "distributed" not in values:
         return None
-    coordinator, processes, process_id = place = tuple(values[name].value for name in _WHERE)
+    place: tuple[Any, Any, Any] = (values["coordinator"].value, values["processes"].value, values["process_id"].value)
+    coordinator, processes, process_id = place
     missing = [f"--{name}" for name, value in zip(_WHERE, place, strict=True) if value is None]
     if not values["distributed"].value:
         if len(missing) < len(_WHERE):
@@ -164,13 +165,18 @@ def _connect(coordinator: str | None, processes: int | None, process_id: int | N
         _wait_for(coordinator)
     # The training loop itself decides at which step all processes stop after a signal.
     jax.config.update("jax_enable_preemption_service", False)
-    seconds = {"initialization_timeout": JOIN_SECONDS, "heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
     with _last_words(
         f"error: not {all_of_them} could be connected through {where} in {JOIN_SECONDS} s: start {all_of_them}, each "
         "with a --process_id of its own"
     ):
         try:
-            jax.distributed.initialize(coordinator, processes, process_id, **seconds)
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process_id,
+                initialization_timeout=JOIN_SECONDS,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            )
         except ValueError as error:
             raise UserError(
                 "--distributed finds no SLURM, Kubernetes, MPI or Cloud TPU job here: add --coordinator=HOST:PORT, "

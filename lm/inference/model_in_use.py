@@ -243,10 +243,11 @@ class ModelInUse:
         shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         even = len(batch["index"]) % shards == 0
         sharding = NamedSharding(self.mesh, P(("data", "fsdp")) if even else P())
-        return {
+        placed: Batch = {
             name: jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
             for name, values in batch.items()
         }
+        return placed
 
 
 class Encoder(ModelInUse):

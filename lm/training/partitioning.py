@@ -4,8 +4,8 @@ Mesh axes: `data` splits the batch and copies the parameters; `fsdp` splits the 
 splits the parameters inside each layer.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 from jax import Array
@@ -121,7 +121,8 @@ class MeshPartitioner:
         Hosts that share each layer, because `tensor` reaches over them, provide the same rows.
         """
         rows_of: dict[int, set[int]] = {}
-        for device, (rows, *_) in self._batch_sharding.devices_indices_map((self.batch_shards,)).items():
+        places: Mapping[Any, tuple[slice, ...]] = self._batch_sharding.devices_indices_map((self.batch_shards,))
+        for device, (rows, *_) in places.items():
             rows_of.setdefault(device.process_index, set()).add(rows.start or 0)
         parts = sorted({tuple(sorted(rows)) for rows in rows_of.values()})
         if sum(map(len, parts)) != self.batch_shards:
