@@ -3,18 +3,20 @@
 python -m experiments.sweep --config=configs/sweep_quickstart.py --workdir=runs/sweep
 
 The same command resumes a sweep that was stopped or killed, from within the run it was at. Several processes can share
-one directory and the work, on several devices or machines. With --report nothing is trained and the results so far are
+one directory and the work, on several devices or machines; without a common file system, they share a PostgreSQL
+database (--config.storage=postgresql://USER@HOST/DATABASE). With --report nothing is trained and the results so far are
 reported. The directory holds table.csv, sweep.json, the figure sweep.png (and .svg), and each run in trials/.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
 import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 from absl import flags
@@ -58,6 +60,9 @@ from lm.sweeps.study import (
 )
 from lm.training.loop import Outcome
 
+if TYPE_CHECKING:  # slow to import, and only needed for a database
+    from lm.sweeps.database import Database
+
 AnyConfig = RunConfig | PromptedRunConfig
 OnMetrics = Callable[[int, dict[str, float]], None]
 
@@ -92,6 +97,9 @@ class SweepConfig:
       folds: for fine-tuning, number of cross-validation folds that every point is trained on; 0: as in the base.
       pruning: "none", "median" or "hyperband": stop a point's first run early if it does worse than others.
       seed: for choosing points.
+      storage: "postgresql://USER@HOST/DATABASE", shared by workers on any number of machines (`docs/sweeps.md`); its
+        password is in PGPASSWORD or ~/.pgpass. Empty: a journal in the work directory.
+      study: name of the sweep in `storage`, one for each sweep.
     """
 
     base: str = "configs/quickstart.py"
@@ -103,8 +111,16 @@ class SweepConfig:
     folds: int = 0
     pruning: str = "none"
     seed: int = 0
+    storage: str = ""
+    study: str = "sweep"
 
     def __post_init__(self):
+        if self.storage:
+            from lm.sweeps.database import read_url
+
+            read_url(self.storage)
+        if not self.study:
+            raise UserError("config.study is empty: name the sweep")
         for name, choices in (("method", METHODS), ("pruning", PRUNINGS)):
             if getattr(self, name) not in choices:
                 raise UserError(f"config.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
@@ -153,7 +169,7 @@ def main(values: flags.FlagValues) -> int:
         raise UserError("--workdir is missing: name a directory for the sweep, such as --workdir=runs/sweep")
     config, directory = values.config, WorkDirectory(Path(values.workdir)).path
     console = Console(stderr=True)
-    if values.report and not (directory / "sweep_config.json").exists():
+    if values.report and not config.storage and not (directory / "sweep_config.json").exists():
         raise UserError(f"--workdir={directory} holds no sweep to report: remove --report to start one")
     try:
         sweep(config, directory, console, None if values.report else train_run, results=Console())
@@ -223,17 +239,34 @@ def sweep(
     """
     base = read_base(config)
     search = make_search(config, base)
-    claim(config, base, directory)
-    study = Study(directory, search)
-    if train is not None:
-        runs = Runs(base, search, config.folds, directory, console, train)
-        work(
-            study,
-            config.repetitions,
-            runs.train,
-            lambda line: console.print(line),
-        )
-    return report(config, base, study, directory, results or console)
+    with _database(config, base, search, create=train is not None) as database:
+        claim(config, base, directory)
+        study = Study(directory, search, database)
+        if train is not None:
+            runs = Runs(base, search, config.folds, directory, console, train)
+            work(
+                study,
+                config.repetitions,
+                runs.train,
+                lambda line: console.print(line),
+            )
+        return report(config, base, study, directory, results or console)
+
+
+@contextlib.contextmanager
+def _database(config: SweepConfig, base: AnyConfig, search: Search, create: bool) -> "Iterator[Database | None]":
+    """The database of a sweep, if it has one, with its study; its errors are user errors inside the context."""
+    if not config.storage:
+        yield None
+        return
+    from lm.sweeps.database import Database
+
+    database = Database(config.storage, config.study)
+    with database.plain_errors():
+        asked = _settings(config, base)
+        where = f"config.storage={config.storage} holds a study {config.study!r}"
+        check_same(database.settings(asked, search.minimize, create), asked, where, "config.study")
+        yield database
 
 
 def read_base(config: SweepConfig) -> AnyConfig:
@@ -297,17 +330,41 @@ def claim(config: SweepConfig, base: AnyConfig, directory: Path) -> None:
     if work_directory.config.exists() or work_directory.prompt.exists():
         raise UserError(f"--workdir={directory} holds a run: use another directory for the sweep")
     check_writable(directory, f"--workdir={directory}")
-    asked = {"config": dataclasses.asdict(config), "base": dataclasses.asdict(base)}
+    asked = _settings(config, base)
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
         write_json(path, asked)
         return
     known = read_json(path)
-    # The base file may be renamed; its values are compared.
-    free = ("config.trials", "config.base", *(f"base.{name}" for name in FREE_TO_CHANGE))
-    pairs = {name: pair for name, pair in differences(known, asked).items() if not name.startswith(free)}
+    # Earlier versions had neither.
+    known["config"] = {"storage": SweepConfig.storage, "study": SweepConfig.study, **known.get("config", {})}
+    storage = known["config"]["storage"]
+    if bool(storage) != bool(config.storage):
+        raise UserError(f"{directory} holds a sweep with config.storage={storage!r}: set it, or use another --workdir")
+    check_same(known, asked, f"{directory} holds a sweep", "--workdir")
+
+
+def _settings(config: SweepConfig, base: AnyConfig) -> dict[str, Any]:
+    return {"config": dataclasses.asdict(config), "base": dataclasses.asdict(base)}
+
+
+def check_same(known: dict[str, Any], asked: dict[str, Any], where: str, free: str) -> None:
+    """Compares the settings of a sweep that exists with those of one that would go there.
+
+    Args:
+      known: settings of the sweep.
+      asked: other settings.
+      where: the sweep, in words.
+      free: what to change to begin another sweep.
+
+    Raises:
+      UserError: if they differ.
+    """
+    # The base file may be renamed, as its values are compared; machines may reach a database by different addresses.
+    free_to_change = ("config.trials", "config.base", "config.storage", *(f"base.{name}" for name in FREE_TO_CHANGE))
+    pairs = {name: pair for name, pair in differences(known, asked).items() if not name.startswith(free_to_change)}
     if changed := [f"{name} was {old!r}, is {new!r}" for name, (old, new) in pairs.items()]:
-        raise UserError(f"{directory} holds a sweep with another config ({'; '.join(changed)}): use another --workdir")
+        raise UserError(f"{where} with another config ({'; '.join(changed)}): use another {free}")
 
 
 class Runs:

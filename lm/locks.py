@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 # A holder on another machine signals that it is alive by touching its file. Clocks may differ by minutes.
-_HEARTBEAT_SECONDS = 30
-_STALE_SECONDS = 600
+HEARTBEAT_SECONDS = 30
+STALE_SECONDS = 600
 # On some network file systems the kernel cannot lock: there only other machines are noticed.
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -108,10 +108,10 @@ class ProcessLock:
         except OSError:
             return False
         # A time far in the future is as wrong as one long past.
-        return machine not in (None, _machine()) and abs(time.time() - touched) < _STALE_SECONDS
+        return machine not in (None, _machine()) and abs(time.time() - touched) < STALE_SECONDS
 
     def _beat(self) -> None:
-        while not self._ended.wait(_HEARTBEAT_SECONDS):
+        while not self._ended.wait(HEARTBEAT_SECONDS):
             with contextlib.suppress(OSError):
                 os.utime(self._path)
 

@@ -64,10 +64,10 @@ def test_a_holder_on_another_machine_is_alive_while_it_touches_its_file(path, mo
     path.write_text(json.dumps({"machine": "another", "host": "there", "process": 1, "began": "today"}))
     assert not ProcessLock(path).acquire()
     assert ProcessLock(path).holder() == "process 1 on there since today"
-    long_ago = time.time() - 2 * locks._STALE_SECONDS
+    long_ago = time.time() - 2 * locks.STALE_SECONDS
     os.utime(path, (long_ago, long_ago))
     assert ProcessLock(path).holder() is None
-    monkeypatch.setattr(locks, "_HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.01)
     lock = ProcessLock(path)
     assert lock.acquire()
     os.utime(path, (long_ago, long_ago))

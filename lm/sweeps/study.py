@@ -1,12 +1,9 @@
-"""A study: points of a search space, tried by any number of processes that share a directory.
+"""A study: points of a search space, tried by any number of processes that share a directory or a database.
 
-    study.journal   the study, in the format of Optuna's journal storage (optuna-dashboard reads it)
-    study.lock      held while a process takes a trial
-    workers/        one file per trial, locked while a live process works on it
-
-A trial is one point. Its parameters are a pure function of the seed, its number and the trials before it. The kernel
-releases the locks of a process that dies, however it dies. The next process that looks for work takes over its trial,
-with its number, parameters and reported results, so nothing is lost and nothing is tried twice.
+A trial is one point. Its parameters are a pure function of the seed, its number and the trials before it. When a
+process died, however it died, the next one that looks for work takes over its trial, with its number, parameters and
+reported results, so nothing is lost and nothing is tried twice. `lm.sweeps.journal` and `lm.sweeps.database` know where
+the study is kept and whose process is alive.
 """
 
 import dataclasses
@@ -14,19 +11,21 @@ import hashlib
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages.journal import JournalStorage
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from lm.errors import TrainingError, UserError
-from lm.locks import FileLock, ProcessLock
-from lm.sweeps.journal import CheckedJournal
+from lm.errors import TrainingError
+from lm.locks import FileLock
+from lm.sweeps.journal import Journal
 from lm.sweeps.search_space import Parameter, Value, Values, format_values, grid, space_size
 
 METHODS = ("bayes", "random", "grid")
@@ -102,34 +101,55 @@ class PointFailed(Exception):
     """A point that cannot be trained; the message says why. The sweep continues with the others."""
 
 
-class Study:
-    """The trials of one sweep, shared by all processes that open its directory."""
+class Hold(Protocol):
+    """Of a process on a trial; while it lives, no other process takes the trial over."""
 
-    def __init__(self, directory: Path, search: Search):
-        """Opens or creates the study in an existing directory.
+    def release(self) -> None:
+        """Ends it. Another process may then take the trial, if it is unfinished."""
+
+
+class Home(Protocol):
+    """Where a study is kept, and how a trial whose worker lives is told from one whose worker died."""
+
+    @property
+    def storage(self) -> BaseStorage:
+        """Of the study, once it is open."""
+
+    def lock(self) -> AbstractContextManager[Any]:
+        """Held while a process takes a trial."""
+
+    def open(self, **how: Any) -> optuna.Study:
+        """Opens or creates the study, with these arguments of `optuna.create_study`."""
+
+    def hold(self, number: int) -> Hold:
+        """Makes a new trial that of this process, which holds the lock."""
+
+    def abandoned(self, running: Sequence[FrozenTrial]) -> Iterable[tuple[int, Hold]]:
+        """The numbers of the trials whose worker died, each held by this process, which holds the lock."""
+
+
+class Study:
+    """The trials of one sweep, shared by all processes that open it."""
+
+    def __init__(self, directory: Path, search: Search, home: Home | None = None):
+        """Opens or creates the study.
+
+        Args:
+          directory: of the sweep; it exists.
+          search: how to search.
+          home: where the study is kept. None: in a journal in the directory.
 
         Raises:
-          UserError: if its journal cannot be read.
+          UserError: if it cannot be read.
         """
         self.search = search
-        self._workers = directory / "workers"
-        self._workers.mkdir(exist_ok=True)
-        self.lock = FileLock(directory / "study.lock")  # held while taking a trial or writing the report
-        journal, journal_lock = directory / "study.journal", FileLock(directory / "study.journal.lock")
-        with self.lock:
-            try:
-                storage = JournalStorage(CheckedJournal(journal, journal_lock))
-                self._study = optuna.create_study(
-                    storage=storage,
-                    study_name="sweep",
-                    direction="minimize" if search.minimize else "maximize",
-                    sampler=optuna.samplers.RandomSampler(),  # unused: `propose` chooses
-                    pruner=_make_pruner(search),
-                    load_if_exists=True,
-                )
-            except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-                raise UserError(f"{journal} is damaged ({error}): use another --workdir") from error
-        self._storage, self._id = storage, storage.get_study_id_from_name("sweep")
+        self.lock = FileLock(directory / "study.lock")  # held while writing the report
+        self._home: Home = home or Journal(directory)
+        self._study = self._home.open(
+            direction="minimize" if search.minimize else "maximize",
+            sampler=optuna.samplers.RandomSampler(),  # unused: `propose` chooses
+            pruner=_make_pruner(search),
+        )
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -138,32 +158,29 @@ class Study:
 
     def take(self) -> "Trial | None":
         """The next trial to work on: one whose worker died, else a new one; None when all are done."""
-        with self.lock:
+        with self._home.lock():
             trials = self.trials
-            for old in trials:
-                lock = ProcessLock(self._worker_file(old.number))
-                if old.state == TrialState.RUNNING and lock.acquire():
-                    if self.trials[old.number].state != TrialState.RUNNING:  # it ended in the meantime
-                        lock.release()
-                        continue
-                    trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, old.number)
-                    return self._begin(optuna.trial.Trial(self._study, trial_id), lock, taken_over=True)
+            for number, hold in self._home.abandoned([old for old in trials if old.state == TrialState.RUNNING]):
+                if self.trials[number].state != TrialState.RUNNING:  # it ended in the meantime
+                    hold.release()
+                    continue
+                return self._begin(self._trial(number), hold, taken_over=True)
             # A trial is already waiting if a process died between enqueue and ask.
             if all(trial.state != TrialState.WAITING for trial in trials):
                 if len(trials) >= self.search.total:
                     return None
                 self._study.enqueue_trial(propose(self.search, trials))
             trial = self._study.ask()
-            lock = ProcessLock(self._worker_file(trial.number))
-            lock.acquire()
-            return self._begin(trial, lock, taken_over=False)
+            return self._begin(trial, self._home.hold(trial.number), taken_over=False)
 
-    def _begin(self, trial: optuna.trial.Trial, lock: ProcessLock, taken_over: bool) -> "Trial":
+    def _trial(self, number: int) -> optuna.trial.Trial:
+        storage = self._home.storage
+        study = storage.get_study_id_from_name(self._study.study_name)
+        return optuna.trial.Trial(self._study, storage.get_trial_id_from_study_id_trial_number(study, number))
+
+    def _begin(self, trial: optuna.trial.Trial, hold: Hold, taken_over: bool) -> "Trial":
         values = {parameter.key: _suggest(trial, parameter) for parameter in self.search.space}
-        return Trial(self._study, trial, values, lock, taken_over)
-
-    def _worker_file(self, number: int) -> Path:
-        return self._workers / f"{number}.lock"
+        return Trial(self._study, trial, values, hold, taken_over)
 
 
 class Trial:
@@ -174,7 +191,7 @@ class Trial:
         study: optuna.Study,
         trial: optuna.trial.Trial,
         values: Values,
-        lock: ProcessLock,
+        hold: Hold,
         taken_over: bool,
     ):
         """Created by `Study.take`.
@@ -183,17 +200,17 @@ class Trial:
           study: the study of the trial.
           trial: the trial.
           values: the point.
-          lock: the worker's lock, acquired.
+          hold: of this process.
           taken_over: whether another process started the trial and died or was stopped.
         """
         self.number, self.values, self.taken_over = trial.number, values, taken_over
-        self._study, self._trial, self._lock = study, trial, lock
+        self._study, self._trial, self._hold = study, trial, hold
 
     def __enter__(self) -> "Trial":
         return self
 
     def __exit__(self, *_) -> None:
-        self._lock.release()
+        self._hold.release()
 
     @property
     def runs(self) -> dict[str, Metrics]:
@@ -222,16 +239,16 @@ class Trial:
 
     def complete(self, value: float) -> None:
         """Completes the trial with its value."""
-        self._study.tell(self.number, value)
+        self._study.tell(self.number, value, skip_if_finished=True)
 
     def prune(self) -> None:
         """Prunes the trial; the value of its last evaluation is kept."""
-        self._study.tell(self.number, state=TrialState.PRUNED)
+        self._study.tell(self.number, state=TrialState.PRUNED, skip_if_finished=True)
 
     def fail(self, message: str) -> None:
         """Fails the trial, without a value."""
         self._trial.set_user_attr("message", message)
-        self._study.tell(self.number, state=TrialState.FAIL)
+        self._study.tell(self.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def work(
@@ -260,6 +277,8 @@ def work(
             except (PointFailed, TrainingError) as error:
                 trial.fail(" ".join(str(error).split()))
                 say(f"trial {trial.number + 1}: failed: {error}")
+            except UpdateFinishedTrialError:  # cut off for so long that another took the trial over
+                say(f"trial {trial.number + 1}: finished by another worker")
             else:
                 trial.complete(value)
                 say(
