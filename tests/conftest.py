@@ -9,7 +9,8 @@ import gc
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -92,6 +93,26 @@ def finetuned(rows_folder) -> Callable[..., Path]:
         return made[kind, *flags]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of a running server, without a database."""
+    from tests.postgresql import server
+
+    with server() as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(postgresql_server, monkeypatch) -> str:
+    """The URL of a new database, whose password the environment has."""
+    from tests.postgresql import PASSWORD, execute
+
+    name = f"test_{uuid.uuid4().hex}"
+    execute(f"{postgresql_server}/postgres", f"CREATE DATABASE {name}")
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    return f"{postgresql_server}/{name}"
 
 
 def pytest_addoption(parser, pluginmanager):

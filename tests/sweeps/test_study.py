@@ -27,8 +27,8 @@ def results(study: Study) -> list[tuple]:
     return [(trial.number, trial.params, trial.state.name, trial.value) for trial in study.trials]
 
 
-def start_worker(directory: Path, search: str, seconds: float) -> subprocess.Popen:
-    arguments = [sys.executable, "-m", "tests.sweeps.toy_study", str(directory), search, str(seconds)]
+def start_worker(directory: Path, search: str, seconds: float, *url: str) -> subprocess.Popen:
+    arguments = [sys.executable, "-m", "tests.sweeps.toy_study", str(directory), search, str(seconds), *url]
     return subprocess.Popen(arguments, cwd=ROOT)
 
 
