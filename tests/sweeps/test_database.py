@@ -114,6 +114,19 @@ def test_no_point_is_taken_twice_at_once(database_url, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_lock_is_taken_from_a_worker_whose_machine_vanished(database_url, monkeypatch):
+    monkeypatch.setattr(database_module, "_LOCK_SECONDS", 1)
+    one, other = database(database_url), database(database_url)
+    with (
+        pytest.raises(UserError, match="run the same command to continue"),
+        one.plain_errors(),
+        one.lock(),
+        other.lock(),
+    ):
+        pass
+
+
+@pytest.mark.slow
 def test_a_worker_that_was_cut_off_leaves_what_another_finished(database_url, tmp_path):
     said, other = [], Study(tmp_path, GRID, database(database_url))
 
