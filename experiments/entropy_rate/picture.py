@@ -33,11 +33,13 @@ def save_picture(measured: Mapping[str, Mapping[str, np.ndarray]], path: Path) -
     rows = -(-len(measured) // columns)
     with style(_STYLE):
         figure = Figure(figsize=(0.4 + 2.4 * columns, 0.6 + 2.0 * rows), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
+        panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True).flat)
         for panel, (name, found) in zip(panels, measured.items(), strict=False):
             _draw(panel, name, found)
-        for panel in list(panels)[len(measured) :]:
-            panel.set_visible(False)
+        for panel in panels[len(measured) :]:
+            panel.remove()
+        for panel in panels[max(len(measured) - columns, 0) : len(measured)]:  # the lowest of each column
+            panel.tick_params(labelbottom=True)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3 if columns > 2 else 1, frameon=False)
         figure.supxlabel("Position after the prompt, tokens", fontsize=8)

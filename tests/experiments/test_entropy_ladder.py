@@ -9,11 +9,12 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from experiments.entropy_rate.__main__ import entropy_rates, write_table
 from experiments.entropy_rate.ladder import SIZES, EntropyRateConfig, parse_rung, run_config
 from experiments.entropy_rate.measuring import held_out_windows
-from experiments.entropy_rate.picture import by_position
+from experiments.entropy_rate.picture import by_position, save_picture
 from experiments.entropy_rate.table import as_csv, as_markdown, make_rows
 from lm.data.store import TokenStore
 from lm.errors import UserError
@@ -132,3 +133,17 @@ def test_the_command_trains_measures_and_goes_on(tmp_path, monkeypatch):
     assert again != text
     file.write_bytes(file.read_bytes()[:100])
     assert entropy_rates(config, directory) == text  # what is damaged is measured again
+
+
+def test_the_picture_has_a_panel_for_each_model_and_no_empty_ones(tmp_path, monkeypatch):
+    saved, save = [], Figure.savefig
+
+    def kept(figure, *arguments, **settings):
+        saved.append(figure)
+        save(figure, *arguments, **settings)
+
+    monkeypatch.setattr(Figure, "savefig", kept)
+    random = np.random.default_rng(0)
+    found = {key: random.uniform(1, 2, size=(3, 64)) for key in ("none/own", "none/true_text", "none/loss")}
+    save_picture({f"model_{number}": found for number in range(5)}, tmp_path / "entropy.png")
+    assert [panel.get_title() for panel in saved[0].axes] == [f"model {number}" for number in range(5)]
