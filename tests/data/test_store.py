@@ -1,5 +1,6 @@
 """The token store: its layout, its cache, and what an interrupted build leaves."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -12,6 +13,7 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
+from lm.data import cache as cache_module
 from lm.data import store as store_module
 from lm.data.config import DataConfig, TokenizerConfig
 from lm.data.store import TokenStore, build_corpus
@@ -160,6 +162,7 @@ def test_the_first_of_two_builds_at_once_wins(data, monkeypatch):
         build_corpus(DataConfig(**data), BYTES)
         write(*arguments)
 
+    monkeypatch.setattr(cache_module, "_only_builder", lambda _: contextlib.nullcontext())  # locks that are not shared
     monkeypatch.setattr(store_module, "_write_splits", write_after_another)
     assert build_corpus(DataConfig(**data), BYTES).train.num_documents
     assert len(os.listdir(data["cache_dir"])) == 2  # the tokenizer and the tokens
