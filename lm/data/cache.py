@@ -21,7 +21,7 @@ from lm.locks import FileLock
 
 CHECKSUMS = "checksums.json"
 _CHUNK = 1 << 22
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.[0-9a-f]{32}")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.([0-9a-f]{32}|lock)")
 
 
 def cached(folder: Path, write: Callable[[Path], None]) -> Path:
@@ -75,13 +75,15 @@ def check(folder: Path, what: str) -> None:
 
 
 def remove_abandoned(cache: Path) -> None:
-    """Removes the temporary folders of builders that were killed; those that are alive hold a lock on theirs."""
+    """Removes what builders left that were killed, folders and locks; those that are alive hold theirs."""
     with contextlib.suppress(OSError), _lock(cache) as alone:
-        for folder in cache.iterdir() if alone else ():
-            if _TEMPORARY.fullmatch(folder.name):
-                with contextlib.suppress(OSError), _lock(folder) as is_abandoned:
-                    if is_abandoned:
-                        shutil.rmtree(folder, ignore_errors=True)
+        for path in cache.iterdir() if alone else ():
+            if _TEMPORARY.fullmatch(path.name):
+                with contextlib.suppress(OSError), _lock(path) as is_abandoned:
+                    if is_abandoned and path.is_dir():
+                        shutil.rmtree(path, ignore_errors=True)
+                    elif is_abandoned:
+                        path.unlink()
 
 
 def _damaged(folder: Path, what: str, reason: str) -> UserError:
@@ -132,12 +134,12 @@ def _temporary_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path, wait: bool = False) -> Iterator[bool]:
+def _lock(path: Path, wait: bool = False) -> Iterator[bool]:
     """Holds a lock that the kernel releases when the process ends, however it ends; yields whether it is held.
 
     Some network file systems have no such locks. There nothing is held, and nothing removed.
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         held = True
         try:
