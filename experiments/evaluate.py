@@ -20,8 +20,8 @@ from rich.table import Table
 
 from lm.command_line import define_config, run
 from lm.console import QUIET, Console
+from lm.data.corpora import open_corpus
 from lm.data.rows import Row, Splits, read_examples, read_source
-from lm.data.store import build_corpus
 from lm.errors import UserError
 from lm.files import check_writable, is_plain_name
 from lm.hosts import define_distributed
@@ -220,7 +220,7 @@ def _evaluate_text(
     """The metrics of a full pass over the validation text, with intervals of 1.96 standard errors."""
     run_config, task = model.config, model.task
     partitioner = one_device_partitioner() if mesh is None else MeshPartitioner(mesh)
-    corpus = build_corpus(run_config.data, run_config.tokenizer, model.tokenizer)
+    corpus = open_corpus(run_config.data, run_config.tokenizer, model.tokenizer)
     training = run_config.training
     size = config.batch_size or training.evaluation_batch_size or training.batch_size
     size += -size % partitioner.batch_shards

@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from lm.command_line import define_config_file, overridden, run
 from lm.console import Console, printable
 from lm.data.config import check_overridden_sources
-from lm.data.store import Corpus, build_corpus
+from lm.data.corpora import open_corpus
+from lm.data.store import Corpus
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.files import check_writable
@@ -103,7 +104,7 @@ def pretrain(
     needed = special_tokens(config.objective)
     if kept is not None:
         check_room(config, kept, needed)
-    corpus = build_corpus(config.data, config.tokenizer, kept, needed)
+    corpus = open_corpus(config.data, config.tokenizer, kept, needed)
     full_config = with_vocabulary(config, corpus.tokenizer)
     text = TextProperties.of(corpus, full_config.model.vocab_size)
     task = make_task(config.objective, full_config.model, corpus.tokenizer, partitioner.mesh, text)

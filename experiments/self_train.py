@@ -24,7 +24,7 @@ from lm.command_line import define_config_file, run
 from lm.configuration import check_seed, differences
 from lm.console import Console
 from lm.data.augmentation import AugmentationConfig, augment
-from lm.data.store import build_corpus
+from lm.data.corpora import open_corpus
 from lm.data.windows import mixed_rows
 from lm.decoding.sampling import SamplingConfig
 from lm.errors import UserError
@@ -172,7 +172,7 @@ def check(config: SelfTrainConfig, first: TrainedRun, workdir: Path) -> None:
     partitioner = make_partitioner(first.config.partitioning)
     check_batch_size(first.config, partitioner)
     mixed_rows(config.share, config.training.batch_size // partitioner.part_of_batch[1], "config.share")
-    build_corpus(first.config.data, first.config.tokenizer, first.tokenizer)
+    open_corpus(first.config.data, first.config.tokenizer, first.tokenizer)
 
 
 def check_same(config: SelfTrainConfig, workdir: Path) -> None:
@@ -235,7 +235,7 @@ def last_difference(newest: dict[str, Path]) -> Difference:
     figures = {}
     for arm, path in newest.items():
         trained, partitioner = load_run(WorkDirectory(path), "last"), one_device_partitioner()
-        corpus = build_corpus(trained.config.data, trained.config.tokenizer, trained.tokenizer)
+        corpus = open_corpus(trained.config.data, trained.config.tokenizer, trained.tokenizer)
         training = trained.config.training
         batches = trained.task.validation_batches(corpus, training.evaluation_batch_size or training.batch_size)
         figures[arm] = loss_by_window(trained.task, TrainState.of_params(trained.params), batches, partitioner)

@@ -19,7 +19,8 @@ from jax import Array
 from experiments.entropy_rate.ladder import EntropyRateConfig
 from lm.calibration.temperature import fit_temperature
 from lm.console import Console
-from lm.data.store import TokenStore, build_corpus
+from lm.data.corpora import open_corpus
+from lm.data.store import TokenStore
 from lm.decoding.look_ahead import check_look_ahead, look_ahead, sample_with_look_ahead
 from lm.decoding.sample import generate
 from lm.decoding.sampling import SamplingConfig
@@ -51,7 +52,7 @@ def measure(model: LanguageModel, config: EntropyRateConfig, name: str, console:
     """
     run = model.config
     assert isinstance(run, PretrainConfig), "as `measurable` makes sure"
-    corpus = build_corpus(run.data, run.tokenizer, model.tokenizer)
+    corpus = open_corpus(run.data, run.tokenizer, model.tokenizer)
     fit_FL, test_BL = held_out_windows(corpus.validation, config, name)
     vocab_size, first = model.tokenizer.vocab_size, config.prompt_tokens
     positions_C = np.arange(first, fit_FL.shape[1], config.look_ahead_every)

@@ -25,7 +25,8 @@ class DataConfig:
 
     Attributes:
       source: `python:stdlib`, `text:GLOB`, `jsonl:GLOB`, `parquet:GLOB` or `tfds:NAME[/CONFIG]` (see
-        `lm.data.sources`).
+        `lm.data.sources`). Or `shards:DIR`, local or gs://, from `experiments.tokenize_corpus`, or a mixture of sources
+        such as `mixture:0.7=shards:web,0.3=shards:code`, of which the first gives tokenizer and validation split.
       validation_source: another source, all of it for validation; then all of `source` is for training. None holds out
         a part of `source`: the set's own split for tfds, else `validation_fraction` of the documents.
       mixed_source: another source, for training only: `mixed_share` of the windows in every batch come from it. Its
@@ -61,6 +62,10 @@ class DataConfig:
             raise UserError(f"config.data.mixed_share must be in [0, 1), got {self.mixed_share}")
         if (self.mixed_source is None) != (self.mixed_share == 0):
             raise UserError("config.data.mixed_source and config.data.mixed_share go together: set both or neither")
+        if self.mixed_source is not None and self.mixed_source.startswith(("shards:", "mixture:")):
+            raise UserError(
+                f"config.data.mixed_source={self.mixed_source}: mix shards with config.data.source=mixture:... instead"
+            )
         _check_choice("config.data.document_separator", self.document_separator, DOCUMENT_SEPARATORS)
         for name in ("source", "train_split", "validation_split", "field"):
             if not getattr(self, name):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lm.data.config import DataConfig, Split
 from lm.data.readers import Reader, json_objects, parquet_files, python_source, text_files
+from lm.data.remote import is_remote
 from lm.data.tfds import TfdsReader
 from lm.errors import UserError
 
@@ -37,10 +38,10 @@ class Source:
 
     def __init__(self, config: DataConfig):
         self._config = config
-        self._reader = _open_reader("source", config.source, config)
+        self._reader = open_reader("source", config.source, config)
         self._validation_reader = None
         if config.validation_source is not None:
-            self._validation_reader = _open_reader("validation_source", config.validation_source, config)
+            self._validation_reader = open_reader("validation_source", config.validation_source, config)
 
     @property
     def num_bytes(self) -> int:
@@ -125,8 +126,23 @@ def _file_digest(file: Path) -> bytes:
         raise UserError(f"cannot read {file}: {error.strerror}; fix it, or leave it out of the source") from error
 
 
-def _open_reader(key: str, spec: str, config: DataConfig) -> Reader:
+def open_reader(key: str, spec: str, config: DataConfig) -> Reader:
+    """The reader of a source string.
+
+    Args:
+      key: of `config.data` that holds it, for messages.
+      spec: the string.
+      config: how to read it.
+
+    Raises:
+      UserError: if it is malformed or nothing readable matches it.
+    """
     scheme, colon, rest = spec.partition(":")
+    if is_remote(rest):
+        raise UserError(
+            f"config.data.{key}={spec} is remote: make shards of it with experiments.tokenize_corpus, and train from "
+            "shards:DIR"
+        )
     if not colon or scheme not in READERS:
         known = ", ".join(f"{name}:" for name in READERS)
         raise UserError(f"config.data.{key} must start with one of {known}; got {spec!r}")

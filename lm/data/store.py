@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -31,7 +32,7 @@ from lm.files import cache_directory
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
 _FORMAT = 2  # part of every cache key: increase it when the files' layout or content changes
-_DTYPES = {"uint16": np.uint16, "uint32": np.uint32}
+DTYPES = {"uint16": np.uint16, "uint32": np.uint32}
 _BATCH_CHARACTERS = 1_000_000  # documents are encoded in batches of this much text
 
 
@@ -66,6 +67,19 @@ class TokenStore:
         """Whether a token stands between documents."""
         return self.end_of_text is not None
 
+    @property
+    def beginning(self) -> np.ndarray:
+        """The first ten million tokens."""
+        return self.tokens[:10_000_000]
+
+    def content_digest(self) -> str:
+        """Hash of the content; reads all of it."""
+        digest = hashlib.blake2b(digest_size=16)
+        for array in (self.tokens, self.document_starts):
+            digest.update(f"{array.dtype} {array.size}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "TokenStore":
         """Maps the store in a folder, after comparing its checksums.
@@ -77,11 +91,34 @@ class TokenStore:
         check(folder, "token store")
         try:
             about = json.loads((folder / "store.json").read_text())
-            tokens = np.memmap(folder / "tokens.bin", _DTYPES[about["dtype"]], "r", shape=(about["tokens"],))
+            tokens = np.memmap(folder / "tokens.bin", DTYPES[about["dtype"]], "r", shape=(about["tokens"],))
             document_starts = np.asarray(np.load(folder / "documents.npy", mmap_mode="r"))
             return cls(tokens, document_starts, about["bytes"], about["end_of_text"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"the token store {folder} is damaged ({error}): delete it and run again") from error
+
+
+class TrainingText(Protocol):
+    """What is known of any text for training, wherever it is stored."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of an epoch."""
+        ...
+
+    @property
+    def num_documents(self) -> int:
+        """Number of documents."""
+        ...
+
+    @property
+    def beginning(self) -> np.ndarray:
+        """The first ten million tokens."""
+        ...
+
+    def content_digest(self) -> str:
+        """Hash of the content."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -90,12 +127,12 @@ class Corpus:
 
     Attributes:
       tokenizer: the source of the ids.
-      train: training tokens.
+      train: training tokens: a `TokenStore`, shards or a mixture.
       validation: validation tokens.
     """
 
     tokenizer: Tokenizer
-    train: TokenStore
+    train: TrainingText
     validation: TokenStore
 
 
@@ -168,16 +205,21 @@ def _write_splits(folder: Path, source: Source, data: DataConfig, tokenizer: Tok
             seal(folder / split)
 
 
+def token_dtype(tokenizer: Tokenizer) -> np.dtype:
+    """The type that a tokenizer's ids are stored in."""
+    return np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+
+
 def _write_store(
     folder: Path, documents: Iterable[str], tokenizer: Tokenizer, advance: Callable[[int], None]
 ) -> dict[str, int | str | None]:
     """Streams documents into tokens.bin and documents.npy; returns the counts for store.json."""
     folder.mkdir()
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    dtype = token_dtype(tokenizer)
     prefix = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     starts, num_tokens, num_bytes = [], 0, 0
     with open(folder / "tokens.bin", "wb") as stream:
-        for texts in _batches(documents):
+        for texts in text_batches(documents):
             for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
                 if not ids:  # WordPiece has no tokens for white space
                     continue
@@ -192,7 +234,8 @@ def _write_store(
     return counts | {"dtype": dtype.name, "end_of_text": tokenizer.end_of_text, "tokenizer": tokenizer.digest}
 
 
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+def text_batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Documents in lists of about a million characters, to encode at once."""
     batch, size = [], 0
     for document in documents:
         batch.append(document)

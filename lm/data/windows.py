@@ -15,14 +15,19 @@ Every batch is a dict of [b, T] arrays:
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
 
-from lm.data.store import TokenStore
+from lm.data.mixtures import Mixture
+from lm.data.shards import ShardedText
+from lm.data.store import TokenStore, TrainingText
 from lm.errors import UserError
 from lm.types import Batches, HostBatch
+
+# From numbers of rows [b] in an endless order to a batch of them.
+Rows = Callable[[np.ndarray], HostBatch]
 
 ENDLESS = 2**62  # rows of an endless sequence: len() must fit a machine word
 
@@ -39,28 +44,29 @@ def window(store: TokenStore, start: int, length: int) -> HostBatch:
 
 
 class TrainBatches:
-    """Shuffled windows for training, endless; every window comes once per epoch.
+    """Shuffled windows for training, endless; every window of a text comes once per epoch.
 
     `batches[step]` is a dict of [b, T] arrays with b = batch_size / hosts. The windows of the global batch are rows
     step * batch_size to (step + 1) * batch_size of an endless order, each epoch of which is a permutation of its own.
 
     Args:
-      store: the stream.
+      text: a stream, shards or a mixture of them.
       length: T.
       batch_size: rows of the global batch.
       seed: at least 0.
-      random_offsets: shift each window by an offset in [0, T), redrawn each epoch, so that borders vary between epochs
-        and the end of the stream, shorter than a window, is covered too.
+      random_offsets: shift each window of a stream by an offset in [0, T), redrawn each epoch, so that borders vary
+        and the end of the stream, shorter than a window, is covered too. Shards cannot do this.
       host: index of this host; it gets the `host`-th part of the rows of each global batch.
       hosts: number of hosts.
 
     Raises:
-      UserError: if hosts does not divide batch_size, or if the stream is shorter than one window.
+      UserError: if hosts does not divide batch_size, if a stream is shorter than one window, or if shards have windows
+        of another length.
     """
 
     def __init__(
         self,
-        store: TokenStore,
+        text: TrainingText,
         length: int,
         batch_size: int,
         seed: int,
@@ -68,6 +74,48 @@ class TrainBatches:
         host: int = 0,
         hosts: int = 1,
     ):
+        self._rows = shuffled_rows(text, length, seed, random_offsets)
+        self._batch_size = batch_size
+        self._host_rows = np.arange(batch_size)[host_rows(batch_size, host, hosts)]
+
+    def __len__(self) -> int:
+        """Practically endless: larger than any training run needs."""
+        return ENDLESS // self._batch_size
+
+    def __getitem__(self, step: int) -> HostBatch:
+        return self._rows(step * self._batch_size + self._host_rows)
+
+
+def shuffled_rows(text: TrainingText, length: int, seed: int, random_offsets: bool) -> Rows:
+    """The endless shuffled order of a text's windows, as a function from row numbers [b] to a batch of these rows.
+
+    Raises:
+      UserError: as `TrainBatches`.
+    """
+    match text:
+        case TokenStore():
+            return ShuffledWindows(text, length, seed, random_offsets)
+        case ShardedText():
+            return text.shuffled(length, seed, random_offsets)
+        case Mixture():
+            return text.rows([shuffled_rows(part, length, seed, random_offsets) for part in text.parts])
+    raise TypeError(f"no windows of a {type(text).__name__}")
+
+
+class ShuffledWindows:
+    """Rows of an endless order of a stream's windows, each epoch of which is a permutation of its own.
+
+    Args:
+      store: the stream.
+      length: T.
+      seed: at least 0.
+      random_offsets: as in `TrainBatches`.
+
+    Raises:
+      UserError: if the stream is shorter than one window.
+    """
+
+    def __init__(self, store: TokenStore, length: int, seed: int, random_offsets: bool = False):
         if store.num_tokens < length + 1:
             raise UserError(
                 f"the training split has {store.num_tokens} tokens, fewer than a window of {length} and its target"
@@ -75,10 +123,8 @@ class TrainBatches:
             )
         self._store = store
         self._length = length
-        self._batch_size = batch_size
         self._seed = seed
         self._random_offsets = random_offsets
-        self._host_rows = host_rows(batch_size, host, hosts)
         # Two epochs, for a batch that straddles them; a cache on the method would keep the object alive.
         self._epoch_starts = functools.lru_cache(maxsize=2)(self._make_epoch_starts)
 
@@ -87,26 +133,16 @@ class TrainBatches:
         """Windows in an epoch."""
         return (self._store.num_tokens - 1) // self._length
 
-    def __len__(self) -> int:
-        """Practically endless: larger than any training run needs."""
-        return ENDLESS // self._batch_size
-
-    def __getitem__(self, step: int) -> HostBatch:
-        starts = self._starts(step * self._batch_size, (step + 1) * self._batch_size)
-        return _gather(self._store, starts[self._host_rows], self._length)
-
-    def _starts(self, first: int, stop: int) -> np.ndarray:
-        """Where the windows of rows `first` to `stop` of the endless order start; they may straddle epochs."""
-        parts = []
-        while first < stop:
-            epoch, place = divmod(first, self.num_windows)
-            parts.append(self._epoch_starts(epoch)[place : place + stop - first])
-            first += len(parts[-1])
-        return np.concatenate(parts)
+    def __call__(self, rows_b: np.ndarray) -> HostBatch:
+        """The windows of some rows of the order, which may lie in several epochs."""
+        epochs_b, places_b = np.divmod(rows_b, self.num_windows)
+        starts_b = np.empty_like(places_b)
+        for epoch in np.unique(epochs_b).tolist():
+            inside_b = epochs_b == epoch
+            starts_b[inside_b] = self._epoch_starts(epoch)[places_b[inside_b]]
+        return _gather(self._store, starts_b, self._length)
 
     def _make_epoch_starts(self, epoch: int) -> np.ndarray:
-        # grain's stateless shuffle would save the memory (8 bytes a window), but from Python it costs 16 microseconds
-        # a row: more than everything else here combined.
         random = np.random.default_rng((self._seed, epoch))
         starts = random.permutation(self.num_windows) * self._length
         if self._random_offsets:

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from lm.data.store import Corpus, TokenStore
+from lm.data.store import Corpus, TokenStore, TrainingText
 from lm.data.tokenizers import Tokenizer
 from lm.data.windows import ENDLESS, host_rows
 from lm.errors import UserError
@@ -133,7 +133,12 @@ class NextSentence:
         rows = math.ceil(corpus.validation.num_tokens / self.model.config.size_of_sequence)
         return PairBatches(pairs, self.masking, batch_size, (0, VALIDATION), rows, host, hosts)
 
-    def _pairs(self, store: TokenStore, split: str) -> "Pairs":
+    def _pairs(self, store: TrainingText, split: str) -> "Pairs":
+        if not isinstance(store, TokenStore):
+            raise UserError(
+                "config.objective.name: pairs of texts need whole documents, which shards and mixtures don't keep: "
+                "choose masked or another objective without pairs"
+            )
         return Pairs(store, self.model.config.size_of_sequence, self.swaps, split)
 
     def _hidden_and_pair(

@@ -122,7 +122,7 @@ class TextProperties:
     def of(cls, corpus: Corpus, vocab_size: int) -> "TextProperties":
         """The properties of a corpus."""
         one_segment = corpus.train.num_documents == corpus.validation.num_documents == 1
-        return cls(one_segment, TokenBuckets.of_text(corpus.train.tokens, vocab_size))
+        return cls(one_segment, TokenBuckets.of_text(corpus.train.beginning, vocab_size))
 
 
 class PretrainingTask(Protocol):

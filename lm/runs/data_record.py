@@ -14,10 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lm.data.rows import Row
-from lm.data.store import TokenStore
+from lm.data.store import TrainingText
 from lm.errors import UserError
 from lm.files import cache_directory, read_json, write_json, written_atomically
 from lm.runs.config import PretrainConfig, RunConfig
@@ -60,13 +58,9 @@ class Fingerprint:
         return cls("rows", len(rows), digest.hexdigest())
 
     @classmethod
-    def of_text(cls, store: TokenStore) -> "Fingerprint":
+    def of_text(cls, text: TrainingText) -> "Fingerprint":
         """Of text as tokens."""
-        digest = hashlib.blake2b(digest_size=16)
-        for array in (store.tokens, store.document_starts):
-            digest.update(f"{array.dtype} {array.size}\n".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return cls("documents", store.num_documents, digest.hexdigest())
+        return cls("documents", text.num_documents, text.content_digest())
 
 
 Fingerprints = Mapping[str, Fingerprint]

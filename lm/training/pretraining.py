@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from lm.data.store import Corpus, build_corpus
+from lm.data.corpora import open_corpus
+from lm.data.store import Corpus
 from lm.data.tokenizers import Tokenizer
 from lm.data.windows import MixedBatches
 from lm.models.accounting import training_flops_per_token
@@ -64,7 +65,7 @@ def mixed_corpus(config: PretrainConfig, tokenizer: Tokenizer) -> Corpus | None:
     other = dataclasses.replace(
         data, source=data.mixed_source, validation_source=data.mixed_source, mixed_source=None, mixed_share=0.0
     )
-    return build_corpus(other, config.tokenizer, tokenizer)
+    return open_corpus(other, config.tokenizer, tokenizer)
 
 
 def text_fingerprints(corpus: Corpus, mixed: Corpus | None) -> dict[str, Fingerprint]:
