@@ -19,6 +19,7 @@ from experiments.self_train import SelfTrainConfig
 from experiments.sweep import SweepConfig
 from lm.configuration import from_config_dict
 from lm.console import Console
+from lm.data.sharding import ShardsConfig
 from lm.errors import UserError
 from lm.models.accounting import parameter_count
 from lm.modules.config import TRANSFORMERS
@@ -52,6 +53,7 @@ KINDS = {
     "next_token_sets": NextTokenSetsConfig,
     "protocol": ProtocolConfig,
     "self_training": SelfTrainConfig,
+    "shards": ShardsConfig,
     "sweep_quickstart": SweepConfig,
     "ag_news": FinetuneConfig,
     "classify": FinetuneConfig,

@@ -1,7 +1,8 @@
 """Text to token ids to batches, where every batch is a pure function of (seed, step).
 
 `sources` reads documents, `cleaning` cleans them, `tokenizers` turns them into ids, `store` keeps the ids in a
-memory-mapped file, `windows` cuts that file into batches.
+memory-mapped file, `windows` cuts that file into batches. Of larger texts `sharding` makes `shards`;
+`corpora` opens them all.
 """
 
 from lm.data.config import DataConfig, TokenizerConfig

@@ -42,6 +42,7 @@ def find_remote(pattern: str) -> list[str]:
 def sizes(folder: str) -> dict[str, int]:
     """Bytes of each file in a folder by name, from one listing; none if the folder is missing."""
     with reported(folder) as (system, path):
+        system.invalidate_cache()  # other processes write there
         try:
             listed = system.ls(path, detail=True)
         except FileNotFoundError:

@@ -8,6 +8,7 @@ prompt.json  scores/
 import contextlib
 import dataclasses
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ class WorkDirectory:
     """The paths of a run. A leading `~` in `path` stands for the home directory.
 
     Raises:
-      UserError: if the path is the name of a published model instead, such as hf:owner/name.
+      UserError: if the path is remote, or is the name of a published model instead, such as hf:owner/name.
     """
 
     path: Path
@@ -43,6 +44,10 @@ class WorkDirectory:
             raise UserError(
                 f"{self.path} is a published model, and here the directory of a run is needed: make one with "
                 f"experiments.import_model --source={self.path} --workdir=DIRECTORY"
+            )
+        if re.match(r"[a-z][a-z0-9+.-]+:/", str(self.path)):
+            raise UserError(
+                f"{self.path} is remote, and a run is written to a folder: mount the bucket, or copy the run at the end"
             )
         object.__setattr__(self, "path", _expanded(self.path))
 

@@ -117,7 +117,8 @@ def test_an_epoch_has_each_window_once_for_any_number_of_hosts(shards, tmp_path)
 def command(source, output, part):
     code = (
         "import sys\nfrom experiments.tokenize_corpus import tokenize_corpus\n"
-        "from tests.data.test_shards import config_of\nsource, output, part = sys.argv[1:]\ntokenize_corpus(config_of(source), output, int(part), 2)"
+        "from tests.data.test_shards import config_of\n"
+        "source, output, part = sys.argv[1:]\ntokenize_corpus(config_of(source), output, int(part), 2)"
     )
     return [sys.executable, "-c", code, source, str(output), str(part)]
 
