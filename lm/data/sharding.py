@@ -312,7 +312,9 @@ def make_shards(
     except ImportError as error:
         raise UserError("--beam needs another package: pip install 'calibrated-lm[beam]'") from error
     try:
-        with apache_beam.Pipeline(options=PipelineOptions(list(beam_options))) as pipeline:
+        with apache_beam.Pipeline(
+            options=PipelineOptions(["--default_sdk_harness_log_level=WARNING", *beam_options])
+        ) as pipeline:
             numbers = pipeline | apache_beam.Create(list(shards)) | apache_beam.Reshuffle()
             numbers | apache_beam.Map(job.write)
     except UserError:
