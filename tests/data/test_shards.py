@@ -97,6 +97,15 @@ def test_windows_are_those_of_a_stream(tmp_path, end_of_text, parts):
     assert found.train.num_documents == stream.train.num_documents
 
 
+def test_what_all_shards_held_out_is_what_a_stream_holds_out(shards, tmp_path):
+    data = DataConfig(source=f"jsonl:{shards}/texts/*.jsonl", validation_fraction=0.1, cache_dir=str(tmp_path))
+    expected = build_corpus(data, TokenizerConfig(kind="bytes")).validation
+    found = opened(shards / "out", tmp_path).validation
+    assert (found.num_bytes, found.end_of_text) == (expected.num_bytes, expected.end_of_text)
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    np.testing.assert_array_equal(found.document_starts, expected.document_starts)
+
+
 def test_an_epoch_has_each_window_once_for_any_number_of_hosts(shards, tmp_path):
     text = opened(shards / "out", tmp_path).train
     size = 12
@@ -164,6 +173,8 @@ def test_damage_is_noticed_and_made_good(shards, tmp_path):
     text = opened(out, tmp_path / "cache").train
     with pytest.raises(UserError, match=r"run experiments\.tokenize_corpus again"):
         text.windows(np.arange(text.num_windows))
+    tokenize_corpus(config_of(f"jsonl:{shards}/texts/*.jsonl"), str(out))
+    assert contents(out) == contents(shards / "out")
     shard.write_bytes(whole[:-1])
     with pytest.raises(UserError, match=r"train-00001.*another size"):
         opened(out, tmp_path / "cache")
