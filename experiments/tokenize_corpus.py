@@ -16,7 +16,7 @@ from absl import flags
 
 from lm.command_line import define_config_file, run
 from lm.console import Console
-from lm.data.sharding import Job, ShardsConfig, make_shards
+from lm.data.sharding import Job, ShardsConfig, check_beam, make_shards
 from lm.errors import UserError
 
 
@@ -61,9 +61,11 @@ def tokenize_corpus(
       beam_options: see `lm.data.sharding.make_shards`.
 
     Raises:
-      UserError: if a shard cannot be made.
+      UserError: if a shard cannot be made, or Beam is wanted and not installed.
     """
     console = Console(stderr=True)
+    if beam_options is not None:
+        check_beam()
     job = Job.of(config, output).with_tokenizer(may_train=part == 0)
     own = range(part, job.shards, parts)
     console.print(f"{len(own):,} of {job.shards:,} shards of {len(job.files):,} files", soft_wrap=True)

@@ -9,6 +9,7 @@ index, which makes the folder a corpus, is written when all shards are there.
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import itertools
 import json
 import re
@@ -75,8 +76,13 @@ class ShardsConfig:
             raise UserError(
                 "config.window and config.tokenizer_characters must be at least 1, config.shards at least 0"
             )
-        for name, value in (("validation_source", None), ("mixed_source", None)):
-            if getattr(self.data, name) != value:
+        if not 0 < self.data.validation_fraction < 1:
+            raise UserError(
+                f"config.data.validation_fraction must be between 0 and 1, got {self.data.validation_fraction}: "
+                "shards hold out some documents for validation"
+            )
+        for name in ("validation_source", "mixed_source"):
+            if getattr(self.data, name) is not None:
                 raise UserError(f"config.data.{name} has no effect on shards: leave it out")
         for name in set(self.data.cleaning) & set(STREAM_STEPS):
             raise UserError(f"config.data.cleaning: {name} would have to see all shards at once: leave it out")
@@ -285,6 +291,16 @@ class Job:
                 write_bytes(join(self.output, VALIDATION, file.name), file.read_bytes())
 
 
+def check_beam() -> None:
+    """Checks that Apache Beam is installed.
+
+    Raises:
+      UserError: if not.
+    """
+    if importlib.util.find_spec("apache_beam") is None:
+        raise UserError("--beam needs another package: pip install 'calibrated-lm[beam]'")
+
+
 def make_shards(
     job: Job,
     shards: Sequence[int],
@@ -300,17 +316,15 @@ def make_shards(
       report: is called with a line about each shard, unless Beam makes them.
 
     Raises:
-      UserError: if one cannot be made, or Beam is not installed.
+      UserError: if one cannot be made.
     """
     if beam_options is None:
         for shard in shards:
             report(f"{job.name(shard)} {'made' if job.write(shard) else 'kept'}")
         return
-    try:
-        import apache_beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError as error:
-        raise UserError("--beam needs another package: pip install 'calibrated-lm[beam]'") from error
+    import apache_beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     try:
         with apache_beam.Pipeline(
             options=PipelineOptions(["--default_sdk_harness_log_level=WARNING", *beam_options])

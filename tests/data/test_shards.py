@@ -188,7 +188,7 @@ def test_damage_is_noticed_and_made_good(shards, tmp_path):
         opened(out, tmp_path / "cache")
 
 
-def test_other_text_or_settings_are_refused(shards, tmp_path):
+def test_other_text_or_settings_are_refused(shards, tmp_path, monkeypatch):
     out = copy_of(shards, tmp_path)
     with pytest.raises(UserError, match="other text or settings: choose another --output"):
         tokenize_corpus(config_of(f"jsonl:{shards}/texts/*.jsonl", window=16), str(out))
@@ -202,6 +202,12 @@ def test_other_text_or_settings_are_refused(shards, tmp_path):
         parse_part("3/3")
     with pytest.raises(UserError, match="python:stdlib"):
         tokenize_corpus(config_of("python:other"), str(tmp_path / "new"))
+    with pytest.raises(UserError, match="validation_fraction must be between"):
+        ShardsConfig(data=DataConfig(validation_fraction=0))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"calibrated-lm\[beam\]"):
+        tokenize_corpus(config_of(f"jsonl:{shards}/texts/*.jsonl"), str(tmp_path / "new"), beam_options=[])
+    assert not (tmp_path / "new").exists()
 
 
 def test_reading_refuses_what_does_not_fit(shards, tmp_path):
