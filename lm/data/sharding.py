@@ -39,7 +39,7 @@ from lm.data.remote import (
     upload,
     write_bytes,
 )
-from lm.data.shards import FORMAT, INDEX, TOKENIZER_FILES, VALIDATION, encoded, save_tokenizer
+from lm.data.shards import BEGINNING, FORMAT, INDEX, TOKENIZER_FILES, VALIDATION, encoded, save_tokenizer
 from lm.data.sources import empty_split_message, is_validation, open_reader
 from lm.data.store import text_batches, token_dtype
 from lm.data.tokenizers import Tokenizer, train_tokenizer
@@ -49,6 +49,7 @@ from lm.files import with_digest
 # The windows are read in random order, so each is compressed for itself.
 _WRITER = "group_size:1"
 _CHUNK = 1 << 22
+_BEGINNING = 10_000_000  # tokens
 _COUNTS = ("windows", "documents", "tokens", "text_bytes")
 
 
@@ -244,23 +245,27 @@ class Job:
                     break
 
     def _write_windows(self, shard: int, local: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-        """Writes the windows of a shard; returns its counts and its documents for validation."""
+        """Writes the windows of a shard; returns its counts, its documents for validation and, of the first, tokens."""
         tokenizer, windows = _tokenizer_of(self), _Windows(self.config.window)
+        beginning = [np.array([], token_dtype(tokenizer))]
         counts = dict.fromkeys(_COUNTS, 0)
         writer = ArrayRecordWriter(str(local), _WRITER)
         for ids, num_bytes in _encoded_documents(tokenizer, self._documents(self._own(shard), held_out=False)):
             counts["documents"] += 1
             counts["text_bytes"] += num_bytes
+            if shard == 0 and counts["tokens"] < _BEGINNING:
+                beginning.append(ids)
             counts["tokens"] += len(ids)
             windows.add(ids)
             for record in windows.complete():
                 writer.write(record)
                 counts["windows"] += 1
         writer.close()
-        return counts, _stream(tokenizer, self._documents(self._own(shard), held_out=True))
+        held_out = _stream(tokenizer, self._documents(self._own(shard), held_out=True))
+        return counts, held_out | {"beginning": np.concatenate(beginning)[:_BEGINNING]}
 
     def _write_validation(self, tokenizer: Tokenizer) -> None:
-        """Joins the held-out documents of all shards into a token store."""
+        """Joins the held-out documents of all shards into a token store; the first tokens for training lie there too."""
         parts = []
         for shard in range(self.shards):
             with local_copy(f"{self.path(shard)}.npz") as path, np.load(path) as part:
@@ -285,6 +290,7 @@ class Job:
             folder = Path(name)
             tokens.tofile(folder / "tokens.bin")
             np.save(folder / "documents.npy", document_starts)
+            np.save(folder / BEGINNING, parts[0]["beginning"])
             (folder / "store.json").write_text(json.dumps(about, indent=2) + "\n")
             seal(folder)
             for file in sorted(folder.iterdir()):

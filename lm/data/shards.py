@@ -5,7 +5,8 @@ A folder, local or remote, holds
     index.json            the shards with their counts and checksums; small, and all that is read at the start
     train-*.array_record  a record for each window, see `encoded`
     tokenizer.json        made them (with tokenizer_config.json for a published one)
-    validation/           a token store (`lm.data.store`) of the documents that were held out
+    validation/           a token store (`lm.data.store`) of the documents that were held out, and in `beginning.npy`
+                          the first tokens of the training text
 
 A window is found by its number, through cumulative counts of the shards, so that each host reads only the rows of its
 own and nothing is kept for a window until it is read.
@@ -36,9 +37,8 @@ from lm.files import is_unchanged
 from lm.types import HostBatch
 
 FORMAT = 1
-INDEX, VALIDATION = "index.json", "validation"
+INDEX, VALIDATION, BEGINNING = "index.json", "validation", "beginning.npy"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-_BEGINNING = 10_000_000  # tokens
 _START = np.dtype("<u4")
 
 
@@ -64,6 +64,7 @@ class ShardedText:
       num_bytes: UTF-8 bytes of their text after cleaning.
       end_of_text: id of the token that stands between documents, or None.
       digest: of the index, and so of the checksums of all shards.
+      beginning: tokens of the first shard, ten million at most.
     """
 
     folder: str
@@ -75,9 +76,10 @@ class ShardedText:
     num_bytes: int
     end_of_text: int | None
     digest: str
+    beginning: np.ndarray
 
     @classmethod
-    def of_index(cls, folder: str, index: dict[str, Any]) -> "ShardedText":
+    def of_index(cls, folder: str, index: dict[str, Any], beginning: np.ndarray) -> "ShardedText":
         """The text that an index describes; no shard is opened."""
         shards = index["shards"]
         return cls(
@@ -90,6 +92,7 @@ class ShardedText:
             num_bytes=sum(each["text_bytes"] for each in shards),
             end_of_text=index["end_of_text"],
             digest=index["digest"],
+            beginning=beginning,
         )
 
     @property
@@ -101,12 +104,6 @@ class ShardedText:
     def num_tokens(self) -> int:
         """Targets in all windows."""
         return self.num_windows * self.length
-
-    @functools.cached_property
-    def beginning(self) -> np.ndarray:
-        """The first ten million tokens."""
-        count = min(self.num_windows, max(1, _BEGINNING // self.length))
-        return self.windows(np.arange(count))[0][:, :-1].reshape(-1)
 
     @functools.cached_property
     def records(self) -> grain.sources.ArrayRecordDataSource:
@@ -203,18 +200,21 @@ class Shards:
         """
         index = _read_index(folder)
         _check_sizes(folder, index)
-        train = ShardedText.of_index(folder, index)
         local = Path(folder).expanduser()
+        read_from = folder
         if is_remote(folder):
             in_place = folder.startswith("gs://")
-            names = () if in_place else train.names
+            names = () if in_place else tuple(each["name"] for each in index["shards"])
             key = hashlib.blake2b(f"{index['digest']} {len(names)}".encode(), digest_size=16).hexdigest()
             local = cached(cache / key, functools.partial(_copy, folder, names))
-            train = train if in_place else dataclasses.replace(train, folder=str(local))
+            read_from = folder if in_place else str(local)
         tokenizer = Tokenizer.load(local / TOKENIZER_FILES[0], index["end_of_text"] is not None)
         if tokenizer.digest != index["tokenizer"]:
             raise UserError(f"{join(folder, TOKENIZER_FILES[0])} did not make these shards: restore the file that did")
-        return cls(tokenizer, train, TokenStore.open(local / VALIDATION))
+        validation = TokenStore.open(local / VALIDATION)  # checks the whole folder
+        return cls(
+            tokenizer, ShardedText.of_index(read_from, index, np.load(local / VALIDATION / BEGINNING)), validation
+        )
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str) -> None:

@@ -97,6 +97,8 @@ def test_batches_of_hosts_and_of_a_resumed_run_are_the_same():
 def test_malformed_mixtures_are_refused(source):
     with pytest.raises(UserError, match=r"WEIGHT=SOURCE"):
         open_corpus(DataConfig(source=source), TokenizerConfig())
+    with pytest.raises(UserError, match=r"config\.data\.source=mixture"):
+        DataConfig(mixed_source="shards:a", mixed_share=0.5)
 
 
 def test_a_mixture_of_sources(tmp_path):

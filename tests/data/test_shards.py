@@ -94,6 +94,8 @@ def test_windows_are_those_of_a_stream(tmp_path, end_of_text, parts):
     np.testing.assert_array_equal(found.validation.document_starts, stream.validation.document_starts)
     assert found.validation.num_bytes == stream.validation.num_bytes
     assert found.train.num_bytes == stream.train.num_bytes
+    np.testing.assert_array_equal(found.train.beginning, stream.train.tokens[: len(found.train.beginning)])
+    assert len(found.train.beginning) >= stream.train.num_tokens - 1
     assert found.train.num_documents == stream.train.num_documents
 
 
@@ -256,7 +258,7 @@ def test_an_index_of_a_trillion_tokens_is_small_and_opens_at_once():
     listed = [{"name": f"train-{number:05d}-of-10000.array_record"} | shard for number in range(10_000)]
     index = with_digest({"window": 2048, "dtype": "uint16", "end_of_text": 0, "shards": listed})
     before = time.process_time()
-    text = ShardedText.of_index("/nowhere", index)
+    text = ShardedText.of_index("/nowhere", index, np.zeros(0, np.uint16))
     assert text.num_tokens > 10**12
     rows = text.shuffled(2048, 0, False)
     with pytest.raises(UserError, match="cannot read the shards"):  # they are not there
