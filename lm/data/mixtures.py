@@ -6,6 +6,7 @@ how many rows that text has given before, is computed from the row's number alon
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
@@ -53,7 +54,8 @@ class Mixture:
     def content_digest(self) -> str:
         """Hash of the texts and their weights."""
         pairs = zip(self.parts, self.weights, strict=True)
-        return " ".join(f"{weight}={part.content_digest()}" for part, weight in pairs)
+        parts = " ".join(f"{weight}={part.content_digest()}" for part, weight in pairs)
+        return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
     def rows(self, parts: Sequence[Callable[[np.ndarray], HostBatch]]) -> Callable[[np.ndarray], HostBatch]:
         """The mixture's rows by number, from those of its texts."""

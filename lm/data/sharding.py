@@ -265,7 +265,7 @@ class Job:
         return counts, held_out | {"beginning": np.concatenate(beginning)[:_BEGINNING]}
 
     def _write_validation(self, tokenizer: Tokenizer) -> None:
-        """Joins the held-out documents of all shards into a token store and puts the first tokens for training beside it."""
+        """Joins the held-out documents of all shards into a token store; the first training tokens lie beside it."""
         parts = []
         for shard in range(self.shards):
             with local_copy(f"{self.path(shard)}.npz") as path, np.load(path) as part:
