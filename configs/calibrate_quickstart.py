@@ -1,9 +1,9 @@
 """Calibration of the quickstart model, per token, on held-out files.
 
 python -m experiments.calibrate --config=configs/calibrate_quickstart.py --workdir=runs/quickstart
-Two CPU cores, with tests running alongside: 2 min 25 s. Measured on 10,112 tokens of 79 files: ECE 1.61% (95% interval
-0.00 to 1.67%), not significantly above the noise floor of 1.22%; 2.21% after temperature, significantly higher (p =
-0.003). NLL falls from 3.6849 to 3.6716 nats with the structured vector (p < 0.001); with biases it does not change
+Two CPU cores, with tests running alongside: 3 min. Measured on 10,112 tokens of 79 files: ECE 1.71% (95% interval 0.01
+to 1.97%), significantly above the noise floor of 1.21% (p = 0.037); 2.19% after temperature, significantly higher (p =
+0.013). NLL falls from 3.6851 to 3.6717 nats with the structured vector (p < 0.001); with biases it does not change
 significantly.
 """
 
