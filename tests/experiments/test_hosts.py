@@ -6,6 +6,8 @@ Their runs are those of one process, written once, and they end together however
 import json
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -201,7 +203,6 @@ def test_hosts_fine_tune_and_evaluate_as_one_process_does(rows_folder, tmp_path)
 
 QUICK = [
     (["--coordinator=a:1"], "have no effect without --distributed"),
-    (["--distributed"], "finds no SLURM"),
     (["--distributed", "--coordinator=a:1"], "add --processes and --process_id"),
     (["--distributed", "--coordinator=a", "--processes=2", "--process_id=0"], "must be HOST:PORT"),
     (["--distributed", "--coordinator=a:1", "--processes=2", "--process_id=2"], "--process_id=2 must be from 0"),
@@ -213,6 +214,15 @@ QUICK = [
 def test_flags_that_say_too_little_are_refused(config, tmp_path, capsys, flags, line):
     assert command_line(main, define_flags, config, f"--workdir={tmp_path}", *flags) == 2
     assert line in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_where_no_cluster_is_found_the_flags_are_named(config, tmp_path):
+    # In a process of its own: JAX looks for a cluster only before its first computation.
+    command = [sys.executable, "-m", "experiments.pretrain", config, f"--workdir={tmp_path}", "--distributed"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --distributed finds no SLURM, Kubernetes, MPI or Cloud TPU job here: add ")
 
 
 def test_a_job_of_one_process_says_that_it_is(capsys):
