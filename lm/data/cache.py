@@ -54,7 +54,7 @@ def _built(folder: Path, write: Callable[[Path], None]) -> Path:
 
 def seal(folder: Path) -> None:
     """Writes the checksums of the files in a folder."""
-    sums = {file.name: _checksum(file) for file in sorted(folder.iterdir())}
+    sums = {file.name: checksum(file) for file in sorted(folder.iterdir())}
     (folder / CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n")
 
 
@@ -66,7 +66,7 @@ def check(folder: Path, what: str) -> None:
     """
     try:
         expected = json.loads((folder / CHECKSUMS).read_bytes())
-        found = {file.name: _checksum(file) for file in sorted(folder.iterdir()) if file.name != CHECKSUMS}
+        found = {file.name: checksum(file) for file in sorted(folder.iterdir()) if file.name != CHECKSUMS}
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(folder, what, str(error)) from error
     if found != expected:
@@ -90,7 +90,8 @@ def _damaged(folder: Path, what: str, reason: str) -> UserError:
     return UserError(f"the {what} {folder} is damaged ({reason}): delete it and run again")
 
 
-def _checksum(file: Path) -> dict[str, int]:
+def checksum(file: Path) -> dict[str, int]:
+    """Size and CRC-32 of a file."""
     size = crc = 0
     with file.open("rb") as stream:
         while chunk := stream.read(_CHUNK):

@@ -14,7 +14,6 @@ import itertools
 import json
 import re
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from lm.data.cache import seal
+from lm.data.cache import checksum, seal
 from lm.data.cleaning import STREAM_STEPS, clean
 from lm.data.config import DataConfig, TokenizerConfig
 from lm.data.readers import FileReader
@@ -48,7 +47,6 @@ from lm.files import with_digest
 
 # The windows are read in random order, so each is compressed for itself.
 _WRITER = "group_size:1"
-_CHUNK = 1 << 22
 _BEGINNING = 10_000_000  # tokens
 _COUNTS = ("windows", "documents", "tokens", "text_bytes")
 
@@ -165,7 +163,7 @@ class Job:
             np.savez(Path(folder) / "held_out.npz", allow_pickle=False, **held_out)
             upload(Path(folder) / "held_out.npz", f"{self.path(shard)}.npz")
             upload(local, self.path(shard))
-            about = counts | {"inputs": inputs, "file": _checksum(local)}
+            about = counts | {"inputs": inputs, "file": checksum(local)}
         write_bytes(f"{self.path(shard)}.json", json.dumps(about).encode())  # last: where it is, the shard is complete
         return True
 
@@ -450,12 +448,4 @@ def _is_whole(name: str, expected: dict[str, int]) -> bool:
     if is_remote(name):
         return sizes(name).get(name.rpartition("/")[2]) == expected["bytes"]
     path = Path(name).expanduser()
-    return path.is_file() and _checksum(path) == expected
-
-
-def _checksum(path: Path) -> dict[str, int]:
-    total = crc = 0
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            total, crc = total + len(chunk), zlib.crc32(chunk, crc)
-    return {"bytes": total, "crc32": crc}
+    return path.is_file() and checksum(path) == expected

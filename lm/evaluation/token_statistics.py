@@ -165,7 +165,7 @@ def _nll_backward(
     vocabulary: Vocabulary, saved: tuple[Array, ...], gradients: tuple[Array, Array]
 ) -> tuple[Array, None]:
     if vocabulary != WHOLE:
-        raise NotImplementedError("statistics of a split vocabulary have no gradients: use linear_cross_entropy")
+        raise ValueError("statistics of a split vocabulary have no gradients: use linear_cross_entropy")
     unnormalized, targets, normalizer = saved
     of_nll, of_log_normalizer = gradients
     scale = (of_nll + of_log_normalizer) / normalizer

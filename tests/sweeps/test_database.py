@@ -17,7 +17,7 @@ from lm.sweeps.report import as_csv, rows_of
 from lm.sweeps.search_space import Parameter
 from lm.sweeps.study import Repetition, Search, Study, work
 from tests.postgresql import free_port
-from tests.sweeps.test_study import results, start_worker, wait_for
+from tests.sweeps.test_study import assert_resumed_evaluations_count_once, results, start_worker, wait_for
 from tests.sweeps.toy_study import BAYES, GRID, ONCE, begun, database, quiet, train
 
 SHORT = dataclasses.replace(BAYES, trials=5)
@@ -143,13 +143,7 @@ def test_a_worker_that_was_cut_off_leaves_what_another_finished(database_url, tm
 @pytest.mark.slow
 def test_bad_points_are_pruned_and_resumed_evaluations_count_once(database_url, tmp_path):
     study = Study(tmp_path, dataclasses.replace(GRID, pruning="median"), database(database_url))
-    with study.take() as trial:
-        trial.evaluated(100, 3.0)
-    with study.take() as trial:
-        for step, value in ((100, 3.0), (200, 2.0)):
-            trial.evaluated(step, value)
-        trial.complete(2.0)
-    assert rows_of(study)[0].evaluations == (3.0, 2.0)
+    assert_resumed_evaluations_count_once(study)
 
 
 @pytest.mark.slow

@@ -224,8 +224,7 @@ def test_bad_points_are_pruned_after_their_first_evaluations(pruning, tmp_path):
     assert rows[0].values == best  # what was pruned was worse
 
 
-def test_an_evaluation_reported_twice_counts_once(tmp_path):
-    study = Study(tmp_path, dataclasses.replace(GRID, pruning="median"))
+def assert_resumed_evaluations_count_once(study):
     with study.take() as trial:
         trial.evaluated(100, 3.0)
     with study.take() as trial:
@@ -233,6 +232,11 @@ def test_an_evaluation_reported_twice_counts_once(tmp_path):
             trial.evaluated(step, value)
         trial.complete(2.0)
     assert rows_of(study)[0].evaluations == (3.0, 2.0)
+
+
+def test_an_evaluation_reported_twice_counts_once(tmp_path):
+    study = Study(tmp_path, dataclasses.replace(GRID, pruning="median"))
+    assert_resumed_evaluations_count_once(study)
 
 
 def test_runs_of_a_point_are_averaged(tmp_path):
