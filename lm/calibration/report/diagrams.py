@@ -176,8 +176,9 @@ def _write_error(axes: Axes, method: Method, level: float, start: Start) -> None
     def y(share: float) -> float:
         return start.accuracy + share * (1 - start.accuracy)
 
-    above = sum(one.low < x(0.6) and max(one.accuracy_high, one.band_high) > y(0.72) for one in method.bins)
-    below = sum(one.high > x(0.4) and min(one.accuracy_low, one.band_low) < y(0.28) for one in method.bins)
+    # The text is at most two fifths as wide and one fifth as high as the axes.
+    above = sum(one.low < x(0.4) and max(one.accuracy_high, one.band_high) > y(0.8) for one in method.bins)
+    below = sum(one.high > x(0.6) and min(one.accuracy_low, one.band_low) < y(0.2) for one in method.bins)
     left = above <= below
     axes.text(
         0.03 if left else 0.97,
